@@ -1,0 +1,16 @@
+"""What goes wrong with a topology.
+
+ValueError
+└── TopologyError     the graph is wrong: shares, peers, size, connectivity
+    └── SpecError     the text given to `load` names nothing that can be loaded
+"""
+
+from __future__ import annotations
+
+
+class TopologyError(ValueError):
+    """A topology that cannot carry gossip. The message names the round and the rank and says what to change."""
+
+
+class SpecError(TopologyError):
+    """A text given to `topologies.load` that leads to no graph: an unknown name, a missing file, a wrong option."""

@@ -1,0 +1,62 @@
+"""Exponential graphs: hops that grow by powers, one power in each round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from topologies.circulant import Circulant, uniform
+from topologies.errors import TopologyError
+from topologies.topology import positive
+from topologies.validation import validate
+
+
+class Exponential(Circulant):
+    """The schedule that `exponential` returns."""
+
+    def __init__(self, size: int, peers: int) -> None:
+        """Lay out one column for each power of peers + 1 below `size`, at least one."""
+        columns: list[dict[int, float]] = []
+        # b = peers + 1;  b^i for i = 0 .. L-1, where L is the smallest with b^L >= n
+        base, power = peers + 1, 1
+        while power < size or not columns:
+            columns.append(uniform(size, (j * power for j in range(1, peers + 1))))
+            power *= base
+        super().__init__(size, period=len(columns))
+        self._columns = tuple(columns)
+
+    def column(self, round: int) -> Mapping[int, float]:
+        """The column of power i = round mod L."""
+        return self._columns[round % len(self._columns)]
+
+
+def exponential(size: int, peers: int = 1) -> Exponential:
+    """Exponential graph, directed, another hop in each round: `peers` messages a rank, log(n) rounds a period.
+
+    With b = peers + 1 and L the smallest integer with b^L >= n, at least 1, rank r sends in round t to
+
+        (r + j · b^i) mod n    for j = 1 .. peers,    i = t mod L
+
+    and every share is 1/(number of out-peers + 1). Out-peers that coincide, or are r itself, are left out, so some
+    rounds have fewer than `peers`. Where n is a power of b, the L matrices multiply to the exact average; elsewhere
+    they come close.
+
+    size: number of ranks n, from 1. peers: 1 to n - 1; on a single rank any number, as nobody is there to send to.
+    Raises `TopologyError` for other values.
+
+    >>> exponential(8).turn(rank=0, round=1)
+    Turn(keep=0.5, sends={2: 0.5}, receives={6: 0.5})
+
+    Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv 1811.10792, appendix A; why it is exact:
+    Ying et al., Exponential Graph is Provably Efficient, NeurIPS 2021, arXiv 2110.13363, section 4.
+    """
+    size = positive(size, "the size of an exponential graph")
+    peers = positive(peers, "the number of peers of an exponential graph")
+    if 1 < size <= peers:
+        raise TopologyError(
+            f"peers={peers} does not fit an exponential graph of {size} ranks, where a rank has only "
+            f"{size - 1} other{'s' if size > 2 else ''}: pass peers={size - 1} or less, or start more "
+            "ranks"
+        )
+    topology = Exponential(size, peers)
+    validate(topology)
+    return topology

@@ -1,0 +1,42 @@
+"""Rings: every rank talks to its next neighbours only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from topologies.circulant import Circulant, uniform
+from topologies.topology import positive
+from topologies.validation import validate
+
+
+class Ring(Circulant):
+    """The schedule that `ring` returns."""
+
+    def __init__(self, size: int, directed: bool) -> None:
+        """Lay out the one column."""
+        super().__init__(size, period=1)
+        self._column = uniform(size, (1,) if directed else (1, -1))
+
+    def column(self, round: int) -> Mapping[int, float]:
+        """The same in every round."""
+        return self._column
+
+
+def ring(size: int, directed: bool = False) -> Ring:
+    """Ring: every rank sends to its two neighbours, or, `directed`, to the next one only.
+
+        P = (I + S + Sᵀ)/3    or, directed,    P = (I + S)/2,    S[(j + 1) mod n, j] = 1
+
+    On two ranks both neighbours are the same one, which gets 1/2. Few messages whatever n, and slow to agree: the
+    spectral gap falls with 1/n².
+
+    size: number of ranks n, from 1. Raises `TopologyError` for other values.
+
+    >>> ring(5).turn(rank=0, round=0)
+    Turn(keep=0.3333333333333333, sends={1: 0.3333333333333333, 4: 0.3333333333333333}, receives={4: ..., 1: ...})
+
+    Lian et al., Can Decentralized Algorithms Outperform Centralized Algorithms?, NeurIPS 2017, arXiv 1705.09056.
+    """
+    topology = Ring(positive(size, "the size of a ring"), directed)
+    validate(topology)
+    return topology

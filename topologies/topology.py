@@ -1,0 +1,179 @@
+"""The interface: who sends which share of its weight to whom in each round."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from topologies.errors import TopologyError
+
+TOLERANCE = 1e-12
+"""How far a sum of shares may be from 1."""
+
+DESCRIBED_ROUNDS = 16
+"""How many first rounds of an aperiodic topology `Topology.describe` reads."""
+
+DESCRIBED_ENTRIES = 100_000
+"""About how many shares `Topology.describe` reads at most, so that it takes well under a second."""
+
+REMEMBERED_ROUNDS = 64
+"""For how many rounds an aperiodic topology remembers whether they were doubly stochastic."""
+
+
+class Turn(NamedTuple):
+    """What one rank does in one round: `keep + sum(sends.values()) == 1` and `keep > 0`.
+
+    >>> Turn(keep=0.5, sends={1: 0.5}, receives={3: 0.5})
+    Turn(keep=0.5, sends={1: 0.5}, receives={3: 0.5})
+    """
+
+    keep: float
+    """The share of its own weight that stays."""
+    sends: Mapping[int, float]
+    """Out-peer -> the share of its own weight that goes there."""
+    receives: Mapping[int, float]
+    """In-peer -> the share of that peer's weight that comes here."""
+
+
+class Topology(ABC):
+    """A schedule of column-stochastic matrices, one for each round t = 0, 1, 2, …
+
+        P(t)[i, j] = the share of rank j's weight that goes to rank i
+
+    A subclass writes `turn` and passes size and period to `super().__init__`. These laws hold, and
+    `topologies.validate` checks them:
+
+    - `turn` depends on (rank, round) and on nothing else; a random graph takes its seed from the round;
+    - columns sum to 1, every share lies in (0, 1], and every rank keeps a share above 0;
+    - i is in `turn(j, t).sends` exactly when j is in `turn(i, t).receives`, with the same share;
+    - no rank sends to itself, and round t + period is round t;
+    - the edges of all rounds of a period together lead from every rank to every other one.
+
+    A topology never changes once made, so threads, optimizers and processes may share it.
+
+    Example, a ring that turns round after every step:
+
+        class Swing(Topology):
+            def __init__(self, size):
+                super().__init__(size, period=2)
+
+            def turn(self, rank, round):
+                hop = 1 if round % 2 == 0 else -1
+                return Turn(0.5, {(rank + hop) % self.size: 0.5}, {(rank - hop) % self.size: 0.5})
+    """
+
+    size: int
+    """The number of ranks n."""
+    period: int | None
+    """Rounds until the schedule repeats; None when it never does."""
+
+    def __init__(self, size: int, period: int | None) -> None:
+        """Set size and period; raises `TopologyError` where one is not a positive integer."""
+        self.size = positive(size, "the size of a topology")
+        self.period = None if period is None else positive(period, "the period of a topology")
+
+    @abstractmethod
+    def turn(self, rank: int, round: int) -> Turn:
+        """What `rank`, 0 to n - 1, does in `round`, 0, 1, 2, …; called at every training step."""
+
+    def matrix(self, round: int) -> npt.NDArray[np.float64]:
+        """P(round), shape (n, n), float64: entry [i, j] is the share of rank j's weight that goes to rank i.
+
+        Meant for looking at small graphs: it takes n² numbers, while the runtime only calls `turn`.
+        """
+        matrix = np.zeros((self.size, self.size))
+        for rank in range(self.size):
+            keep, sends, _ = self.turn(rank, round)
+            matrix[rank, rank] = keep
+            for peer, share in sends.items():
+                matrix[peer, rank] = share
+        return matrix
+
+    def doubly_stochastic(self, round: int) -> bool:
+        """Whether the rows of P(round) sum to 1 as well, within 1e-12, so that equal weights stay equal.
+
+        Computed from the turns in O(n · degree), and remembered for each round of the period.
+        """
+        # A topology never changes, so the answers may be kept beside the subclass's own attributes,
+        # also where it did not call our __init__. A slot is replaced whole: safe between threads.
+        answers: dict[int, tuple[int, bool]] = self.__dict__.setdefault("_doubly_stochastic", {})
+        phase = round if self.period is None else round % self.period
+        slot = phase % (self.period or REMEMBERED_ROUNDS)
+        asked, answer = answers.get(slot, (-1, False))
+        if asked != phase:
+            answer = all(self._row_sums_to_one(rank, phase) for rank in self._representatives())
+            answers[slot] = phase, answer
+        return answer
+
+    def describe(self) -> str:
+        """One line that is the same on all ranks that run the same schedule: class, size, period, digest of the turns.
+
+        The digest covers one period, or the first 16 rounds where there is none, with shares to 12 digits. Where that
+        is more than about 100 000 shares it covers one turn in k only, and the text names k.
+
+        >>> topologies.exponential(8).describe()
+        'Exponential(size=8, period=3) sha256:3e9b2a42e53923aa'
+        """
+        ranks = self._representatives()
+        rounds = self.period or DESCRIBED_ROUNDS
+        turns = len(ranks) * rounds
+        first = self.turn(ranks[0], 0)
+        entries = turns * (1 + len(first.sends) + len(first.receives))
+        stride = -(-entries // DESCRIBED_ENTRIES)
+        # A stride that shares a factor with the number of ranks would look at the same ranks in every round.
+        while math.gcd(stride, len(ranks)) > 1:
+            stride += 1
+        digest = hashlib.sha256()
+        for number in range(0, turns, stride):
+            round, place = divmod(number, len(ranks))
+            digest.update(_canonical(self.turn(ranks[place], round)))
+        some = "" if stride == 1 else f" of one turn in {stride}"
+        early = "" if self.period else f" in the first {rounds} rounds"
+        return f"{self!r} sha256:{digest.hexdigest()[:16]}{some}{early}"
+
+    def __repr__(self) -> str:
+        """Class, size and period."""
+        return f"{type(self).__name__}(size={self.size}, period={self.period})"
+
+    def _representatives(self) -> Sequence[int]:
+        """Ranks whose turns tell those of all others; fewer than all where a class has a symmetry."""
+        return range(self.size)
+
+    def _row_sums_to_one(self, rank: int, round: int) -> bool:
+        keep, _, receives = self.turn(rank, round)
+        # Σ_j P[i, j] = 1
+        return abs(math.fsum((keep, *receives.values())) - 1) <= TOLERANCE
+
+
+def positive(value: int, what: str) -> int:
+    """`value` as an int of at least 1; raises `TopologyError` that begins with `what` for anything else."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TopologyError(f"{what} must be an integer of at least 1, not {value!r}") from None
+    if number < 1 or isinstance(value, bool):
+        raise TopologyError(f"{what} must be an integer of at least 1, not {value!r}")
+    return number
+
+
+def refuse_rank(rank: int, size: int) -> TopologyError:
+    """The error for a rank outside 0 … n - 1."""
+    return TopologyError(
+        f"rank {rank} asked for its turn in a topology of {size} ranks, 0 to {size - 1}: "
+        "make the topology with the size of the world"
+    )
+
+
+def _canonical(turn: Turn) -> bytes:
+    # Twelve digits: hosts may differ in the last bit of a share and still run the same schedule.
+    def text(shares: Mapping[int, float]) -> str:
+        return ",".join(f"{int(peer)}:{share:.12g}" for peer, share in sorted(shares.items()))
+
+    return f"{turn.keep:.12g}|{text(turn.sends)}|{text(turn.receives)}\n".encode()

@@ -1,0 +1,190 @@
+"""The laws of a topology, checked before any communication."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import singledispatch
+from typing import NoReturn
+
+import numpy as np
+
+from topologies.errors import TopologyError
+from topologies.topology import TOLERANCE, Topology, Turn, positive
+
+APERIODIC_ROUNDS = 64
+"""How many first rounds of a topology without a period are checked."""
+
+
+def validate(topology: Topology) -> None:
+    """Check the laws of `Topology`; returns silently or raises `TopologyError`.
+
+    All rounds of one period are checked, and that the next period repeats them; of a topology without a period the
+    first 64 rounds, which must connect all ranks. It takes time in proportion to the edges of these rounds and never
+    builds a matrix. A topology never changes, so one that has passed is not checked again.
+
+    Every public constructor calls it, and so does the runtime for a topology written by the user.
+    """
+    if not isinstance(topology, Topology):
+        raise TopologyError(
+            f"a {type(topology).__name__} is no topology: subclass topologies.Topology, "
+            "or give a networkx graph to topologies.from_networkx"
+        )
+    name = type(topology).__name__
+    for fact in ("size", "period"):
+        if not hasattr(topology, fact):
+            raise TopologyError(f"{name} has no {fact}: call super().__init__(size, period) in its __init__")
+    positive(topology.size, f"the size of {name}")
+    if topology.period is not None:
+        positive(topology.period, f"the period of {name}, where it is not None,")
+    if "_validated" not in topology.__dict__:
+        laws(topology)
+        topology.__dict__["_validated"] = True
+
+
+@singledispatch
+def laws(topology: Topology) -> None:
+    """Check the turns of all ranks; a base class with a symmetry registers a shorter proof of the same."""
+    size = topology.size
+    forward: list[set[int]] = [set() for _ in range(size)]
+    for round in range(rounds_of(topology)):
+        turns = [topology.turn(rank, round) for rank in range(size)]
+        for rank, turn in enumerate(turns):
+            check_turn(topology, rank, round, turn)
+        for rank, turn in enumerate(turns):
+            _check_agreement(topology, rank, round, turns)
+            forward[rank].update(turn.sends)
+        # After the others: a wrong share is worth naming before the fact that it also varies.
+        for rank, turn in enumerate(turns):
+            check_period(topology, rank, round, turn)
+    _check_connected(topology, forward)
+
+
+def rounds_of(topology: Topology) -> int:
+    """How many rounds are checked."""
+    return topology.period or APERIODIC_ROUNDS
+
+
+def check_turn(topology: Topology, rank: int, round: int, turn: Turn) -> None:
+    """Check what can be seen from one turn: keep, shares, peers, and the sum of the column."""
+    where = f"{topology!r}: in round {round} rank {rank}"
+    if not isinstance(turn, Turn):
+        raise TopologyError(f"{where} has a {type(turn).__name__} for its turn: return topologies.Turn")
+    if not is_share(turn.keep):
+        raise TopologyError(
+            f"{where} keeps {turn.keep!r}: every rank must keep a share above 0 and at most 1, so lower what it sends"
+        )
+    for verb, preposition, shares in (("sends", "to", turn.sends), ("receives", "from", turn.receives)):
+        if not isinstance(shares, Mapping):
+            raise TopologyError(
+                f"{where} has a {type(shares).__name__} for what it {verb}: give a mapping from peer to share"
+            )
+        for peer, share in shares.items():
+            if not _is_rank(peer, topology.size):
+                raise TopologyError(
+                    f"{where} {verb} {preposition} {peer!r}: peers are the ranks 0 to "
+                    f"{topology.size - 1}, so take the peer modulo the size or leave it out"
+                )
+            if peer == rank:
+                raise TopologyError(
+                    f"{where} {verb} {preposition} itself: what stays belongs in keep, so leave this edge out"
+                )
+            if not is_share(share):
+                raise TopologyError(
+                    f"{where} {verb} the share {share!r} {preposition} rank {peer}: a share is above 0 "
+                    "and at most 1, so leave out a peer that gets nothing"
+                )
+    sent = math.fsum(turn.sends.values())
+    # Σ_i P[i, j] = 1
+    if abs(turn.keep + sent - 1) > TOLERANCE:
+        raise TopologyError(
+            f"{topology!r}: in round {round} column {rank} sums to {turn.keep + sent:.12g}, not to 1: "
+            f"rank {rank} keeps {turn.keep:.12g} and sends {sent:.12g}, so make keep 1 - "
+            "sum(sends.values())"
+        )
+
+
+def is_share(share: object) -> bool:
+    """Whether `share` is a number above 0 and at most 1; NaN is not."""
+    return isinstance(share, (int, float, np.floating)) and bool(0 < share <= 1)
+
+
+def check_period(topology: Topology, rank: int, round: int, turn: Turn) -> None:
+    """Check that the turn is the same when asked again, and that the next period repeats it."""
+    if topology.turn(rank, round) != turn:
+        raise TopologyError(
+            f"{topology!r}: in round {round} rank {rank} got another turn when it asked again: "
+            "let turn() depend on rank and round only, and seed random graphs with the round"
+        )
+    if topology.period and topology.turn(rank, round + topology.period) != turn:
+        raise TopologyError(
+            f"{topology!r}: rank {rank} does something else in round {round + topology.period} than in "
+            f"round {round}, one period before: correct the period, or make it None"
+        )
+
+
+def refuse_unconnected(topology: Topology, sources: Sequence[int], rest: Sequence[int]) -> NoReturn:
+    """Say that nothing sent by `sources` ever reaches `rest`."""
+    rounds = rounds_of(topology)
+    if topology.period is None:
+        when, where = f"over its first {rounds} rounds", " in one of these rounds"
+    elif rounds == 1:
+        when, where = "in its one graph", ""
+    else:
+        when, where = f"over the {rounds} rounds of its period", " in one of these rounds"
+    raise TopologyError(
+        f"{topology!r}: {when} {_ranks(sources)} cannot reach {_ranks(rest)}, so they would never "
+        f"agree: add an edge from the former to the latter{where}"
+    )
+
+
+def _is_rank(peer: object, size: int) -> bool:
+    return isinstance(peer, (int, np.integer)) and bool(0 <= peer < size)
+
+
+def _check_agreement(topology: Topology, rank: int, round: int, turns: Sequence[Turn]) -> None:
+    advice = "make the sends of the one and the receives of the other agree"
+    for peer, share in turns[rank].sends.items():
+        expected = turns[peer].receives.get(rank, 0.0)
+        if abs(expected - share) > TOLERANCE:
+            raise TopologyError(
+                f"{topology!r}: in round {round} rank {rank} sends the share {share:.12g} to rank "
+                f"{peer}, which expects {expected or 'nothing'} from it: {advice}"
+            )
+    for peer, share in turns[rank].receives.items():
+        if rank not in turns[peer].sends:
+            raise TopologyError(
+                f"{topology!r}: in round {round} rank {rank} expects the share {share:.12g} from rank "
+                f"{peer}, which sends it nothing: {advice}"
+            )
+
+
+def _check_connected(topology: Topology, forward: Sequence[set[int]]) -> None:
+    everyone = range(topology.size)
+    reached = _reached(forward)
+    if len(reached) < topology.size:
+        refuse_unconnected(topology, sorted(reached), [rank for rank in everyone if rank not in reached])
+    backward: list[set[int]] = [set() for _ in everyone]
+    for rank, peers in enumerate(forward):
+        for peer in peers:
+            backward[peer].add(rank)
+    reaching = _reached(backward)
+    if len(reaching) < topology.size:
+        refuse_unconnected(topology, [rank for rank in everyone if rank not in reaching], sorted(reaching))
+
+
+def _reached(neighbours: Sequence[set[int]]) -> set[int]:
+    reached, frontier = {0}, [0]
+    while frontier:
+        fresh = neighbours[frontier.pop()] - reached
+        reached |= fresh
+        frontier.extend(fresh)
+    return reached
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    if len(ranks) == 1:
+        return f"rank {ranks[0]}"
+    if len(ranks) <= 8:
+        return f"ranks {', '.join(map(str, ranks[:-1]))} and {ranks[-1]}"
+    return f"ranks {', '.join(map(str, ranks[:6]))} and {len(ranks) - 6} more"
