@@ -1,0 +1,38 @@
+"""What can go wrong, as a tree.
+
+    GossipError                      everything below; a RuntimeError
+    ├── UsageError                   an argument that cannot work; also a ValueError
+    ├── TransportUnavailable         this machine or process cannot run the transport that was asked for
+    ├── Disagreement                 ranks hold different things; raised alike on every rank
+    ├── PeerTimeout                  a peer did not answer before the deadline; also a TimeoutError
+    └── PeerLost                     the connection to a peer broke
+
+`topologies.TopologyError`, a ValueError, says what is wrong with a graph.
+Errors of MPI and of torch.distributed are turned into these where they enter, in `gossip.transports`.
+"""
+
+from __future__ import annotations
+
+
+class GossipError(RuntimeError):
+    """The root of every error that the runtime raises by itself."""
+
+
+class UsageError(GossipError, ValueError):
+    """An argument that cannot work, refused before anything was changed or sent."""
+
+
+class TransportUnavailable(GossipError):
+    """The transport that was asked for does not run on this machine or in this process."""
+
+
+class Disagreement(GossipError):
+    """Ranks hold different models, options or topologies. Every rank raises the same sentence."""
+
+
+class PeerTimeout(GossipError, TimeoutError):
+    """A peer did not answer before the deadline."""
+
+
+class PeerLost(GossipError):
+    """The connection to a peer broke, or the message that arrived was not the one expected."""

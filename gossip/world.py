@@ -1,0 +1,240 @@
+"""Who takes part: this process's rank among the others, its device, and the transport between them."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import TracebackType
+from typing import NoReturn
+
+import torch
+
+from .errors import Disagreement, TransportUnavailable, UsageError
+from .launchers import Launcher, detect
+from .transports import MemoryTransport, Network, Transport
+
+TRANSPORTS = ("auto", "mpi", "gloo", "nccl")
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """Ranks 0..size-1 and this process's place among them. Immutable, and a context manager that closes itself.
+
+    A sub-world (`node`, `across`, `group`) is a World too, with its ranks renumbered. Making one is an act of its
+    members alone; each of them makes it, in the same order.
+
+    Attributes:
+        rank, size: this process's number and how many there are.
+        local_rank, local_size: the same, among the ranks of this world on this host.
+        device: where this rank's tensors belong.
+        transport: "mpi", "gloo", "nccl" or "memory".
+        hosts: the host name of every rank.
+
+    >>> import gossip
+    >>> with gossip.init() as world:
+    ...     print(f"rank {world.rank} of {world.size} over {world.transport}")
+    rank 0 of 1 over memory
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    device: torch.device
+    transport: str
+    hosts: tuple[str, ...]
+    base: Transport
+
+    @cached_property
+    def node(self) -> World:
+        """The ranks of this world that share this host."""
+        return self.group([rank for rank, host in enumerate(self.hosts) if host == self.hosts[self.rank]])
+
+    @cached_property
+    def across(self) -> World:
+        """The ranks that have this local rank, one on every host that has so many."""
+        return self.group([rank for rank in range(self.size) if local_place(self.hosts, rank)[0] == self.local_rank])
+
+    def group(self, ranks: Sequence[int]) -> World:
+        """Some ranks as a world of their own, renumbered in the order given. Every one of them makes this call.
+
+        Raises:
+            UsageError: this rank is not one of them, or a rank is named twice or does not exist.
+        """
+        ranks = list(ranks)
+        if len(set(ranks)) != len(ranks) or any(not 0 <= rank < self.size for rank in ranks):
+            raise UsageError(
+                f"a group of ranks {ranks} in a world of {self.size}: name some of 0..{self.size - 1}, each once"
+            )
+        return _world(self.base.group(ranks), tuple(self.hosts[rank] for rank in ranks), self.device)
+
+    def channel(self) -> Transport:
+        """A new channel between all ranks, numbered in the order of these calls: the same order on every rank."""
+        return self.base.channel()
+
+    def gather(self, data: bytes) -> list[bytes]:
+        """What every rank gave, by rank, on every rank: for small things such as a count of batches.
+
+        >>> with init() as world:
+        ...     batches = max(int(count) for count in world.gather(b"%d" % 9))
+        """
+        return self.base.gather(data)
+
+    def barrier(self) -> None:
+        """Return once every rank has called it."""
+        self.base.barrier()
+
+    def close(self) -> None:
+        """Wait for every rank, then give the transport back. Optimizers over this world must have settled."""
+        self.barrier()
+        self.base.close()
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:  # after an error the other ranks may never come to the barrier
+            self.close()
+
+
+def _world(base: Transport, hosts: tuple[str, ...], device: torch.device) -> World:
+    local_rank, local_size = local_place(hosts, base.rank)
+    return World(base.rank, base.size, local_rank, local_size, device, base.name, hosts, base)
+
+
+def local_place(hosts: Sequence[str], rank: int) -> tuple[int, int]:
+    """Local rank and local size of `rank`: its number among the ranks with the same host name.
+
+    >>> local_place(["a", "a", "b", "a"], 3)
+    (2, 3)
+    """
+    mates = [other for other, host in enumerate(hosts) if host == hosts[rank]]
+    return mates.index(rank), len(mates)
+
+
+def memory_world(network: Network, rank: int, size: int, timeout: float, hosts: Sequence[str] | None = None) -> World:
+    """Rank `rank` of `size` threads; `hosts` plays on which host each of them stands."""
+    names = tuple(hosts) if hosts is not None else (socket.gethostname(),) * size
+    return _world(MemoryTransport(network, rank, size, timeout), names, torch.device("cpu"))
+
+
+def init(transport: str = "auto", timeout: float = 300.0) -> World:
+    """Take part in the job that mpirun, torchrun or srun started; plain `python` is a job of one rank.
+
+    Args:
+        transport: "mpi" (the default under mpirun for CPU tensors), "nccl" (the default with a GPU for each rank),
+            "gloo" (the default under torchrun without), or "auto". The variable GOSSIP_TRANSPORT replaces "auto".
+        timeout: seconds after which any wait ends with an error that says who waited for whom.
+
+    In a job of several ranks, an exception that nobody catches ends the whole job from now on, with its traceback and
+    a code other than 0: otherwise the ranks that did not fail would wait for their deadline.
+
+    Raises:
+        UsageError: an unknown transport or launcher variables that contradict each other.
+        TransportUnavailable: this machine or process cannot run the transport.
+        PeerTimeout: not every rank came.
+    """
+    if transport not in TRANSPORTS:
+        raise UsageError(f"transport {transport!r} is not one of {', '.join(TRANSPORTS)}")
+    if not (math.isfinite(timeout) and timeout > 0):
+        raise UsageError(f"timeout is {timeout!r}, but a deadline is a positive number of seconds")
+    launcher = detect()
+    if launcher.size > 1:
+        _end_job_on_errors()
+    name = _choose(transport, launcher)
+    base = _connect(name, launcher, timeout)
+    hosts = tuple(host.decode() for host in base.gather(socket.gethostname().encode()))
+    global _base
+    _base = base
+    return _world(base, hosts, _device(name, local_place(hosts, base.rank)[0]))
+
+
+def _choose(transport: str, launcher: Launcher) -> str:
+    if transport == "auto" and os.environ.get("GOSSIP_TRANSPORT"):
+        transport = os.environ["GOSSIP_TRANSPORT"]
+        if transport not in TRANSPORTS:
+            raise UsageError(f"GOSSIP_TRANSPORT is {transport!r}, which is not one of {', '.join(TRANSPORTS)}")
+    if transport != "auto":
+        return transport
+    if launcher.name == "none":
+        return "memory"
+    if _gpu_each(launcher):
+        return "nccl"
+    if launcher.name == "srun":
+        # srun starts MPI programs through PMI; without it the ranks would each be an MPI world of their own.
+        return "mpi" if any(name in os.environ for name in ("PMIX_RANK", "PMI_RANK")) else "gloo"
+    return "gloo" if launcher.name == "torchrun" else "mpi"
+
+
+def _gpu_each(launcher: Launcher) -> bool:
+    """Whether every rank of this host has a GPU to itself; a launcher may also show each rank only its own."""
+    return torch.cuda.is_available() and (
+        torch.cuda.device_count() >= launcher.local_size or "SLURM_GPUS_PER_TASK" in os.environ
+    )
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    if name in ("mpi", "nccl", "memory") and torch.cuda.is_available():
+        device = torch.device("cuda", local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return device
+    return torch.device("cpu")
+
+
+def _connect(name: str, launcher: Launcher, timeout: float) -> Transport:
+    """The transport between all ranks, in a group that no other world of this process uses."""
+    if name == "memory":
+        return MemoryTransport(Network(), 0, 1, timeout)
+    if name == "mpi":
+        from .transports.mpi import MpiTransport
+
+        everyone = MpiTransport(timeout)
+        if everyone.size != launcher.size:
+            raise TransportUnavailable(
+                f"{launcher.name} started {launcher.size} processes, but MPI sees {everyone.size}: launch with the "
+                "mpirun that belongs to this mpi4py's MPI, or choose transport='gloo'"
+            )
+        return everyone.group(range(everyone.size))
+    if name == "nccl" and not torch.cuda.is_available():
+        raise TransportUnavailable(
+            "transport 'nccl' needs CUDA and a GPU for each rank, and this process has no GPU: choose 'mpi' or 'gloo'"
+        )
+    from .transports.distributed import DistributedTransport
+    from .transports.rendezvous import connect
+
+    connect(launcher, timeout)
+    return DistributedTransport(name, timeout, _device(name, launcher.local_rank), range(launcher.size))
+
+
+_base: Transport | None = None  # of the last world: any world's transport can end every process
+_report = sys.__excepthook__  # what the program had installed to show errors
+
+
+def _end_job_on_errors() -> None:
+    global _report
+    if sys.excepthook is not excepthook:
+        _report, sys.excepthook = sys.excepthook, excepthook
+
+
+def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show what went wrong, once, and end the job on every rank."""
+    if isinstance(error, Disagreement) and _base is not None and _base.rank > 0:
+        return  # every rank raised the same: rank 0 says it and ends the job, while this one waits in its exit
+    _report(kind, error, trace)
+    end_job(130 if issubclass(kind, KeyboardInterrupt) else 1)
+
+
+def end_job(code: int) -> NoReturn:
+    """End every rank's process, this one with `code`. Nothing is cleaned up: a peer may be the reason."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if _base is not None:
+        _base.end_job(code)
+    os._exit(code)
