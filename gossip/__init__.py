@@ -1,0 +1,38 @@
+"""Gossip instead of all-reduce: push-sum SGP and OSGP over time-varying graphs, for any torch optimizer.
+
+`world` says who takes part, `averaging` and `push_sum` what happens between updates, `optimizer` puts it into a step.
+`transports` moves tensors, `testing` runs ranks as threads, `launch` runs a script on every rank.
+"""
+
+from .averaging import Averager, Chain, Every, ExactAverage, NoAverage
+from .errors import Disagreement, GossipError, PeerLost, PeerTimeout, TransportUnavailable, UsageError
+from .optimizer import GossipOptimizer
+from .push_sum import PushSum
+from .stats import Counters, Stats
+from .world import World, init
+
+__version__ = "0.1.0"
+
+__all__ = [  # noqa: RUF022  grouped by use
+    # who takes part
+    "World",
+    "init",
+    # the optimizer, and what every step can tell
+    "GossipOptimizer",
+    "Stats",
+    "Counters",
+    # averagers
+    "Averager",
+    "PushSum",
+    "ExactAverage",
+    "NoAverage",
+    "Every",
+    "Chain",
+    # what can go wrong
+    "GossipError",
+    "UsageError",
+    "TransportUnavailable",
+    "Disagreement",
+    "PeerTimeout",
+    "PeerLost",
+]

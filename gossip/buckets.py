@@ -1,0 +1,162 @@
+"""A bucket is the parameters' own memory: one flat tensor for each dtype and device, whose views the parameters become.
+
+The optimizer and the wire touch the same bytes, so nothing is packed or unpacked in a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from .errors import GossipError, UsageError
+
+ALIGNMENT = 16  # bytes: each parameter begins where vector instructions like it
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one parameter lives in its bucket."""
+
+    parameter: torch.nn.Parameter
+    name: str
+    group: int  # index of the optimizer's parameter group
+    start: int
+    stop: int
+    address: int
+
+
+@dataclass
+class Bucket:
+    """Parameters of one dtype and device, one after another.
+
+    Attributes:
+        values: the flat tensor, of shape (elements,), that every parameter is a view of.
+        slots: where each parameter lives, in the order of the optimizer's groups.
+        before: room for the values as they were before an update, taken when it is first needed.
+    """
+
+    values: torch.Tensor
+    slots: list[Slot] = field(default_factory=list)
+    before: torch.Tensor | None = None
+
+    def segments(self) -> list[tuple[int, slice]]:
+        """(parameter group, slice of `values`), one for each run of parameters of one group."""
+        runs: list[tuple[int, slice]] = []
+        for slot in self.slots:
+            if runs and runs[-1][0] == slot.group:
+                runs[-1] = (slot.group, slice(runs[-1][1].start, slot.stop))
+            else:
+                runs.append((slot.group, slice(slot.start, slot.stop)))
+        return runs
+
+    def check(self) -> None:
+        """Every parameter still lives here.
+
+        Raises:
+            GossipError: naming the first that does not.
+        """
+        for slot in self.slots:
+            if slot.parameter.data_ptr() != slot.address:
+                raise GossipError(
+                    f"parameter {slot.name} has left its bucket: it was moved or replaced (by .to(), .double(), "
+                    "load_state_dict(assign=True) or an assignment to .data) after GossipOptimizer was made, so it "
+                    "would train without being averaged. Move the model first and make the optimizer afterwards"
+                )
+
+
+def names(optimizer: torch.optim.Optimizer, module: torch.nn.Module | None) -> dict[int, str]:
+    """What errors call a parameter, by its id: its name in the module or the optimizer, else its place."""
+    in_module = {} if module is None else {id(parameter): name for name, parameter in module.named_parameters()}
+    called: dict[int, str] = {}
+    for number, group in enumerate(optimizer.param_groups):
+        given = group.get("param_names") or [None] * len(group["params"])
+        for place, (parameter, name) in enumerate(zip(group["params"], given, strict=True)):
+            name = in_module.get(id(parameter), name)
+            called[id(parameter)] = f"'{name}'" if name else f"{place} of group {number}"
+    return called
+
+
+def shapes(groups: Sequence[Mapping[str, Iterable[torch.nn.Parameter]]], names: Mapping[int, str]) -> list[str]:
+    """One line for each parameter, for ranks to compare."""
+    return [
+        f"parameter {names[id(parameter)]} of shape {tuple(parameter.shape)}, {parameter.dtype}, group {number}"
+        for number, group in enumerate(groups)
+        for parameter in group["params"]
+    ]
+
+
+def pack(
+    groups: Sequence[Mapping[str, Iterable[torch.nn.Parameter]]], names: Mapping[int, str], first: int = 0
+) -> list[Bucket]:
+    """Move the parameters of `groups` into buckets; they stay the same objects, with the same values and strides.
+
+    Args:
+        groups: parameter groups, as torch optimizers hold them.
+        names: what errors call a parameter, by its id.
+        first: the number of the first group.
+
+    Raises:
+        UsageError: a parameter that cannot live in a bucket, before any of them was moved.
+
+    >>> layer = torch.nn.Linear(3, 2)
+    >>> [bucket] = pack([{"params": layer.parameters()}], {})
+    >>> bucket.values[:6].equal(layer.weight.detach().flatten())
+    True
+    """
+    members = [(number, parameter) for number, group in enumerate(groups, start=first) for parameter in group["params"]]
+    kinds: dict[tuple[torch.dtype, torch.device], list[tuple[int, torch.nn.Parameter]]] = {}
+    seen: dict[int, str] = {}
+    for number, parameter in members:
+        name = names.get(id(parameter), "?")
+        _refuse_unfit(parameter, name)
+        if parameter.numel():
+            memory = parameter.data_ptr()
+            if memory in seen:
+                raise UsageError(
+                    f"parameters {seen[memory]} and {name} are two objects over the same memory: tie them by using "
+                    "one Parameter in both places, so that it is updated and sent once"
+                )
+            seen[memory] = name
+        kinds.setdefault((parameter.dtype, parameter.device), []).append((number, parameter))
+    return [_bucket(kind, parameters, names) for kind, parameters in kinds.items()]
+
+
+def _refuse_unfit(parameter: torch.nn.Parameter, name: str) -> None:
+    if parameter.layout is not torch.strided or not parameter.dtype.is_floating_point:
+        raise UsageError(
+            f"parameter {name} is {parameter.dtype} with layout {parameter.layout}: only dense floating-point "
+            "parameters can be averaged; leave it out of this optimizer"
+        )
+    if type(parameter.data) is not torch.Tensor:
+        raise UsageError(
+            f"parameter {name} is a {type(parameter.data).__name__}, whose memory is not its own to move (sharded or "
+            "wrapped by FSDP or another subclass): gossip needs plain parameters"
+        )
+
+
+def _bucket(
+    kind: tuple[torch.dtype, torch.device], parameters: list[tuple[int, torch.nn.Parameter]], names: Mapping[int, str]
+) -> Bucket:
+    dtype, device = kind
+    step = max(1, ALIGNMENT // dtype.itemsize)
+    starts = [0]
+    for _, parameter in parameters:
+        starts.append(starts[-1] + -(-parameter.numel() // step) * step)
+    bucket = Bucket(torch.zeros(starts[-1], dtype=dtype, device=device))
+    for start, (number, parameter) in zip(starts, parameters, strict=False):
+        stop = start + parameter.numel()
+        home = bucket.values[start:stop].as_strided(
+            parameter.shape, _dense_strides(parameter), bucket.values.storage_offset() + start
+        )
+        with torch.no_grad():
+            home.copy_(parameter)
+        parameter.data = home
+        bucket.slots.append(Slot(parameter, names.get(id(parameter), "?"), number, start, stop, parameter.data_ptr()))
+    return bucket
+
+
+def _dense_strides(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The tensor's own strides where it is dense (channels-last, transposed), else those of a contiguous one."""
+    return torch.empty_like(tensor, memory_format=torch.preserve_format).stride()

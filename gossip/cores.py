@@ -1,0 +1,66 @@
+"""How many cores one rank may use for its threads."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from .launchers import Launcher
+
+
+def share(launcher: Launcher) -> int:
+    """Cores for this rank, at least 1: the host's divided by the ranks on it, and no more than this one is bound to."""
+    mine = _affinity(0)
+    if launcher.name == "srun" and os.environ.get("SLURM_CPUS_ON_NODE", "").isdigit():
+        host = float(os.environ["SLURM_CPUS_ON_NODE"])
+    else:
+        # A launcher binds the ranks and not itself: what it may use is what they share. Ranks that are bound apart
+        # must not be divided once more.
+        host = max(mine, _affinity(os.getppid()))
+    return max(1, min(mine, int(min(host, quota()) // launcher.local_size)))
+
+
+def _affinity(process: int) -> int:
+    if not hasattr(os, "sched_getaffinity"):  # macOS binds no processes
+        return os.cpu_count() or 1
+    try:
+        return len(os.sched_getaffinity(process))
+    except OSError:  # the parent has ended, or belongs to somebody else
+        return 1
+
+
+def quota(processes: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Cores' worth of time that the control groups of this process allow, infinite without a limit."""
+    return min(_limits(processes, root), default=math.inf)
+
+
+def _limits(processes: Path, root: Path) -> Iterator[float]:
+    try:
+        memberships = processes.read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for membership in memberships:
+        _, controllers, group = membership.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / controllers if controllers else root
+        below = Path(group.lstrip("/"))
+        # A group is also held to the limits of those above it.
+        for folder in (below, *below.parents):
+            for limit, period in _written(mount / folder):
+                if limit > 0 and period > 0:
+                    yield limit / period
+
+
+def _written(folder: Path) -> Iterator[tuple[int, int]]:
+    try:
+        if (folder / "cpu.max").exists():  # version 2: "max 100000" or "150000 100000", microseconds
+            limit, period = (folder / "cpu.max").read_text().split()
+            if limit != "max":
+                yield int(limit), int(period)
+        elif (folder / "cpu.cfs_quota_us").exists():  # version 1: -1 is no limit
+            yield int((folder / "cpu.cfs_quota_us").read_text()), int((folder / "cpu.cfs_period_us").read_text())
+    except OSError:  # not ours to read
+        return

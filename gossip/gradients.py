@@ -1,0 +1,70 @@
+"""Gradients averaged over a world before the update: over all ranks that is AR-SGD, over a node its inner half."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .averaging import wide
+from .buckets import Bucket
+from .errors import GossipError
+from .stats import Stats
+from .world import World
+
+
+class GradientAverage:
+    """g <- Σ_j g_j / n over the ranks of `world`, in the gradients themselves.
+
+    A rank without a gradient counts as zero; a parameter that has none on any rank stays without. When one rank has to
+    skip its update, since its gradients overflowed, every rank skips: no rank waits, and all stay equal.
+    """
+
+    def __init__(self, world: World, stats: Stats) -> None:
+        self.world = world
+        self._channel = world.channel()
+        self._stats = stats
+        self._room: list[torch.Tensor] = []
+
+    def average_(self, buckets: Sequence[Bucket], skip: bool) -> bool:
+        """Average in place; whether any rank skips. Every rank calls this in every step."""
+        if [room.numel() for room in self._room] != [bucket.values.numel() for bucket in buckets]:
+            self._room = [wide(torch.empty_like(bucket.values)) for bucket in buckets]
+        slots = [slot for bucket in buckets for slot in bucket.slots]
+        present = torch.zeros(len(slots) + 1, dtype=torch.float64)
+        present[-1] = skip
+        number = 0
+        for room, bucket in zip(self._room, buckets, strict=True):
+            room.zero_()
+            for slot in bucket.slots:
+                gradient = slot.parameter.grad
+                if gradient is not None:
+                    if gradient.layout is not torch.strided:
+                        raise GossipError(
+                            f"the gradient of parameter {slot.name} is sparse: dense gradients can be averaged, so "
+                            "make the layer with sparse=False"
+                        )
+                    _as(slot.parameter, room[slot.start : slot.stop]).copy_(gradient)
+                    present[number] = 1
+                number += 1
+        held = present.to(self._room[0].device)
+        self._stats.wait(self._channel.sum([*self._room, held]))
+        counts = held.tolist()
+        if counts[-1]:
+            return True
+        number = 0
+        for room, bucket in zip(self._room, buckets, strict=True):
+            # g = Σ_j g_j / n
+            room.div_(self.world.size)
+            for slot in bucket.slots:
+                if counts[number]:
+                    if slot.parameter.grad is None:
+                        slot.parameter.grad = torch.empty_like(slot.parameter)
+                    slot.parameter.grad.copy_(_as(slot.parameter, room[slot.start : slot.stop]))
+                number += 1
+        return False
+
+
+def _as(parameter: torch.Tensor, flat: torch.Tensor) -> torch.Tensor:
+    """`flat` in the shape and strides of `parameter`, which is dense."""
+    return flat.as_strided(parameter.shape, parameter.stride(), flat.storage_offset())

@@ -1,0 +1,200 @@
+"""Runs an unchanged script on every rank of a job: `mpirun -n 4 python -m gossip.launch train.py`.
+
+What it adds to `mpirun -n 4 python train.py`: as many threads as each rank has cores for; on request the rank in front
+of every line; and when one rank fails, that rank's traceback and the end of the whole job, where the others would
+otherwise wait for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import os
+import pkgutil
+import runpy
+import socket
+import sys
+import threading
+from importlib.machinery import SourceFileLoader
+from types import ModuleType, TracebackType
+from typing import Any, NoReturn, TextIO, cast
+
+from . import cores
+from .errors import UsageError
+from .labels import Labelled
+from .launchers import Launcher, detect
+
+_EPILOG = """\
+examples:
+  mpirun -n 4 python -m gossip.launch train.py --epochs 3
+  mpirun -n 4 python -m gossip.launch --label -m package.train
+  torchrun --nproc-per-node 4 -m gossip.launch --threads 2 train.py
+  srun -n 4 python -m gossip.launch train.py
+
+The script sees sys.argv, sys.path and __main__ as under plain python, and needs no change. Options for launch stand
+before the script; all that follows it is the script's.
+
+When the script raises on one rank, that rank's traceback is printed once and every rank of the job is ended.
+
+exit code: the script's own, for the whole job; 1 when it raises, 2 for wrong options, 130 when interrupted.
+"""
+
+# Long enough for rank 0 to start and say what is wrong, and for its launcher to end the others.
+_PATIENCE = 5.0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Every rank reads the same options, so rank 0 speaks for all."""
+
+    rank = 0
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if self.rank == 0:
+            super()._print_message(message, file)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the options, with exit code 2."""
+        if self.rank != 0:
+            # A launcher kills all ranks as soon as one fails, rank 0 as well, perhaps before it has spoken. So this
+            # one leaves it to rank 0 to fail first, and is killed here.
+            threading.Event().wait(_PATIENCE)
+        super().error(message)
+
+
+def main() -> None:
+    """Read the options, then become the script."""
+    parser = _Parser(
+        prog="python -m gossip.launch",
+        description="Run a Python script unchanged on every rank that mpirun, torchrun or srun has started.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--label", action="store_true", help="start each line that Python prints with [rank]")
+    parser.add_argument(
+        "--threads",
+        type=_threads,
+        metavar="N",
+        help="threads of each rank for torch and NumPy; without it OMP_NUM_THREADS, "
+        "and where that is unset the cores of the host divided by the ranks on it",
+    )
+    parser.add_argument("-m", dest="module", action="store_true", help="run a module, as python -m does")
+    parser.add_argument("script", help="the script's path, or the module's name after -m")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the script's own arguments")
+    try:
+        launcher = detect()
+    except UsageError as error:
+        print(f"gossip.launch: {error}", file=sys.stderr)
+        sys.exit(2)
+    parser.rank = launcher.rank
+    options = parser.parse_args()
+
+    set_threads(options.threads, launcher)
+    if options.label:
+        sys.stdout = cast(TextIO, Labelled(sys.stdout, f"[{launcher.rank}] "))
+        sys.stderr = cast(TextIO, Labelled(sys.stderr, f"[{launcher.rank}] "))
+    if not options.module and not os.path.exists(options.script):
+        # Said by each rank that misses it: the file may be there on some hosts only.
+        print(
+            f"gossip.launch: rank {launcher.rank} on {socket.gethostname()} finds no script {options.script} "
+            f"in {os.getcwd()}: is the path right, and is the folder there on every host?",
+            file=sys.stderr,
+        )
+        end_job(2)
+    run(options.script, options.arguments, module=options.module)
+
+
+def run(script: str, arguments: list[str], *, module: bool = False) -> None:
+    """Run a script or a module as `__main__`, and end the whole job if it fails. Returns when it has ended well."""
+    sys.argv = [script, *arguments]
+    try:
+        if module:
+            runpy.run_module(script, run_name="__main__", alter_sys=True)
+        else:
+            _run_path(script)
+    except SystemExit as request:
+        if isinstance(request.code, int):
+            # What the system would keep of it: 256 would pass for success.
+            code = request.code and (request.code & 0xFF or 1)
+        else:
+            code = 0 if request.code is None else 1
+            if code:
+                print(request.code, file=sys.stderr)
+        if code:
+            end_job(code)
+    except KeyboardInterrupt:
+        end_job(130)
+    except BaseException as error:
+        error = error.with_traceback(_of_the_script(error.__traceback__))
+        sys.excepthook(type(error), error, error.__traceback__)
+        world = sys.modules.get("gossip.world")
+        if world is not None and sys.excepthook is world.excepthook:
+            # It ends the job, or returns because another rank speaks for this one and ends the job then.
+            sys.exit(1)
+        end_job(1)
+
+
+def end_job(code: int) -> NoReturn:
+    """End every rank of the job, with an exit code that is not 0."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # What the script has imported, if anything: importing MPI here would start it.
+    mpi, world = sys.modules.get("mpi4py.MPI"), sys.modules.get("gossip.world")
+    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
+        mpi.COMM_WORLD.Abort(code)
+    if world is not None:
+        world.end_job(code)
+    # Not sys.exit: what the script has left running, threads or an exit handler that waits for a peer, must not keep
+    # this rank alive. Its launcher sees the exit code and ends the others.
+    os._exit(code)
+
+
+def set_threads(wanted: int | None, launcher: Launcher) -> None:
+    """Set the number of threads of this rank, in the environment and in torch if it is there already.
+
+    A number asked for counts first, then OMP_NUM_THREADS, which torchrun sets to 1, then the share of the host's cores.
+    """
+    if wanted is None and os.environ.get("OMP_NUM_THREADS"):
+        return
+    threads = wanted or cores.share(launcher)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    if wanted is not None or not os.environ.get("MKL_NUM_THREADS"):
+        os.environ["MKL_NUM_THREADS"] = str(threads)
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(threads)
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number of threads: a whole number from 1 up is expected")
+    return int(text)
+
+
+def _run_path(script: str) -> None:
+    # For `-m gossip.launch` the working directory stands first on the path; for a script python puts its folder there.
+    first = not (sys.flags.isolated or getattr(sys.flags, "safe_path", False))
+    if script.endswith(".pyc") or pkgutil.get_importer(script) is not None:
+        if first:
+            del sys.path[0]  # runpy puts a folder or an archive there itself
+        runpy.run_path(script, run_name="__main__")
+        return
+    if first:
+        sys.path[0] = os.path.dirname(os.path.realpath(script))
+    # As python does it and runpy.run_path does not: __file__ is absolute while sys.argv[0] is as given, __main__ has a
+    # loader, and it is still there when the exit handlers run.
+    path = os.path.join(os.getcwd(), script)
+    loader = SourceFileLoader("__main__", path)
+    module = sys.modules["__main__"] = ModuleType("__main__")
+    module.__dict__.update(__file__=path, __cached__=None, __loader__=loader, __builtins__=builtins)
+    exec(compile(loader.get_data(path), path, "exec", dont_inherit=True), module.__dict__)
+
+
+def _of_the_script(traceback: TracebackType | None) -> TracebackType | None:
+    above = {__file__, runpy.run_path.__code__.co_filename}
+    while traceback is not None and traceback.tb_frame.f_code.co_filename in above:
+        traceback = traceback.tb_next
+    return traceback
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""A rank's values and the weight that they carry: what averagers act on.
+
+Push-sum keeps x = w·z. Here the value z is what lives in the parameters, and the weight w stands beside it:
+
+    give     w <- P[j,j]·w                                  the values stay as they are
+    merge    w <- w + w',   z <- z + (w'/w)·(z' - z)        one lerp
+    update   z <- z + Δ/w                                   the optimizer's change counts for mass 1
+
+so that forward, backward, weight decay and clipping all see the de-biased model.
+Source: stochastic gradient push, Assran et al., ICML 2019, arXiv 1811.10792, written for z instead of x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from .buckets import Bucket
+from .stats import Stats
+from .transports import Flight
+
+
+class Mass:
+    """Values and weight of one rank, shared by every averager of one optimizer.
+
+    Attributes:
+        buckets: the values z, in the parameters' own memory.
+        weight: w, a float64 tensor without dimensions, never in the parameters' dtype.
+        whole: w is exactly 1, known without reading it: everything has landed and nothing unbalanced has happened.
+        balanced: every round since the last exact average was doubly stochastic.
+        aloft: rounds posted and not yet merged.
+        reading: flights that read the buckets' memory as they are; nothing is written before they have landed.
+        size: ranks of the largest world that averages these values.
+        companions: tensors that an exact average takes along, such as BatchNorm's running statistics.
+    """
+
+    def __init__(self, buckets: list[Bucket], stats: Stats, device: torch.device) -> None:
+        self.buckets = buckets
+        self.stats = stats
+        self.weight = torch.ones((), dtype=torch.float64, device=device)
+        self.whole = True
+        self.balanced = True
+        self.aloft = 0
+        self.reading: list[Flight] = []
+        self.size = 1
+        self.companions: list[torch.Tensor] = []
+        self._landers: list[Callable[[], None]] = []
+
+    @property
+    def values(self) -> list[torch.Tensor]:
+        """The flat tensors of all buckets."""
+        return [bucket.values for bucket in self.buckets]
+
+    def lands_with(self, land: Callable[[], None]) -> None:
+        """`land` merges what one averager has in flight; `settle` calls it."""
+        self._landers.append(land)
+
+    def settle(self) -> None:
+        """Land everything in flight."""
+        for land in self._landers:
+            land()
+
+    def quiet(self) -> None:
+        """Wait until nothing in flight reads the buckets."""
+        while self.reading:
+            self.stats.wait(self.reading.pop())
+
+    def give(self, keep: float, balanced: bool) -> None:
+        """Post one round: hold on to the share `keep` of the weight."""
+        # w <- P[j,j]·w
+        self.weight = keep * self.weight
+        self.balanced &= balanced
+        self.whole = False
+        self.aloft += 1
+
+    def merge_(self, weight: torch.Tensor, values: Sequence[torch.Tensor]) -> None:
+        """Take in the pair (w', z') from a peer."""
+        self.quiet()
+        with self.stats.merging():
+            # w <- w + w' ;   z <- z + (w'/w)·(z' − z)
+            self.weight = self.weight + weight
+            ratio = weight / self.weight
+            for own, other in zip(self.values, values, strict=True):
+                lerp_(own, other, ratio, out=own)
+
+    def round_landed(self) -> None:
+        """One round fewer in flight. Balanced and with nothing in flight, w is 1 but for rounding: make it so."""
+        self.aloft -= 1
+        if self.aloft == 0 and self.balanced:
+            self.become_whole()
+
+    def become_whole(self) -> None:
+        """w = 1 exactly."""
+        self.weight = torch.ones_like(self.weight)
+        self.whole = self.balanced = True
+
+    @contextmanager
+    def update(self) -> Iterator[None]:
+        """Around whatever changes the values by Δ: the change counts for mass 1."""
+        self.quiet()
+        if self.whole:
+            yield
+            return
+        for bucket in self.buckets:
+            if bucket.before is None:
+                bucket.before = torch.empty_like(bucket.values)
+            bucket.before.copy_(bucket.values)
+        yield
+        # z <- z + Δ/w, as the lerp that goes beyond its end
+        inverse = 1.0 / self.weight
+        for bucket in self.buckets:
+            assert bucket.before is not None
+            lerp_(bucket.before, bucket.values, inverse, out=bucket.values)
+
+
+def lerp_(start: torch.Tensor, end: torch.Tensor, ratio: torch.Tensor, *, out: torch.Tensor) -> None:
+    """out <- start + ratio·(end − start) in one pass; `ratio` is float64 and never rounded to 16 bits."""
+    if not ratio.is_cuda:
+        torch.lerp(start, end, ratio.item(), out=out)
+    elif start.dtype in (torch.float32, torch.float64):
+        torch.lerp(start, end, ratio.to(start.dtype), out=out)
+    else:  # reading the ratio would stop the host, and 16 bits of it would lose mass
+        out.copy_(torch.lerp(start.float(), end.float(), ratio.float()))

@@ -1,0 +1,104 @@
+"""What every step can tell: rounds, messages, bytes and seconds, cheap enough to be always on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+
+from torch.profiler import record_function
+
+from .transports import Flight
+
+
+@dataclass
+class Counters:
+    """Sums over one step or over a run. Seconds are this rank's; bytes are payload and envelopes as handed over.
+
+    Attributes:
+        steps: calls of `step()`.
+        rounds_posted, rounds_landed: gossip rounds started and merged.
+        messages_sent, messages_received, bytes_sent, bytes_received: of all that travelled, averages included.
+        seconds_exposed: blocked in a wait, which is what communication costs a step beside the merging.
+        seconds_in_flight: from posting to arrival, summed over flights, hidden or not.
+        seconds_merging: spent on merging what arrived.
+        oldest_age: the age in steps of the oldest flight that landed.
+        weight: the push-sum weight held at the end; over NCCL, where reading it would stop the host, the first one.
+    """
+
+    steps: int = 0
+    rounds_posted: int = 0
+    rounds_landed: int = 0
+    messages_sent: int = 0
+    messages_received: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    seconds_exposed: float = 0.0
+    seconds_in_flight: float = 0.0
+    seconds_merging: float = 0.0
+    oldest_age: int = 0
+    weight: float = 1.0
+
+    def add(self, step: Counters) -> None:
+        """Count one more step."""
+        for each in fields(self):
+            name, value = each.name, getattr(step, each.name)
+            if name == "oldest_age":
+                self.oldest_age = max(self.oldest_age, value)
+            elif name == "weight":
+                self.weight = value
+            else:
+                setattr(self, name, getattr(self, name) + value)
+
+
+@dataclass
+class Stats:
+    """Counters of the last step and of the run.
+
+    What happens between two steps, such as `settle()`, counts for the step before.
+
+    >>> Stats().run.bytes_sent
+    0
+    """
+
+    last: Counters = field(default_factory=Counters)
+    past: Counters = field(default_factory=Counters)
+
+    @property
+    def run(self) -> Counters:
+        """All steps so far."""
+        total = Counters()
+        total.add(self.past)
+        total.add(self.last)
+        return total
+
+    def begin(self) -> None:
+        """A new step: the last one joins the past."""
+        self.past.add(self.last)
+        self.last = Counters(steps=1, weight=self.last.weight)
+
+    def wait(self, flight: Flight) -> None:
+        """Wait for `flight`, and count what it carried and how long that took."""
+        began = time.perf_counter()
+        with record_function("gossip::wait"):
+            flight.wait()
+        now = time.perf_counter()
+        last = self.last
+        last.seconds_exposed += now - began
+        if flight.counted:
+            return
+        flight.counted = True
+        last.seconds_in_flight += (flight.landed or now) - flight.posted
+        last.messages_sent += flight.messages_sent
+        last.messages_received += flight.messages_received
+        last.bytes_sent += flight.bytes_sent
+        last.bytes_received += flight.bytes_received
+
+    @contextmanager
+    def merging(self) -> Iterator[None]:
+        """Count the time inside as merging."""
+        began = time.perf_counter()
+        with record_function("gossip::merge"):
+            yield
+        self.last.seconds_merging += time.perf_counter() - began

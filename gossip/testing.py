@@ -1,0 +1,212 @@
+"""For tests, of this project and of yours: ranks as threads, and the contract that every transport keeps."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from .errors import PeerTimeout
+from .transports import Network
+from .world import World, memory_world
+
+Result = TypeVar("Result")
+
+
+def run(
+    size: int,
+    function: Callable[[World], Result],
+    *,
+    timeout: float = 60.0,
+    network: Network | None = None,
+    hosts: Sequence[str] | None = None,
+) -> list[Result]:
+    """Run `function(world)` on `size` ranks that are threads of this process; what each returned, by rank.
+
+    Deterministic, as long as the function draws from generators of its own: torch's global one is shared by threads.
+
+    Args:
+        size: number of ranks.
+        function: what each rank does.
+        timeout: seconds that any wait of a rank may take.
+        network: what connects the ranks, to delay or lose messages.
+        hosts: on which host each rank plays to be, for `world.node` and `world.across`.
+
+    Raises:
+        the error of the rank that failed first; the others are woken, and theirs is its consequence.
+
+    >>> run(3, lambda world: world.rank)
+    [0, 1, 2]
+    """
+    wires = network if network is not None else Network()
+    results: dict[int, Result] = {}
+    errors: list[BaseException] = []
+
+    def rank_main(rank: int) -> None:
+        try:
+            results[rank] = function(memory_world(wires, rank, size, timeout, hosts))
+        except BaseException as error:
+            errors.append(error)
+            wires.break_off(error)
+
+    threads = [threading.Thread(target=rank_main, args=(rank,), name=f"rank {rank}") for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return [results[rank] for rank in range(size)]
+
+
+def check_transport(
+    world: World, dtypes: Sequence[torch.dtype] = (torch.float32, torch.float64, torch.bfloat16)
+) -> None:
+    """The contract of a transport, run on every rank of any world; raises AssertionError where it is broken.
+
+    Order between a pair of ranks, several tensors and dtypes in a message, empty batches, channels and groups that do
+    not meet, sums with equal bits everywhere, broadcast, gather, barrier, and a deadline that names the peer.
+    """
+    for law in (_exchange, _order, _channels, _sums, _broadcasts, _gathers, _groups, _asks, _deadline):
+        law(world, dtypes)
+        world.barrier()
+
+
+def _filled(world: World, count: int, value: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.full((count,), value, dtype=dtype, device=_device(world))
+
+
+def _device(world: World) -> torch.device:
+    """Where this transport's data lives: on the GPU for NCCL, on the host for all others."""
+    return world.device if world.transport == "nccl" else torch.device("cpu")
+
+
+def _exchange(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """Each rank hands several tensors to its right neighbour; sizes from one element to a megabyte."""
+    channel, n = world.channel(), world.size
+    right, left = (world.rank + 1) % n, (world.rank - 1) % n
+    sent = [_filled(world, count, world.rank, dtype) for dtype in dtypes for count in (1, 1000, 262_144)]
+    room = [torch.full_like(tensor, -1) for tensor in sent]
+    flight = channel.post({right: sent} if n > 1 else {}, {left: room} if n > 1 else {}, "an exchange")
+    flight.wait()
+    if n > 1:
+        assert all(bool((tensor == left).all()) for tensor in room), "what arrived is not what the left one sent"
+        assert flight.bytes_sent == flight.bytes_received == sum(tensor.nbytes for tensor in sent)
+
+
+def _order(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """Twenty batches under way at once arrive in the order in which they were posted."""
+    channel, n = world.channel(), world.size
+    if n == 1:
+        return
+    right, left = (world.rank + 1) % n, (world.rank - 1) % n
+    rooms = [_filled(world, 100, -1) for _ in range(20)]
+    flights = [
+        channel.post({right: [_filled(world, 100, number)]}, {left: [room]}, f"batch {number}")
+        for number, room in enumerate(rooms)
+    ]
+    for flight in reversed(flights):
+        flight.wait()
+    assert [int(room[0]) for room in rooms] == list(range(20)), "batches overtook one another"
+
+
+def _channels(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """Batches on two channels, posted in opposite orders at the two ends, do not meet."""
+    one, two, n = world.channel(), world.channel(), world.size
+    if n == 1 or world.transport == "nccl":  # a stream has one order, and all ranks post in it
+        return
+    right, left = (world.rank + 1) % n, (world.rank - 1) % n
+    rooms = {one: _filled(world, 10, -1), two: _filled(world, 10, -1)}
+    order = (one, two) if world.rank % 2 else (two, one)
+    values = {one: 1.0, two: 2.0}
+    flights = [
+        channel.post({right: [_filled(world, 10, values[channel])]}, {left: [rooms[channel]]}, "a channel")
+        for channel in order
+    ]
+    for flight in flights:
+        flight.wait()
+    assert int(rooms[one][0]) == 1, "a message came out of another channel"
+    assert int(rooms[two][0]) == 2, "a message came out of another channel"
+
+
+def _sums(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """The sum over ranks, for sizes that the ring does not divide, with the same bits on every rank."""
+    channel, n = world.channel(), world.size
+    generator = torch.Generator().manual_seed(world.rank)
+    for dtype in (torch.float32, torch.float64):
+        tensors = [
+            torch.rand(count, generator=generator, dtype=dtype).to(_device(world)) for count in (1, 2, 7, 1000, 100_003)
+        ]
+        own = [tensor.cpu().clone() for tensor in tensors]
+        channel.sum(tensors).wait()
+        bits = b"".join(tensor.cpu().view(torch.uint8).numpy().tobytes() for tensor in tensors)
+        assert len(set(world.gather(bits))) == 1, "ranks hold different bits of one sum"
+        for before, after in zip(own, tensors, strict=True):
+            parts = world.gather(before.view(torch.uint8).numpy().tobytes())
+            exact = sum(torch.frombuffer(bytearray(part), dtype=dtype).double() for part in parts)
+            assert torch.allclose(after.cpu().double(), torch.as_tensor(exact), rtol=1e-5 * n), "not the sum"
+
+
+def _broadcasts(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """From each rank in turn, several dtypes at once."""
+    channel = world.channel()
+    for source in range(world.size):
+        tensors = [_filled(world, 1000, world.rank + 1, dtype) for dtype in dtypes]
+        channel.broadcast(tensors, source).wait()
+        assert all(bool((tensor == source + 1).all()) for tensor in tensors), f"not what rank {source} holds"
+
+
+def _gathers(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """Bytes of different lengths, none among them."""
+    own = bytes([world.rank]) * (3 * world.rank)
+    assert world.gather(own) == [bytes([rank]) * (3 * rank) for rank in range(world.size)], "not what was given"
+    assert world.gather(b"") == [b""] * world.size, "something came from nothing"
+
+
+def _groups(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """Even and odd ranks sum among themselves, then all of them in reverse order."""
+    mine = [rank for rank in range(world.size) if rank % 2 == world.rank % 2]
+    group = world.group(mine)
+    assert (group.rank, group.size) == (mine.index(world.rank), len(mine)), "ranks of a group count from 0"
+    total = _filled(world, 5, world.rank)
+    group.channel().sum([total]).wait()
+    assert int(total[0]) == sum(mine), "a group summed over others"
+    backwards = world.group(list(reversed(range(world.size))))
+    assert backwards.gather(b"%d" % world.rank) == [b"%d" % rank for rank in reversed(range(world.size))]
+
+
+def _asks(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """A batch lands while nobody waits for it: `done` becomes true by asking alone."""
+    channel, n = world.channel(), world.size
+    right, left = (world.rank + 1) % n, (world.rank - 1) % n
+    room = _filled(world, 1000, -1)
+    sends, receives = ({right: [_filled(world, 1000, world.rank)]}, {left: [room]}) if n > 1 else ({}, {})
+    flight = channel.post(sends, receives, "a question")
+    pause = threading.Event()
+    for _ in range(10_000):
+        if flight.done():
+            break
+        pause.wait(0.001)
+    assert flight.done(), "never landed, though every rank posted"
+    flight.wait()
+    assert n == 1 or int(room[0]) == left, "landed, but not filled"
+
+
+def _deadline(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """A message that never comes ends in an error that names who waited for whom. Leaves its channel unusable."""
+    if world.size == 1 or world.transport == "nccl":  # there the watchdog ends the process
+        return
+    channel = world.channel()
+    if world.rank == 0:
+        said = ""
+        try:
+            channel.post({}, {1: [_filled(world, 10, 0)]}, "round 7").wait(0.2)
+        except PeerTimeout as error:
+            said = str(error)
+        for word in ("rank 0", "rank 1", "round 7", "0.2 s"):
+            assert word in said, f"a wait for nothing ended without {word!r} in its error: {said!r}"
+    world.barrier()
+    if world.rank == 1:  # let the receive end, so that nothing is under way when the process does
+        channel.post({0: [_filled(world, 10, 0)]}, {}, "round 7").wait()

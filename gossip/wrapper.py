@@ -1,0 +1,66 @@
+"""An optimizer around an optimizer that passes for the inner one, as schedulers, scalers and training loops see it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any, NoReturn
+
+import torch
+
+from .errors import UsageError
+
+
+class Wrapper(torch.optim.Optimizer):
+    """`param_groups`, `state` and `defaults` are those of `optimizer`, live, also after it has loaded a checkpoint.
+
+    A subclass gives `step` and `state_dict`. Hooks registered here run around the wrapper's step, hooks of the wrapped
+    optimizer around its own.
+    """
+
+    # torch.amp.GradScaler then calls `step` always, instead of leaving it out on the rank whose gradients overflowed.
+    _step_supports_amp_scaling = True
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise UsageError(
+                f"{type(self).__name__} wraps a torch.optim.Optimizer, and this is a {type(optimizer).__name__}"
+            )
+        self.optimizer = optimizer
+        # Not Optimizer.__init__, which would make parameter groups of its own: this makes the hooks alone.
+        super().__setstate__({})
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The wrapped optimizer's."""
+        return self.optimizer.param_groups
+
+    @property
+    def state(self) -> defaultdict[torch.Tensor, Any]:  # type: ignore[override]
+        """The wrapped optimizer's."""
+        return self.optimizer.state
+
+    @property
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        """The wrapped optimizer's."""
+        return self.optimizer.defaults
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As the wrapped optimizer does it."""
+        self.optimizer.zero_grad(set_to_none)
+
+    def __repr__(self) -> str:
+        """The class around the wrapped optimizer's."""
+        return f"{type(self).__name__}({self.optimizer!r})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
+        """Refused: two optimizers cannot share one mailbox."""
+        raise UsageError(
+            f"a {type(self).__name__} cannot be copied: the copy would answer for this rank to the same peers. "
+            "copy.deepcopy the model, and make a new optimizer for the copy; state_dict() carries the state over"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        """Refused, as copying is."""
+        raise UsageError(
+            f"a {type(self).__name__} cannot be pickled: it speaks for a running process. Save its state_dict()"
+        )
