@@ -1,0 +1,94 @@
+"""What happens to the base optimizer's state (momentum, second moments) at an outer step, one strategy each.
+
+The paper resets it for SGD with Nesterov momentum and maintains it for Adam (SlowMo, ICLR 2020, section 4 and
+appendix B). Averaging it costs an exact average of as many bytes as the state has.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+
+from gossip import World
+from gossip.averaging import wide
+from gossip.stats import Stats
+
+
+class Buffers(ABC):
+    """One strategy."""
+
+    @abstractmethod
+    def outer_step(self) -> None:
+        """Act on the state; every rank calls it at the same outer step."""
+
+
+class Maintain(Buffers):
+    """Leave the state alone."""
+
+    def outer_step(self) -> None:
+        """Nothing to do."""
+
+
+class Reset(Buffers):
+    """Back to what the state was when this was made: empty for optimizers that make it in their first step.
+
+    Adam's step counters begin anew as well, so that its bias correction fits its moments.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        # Adagrad makes its state at once; most others in the first step.
+        self._first = {parameter: copy.deepcopy(state) for parameter, state in optimizer.state.items()}
+
+    def outer_step(self) -> None:
+        """s <- s_0."""
+        self._optimizer.state.clear()
+        self._optimizer.state.update(copy.deepcopy(self._first))
+
+
+class Average(Buffers):
+    """s <- Σ_j s_j / n for each floating-point tensor of a parameter's shape that every rank has.
+
+    Step counters and other scalars stay each rank's own.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, world: World, stats: Stats) -> None:
+        self._optimizer = optimizer
+        self._world = world
+        self._stats = stats
+        self._channel = world.channel()
+
+    def outer_step(self) -> None:
+        """Agree on what there is, then one exact sum over all of it."""
+        own = self._moments()
+        common = set.intersection(
+            *(set(map(tuple, json.loads(keys))) for keys in self._channel.gather(json.dumps(list(own)).encode()))
+        )
+        shared = [tensor for key, tensor in own.items() if key in common]
+        sums = [wide(tensor.reshape(-1)).clone() for tensor in shared]
+        if not sums:
+            return
+        self._stats.wait(self._channel.sum(sums))
+        for tensor, total in zip(shared, sums, strict=True):
+            tensor.copy_(total.div_(self._world.size).reshape(tensor.shape))
+
+    def _moments(self) -> dict[tuple[int, str], torch.Tensor]:
+        """(number of the parameter, name in the state) -> tensor, in the same order on every rank."""
+        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        return {
+            (number, name): value
+            for number, parameter in enumerate(parameters)
+            for name, value in sorted(self._state_of(parameter).items())
+            if isinstance(value, torch.Tensor)
+            and value.is_floating_point()
+            and value.shape == parameter.shape
+            and value.dim() > 0
+        }
+
+    def _state_of(self, parameter: torch.Tensor) -> dict[str, Any]:
+        state: dict[str, Any] = self._optimizer.state.get(parameter, {})  # indexing a missing one would make it
+        return state
