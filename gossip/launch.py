@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import builtins
+import contextlib
 import os
 import pkgutil
 import runpy
@@ -136,8 +137,9 @@ def run(script: str, arguments: list[str], *, module: bool = False) -> None:
 
 def end_job(code: int) -> NoReturn:
     """End every rank of the job, with an exit code that is not 0."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed, here or at its other end
+            stream.flush()
     # What the script has imported, if anything: importing MPI here would start it.
     mpi, world = sys.modules.get("mpi4py.MPI"), sys.modules.get("gossip.world")
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():

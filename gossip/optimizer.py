@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -95,6 +95,7 @@ class GossipOptimizer(Wrapper):
                 "gradients cannot be averaged: leave gradients=None and average parameters"
             )
         self.averager = averager
+        self._averagers = [averager]
         self.steps = 0
         self.rewrites: list[Rewrite] = []
         self.stats = Stats()
@@ -103,6 +104,7 @@ class GossipOptimizer(Wrapper):
         self._names = names(optimizer, module)
         self._gradients = GradientAverage(gradients, self.stats) if gradients is not None else None
         worlds = (*averager.worlds, *([gradients] if gradients is not None else []))
+        _refuse_devices(optimizer, worlds, self._names)
         self._council = Council()
         self._council.join(worlds)
         self._council.agree(
@@ -202,7 +204,8 @@ class GossipOptimizer(Wrapper):
         self._council.agree(shapes(self.param_groups, self._names))
         self.mass.buckets.extend(pack(new, self._names, first))
         self._equalise(self._council, packed)
-        self.averager.rebind()
+        for averager in self._averagers:
+            averager.rebind()
 
     def state_dict(self) -> dict[str, Any]:
         """The wrapped optimizer's two keys and "gossip". Waits for what is on its way and alters nothing."""
@@ -241,6 +244,7 @@ class GossipOptimizer(Wrapper):
         self._council.agree([*options, f"averager {averager.describe()}", *shapes(self.param_groups, self._names)])
         self.mass.size = max(self.mass.size, *(world.size for world in averager.worlds), 1)
         averager.bind(self.mass, every)
+        self._averagers.append(averager)
         self._equalise(newcomers)
 
     def check_equal(self, buckets: Sequence[int], advice: str) -> None:
@@ -267,6 +271,20 @@ class GossipOptimizer(Wrapper):
         council.broadcast([*(bucket.values for bucket in buckets), *flat])
         for buffer, values in zip(buffers, flat, strict=True):
             buffer.copy_(values.reshape(buffer.shape))
+
+
+def _refuse_devices(optimizer: torch.optim.Optimizer, worlds: Sequence[World], names: Mapping[int, str]) -> None:
+    """Gloo carries host memory and NCCL that of its GPU; MPI and threads carry either."""
+    for world in worlds:
+        wanted = {"nccl": world.device, "gloo": torch.device("cpu")}.get(world.transport)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if wanted is not None and parameter.device != wanted:
+                    raise UsageError(
+                        f"parameter {names[id(parameter)]} is on {parameter.device}, but transport {world.transport!r} "
+                        f"carries {wanted} memory: move the model with .to(world.device) before the optimizer is made, "
+                        "or choose another transport"
+                    )
 
 
 def _weight_device(worlds: Sequence[World]) -> torch.device:

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import torch
 
-from .errors import Disagreement, TransportUnavailable, UsageError
+from .errors import Disagreement, PeerLost, TransportUnavailable, UsageError
 from .launchers import Launcher, detect
 from .transports import MemoryTransport, Network, Transport
 
@@ -153,7 +153,7 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
     hosts = tuple(host.decode() for host in base.gather(socket.gethostname().encode()))
     global _base
     _base = base
-    return _world(base, hosts, _device(name, local_place(hosts, base.rank)[0]))
+    return _world(base, hosts, _device(name, launcher))
 
 
 def _choose(transport: str, launcher: Launcher) -> str:
@@ -180,9 +180,10 @@ def _gpu_each(launcher: Launcher) -> bool:
     )
 
 
-def _device(name: str, local_rank: int) -> torch.device:
-    if name in ("mpi", "nccl", "memory") and torch.cuda.is_available():
-        device = torch.device("cuda", local_rank % torch.cuda.device_count())
+def _device(name: str, launcher: Launcher) -> torch.device:
+    """The GPU of the launcher's local rank, which is also what a launcher that shows each rank its own goes by."""
+    if name != "gloo" and torch.cuda.is_available():
+        device = torch.device("cuda", launcher.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
         return device
     return torch.device("cpu")
@@ -210,7 +211,7 @@ def _connect(name: str, launcher: Launcher, timeout: float) -> Transport:
     from .transports.rendezvous import connect
 
     connect(launcher, timeout)
-    return DistributedTransport(name, timeout, _device(name, launcher.local_rank), range(launcher.size))
+    return DistributedTransport(name, timeout, _device(name, launcher), range(launcher.size))
 
 
 _base: Transport | None = None  # of the last world: any world's transport can end every process
@@ -227,7 +228,10 @@ def excepthook(kind: type[BaseException], error: BaseException, trace: Traceback
     """Show what went wrong, once, and end the job on every rank."""
     if isinstance(error, Disagreement) and _base is not None and _base.rank > 0:
         return  # every rank raised the same: rank 0 says it and ends the job, while this one waits in its exit
-    _report(kind, error, trace)
+    if isinstance(error, PeerLost):
+        print(f"gossip: {error}", file=sys.stderr)  # another rank failed, and its traceback is the one to read
+    else:
+        _report(kind, error, trace)
     end_job(130 if issubclass(kind, KeyboardInterrupt) else 1)
 
 

@@ -98,6 +98,7 @@ class SlowMo(Wrapper):
             period,
             [f"SlowMo(period={period}, momentum={momentum}, lr={lr}, {buffers=}, {nesterov=}, {rescale=})"],
         )
+        base.register_step_pre_hook(self._begin)
         base.rewrites.append(self._rewrite)
         self.averager = averager
         self.period, self.momentum, self.lr = period, momentum, lr
@@ -117,13 +118,16 @@ class SlowMo(Wrapper):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of the base optimizer, and of the outer iteration where it is due. Every rank calls it."""
+        return self.optimizer.step(closure)
+
+    def _begin(self, *_: object) -> None:
+        """Before each step of the base optimizer."""
         self._anchor()
         for number, group in enumerate(self.param_groups):
             if number == len(self._rates):
                 self._rates.append([])
                 self._last_rates.append(None)
             self._rates[number].append(float(group["lr"]))
-        return self.optimizer.step(closure)
 
     @torch.no_grad()
     def _anchor(self) -> None:

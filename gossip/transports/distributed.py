@@ -84,6 +84,7 @@ class Waiter:
         self._thread: threading.Thread | None = None
 
     def add(self, flight: WaitedFlight, works: list[tuple[str, int, dist.Work]]) -> None:
+        """Wait for `flight` too; each of its works is ("send" or "receive", peer, work)."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="gossip-gloo-waiter", daemon=True)
             self._thread.start()
@@ -123,6 +124,7 @@ class Watchdog:
         self._thread: threading.Thread | None = None
 
     def add(self, flight: StreamedFlight, timeout: float) -> None:
+        """Watch `flight` too; it has `timeout` seconds."""
         self._aloft.append((flight, timeout))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="gossip-nccl-watchdog", daemon=True)

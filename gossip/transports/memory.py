@@ -52,6 +52,7 @@ class Network:
     _count: defaultdict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))
 
     def send(self, path: Path, source: int, target: int, tensor: torch.Tensor) -> _Parcel:
+        """Put a tensor on its way; the caller holds `changed`."""
         number = self._count[source, target]
         self._count[source, target] += 1
         parcel = _Parcel(tensor)
@@ -65,6 +66,7 @@ class Network:
         return parcel
 
     def receive(self, path: Path, source: int, target: int, tensor: torch.Tensor) -> _Parcel:
+        """Make room for one; the caller holds `changed`."""
         parcel = _Parcel(tensor)
         self._room[path, source, target].append(parcel)
         self.deliver((path, source, target))

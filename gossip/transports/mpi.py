@@ -25,6 +25,9 @@ from .base import Batch, Flight, Transport
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+PIECE = 1 << 30
+"""Bytes in one MPI message: the counts of most libraries are 32-bit, and buckets may be larger."""
+
 CHANNELS = 128
 """Channels of one group: tags are group·CHANNELS + channel, and MPI promises no more than 32,767 of them."""
 
@@ -107,6 +110,7 @@ class Engine:
             return True  # the flight keeps its error for the rank's own thread
 
     def stop(self) -> None:
+        """End the thread; what is under way stands still from now on."""
         self._stopped = True
         self._work.set()
         if self._thread is not None and self._thread is not threading.current_thread():
@@ -123,8 +127,10 @@ class MpiFlight(Flight):
         self._failure: Exception | None = None
         self._landing: list[tuple[torch.Tensor, torch.Tensor]] = []
         engine, ranks, tag = transport.engine, transport.ranks, transport.tag
-        room = [(peer, self._room(tensor)) for peer, tensors in receives.items() for tensor in tensors]
-        cargo = [(peer, _bytes(_on_host(tensor))) for peer, tensors in sends.items() for tensor in tensors]
+        room = [
+            (peer, piece) for peer, tensors in receives.items() for t in tensors for piece in _pieces(self._room(t))
+        ]
+        cargo = [(peer, piece) for peer, tensors in sends.items() for t in tensors for piece in _pieces(_on_host(t))]
         byte = engine.mpi.BYTE
         with engine.lock:
             self._receives = [(peer, engine.comm.Irecv([data, byte], ranks[peer], tag)) for peer, data in room]
@@ -133,13 +139,13 @@ class MpiFlight(Flight):
         if self._requests:
             engine.drive(self)
 
-    def _room(self, tensor: torch.Tensor) -> np.ndarray:
+    def _room(self, tensor: torch.Tensor) -> torch.Tensor:
         """The memory that MPI fills: the tensor's own, or pinned host memory that is copied to it on landing."""
         if tensor.device.type == "cpu":
-            return _bytes(tensor)
+            return tensor
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         self._landing.append((tensor, host))
-        return _bytes(host)
+        return host
 
     def done(self) -> bool:
         if self.landed is None and self._failure is None:
@@ -155,14 +161,12 @@ class MpiFlight(Flight):
     def _ask(self) -> None:
         mpi = self.transport.engine.mpi
         try:
-            landed = mpi.Request.Testall(self._requests)
-        except mpi.Exception as error:
+            if mpi.Request.Testall(self._requests):
+                for tensor, host in self._landing:
+                    tensor.copy_(host)
+                self.landed = time.perf_counter()
+        except (mpi.Exception, RuntimeError) as error:  # kept for the rank's own thread: this may run in the other
             self._failure = error
-            return
-        if landed:
-            for tensor, host in self._landing:
-                tensor.copy_(host)
-            self.landed = time.perf_counter()
 
     def missing(self) -> tuple[list[int], list[int]]:
         with self.transport.engine.lock:
@@ -237,7 +241,8 @@ def _on_host(tensor: torch.Tensor) -> torch.Tensor:
     return host
 
 
-def _bytes(tensor: torch.Tensor) -> np.ndarray:
-    """The tensor's memory as MPI takes it, whatever its dtype."""
+def _pieces(tensor: torch.Tensor) -> list[np.ndarray]:
+    """The tensor's memory as MPI takes it, whatever its dtype and size."""
     assert tensor.is_contiguous(), "a transport moves dense memory"
-    return tensor.detach().reshape(-1).view(torch.uint8).numpy()
+    memory = tensor.detach().reshape(-1).view(torch.uint8).numpy()
+    return [memory[start : start + PIECE] for start in range(0, memory.size, PIECE)] or [memory]

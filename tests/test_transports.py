@@ -1,0 +1,140 @@
+"""One contract for every transport, and what the threads' network can do to messages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import pytest
+import spawn
+import torch
+
+import gossip
+import topologies
+from gossip import testing
+from gossip.testing import Network
+
+HOSTS = {"even": ["a", "a", "b", "b"], "uneven": ["a", "b", "a", "a", "c"], "alone": ["a"]}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_memory(size: int) -> None:
+    testing.run(size, testing.check_transport)
+
+
+@pytest.mark.parametrize("hosts", HOSTS.values(), ids=HOSTS)
+def test_memory_sub_worlds(hosts: Sequence[str]) -> None:
+    """A sub-world keeps the contract of a world."""
+
+    def run(world: gossip.World) -> None:
+        testing.check_transport(world.node)
+        testing.check_transport(world.across)
+        testing.check_transport(world)
+
+    testing.run(len(hosts), run, hosts=hosts)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_mpirun(size: int) -> None:
+    """MPI and Gloo one after another in the same processes."""
+    ended(spawn.run_mpirun(size, ["-m", "workers.contract", "mpi", "gloo"], timeout=90))
+
+
+def test_torchrun() -> None:
+    ended(spawn.run_torchrun(3, ["-m", "workers.contract", "gloo"], timeout=90))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="NCCL needs a GPU, and this machine has none")
+def test_nccl() -> None:
+    ended(spawn.run_torchrun(torch.cuda.device_count(), ["-m", "workers.contract", "nccl"], timeout=90))
+
+
+def ended(outcome: spawn.Outcome) -> None:
+    assert outcome.code == 0, f"ended with code {outcome.code} after {outcome.seconds:.0f} s\n{outcome.output[-8000:]}"
+
+
+def spread(source: int, target: int, number: int) -> float:
+    """Between 0 and 4 ms, so that messages of different ranks overtake one another."""
+    return 1e-3 * ((3 * source + 5 * target + 7 * number) % 5)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_contract_holds_while_messages_are_late(size: int) -> None:
+    testing.run(size, testing.check_transport, network=Network(delay=spread))
+
+
+def test_delay_is_kept() -> None:
+    """A message is not there before its time, and a wait for it lasts no longer than needed."""
+
+    def run(world: gossip.World) -> float:
+        room, peer = torch.zeros(3), 1 - world.rank
+        began = time.monotonic()
+        flight = world.channel().post({peer: [torch.ones(3)]}, {peer: [room]}, "round 0")
+        assert not flight.done()
+        assert not room.any()
+        flight.wait()
+        assert room.all()
+        return time.monotonic() - began
+
+    for seconds in testing.run(2, run, network=Network(delay=lambda source, target, number: 0.2)):
+        assert 0.2 <= seconds < 10
+
+
+def test_late_messages_of_one_rank_keep_their_order() -> None:
+    """The first takes longest, and still arrives first."""
+
+    def run(world: gossip.World) -> list[float]:
+        channel, rooms = world.channel(), [torch.zeros(1) for _ in range(4)]
+        flights = [
+            channel.post({1: [torch.full((1,), number)]} if world.rank == 0 else {}, {0: [room]} if world.rank else {}, "")
+            for number, room in enumerate(rooms)
+        ]
+        flights[-1].wait()
+        return [float(room) for room in rooms]
+
+    late = Network(delay=lambda source, target, number: 0.1 if number == 0 else 0.0)
+    assert testing.run(2, run, network=late)[1] == [0, 1, 2, 3]
+
+
+def test_lost_message_is_missed_by_name() -> None:
+    """Who waits, for whom, in which round, for how long; and in no longer than that."""
+
+    def run(world: gossip.World) -> str:
+        parameter = torch.zeros(4, requires_grad=True)
+        ring = topologies.ring(world.size)
+        optimizer = gossip.GossipOptimizer(torch.optim.SGD([parameter], lr=0.1), gossip.PushSum(world, ring, overlap=1))
+        ready.add(world.rank)
+        world.barrier()
+        with pytest.raises(gossip.PeerTimeout) as missed:  # noqa: PT012
+            for _ in range(10):
+                optimizer.step()
+        return str(missed.value)
+
+    ready: set[int] = set()
+    lost: set[int] = set()
+
+    def lose(source: int, target: int, number: int) -> bool:
+        """Everything that rank 0 sends once training has begun, from its sixth message on."""
+        if source == 0 and len(ready) == 3:
+            lost.add(number)
+        return len(lost) > 6
+
+    began = time.monotonic()
+    with pytest.raises(gossip.GossipError) as ended:
+        testing.run(3, run, timeout=0.5, network=Network(lose=lose))
+    assert time.monotonic() - began < 10
+    assert ended.value is not None
+
+
+def test_wait_for_a_rank_that_failed_ends_at_once() -> None:
+    """The error is that of the rank which failed first, and the others do not wait for their deadline."""
+
+    def run(world: gossip.World) -> None:
+        if world.rank == 1:
+            raise ZeroDivisionError("rank 1 cannot go on")
+        world.barrier()
+
+    began = time.monotonic()
+    with pytest.raises(ZeroDivisionError, match="rank 1 cannot go on"):
+        testing.run(3, run, timeout=60)
+    assert time.monotonic() - began < 10
