@@ -15,6 +15,7 @@ class Labelled(io.TextIOBase):
     run into each other. A carriage return starts a line too: a progress bar keeps its label.
 
     Example:
+        >>> import sys
         >>> stream = Labelled(sys.stdout, "[2] ")
         >>> _ = stream.write("loss 0.31\\n")
         [2] loss 0.31

@@ -78,6 +78,11 @@ class PushSum(Averager):
             raise UsageError(f"overlap is {overlap!r}, but it is a number of steps: 0, 1 or more")
         if landing != "due":
             raise UsageError(f"landing {landing!r} does not exist; there is 'due'")
+        if not isinstance(topology, topologies.Topology):
+            raise UsageError(
+                f"topology is a {type(topology).__name__}, not a topologies.Topology: "
+                "topologies.from_networkx(graph) makes one of a networkx graph"
+            )
         if topology.size != world.size:
             raise UsageError(
                 f"the topology has {topology.size} ranks and the world has {world.size}: make it with size=world.size"

@@ -6,7 +6,7 @@ import math
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
@@ -92,6 +92,9 @@ class World:
     def close(self) -> None:
         """Wait for every rank, then give the transport back. Optimizers over this world must have settled."""
         self.barrier()
+        for name in ("node", "across"):  # those that were asked for
+            if name in self.__dict__:
+                self.__dict__[name].base.close()
         self.base.close()
 
     def __enter__(self) -> World:
@@ -215,13 +218,14 @@ def _connect(name: str, launcher: Launcher, timeout: float) -> Transport:
 
 
 _base: Transport | None = None  # of the last world: any world's transport can end every process
-_report = sys.__excepthook__  # what the program had installed to show errors
+_report: Callable[[type[BaseException], BaseException, TracebackType | None], object] | None = None
 
 
 def _end_job_on_errors() -> None:
+    """Put `excepthook` before what shows errors already, once: torch.distributed puts a hook of its own around ours."""
     global _report
-    if sys.excepthook is not excepthook:
-        _report, sys.excepthook = sys.excepthook, excepthook
+    _report = _report or sys.excepthook
+    sys.excepthook = excepthook
 
 
 def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -231,7 +235,7 @@ def excepthook(kind: type[BaseException], error: BaseException, trace: Traceback
     if isinstance(error, PeerLost):
         print(f"gossip: {error}", file=sys.stderr)  # another rank failed, and its traceback is the one to read
     else:
-        _report(kind, error, trace)
+        (_report or sys.__excepthook__)(kind, error, trace)
     end_job(130 if issubclass(kind, KeyboardInterrupt) else 1)
 
 

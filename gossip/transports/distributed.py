@@ -50,7 +50,8 @@ class WaitedFlight(Flight):
         return True
 
     def missing(self) -> tuple[list[int], list[int]]:
-        return sorted(self.unheard), sorted(self.untaken)
+        # Receives are waited for first: until they are there nothing is known of the sends.
+        return sorted(self.unheard), [] if self.unheard else sorted(self.untaken)
 
     def pause(self, attempt: int, seconds: float) -> None:
         self.ended.wait(seconds)
@@ -218,7 +219,7 @@ class DistributedTransport(Transport):
                 dist.isend if kind == "send" else dist.irecv,
                 tensor,
                 group=self._group,
-                tag=self._tag(kind, peer),
+                tag=self._tag(kind, self._peers[peer]),
                 group_peer=self._peers[peer],
             )
             for kind, peer, tensor in operations
@@ -280,8 +281,15 @@ class DistributedTransport(Transport):
     def group(self, ranks: Sequence[int]) -> DistributedTransport:
         if self.rank not in ranks:
             raise UsageError(f"rank {self.rank} asked for a group of ranks {list(ranks)}, which it is not one of")
+        # The members meet under our deadline first: torch's own wait could not say who is missing.
+        members = copy.copy(self)
+        members._peers = [self._peers[rank] for rank in ranks]
+        members.rank, members.size = ranks.index(self.rank), len(ranks)
+        members.barrier()
         return DistributedTransport(self.name, self.timeout, self.device, [self._global_ranks[rank] for rank in ranks])
 
     def close(self) -> None:
         for waiter in self._waiters:
             waiter.stop()
+        for group in {self._group, self._sums}:
+            dist.destroy_process_group(group)

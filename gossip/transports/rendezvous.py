@@ -11,6 +11,7 @@ import ipaddress
 import os
 import re
 import socket
+import sys
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -30,10 +31,13 @@ def connect(launcher: Launcher, timeout: float) -> None:
             )
         return
     store = _store(launcher, timeout)
+    hook = sys.excepthook
     # Twice ours: who is missing is said by our own deadlines.
     dist.init_process_group(
         "gloo", store=store, rank=launcher.rank, world_size=launcher.size, timeout=timedelta(seconds=2 * timeout + 60)
     )
+    # torch puts a hook around it that keeps what is printed until the end, which one that ends the job never reaches.
+    sys.excepthook = hook
 
 
 def _store(launcher: Launcher, timeout: float) -> dist.Store:

@@ -1,0 +1,106 @@
+"""What the documentation shows works as written: docstrings, and the README's code."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import networkx
+import pytest
+
+import gossip
+import slowmo
+import topologies
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+MODULES = sorted(
+    module.name
+    for package in (gossip, slowmo, topologies)
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if not module.name.endswith("__main__")
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples_run(name: str) -> None:
+    module = importlib.import_module(name)
+    names = {"gossip": gossip, "slowmo": slowmo, "topologies": topologies}
+    outcome = doctest.testmod(module, extraglobs=names, optionflags=doctest.ELLIPSIS)
+    assert outcome.failed == 0
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_custom_graph_of_the_readme_works_from_a_script() -> None:
+    [code] = [block for block in blocks("python") if "def swing" in block]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 6
+    names: dict[str, object] = {}
+    exec(code, names)
+    graph = names["swing"](6)  # type: ignore[operator]
+    assert isinstance(graph, topologies.Topology)
+    assert (graph.size, graph.period) == (6, 2)
+
+    def rank(world: gossip.World) -> float:
+        import torch
+
+        parameter = torch.nn.Parameter(torch.zeros(3))
+        optimizer = gossip.GossipOptimizer(torch.optim.SGD([parameter], lr=0.1), gossip.PushSum(world, graph))
+        for _ in range(20):
+            parameter.grad = torch.full((3,), float(world.rank))
+            optimizer.step()
+        optimizer.zero_grad()
+        for _ in range(80):
+            optimizer.step()
+        return float(parameter.detach()[0])
+
+    from gossip import testing
+
+    assert testing.run(6, rank) == pytest.approx([-0.1 * 20 * 2.5] * 6, abs=1e-4)
+
+
+def test_the_loop_over_uneven_shards_of_the_readme_ends_on_every_rank() -> None:
+    import torch
+
+    from gossip import testing
+
+    [code] = [block for block in blocks("python") if "world.gather" in block]
+
+    def rank(world: gossip.World) -> tuple[int, float]:
+        model = torch.nn.Linear(2, 1)
+        batches = [torch.ones(2)] * (9 + world.rank)
+        averager = gossip.PushSum(world, topologies.exponential(world.size), overlap=1)
+        optimizer = gossip.GossipOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), averager)
+        exec(code, {"world": world, "batches": batches, "optimizer": optimizer, "loss": lambda x: model(x).sum()})
+        optimizer.settle()
+        return optimizer.steps, optimizer.weight
+
+    assert testing.run(2, rank) == [(10, 1.0), (10, 1.0)]
+
+
+def test_the_loop_of_the_readme_is_the_users_own_with_lines_added() -> None:
+    [diff] = blocks("diff")
+    code = "\n".join(line[1:] for line in diff.splitlines() if not line.startswith("-"))
+    import torch
+
+    class Net(torch.nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 3)
+
+    batches = [(torch.ones(2, 4), torch.tensor([0, 1]))] * 3
+    names: dict[str, object] = {
+        "torch": torch,
+        "networkx": networkx,
+        "Net": Net,
+        "my_shard_of_the_data": batches,
+        "loss_of": torch.nn.functional.cross_entropy,
+    }
+    code = code.replace("    scheduler.step()\n", "")
+    exec(code, names)
+    optimizer = names["optimizer"]
+    assert isinstance(optimizer, slowmo.SlowMo)
+    assert optimizer.stats.run.steps == 3
