@@ -4,6 +4,7 @@
 `transports` moves tensors, `testing` runs ranks as threads, `launch` runs a script on every rank.
 """
 
+from . import testing
 from .averaging import Averager, Chain, Every, ExactAverage, NoAverage
 from .errors import Disagreement, GossipError, PeerLost, PeerTimeout, TransportUnavailable, UsageError
 from .optimizer import GossipOptimizer
@@ -28,6 +29,8 @@ __all__ = [  # noqa: RUF022  grouped by use
     "NoAverage",
     "Every",
     "Chain",
+    # ranks as threads, and the contract of a transport
+    "testing",
     # what can go wrong
     "GossipError",
     "UsageError",

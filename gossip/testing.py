@@ -12,6 +12,8 @@ from .errors import PeerTimeout
 from .transports import Network
 from .world import World, memory_world
 
+__all__ = ["Network", "check_transport", "run"]
+
 Result = TypeVar("Result")
 
 

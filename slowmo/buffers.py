@@ -77,17 +77,20 @@ class Average(Buffers):
             tensor.copy_(total.div_(self._world.size).reshape(tensor.shape))
 
     def _moments(self) -> dict[tuple[int, str], torch.Tensor]:
-        """(number of the parameter, name in the state) -> tensor, in the same order on every rank."""
+        """(number of the parameter, name in the state) -> tensor, in the same order on every rank.
+
+        A name that has another shape than its parameter anywhere is a counter everywhere, also beside a parameter
+        without dimensions.
+        """
         parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        return {
-            (number, name): value
+        entries = [
+            (number, name, value, value.shape == parameter.shape)
             for number, parameter in enumerate(parameters)
             for name, value in sorted(self._state_of(parameter).items())
-            if isinstance(value, torch.Tensor)
-            and value.is_floating_point()
-            and value.shape == parameter.shape
-            and value.dim() > 0
-        }
+            if isinstance(value, torch.Tensor) and value.is_floating_point()
+        ]
+        counters = {"step", *(name for _, name, _, fits in entries if not fits)}
+        return {(number, name): value for number, name, value, _ in entries if name not in counters}
 
     def _state_of(self, parameter: torch.Tensor) -> dict[str, Any]:
         state: dict[str, Any] = self._optimizer.state.get(parameter, {})  # indexing a missing one would make it

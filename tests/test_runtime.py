@@ -1,0 +1,95 @@
+"""The runtime against the oracle, to 1e-9 in parameters and weights, at each of 40 steps: see `workers/cases.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import spawn
+from workers.cases import CORE, MORE, Case, expected, train
+
+from gossip import testing
+from gossip.transports import Network
+
+SIZES = [2, 3, 5, 8]
+
+
+def agree(case: Case, size: int, ranks: Sequence[spawn.Saved], prefix: str = "") -> None:
+    """Parameters and weights, at every step and once all has landed."""
+    history = expected(case, size)
+    assert np.abs(history.z).max() < 10, "the case itself diverges, so that an error of 1e-9 means nothing"
+    for rank, saved in enumerate(ranks):
+        assert saved[prefix + "z"].shape == history.z[:, rank].shape
+        for what, reference in [
+            ("z", history.z[:, rank]),
+            ("w", history.w[:, rank]),
+            ("settled_z", history.settled_z[rank]),
+            ("settled_w", history.settled_w[rank]),
+        ]:
+            difference = np.abs(saved[prefix + what] - reference)
+            wrong = np.argwhere(np.atleast_1d(~(difference < 1e-9)))
+            assert not len(wrong), (
+                f"{case.name}, rank {rank} of {size}: {what} is off by {np.nanmax(difference):.2g}, first at {wrong[0]}"
+            )
+
+
+@pytest.mark.parametrize(
+    ("size", "case"),
+    [*((size, case) for size in SIZES for case in CORE), *((size, case) for size in (1, 5) for case in MORE)],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_memory(size: int, case: Case) -> None:
+    agree(case, size, testing.run(size, lambda world: train(case, world)))
+
+
+@pytest.mark.parametrize("case", CORE, ids=lambda case: case.name)
+def test_late_messages(case: Case) -> None:
+    """Nothing is written while it is being sent, however late it is taken."""
+    delays = np.random.default_rng(0).uniform(0, 3e-3, 97)
+    slow = Network(delay=lambda source, target, number: float(delays[(source + 7 * target + number) % 97]))
+    agree(case, 3, testing.run(3, lambda world: train(case, world), network=slow))
+
+
+Launch = Callable[[int], "list[spawn.Saved]"]
+PARTS = {8: "8=5+2+1", 3: "3"}
+"""Two launches, the first of which also splits its world into smaller ones that train side by side."""
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Launch:
+    """The core cases over MPI and then over Gloo, one after another in the same processes, under one mpirun."""
+
+    @cache
+    def results(size: int) -> list[spawn.Saved] | AssertionError:
+        folder = tmp_path_factory.mktemp(f"mpirun-{size}")
+        try:
+            return spawn.mpirun(size, "workers.train", folder, PARTS[size], "mpi", "gloo", timeout=110)
+        except AssertionError as failure:
+            return failure  # kept too, or every case would launch again
+
+    def launch(size: int) -> list[spawn.Saved]:
+        ranks = results(size)
+        if isinstance(ranks, AssertionError):
+            raise ranks
+        return ranks
+
+    return launch
+
+
+@pytest.mark.parametrize("case", CORE, ids=lambda case: case.name)
+@pytest.mark.parametrize("transport", ["mpi", "gloo"])
+@pytest.mark.parametrize(
+    ("size", "processes", "first"), [(8, 8, 0), (5, 8, 0), (2, 8, 5), (1, 8, 7), (3, 3, 0)], ids=str
+)
+def test_mpirun(size: int, processes: int, first: int, transport: str, case: Case, launched: Launch) -> None:
+    agree(case, size, launched(processes)[first : first + size], f"{transport}/{size}/{case.name}/")
+
+
+def test_torchrun(tmp_path: Path) -> None:
+    """`transport="gloo"` without any MPI."""
+    ranks = spawn.torchrun(2, "workers.train", tmp_path, "2", "gloo")
+    for case in CORE:
+        agree(case, 2, ranks, f"gloo/2/{case.name}/")

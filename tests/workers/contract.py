@@ -1,0 +1,27 @@
+"""The contract of each transport named, on this rank of a real process set: `python -m workers.contract mpi gloo`."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+import gossip
+from gossip import testing
+
+
+def main(*transports: str) -> None:
+    torch.set_num_threads(1)
+    for transport in transports:
+        with gossip.init(transport=transport, timeout=60) as world:
+            assert world.transport == transport
+            testing.check_transport(world)
+            # All processes stand on one host: the node is everybody, and nobody has a counterpart elsewhere.
+            assert (world.node.rank, world.node.size) == (world.rank, world.size)
+            assert (world.across.rank, world.across.size) == (0, 1)
+            testing.check_transport(world.node)
+            testing.check_transport(world.across)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,155 @@
+"""Runs that are repeated, interrupted and resumed: `python -m workers.resume FOLDER mpi gloo` saves their last bits."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import oracle
+import torch
+
+import gossip
+import slowmo
+import topologies
+
+STEPS = 17
+
+Base = Callable[[Any], torch.optim.Optimizer]
+Wrap = Callable[[gossip.World, torch.optim.Optimizer], Any]
+
+BASES: dict[str, Base] = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.02, momentum=0.9, nesterov=True),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
+}
+
+
+def irregular(world: gossip.World, overlap: int) -> gossip.PushSum:
+    """Weights are not 1, and neither is a period."""
+    return gossip.PushSum(world, topologies.from_networkx(oracle.random_digraphs(world.size, 3, 8)), overlap=overlap)
+
+
+def slow_osgp(overlap: int, buffers: str = "maintain") -> Wrap:
+    """SlowMo over OSGP."""
+    return lambda world, base: slowmo.SlowMo(
+        gossip.GossipOptimizer(base, irregular(world, overlap)),
+        gossip.ExactAverage(world),
+        period=5,
+        momentum=0.6,
+        buffers=buffers,
+    )
+
+
+WRAPS: dict[str, Wrap] = {
+    "slowmo, overlap 1": slow_osgp(1),
+    "slowmo, overlap 2": slow_osgp(2, "average"),
+    "slowmo, no average": lambda world, base: slowmo.SlowMo(
+        gossip.GossipOptimizer(base, irregular(world, 1)), gossip.NoAverage(), period=5, buffers="reset"
+    ),
+    "noloco": lambda world, base: slowmo.SlowMo(base, irregular(world, 0), period=3, momentum=0.3, nesterov=True),
+    "gossip-pga": lambda world, base: gossip.GossipOptimizer(
+        base, gossip.Chain(irregular(world, 1), gossip.Every(5, gossip.ExactAverage(world)))
+    ),
+    "every third": lambda world, base: gossip.GossipOptimizer(base, gossip.Every(3, irregular(world, 3))),
+}
+
+
+class Training(NamedTuple):
+    """All that a checkpoint holds."""
+
+    model: torch.nn.Module
+    optimizer: Any
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+
+    def state(self) -> dict[str, Any]:
+        """What is saved."""
+        return {part: getattr(self, part).state_dict() for part in self._fields}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """What was saved, in place."""
+        for part in self._fields:
+            getattr(self, part).load_state_dict(state[part])
+
+    def train(self, rank: int, steps: range, ask: bool = False) -> None:
+        """Batches depend on rank and step alone. `ask`: for a checkpoint, after each step, that nobody uses."""
+        for step in steps:
+            generator = torch.Generator().manual_seed(1000 * step + rank)
+            x, y = torch.randn(8, 4, generator=generator), torch.randn(8, 3, generator=generator)
+            self.optimizer.zero_grad()
+            (self.model(x) - y).square().mean().backward()
+            self.optimizer.step()
+            self.scheduler.step()
+            if ask:
+                self.state()
+
+    def bits(self) -> dict[str, Any]:
+        """Every number that the run has come to, on its way or not."""
+        state = self.state()
+        return {"now": _tensors(state), "settled": (self.optimizer.settle(), _tensors(self.state()))[1]}
+
+
+def _tensors(state: Any) -> list[float]:
+    if isinstance(state, torch.Tensor):
+        return [float(value) for value in state.double().reshape(-1)]
+    if isinstance(state, dict):
+        state = list(state.values())
+    if isinstance(state, list | tuple):
+        return [number for part in state for number in _tensors(part)]
+    return [float(state)] if isinstance(state, int | float) else []
+
+
+def begin(world: gossip.World, wrap: str, base: str, seed: int = 0) -> Training:
+    """A new run: model, optimizer and schedule."""
+    generator = torch.Generator().manual_seed(seed)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
+    optimizer = WRAPS[wrap](world, BASES[base](model.parameters()))
+    return Training(model, optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12))
+
+
+def straight(world: gossip.World, wrap: str, base: str, ask: bool = False) -> dict[str, Any]:
+    """Without a break."""
+    training = begin(world, wrap, base)
+    training.train(world.rank, range(STEPS), ask)
+    return training.bits()
+
+
+def interrupted(world: gossip.World, wrap: str, base: str, at: int, folder: Path) -> dict[str, Any]:
+    """Saved to disk after `at` steps, and taken up by other objects, which began elsewhere."""
+    first = begin(world, wrap, base)
+    first.train(world.rank, range(at))
+    torch.save(first.state(), folder / f"{world.rank}.pt")
+    first.train(world.rank, range(at, at + 2))  # what comes after a checkpoint does not count
+    first.optimizer.settle()
+    second = begin(world, wrap, base, seed=1)
+    second.load(torch.load(folder / f"{world.rank}.pt", weights_only=True))
+    second.train(world.rank, range(at, STEPS))
+    return second.bits()
+
+
+def main(folder: str, *transports: str) -> None:
+    """Over each transport in turn."""
+    torch.set_num_threads(1)
+    results: dict[str, Any] = {}
+    for transport in transports:
+        with gossip.init(transport, timeout=60) as world:
+            rank = world.rank
+            for wrap in ("slowmo, overlap 1", "slowmo, overlap 2"):
+                for base in BASES:
+                    runs = {
+                        "once": straight(world, wrap, base),
+                        "again": straight(world, wrap, base, ask=True),
+                        "resumed": interrupted(world, wrap, base, 7, Path(folder)),
+                    }
+                    for run, bits in runs.items():
+                        for when, numbers in bits.items():
+                            results[f"{transport}/{wrap}/{base}/{run}/{when}"] = numbers
+    np.savez(Path(folder) / f"{rank}.npz", **results)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,46 @@
+"""Run the core of the table of cases on this rank: `python -m workers.train FOLDER 8=5+2+1 mpi gloo`.
+
+`8=5+2+1` trains on all 8 ranks, and then on the first 5, the next 2 and the last one, as worlds of their own side by
+side; each transport does so in turn, in the same processes.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from workers.cases import CORE, train
+
+import gossip
+
+
+def main(folder: str, sizes: str, *transports: str) -> None:
+    """Save every case's history as arrays named transport/size/case/what."""
+    torch.set_num_threads(1)
+    results: dict[str, Any] = {}
+    for transport in transports:
+        with gossip.init(transport=transport, timeout=60) as everyone:
+            assert everyone.transport == transport
+            assert everyone.size == int(sizes.partition("=")[0])
+            for world in [everyone, *part_of(everyone, sizes.partition("=")[2])]:
+                for case in CORE:
+                    for name, values in train(case, world).items():
+                        results[f"{transport}/{world.size}/{case.name}/{name}"] = values
+    np.savez(Path(folder) / f"{everyone.rank}.npz", **results)
+
+
+def part_of(world: gossip.World, parts: str) -> list[gossip.World]:
+    """The part that this rank is in, where there are parts."""
+    first = 0
+    for size in map(int, filter(None, parts.split("+"))):
+        if first <= world.rank < first + size:
+            return [world.group(range(first, first + size))]
+        first += size
+    return []
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
