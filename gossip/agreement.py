@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
-from .buckets import Bucket
 from .errors import Disagreement
 from .transports import Transport
 from .world import World
@@ -22,7 +21,7 @@ class Council:
         self._seats: list[tuple[World, Transport]] = []
 
     def join(self, worlds: Sequence[World]) -> Council:
-        """Open a channel in each world that is not here yet; the newcomers, as a council of their own."""
+        """Open a channel in each world that is not here yet; returns the newcomers, as a council of their own."""
         newcomers = Council()
         for world in worlds:
             if all(world is not known for known, _ in self._seats):
@@ -31,43 +30,58 @@ class Council:
         return newcomers
 
     def agree(self, lines: Sequence[str], advice: str = SAME_PROGRAM) -> None:
-        """Return when the ranks of every world hold the same lines; see `agree`."""
-        for _, channel in self._seats:
-            agree(channel, lines, advice)
+        """Return when the ranks of every world hold the same lines.
+
+        Raises:
+            Disagreement: naming the first rank and line that differ from rank 0's, and what to do: `advice`. All ranks
+                that are connected through these worlds raise it, also those whose own worlds agree.
+        """
+        verdict = next(filter(None, [difference(channel, lines) for _, channel in self._seats]), "")
+        if len(self._seats) > 1:
+            # What one world has found is news to the others; after one round for each it has reached all of them.
+            for _, channel in self._seats * len(self._seats):
+                verdict = next(filter(None, (said.decode() for said in channel.gather(verdict.encode()))), "")
+        if verdict:
+            raise Disagreement(f"{verdict}. {advice}", speaks=all(channel.rank == 0 for _, channel in self._seats))
+
+    def places(self) -> list[list[int]]:
+        """[rank, size] in each world: whose state a checkpoint holds."""
+        return [[channel.rank, channel.size] for _, channel in self._seats]
 
     def broadcast(self, tensors: Sequence[torch.Tensor]) -> None:
         """Copy the tensors of rank 0 of each world to its other ranks."""
         for _, channel in self._seats:
             channel.broadcast([tensor for tensor in tensors if tensor.numel()]).wait()
 
+    def barrier(self) -> None:
+        """Return once every rank of every world has called it."""
+        for _, channel in self._seats:
+            channel.barrier()
 
-def agree(transport: Transport, lines: Sequence[str], advice: str) -> None:
-    """Return when every rank holds the same lines. Sends a digest, and the lines themselves only where they differ.
 
-    Raises:
-        Disagreement: naming the first rank and line that differ from rank 0's, and what to do: `advice`.
+def difference(transport: Transport, lines: Sequence[str]) -> str:
+    """Where the ranks' lines differ first, in a sentence, the same on every rank; "" where they do not.
+
+    Sends a digest, and the lines themselves only where it differs.
     """
     text = "\n".join(lines).encode()
     digests = transport.gather(hashlib.sha256(text).digest())
     others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
     if not others:
-        return
+        return ""
     texts = [text.decode().split("\n") for text in transport.gather(text)]
     first, other = texts[0], texts[others[0]]
     place = next((i for i, (a, b) in enumerate(zip(first, other, strict=False)) if a != b), min(len(first), len(other)))
     here, there = (lines[place] if place < len(lines) else "nothing" for lines in (first, other))
     more = f" ({len(others)} of {len(digests)} ranks differ from rank 0)" if len(others) > 1 else ""
-    raise Disagreement(f"ranks disagree: rank 0 has {here}, where rank {others[0]} has {there}{more}. {advice}")
+    return f"ranks disagree: rank 0 has {here}, where rank {others[0]} has {there}{more}"
 
 
-def contents(buckets: Sequence[Bucket]) -> list[str]:
+def contents(parameters: Iterable[torch.Tensor], names: Mapping[int, str]) -> list[str]:
     """One line for each parameter: a digest of its values."""
-    return [
-        f"parameter {slot.name} with values {_digest(bucket.values[slot.start : slot.stop])}"
-        for bucket in buckets
-        for slot in bucket.slots
-    ]
+    return [f"parameter {names[id(parameter)]} with values {_digest(parameter)}" for parameter in parameters]
 
 
 def _digest(values: torch.Tensor) -> str:
-    return hashlib.blake2b(values.detach().cpu().view(torch.uint8).numpy().data, digest_size=8).hexdigest()
+    memory = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.blake2b(memory.data, digest_size=8).hexdigest()

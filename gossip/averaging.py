@@ -18,6 +18,9 @@ from .world import World
 
 State = dict[str, Any]
 
+ROUNDING = 1e-9
+"""How far a weight that is 1 may be from it after any number of rounds."""
+
 
 class Averager(ABC):
     """Acts on a `Mass` between two updates. Every rank makes the same averagers in the same order.
@@ -70,6 +73,9 @@ class Averager(ABC):
 
     def rebind(self) -> None:
         """The buckets of the mass have changed, with nothing in flight."""
+
+    def forget(self) -> None:
+        """Drop what is in flight, once it has arrived, and begin with the first round."""
 
     def state_dict(self) -> State:
         """What it takes to go on, flights that have arrived included, unmerged. Alters nothing."""
@@ -127,10 +133,11 @@ class ExactAverage(Averager):
         with torch.no_grad():
             for tensor, summed in zip(mass.companions, companions, strict=True):
                 tensor.copy_(summed.div_(n).reshape(tensor.shape))
-        if mass.balanced or n == mass.size:
-            mass.become_whole()  # Σ w = n
+        # w = Σ w / n, which is 1 for all ranks together; some of them share what they hold together.
+        if mass.balanced or abs(total.item() / n - 1) < ROUNDING:
+            mass.become_whole()
         else:
-            mass.weight = total[0] / n  # some of the ranks: what they hold together, shared equally
+            mass.weight = total[0] / n
 
 
 def wide(values: torch.Tensor) -> torch.Tensor:
@@ -143,7 +150,48 @@ def scalar(number: torch.Tensor) -> torch.Tensor | float:
     return number if number.is_cuda else number.item()
 
 
-class Every(Averager):
+class Composite(Averager):
+    """An averager made of others: what is asked of it is asked of each of them, in order."""
+
+    def __init__(self, *members: Averager) -> None:
+        self.members = members
+        self.worlds = tuple(world for member in members for world in member.worlds)
+        self.overlap = max((member.overlap for member in members), default=0)
+
+    def bind(self, mass: Mass, every: int) -> None:
+        super().bind(mass, every)
+        for member in self.members:
+            member.bind(mass, every)
+
+    def land(self, step: int) -> None:
+        for member in self.members:
+            member.land(step)
+
+    def average(self, step: int) -> None:
+        for member in self.members:
+            member.average(step)
+
+    def post(self, step: int) -> None:
+        for member in self.members:
+            member.post(step)
+
+    def rebind(self) -> None:
+        for member in self.members:
+            member.rebind()
+
+    def forget(self) -> None:
+        for member in self.members:
+            member.forget()
+
+    def state_dict(self) -> State:
+        return {str(number): member.state_dict() for number, member in enumerate(self.members)}
+
+    def load_state_dict(self, state: State) -> None:
+        for number, member in enumerate(self.members):
+            member.load_state_dict(state[str(number)])
+
+
+class Every(Composite):
     """Let `averager` act in every `period`-th step only. Rounds of gossip count posts, not steps.
 
     >>> Every(4, Every(2, NoAverage())).describe()
@@ -156,38 +204,17 @@ class Every(Averager):
     def __init__(self, period: int, averager: Averager) -> None:
         if isinstance(period, bool) or not isinstance(period, int) or period < 1:
             raise UsageError(f"Every({period!r}, ...): the period is a whole number of steps, at least 1")
+        super().__init__(averager)
         self.period = period
-        self.averager = averager
-        self.worlds = averager.worlds
-        self.overlap = averager.overlap
 
     def describe(self) -> str:
-        return f"Every({self.period}, {self.averager.describe()})"
+        return f"Every({self.period}, {self.members[0].describe()})"
 
     def bind(self, mass: Mass, every: int) -> None:
-        super().bind(mass, every)
-        self.averager.bind(mass, every * self.period)
-
-    def land(self, step: int) -> None:
-        self.averager.land(step)
-
-    def average(self, step: int) -> None:
-        self.averager.average(step)
-
-    def post(self, step: int) -> None:
-        self.averager.post(step)
-
-    def rebind(self) -> None:
-        self.averager.rebind()
-
-    def state_dict(self) -> State:
-        return self.averager.state_dict()
-
-    def load_state_dict(self, state: State) -> None:
-        self.averager.load_state_dict(state)
+        super().bind(mass, every * self.period)
 
 
-class Chain(Averager):
+class Chain(Composite):
     """Several averagers, one after another in each step.
 
     Gossip-PGA is `Chain(PushSum(...), Every(H, ExactAverage(...)))`.
@@ -196,38 +223,5 @@ class Chain(Averager):
     'Chain(NoAverage(), Every(2, NoAverage()))'
     """
 
-    def __init__(self, *averagers: Averager) -> None:
-        self.averagers = averagers
-        self.worlds = tuple(world for averager in averagers for world in averager.worlds)
-        self.overlap = max((averager.overlap for averager in averagers), default=0)
-
     def describe(self) -> str:
-        return f"Chain({', '.join(averager.describe() for averager in self.averagers)})"
-
-    def bind(self, mass: Mass, every: int) -> None:
-        super().bind(mass, every)
-        for averager in self.averagers:
-            averager.bind(mass, every)
-
-    def land(self, step: int) -> None:
-        for averager in self.averagers:
-            averager.land(step)
-
-    def average(self, step: int) -> None:
-        for averager in self.averagers:
-            averager.average(step)
-
-    def post(self, step: int) -> None:
-        for averager in self.averagers:
-            averager.post(step)
-
-    def rebind(self) -> None:
-        for averager in self.averagers:
-            averager.rebind()
-
-    def state_dict(self) -> State:
-        return {str(number): averager.state_dict() for number, averager in enumerate(self.averagers)}
-
-    def load_state_dict(self, state: State) -> None:
-        for number, averager in enumerate(self.averagers):
-            averager.load_state_dict(state[str(number)])
+        return f"Chain({', '.join(member.describe() for member in self.members)})"

@@ -5,12 +5,16 @@ The optimizer and the wire touch the same bytes, so nothing is packed or unpacke
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from .errors import GossipError, UsageError
+
+Groups = Sequence[Mapping[str, Iterable[torch.nn.Parameter]]]
+"""Parameter groups, as torch optimizers hold them."""
 
 ALIGNMENT = 16  # bytes: each parameter begins where vector instructions like it
 
@@ -60,8 +64,8 @@ class Bucket:
         for slot in self.slots:
             if slot.parameter.data_ptr() != slot.address:
                 raise GossipError(
-                    f"parameter {slot.name} has left its bucket: it was moved or replaced (by .to(), .double(), "
-                    "load_state_dict(assign=True) or an assignment to .data) after GossipOptimizer was made, so it "
+                    f"parameter {slot.name} has left its bucket: it was moved or replaced (by .to(), .double() "
+                    "or an assignment to .data) after GossipOptimizer was made, so it "
                     "would train without being averaged. Move the model first and make the optimizer afterwards"
                 )
 
@@ -78,7 +82,7 @@ def names(optimizer: torch.optim.Optimizer, module: torch.nn.Module | None) -> d
     return called
 
 
-def shapes(groups: Sequence[Mapping[str, Iterable[torch.nn.Parameter]]], names: Mapping[int, str]) -> list[str]:
+def shapes(groups: Groups, names: Mapping[int, str]) -> list[str]:
     """One line for each parameter, for ranks to compare."""
     return [
         f"parameter {names[id(parameter)]} of shape {tuple(parameter.shape)}, {parameter.dtype}, group {number}"
@@ -87,9 +91,7 @@ def shapes(groups: Sequence[Mapping[str, Iterable[torch.nn.Parameter]]], names: 
     ]
 
 
-def pack(
-    groups: Sequence[Mapping[str, Iterable[torch.nn.Parameter]]], names: Mapping[int, str], first: int = 0
-) -> list[Bucket]:
+def pack(groups: Groups, names: Mapping[int, str], first: int = 0) -> list[Bucket]:
     """Move the parameters of `groups` into buckets; they stay the same objects, with the same values and strides.
 
     Args:
@@ -97,43 +99,67 @@ def pack(
         names: what errors call a parameter, by its id.
         first: the number of the first group.
 
-    Raises:
-        UsageError: a parameter that cannot live in a bucket, before any of them was moved.
-
     >>> layer = torch.nn.Linear(3, 2)
-    >>> [bucket] = pack([{"params": layer.parameters()}], {})
+    >>> sgd = torch.optim.SGD(layer.parameters())
+    >>> [bucket] = pack(sgd.param_groups, names(sgd, layer))
     >>> bucket.values[:6].equal(layer.weight.detach().flatten())
     True
     """
     members = [(number, parameter) for number, group in enumerate(groups, start=first) for parameter in group["params"]]
     kinds: dict[tuple[torch.dtype, torch.device], list[tuple[int, torch.nn.Parameter]]] = {}
-    seen: dict[int, str] = {}
     for number, parameter in members:
-        name = names.get(id(parameter), "?")
-        _refuse_unfit(parameter, name)
-        if parameter.numel():
-            memory = parameter.data_ptr()
-            if memory in seen:
-                raise UsageError(
-                    f"parameters {seen[memory]} and {name} are two objects over the same memory: tie them by using "
-                    "one Parameter in both places, so that it is updated and sent once"
-                )
-            seen[memory] = name
         kinds.setdefault((parameter.dtype, parameter.device), []).append((number, parameter))
     return [_bucket(kind, parameters, names) for kind, parameters in kinds.items()]
 
 
-def _refuse_unfit(parameter: torch.nn.Parameter, name: str) -> None:
-    if parameter.layout is not torch.strided or not parameter.dtype.is_floating_point:
-        raise UsageError(
-            f"parameter {name} is {parameter.dtype} with layout {parameter.layout}: only dense floating-point "
-            "parameters can be averaged; leave it out of this optimizer"
-        )
-    if type(parameter.data) is not torch.Tensor:
-        raise UsageError(
-            f"parameter {name} is a {type(parameter.data).__name__}, whose memory is not its own to move (sharded or "
-            "wrapped by FSDP or another subclass): gossip needs plain parameters"
-        )
+def refuse_unfit(
+    groups: Groups, names: Mapping[int, str], homes: Iterable[torch.device] = (), taken: Sequence[Bucket] = ()
+) -> None:
+    """Look at every parameter of `groups` before any of them is moved into a bucket.
+
+    Args:
+        groups: parameter groups, as torch optimizers hold them.
+        names: what errors call a parameter, by its id.
+        homes: devices whose memory the transports carry; none means any.
+        taken: buckets that exist already.
+
+    Raises:
+        UsageError: a parameter that cannot live in a bucket.
+    """
+    spans = [(*_span(slot.parameter), slot.name) for bucket in taken for slot in bucket.slots]
+    for parameter in (parameter for group in groups for parameter in group["params"]):
+        name = names[id(parameter)]
+        if parameter.layout is not torch.strided or not parameter.dtype.is_floating_point:
+            raise UsageError(
+                f"parameter {name} is {parameter.dtype} with layout {parameter.layout}: only dense floating-point "
+                "parameters can be averaged; leave it out of this optimizer"
+            )
+        if type(parameter.data) is not torch.Tensor:
+            raise UsageError(
+                f"parameter {name} is a {type(parameter.data).__name__}, whose memory is not its own to move (sharded "
+                "or wrapped by FSDP or another subclass): gossip needs plain parameters"
+            )
+        for home in homes:
+            if parameter.device != home:
+                raise UsageError(
+                    f"parameter {name} is on {parameter.device}, but the transport carries {home} memory: move the "
+                    "model with .to(world.device) before the optimizer is made, or choose another transport"
+                )
+        spans.append((*_span(parameter), name))
+    spans.sort()
+    for (_, end, one), (start, _, other) in itertools.pairwise(spans):
+        if start < end:
+            raise UsageError(
+                f"parameters {one} and {other} are two objects over the same memory: tie them by using one Parameter "
+                "in both places, so that it is updated and sent once"
+            )
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    """Where the tensor's memory begins and ends."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    start = tensor.data_ptr()
+    return start, start + (last + 1) * tensor.element_size() if tensor.numel() else start
 
 
 def _bucket(
@@ -153,7 +179,7 @@ def _bucket(
         with torch.no_grad():
             home.copy_(parameter)
         parameter.data = home
-        bucket.slots.append(Slot(parameter, names.get(id(parameter), "?"), number, start, stop, parameter.data_ptr()))
+        bucket.slots.append(Slot(parameter, names[id(parameter)], number, start, stop, parameter.data_ptr()))
     return bucket
 
 

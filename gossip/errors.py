@@ -27,7 +27,15 @@ class TransportUnavailable(GossipError):
 
 
 class Disagreement(GossipError):
-    """Ranks hold different models, options or topologies. Every rank raises the same sentence."""
+    """Ranks hold different models, options or topologies. Every rank raises the same sentence.
+
+    Attributes:
+        speaks: whether this rank is the one to print it, where nobody catches it.
+    """
+
+    def __init__(self, sentence: str, speaks: bool = True) -> None:
+        super().__init__(sentence)
+        self.speaks = speaks
 
 
 class PeerTimeout(GossipError, TimeoutError):

@@ -47,7 +47,7 @@ class GradientAverage:
                     _as(slot.parameter, room[slot.start : slot.stop]).copy_(gradient)
                     present[number] = 1
                 number += 1
-        held = present.to(self._room[0].device)
+        held = present.to(self._room[0].device) if self._room else present
         self._stats.wait(self._channel.sum([*self._room, held]))
         counts = held.tolist()
         if counts[-1]:

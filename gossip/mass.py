@@ -28,23 +28,23 @@ class Mass:
     Attributes:
         buckets: the values z, in the parameters' own memory.
         weight: w, a float64 tensor without dimensions, never in the parameters' dtype.
-        whole: w is exactly 1, known without reading it: everything has landed and nothing unbalanced has happened.
-        balanced: every round since the last exact average was doubly stochastic.
+        whole: w is exactly 1, known without reading it.
+        balanced: so far every rank's weight was 1 whenever everything had landed.
+        equal: where balanced, whether all ranks hold the same weight at the moment.
         aloft: rounds posted and not yet merged.
         reading: flights that read the buckets' memory as they are; nothing is written before they have landed.
-        size: ranks of the largest world that averages these values.
         companions: tensors that an exact average takes along, such as BatchNorm's running statistics.
     """
 
-    def __init__(self, buckets: list[Bucket], stats: Stats, device: torch.device) -> None:
-        self.buckets = buckets
+    def __init__(self, stats: Stats, device: torch.device) -> None:
+        self.buckets: list[Bucket] = []
         self.stats = stats
         self.weight = torch.ones((), dtype=torch.float64, device=device)
         self.whole = True
         self.balanced = True
         self.aloft = 0
+        self.equal = True
         self.reading: list[Flight] = []
-        self.size = 1
         self.companions: list[torch.Tensor] = []
         self._landers: list[Callable[[], None]] = []
 
@@ -62,16 +62,25 @@ class Mass:
         for land in self._landers:
             land()
 
+    def arrive(self, flight: Flight) -> None:
+        """Wait until `flight` has landed, so that it reads the buckets no longer."""
+        self.stats.wait(flight)
+        if flight in self.reading:
+            self.reading.remove(flight)
+
     def quiet(self) -> None:
         """Wait until nothing in flight reads the buckets."""
         while self.reading:
-            self.stats.wait(self.reading.pop())
+            self.arrive(self.reading[0])
 
-    def give(self, keep: float, balanced: bool) -> None:
+    def give(self, keep: float, doubly_stochastic: bool, keeps_alike: bool) -> None:
         """Post one round: hold on to the share `keep` of the weight."""
+        # Rows that sum to 1 bring equal weights back to where they were, and only equal ones. While rounds are in
+        # flight weights are equal where every rank has given the same share.
+        self.balanced &= doubly_stochastic and self.equal
+        self.equal &= keeps_alike
         # w <- P[j,j]·w
         self.weight = keep * self.weight
-        self.balanced &= balanced
         self.whole = False
         self.aloft += 1
 
@@ -94,7 +103,13 @@ class Mass:
     def become_whole(self) -> None:
         """w = 1 exactly."""
         self.weight = torch.ones_like(self.weight)
-        self.whole = self.balanced = True
+        self.whole = self.equal = True
+
+    def forget(self) -> None:
+        """Begin anew, with nothing in flight and w = 1 on every rank."""
+        assert self.aloft == 0, "the averagers forget first"
+        self.become_whole()
+        self.balanced = True
 
     @contextmanager
     def update(self) -> Iterator[None]:

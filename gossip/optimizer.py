@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,8 +10,8 @@ from torch.profiler import record_function
 
 from .agreement import Council, contents
 from .averaging import Averager
-from .buckets import names, pack, shapes
-from .errors import UsageError
+from .buckets import names, pack, refuse_unfit, shapes
+from .errors import GossipError, UsageError
 from .gradients import GradientAverage
 from .mass import Mass
 from .stats import Stats
@@ -36,10 +36,11 @@ class GossipOptimizer(Wrapper):
 
     Every call of `step()` on every rank is one step of the schedule, also without gradients and also when a GradScaler
     skips the update, so a rank that ran out of batches goes on calling it. The parameters move into flat buckets when
-    this is made: move the model to its device and dtype before. They hold the de-biased values z at all times.
+    this is made: move the model to its device and dtype before. They hold the de-biased values z at all times, and may
+    be on their way to a peer between two steps: call `settle()` on every rank before writing them by hand.
 
-    A closure is evaluated before the flights land, so that they travel meanwhile; LBFGS, which evaluates it again and
-    again, does so afterwards.
+    A closure is evaluated before the flights land, so that they travel meanwhile; an optimizer that evaluates it again
+    does so after the landing. LBFGS, which compares its evaluations, has all of them there.
 
     Args:
         optimizer: any torch optimizer of dense floating-point parameters.
@@ -48,7 +49,8 @@ class GossipOptimizer(Wrapper):
         module: the model, for parameter names in errors and for its buffers.
         module_buffers: "local" leaves BatchNorm's statistics and other buffers to each rank; "average" averages the
             floating-point ones whenever an exact average happens.
-        initial: "broadcast" takes the parameters (and buffers of `module`) of rank 0; "check" compares them.
+        initial: "broadcast" takes the parameters (and buffers of `module`) of rank 0; "check" compares them. Both
+            speak in the worlds of `averager` and `gradients`; without any, each rank begins with its own.
 
     Raises:
         UsageError: arguments that cannot work.
@@ -81,46 +83,62 @@ class GossipOptimizer(Wrapper):
             )
         if not isinstance(averager, Averager):
             raise UsageError(f"averager is {averager!r}, which is no Averager such as gossip.PushSum(...)")
+        if gradients is not None and not isinstance(gradients, World):
+            raise UsageError(f"gradients is {gradients!r}, but it is the World whose ranks average their gradients")
         if module_buffers not in ("local", "average"):
             raise UsageError(f"module_buffers is {module_buffers!r}; there are 'local' and 'average'")
         if module_buffers == "average" and module is None:
             raise UsageError("module_buffers='average' needs module=..., whose buffers they are")
         if initial not in ("broadcast", "check"):
             raise UsageError(f"initial is {initial!r}; there are 'broadcast' and 'check'")
-        super().__init__(optimizer)
-        self._evaluates_again = isinstance(optimizer, torch.optim.LBFGS)
-        if self._evaluates_again and gradients is not None and gradients.size > 1:
+        self._compares = isinstance(optimizer, torch.optim.LBFGS)
+        if self._compares and gradients is not None and gradients.size > 1:
             raise UsageError(
                 "LBFGS evaluates its closure as often as its line search asks, which differs between ranks, so its "
                 "gradients cannot be averaged: leave gradients=None and average parameters"
             )
+        super().__init__(optimizer)
         self.averager = averager
-        self._averagers = [averager]
         self.steps = 0
         self.rewrites: list[Rewrite] = []
         self.stats = Stats()
         self._initial = initial
         self._module = module
         self._names = names(optimizer, module)
-        self._gradients = GradientAverage(gradients, self.stats) if gradients is not None else None
-        worlds = (*averager.worlds, *([gradients] if gradients is not None else []))
-        _refuse_devices(optimizer, worlds, self._names)
+        self._worlds = (*averager.worlds, *([gradients] if gradients is not None else []))
+        refuse_unfit(self.param_groups, self._names, self._homes())
+        self._averagers: list[Averager] = []
         self._council = Council()
-        self._council.join(worlds)
-        self._council.agree(
+        self._gradients = GradientAverage(gradients, self.stats) if gradients is not None else None
+        self.mass = Mass(self.stats, _weight_device(self._worlds))
+        self.attach(
+            averager,
+            1,
             [
                 f"optimizer {type(optimizer).__name__} with module_buffers={module_buffers!r}, initial={initial!r}, "
-                f"gradients over {gradients.size if gradients else 1} ranks",
-                f"averager {averager.describe()}",
-                *shapes(optimizer.param_groups, self._names),
-            ]
+                f"gradients over {gradients.size if gradients else 1} ranks"
+            ],
         )
-        self.mass = Mass(pack(optimizer.param_groups, self._names), self.stats, _weight_device(worlds))
-        self.mass.size = max((world.size for world in worlds), default=1)
         if module is not None and module_buffers == "average":
             self.mass.companions = [buffer for buffer in module.buffers() if buffer.dtype.is_floating_point]
-        averager.bind(self.mass, every=1)
-        self._equalise(self._council)
+
+    def attach(self, averager: Averager, every: int, options: Sequence[str]) -> None:
+        """Let `averager` act on the values, after all ranks have agreed on `options`, on it, and on the values."""
+        self._worlds = (*self._worlds, *averager.worlds)
+        refuse_unfit(self.param_groups, self._names, self._homes())
+        newcomers = self._council.join(self._worlds)
+        self._council.agree([*options, f"averager {averager.describe()}", *shapes(self.param_groups, self._names)])
+        if self._initial == "check":
+            self._compare(newcomers, self._parameters())
+        averager.bind(self.mass, every)
+        self._averagers.append(averager)
+        self.mass.weight = self.mass.weight.to(_weight_device(self._worlds))
+        if not self.mass.buckets:
+            self.mass.buckets = pack(self.param_groups, self._names)
+        if self._initial == "broadcast":
+            self._broadcast(newcomers, self.mass.values)
+            self._broadcast(newcomers, [] if self._module is None else list(self._module.buffers()))
+        newcomers.barrier()
 
     # -- the step ------------------------------------------------------------------------------------------------------
 
@@ -129,38 +147,66 @@ class GossipOptimizer(Wrapper):
         """One step of the schedule, on every rank; returns what `closure` returned.
 
         Raises:
-            GossipError: a parameter has left its bucket.
+            GossipError: a parameter has left its bucket, or joined the wrapped optimizer behind our back.
             PeerTimeout: a peer did not answer before the world's deadline.
             PeerLost: a connection broke, or a peer is in another round.
         """
-        for bucket in self.mass.buckets:
-            bucket.check()
+        self._check_buckets()
         self.stats.begin()
-        step, loss = self.steps, None
-        if closure is not None and not self._evaluates_again:
-            with torch.enable_grad():
-                loss = closure()
-            closure = None
+        step = self.steps
+        if closure is not None and not self._compares:
+            closure = self._evaluated(closure)
         with record_function("gossip::land"):
             self.averager.land(step)
         skip = self._unscale()
         if self._gradients is not None:
             with record_function("gossip::gradients"):
                 skip = self._gradients.average_(self.mass.buckets, skip)
+        loss = None
         if not skip:
             with self.mass.update():
-                inner = self.optimizer.step(closure) if closure is not None else self.optimizer.step()
-                loss = inner if closure is not None else loss
+                loss = self.optimizer.step() if closure is None else self.optimizer.step(closure)
         with record_function("gossip::average"):
             self.averager.average(step)
         for rewrite in self.rewrites:
             rewrite(step)
         with record_function("gossip::post"):
             self.averager.post(step)
-        if not self.mass.weight.is_cuda:  # reading it there would stop the host
-            self.stats.last.weight = self.weight
+        self._note_weight()
         self.steps += 1
         return loss
+
+    def _note_weight(self) -> None:
+        if not self.mass.weight.is_cuda:  # reading it there would stop the host
+            self.stats.last.weight = self.weight
+
+    def _check_buckets(self) -> None:
+        for bucket in self.mass.buckets:
+            bucket.check()
+        known = sum(len(bucket.slots) for bucket in self.mass.buckets)
+        if sum(len(group["params"]) for group in self.param_groups) != known:
+            raise GossipError(
+                f"the wrapped {type(self.optimizer).__name__} has got other parameters than the {known} that are "
+                f"averaged: call add_param_group of the {type(self).__name__}, not of the optimizer inside"
+            )
+
+    def _evaluated(self, closure: Callable[[], Loss]) -> Callable[[], Loss]:
+        """Evaluate `closure` now; what is returned gives that loss the first time and evaluates it again afterwards."""
+        with torch.enable_grad():
+            losses = [closure()]
+
+        def replay() -> Loss:
+            if losses:
+                return losses.pop()
+            if self._gradients is not None and self._gradients.world.size > 1:
+                raise GossipError(
+                    f"{type(self.optimizer).__name__} evaluates its closure again within a step, and those gradients "
+                    "would be this rank's alone: leave gradients=None and average parameters"
+                )
+            with torch.enable_grad():
+                return closure()
+
+        return replay
 
     def _unscale(self) -> bool:
         """What torch.amp.GradScaler leaves to an optimizer that is called always; whether to skip the update.
@@ -172,10 +218,9 @@ class GossipOptimizer(Wrapper):
         if found_inf is not None and bool(found_inf):
             return True
         if scale is not None:
-            for group in self.param_groups:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        parameter.grad.div_(scale.to(parameter.grad.device))
+            for parameter in self._parameters():
+                if parameter.grad is not None:
+                    parameter.grad.div_(scale.to(parameter.grad.device))
         return False
 
     # -- what it holds -------------------------------------------------------------------------------------------------
@@ -190,20 +235,33 @@ class GossipOptimizer(Wrapper):
         """Land everything in flight. Every rank calls it: before evaluation, before the end, before close()."""
         self.mass.settle()
         self.mass.quiet()
+        self._note_weight()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Take in more parameters. Every rank does so at the same step; what is in flight lands first."""
+        """Take in more parameters. Every rank does so at the same step; what is in flight lands first.
+
+        Raises:
+            UsageError: a parameter that cannot live in a bucket; the group is left out again.
+            Disagreement: ranks add different groups.
+        """
         self.settle()
         self.optimizer.add_param_group(param_group)
         first = len(self.param_groups) - 1
         new = self.param_groups[first:]
-        self._names |= {
-            name: called for name, called in names(self.optimizer, self._module).items() if name not in self._names
-        }
-        packed = len(self.mass.buckets)
+        called = names(self.optimizer, self._module) | self._names
+        try:
+            refuse_unfit(new, called, self._homes(), self.mass.buckets)
+        except UsageError:
+            del self.param_groups[first]
+            raise
+        self._names = called
         self._council.agree(shapes(self.param_groups, self._names))
-        self.mass.buckets.extend(pack(new, self._names, first))
-        self._equalise(self._council, packed)
+        if self._initial == "check":
+            self._compare(self._council, new[0]["params"])
+        packed = pack(new, self._names, first)
+        self.mass.buckets.extend(packed)
+        if self._initial == "broadcast":
+            self._broadcast(self._council, [bucket.values for bucket in packed])
         for averager in self._averagers:
             averager.rebind()
 
@@ -213,9 +271,12 @@ class GossipOptimizer(Wrapper):
             **self.optimizer.state_dict(),
             "gossip": {
                 "steps": self.steps,
+                "places": self._council.places(),
+                "runs": self.averager.describe(),
                 "weight": self.weight,
                 "whole": self.mass.whole,
                 "balanced": self.mass.balanced,
+                "equal": self.mass.equal,
                 "averager": self.averager.state_dict(),
             },
         }
@@ -224,28 +285,41 @@ class GossipOptimizer(Wrapper):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from `state_dict()`, or begin anew from a wrapped optimizer's own. Every rank loads its own state.
 
-        Parameters come from the model's state_dict, loaded in place.
+        Parameters come from the model's state_dict, loaded in place before or after this.
+
+        Raises:
+            UsageError: the state of another rank, of another number of ranks, or of another averager.
         """
-        self.optimizer.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
         saved = state_dict.get("gossip")
+        if saved is not None:
+            self._refuse_foreign(saved)
+        self.optimizer.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
+        self.averager.forget()
+        self.mass.forget()
+        self.steps = 0
         if saved is None:
-            self.settle()
             return
         self.averager.load_state_dict(saved["averager"])
         self.steps = saved["steps"]
         self.mass.weight = torch.full_like(self.mass.weight, saved["weight"])
-        self.mass.whole, self.mass.balanced = saved["whole"], saved["balanced"]
+        self.mass.whole, self.mass.balanced, self.mass.equal = saved["whole"], saved["balanced"], saved["equal"]
+
+    def _refuse_foreign(self, saved: dict[str, Any]) -> None:
+        if saved["places"] != self._council.places():
+            theirs, ours = (
+                " and ".join(f"rank {rank} of {size}" for rank, size in places) or "a rank by itself"
+                for places in (saved["places"], self._council.places())
+            )
+            raise UsageError(
+                f"this state was saved by {theirs}, and this is {ours}: each rank loads the state that it saved"
+            )
+        if saved["runs"] != self.averager.describe():
+            raise UsageError(
+                f"this state was saved while running {saved['runs']}, and this is {self.averager.describe()}: settle "
+                "and save the model alone to go on with another averager"
+            )
 
     # -- meeting the other ranks ---------------------------------------------------------------------------------------
-
-    def attach(self, averager: Averager, every: int, options: Sequence[str]) -> None:
-        """Let a rewrite's own averager act on the same values, after all ranks have agreed on `options` and on it."""
-        newcomers = self._council.join(averager.worlds)
-        self._council.agree([*options, f"averager {averager.describe()}", *shapes(self.param_groups, self._names)])
-        self.mass.size = max(self.mass.size, *(world.size for world in averager.worlds), 1)
-        averager.bind(self.mass, every)
-        self._averagers.append(averager)
-        self._equalise(newcomers)
 
     def check_equal(self, buckets: Sequence[int], advice: str) -> None:
         """Compare the values of some buckets between all ranks.
@@ -253,38 +327,36 @@ class GossipOptimizer(Wrapper):
         Raises:
             Disagreement: naming the first parameter that differs.
         """
-        self._council.agree(contents([self.mass.buckets[number] for number in buckets]), advice)
+        parameters = [slot.parameter for number in buckets for slot in self.mass.buckets[number].slots]
+        self._compare(self._council, parameters, advice)
+
+    def _compare(self, council: Council, parameters: Iterable[torch.Tensor], advice: str | None = None) -> None:
+        council.agree(
+            contents(parameters, self._names),
+            advice
+            or "initial='check' wants equal parameters: seed every rank alike, load the same file, or let "
+            "initial='broadcast' take rank 0's",
+        )
 
     @torch.no_grad()
-    def _equalise(self, council: Council, first: int = 0) -> None:
-        """Make the values of the buckets from `first` on equal to rank 0's, or check that they are."""
-        buckets = self.mass.buckets[first:]
-        if self._initial == "check":
-            council.agree(
-                contents(buckets),
-                "initial='check' wants equal parameters: seed every rank alike, load the same file, or let "
-                "initial='broadcast' take rank 0's",
-            )
-            return
-        buffers = [] if self._module is None or first else list(self._module.buffers())
-        flat = [buffer.detach().reshape(-1).clone() for buffer in buffers]
-        council.broadcast([*(bucket.values for bucket in buckets), *flat])
-        for buffer, values in zip(buffers, flat, strict=True):
-            buffer.copy_(values.reshape(buffer.shape))
+    def _broadcast(self, council: Council, tensors: Sequence[torch.Tensor]) -> None:
+        """Take rank 0's values."""
+        flat = [tensor.contiguous().view(-1) for tensor in tensors]  # the tensor itself, unless it is strided oddly
+        council.broadcast(flat)
+        for tensor, values in zip(tensors, flat, strict=True):
+            if values.data_ptr() != tensor.data_ptr():
+                tensor.copy_(values.view(tensor.shape))
 
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
 
-def _refuse_devices(optimizer: torch.optim.Optimizer, worlds: Sequence[World], names: Mapping[int, str]) -> None:
-    """Gloo carries host memory and NCCL that of its GPU; MPI and threads carry either."""
-    for world in worlds:
-        wanted = {"nccl": world.device, "gloo": torch.device("cpu")}.get(world.transport)
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if wanted is not None and parameter.device != wanted:
-                    raise UsageError(
-                        f"parameter {names[id(parameter)]} is on {parameter.device}, but transport {world.transport!r} "
-                        f"carries {wanted} memory: move the model with .to(world.device) before the optimizer is made, "
-                        "or choose another transport"
-                    )
+    def _homes(self) -> list[torch.device]:
+        """Gloo carries host memory and NCCL that of its GPU; MPI and threads carry either."""
+        return [
+            world.device if world.transport == "nccl" else torch.device("cpu")
+            for world in self._worlds
+            if world.transport in ("nccl", "gloo")
+        ]
 
 
 def _weight_device(worlds: Sequence[World]) -> torch.device:

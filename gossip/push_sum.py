@@ -58,7 +58,7 @@ class PushSum(Averager):
     exactly 1 at every update with overlap 0 or 1.
 
     Args:
-        world: the ranks that gossip.
+        world: the ranks that gossip. Between steps their parameters may be on their way: settle before writing them.
         topology: who gives to whom; its size is the world's.
         overlap: steps that a round may travel. 0 and 1 send the parameters' own memory; above that a snapshot.
         landing: "due", the only one so far: a round is merged exactly `overlap` steps after its post, so that runs
@@ -94,6 +94,7 @@ class PushSum(Averager):
         self.landing = landing
         self.rounds = 0
         self._rank = world.rank
+        self._step = 0
         self._channel = world.channel()
         self._aloft: deque[Round] = deque()
         self._room: list[list[torch.Tensor]] = []
@@ -111,12 +112,13 @@ class PushSum(Averager):
                 f"overlap={self.overlap}))"
             )
         super().bind(mass, every)
-        mass.lands_with(self._land_all)
+        mass.lands_with(self._settle)
         self._fingerprint = float(zlib.crc32(self.describe().encode()))
 
     def land(self, step: int) -> None:
+        self._step = step
         while self._aloft and self._aloft[0].due <= step:
-            self._land(self._aloft.popleft(), step)
+            self._land(self._aloft.popleft())
 
     def average(self, step: int) -> None:
         if self.overlap == 0 and self.due(step):
@@ -138,28 +140,25 @@ class PushSum(Averager):
         flight = self._channel.post(sends, arriving, f"round {number}")
         if leaving is None:
             mass.reading.append(flight)
-        mass.give(turn.keep, self.topology.doubly_stochastic(number))
+        mass.give(turn.keep, self.topology.doubly_stochastic(number), self.topology.keeps_alike(number))
         mass.stats.last.rounds_posted += 1
         self._aloft.append(Round(number, step, step + self.overlap, arriving, leaving, flight))
 
-    def _land(self, round: Round, step: int) -> None:
+    def _land(self, round: Round) -> None:
         mass = self.mass
         if round.flight is not None:
-            mass.stats.wait(round.flight)
-            if round.flight in mass.reading:
-                mass.reading.remove(round.flight)
+            mass.arrive(round.flight)
         for peer, (envelope, *values) in round.arriving.items():
             self._check(envelope, peer, round.number)
             mass.merge_(envelope[0], values)
         mass.round_landed()
         self._give_back(round)
         mass.stats.last.rounds_landed += 1
-        mass.stats.last.oldest_age = max(mass.stats.last.oldest_age, step - round.posted)
+        mass.stats.last.oldest_age = max(mass.stats.last.oldest_age, self._step - round.posted)
 
-    def _land_all(self) -> None:
+    def _settle(self) -> None:
         while self._aloft:
-            self._land(self._aloft[0], self._aloft[0].due)
-            self._aloft.popleft()
+            self._land(self._aloft.popleft())
 
     def _envelope(self, weight: torch.Tensor, number: int) -> torch.Tensor:
         """The weight that a message carries, and on hosts enough to know that both ends mean the same round."""
@@ -173,7 +172,8 @@ class PushSum(Averager):
         _, sent, fingerprint = envelope.tolist()
         if sent != number or fingerprint != self._fingerprint:
             raise PeerLost(
-                f"rank {self._rank} expected round {number} from rank {peer} and got round {sent:g}"
+                f"rank {self._channel.me} expected round {number} from rank {self._channel.ranks[peer]} "
+                f"and got round {sent:g}"
                 + (" of another topology" if fingerprint != self._fingerprint else "")
                 + ": does every rank call step() equally often, and did all resume from the same checkpoint?"
             )
@@ -218,15 +218,17 @@ class PushSum(Averager):
             ],
         }
 
-    def load_state_dict(self, state: State) -> None:
-        for round in self._aloft:  # what was under way belongs to the run that is left behind
+    def forget(self) -> None:
+        for round in self._aloft:
             if round.flight is not None:
-                round.flight.wait()
-                if round.flight in self.mass.reading:
-                    self.mass.reading.remove(round.flight)
+                self.mass.arrive(round.flight)
             self._give_back(round)
-        self.mass.aloft += len(state["aloft"]) - len(self._aloft)
+        self.mass.aloft -= len(self._aloft)
         self._aloft.clear()
+        self.rounds = 0
+
+    def load_state_dict(self, state: State) -> None:
+        self.forget()
         self.rounds = state["rounds"]
         for saved in state["aloft"]:
             arriving = {}
@@ -235,3 +237,4 @@ class PushSum(Averager):
                 for room, tensor in zip(arriving[peer], tensors, strict=True):
                     room.copy_(tensor)
             self._aloft.append(Round(saved["number"], saved["posted"], saved["due"], arriving, None, None))
+        self.mass.aloft += len(self._aloft)

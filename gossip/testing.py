@@ -207,7 +207,7 @@ def _deadline(world: World, dtypes: Sequence[torch.dtype]) -> None:
             channel.post({}, {1: [_filled(world, 10, 0)]}, "round 7").wait(0.2)
         except PeerTimeout as error:
             said = str(error)
-        for word in ("rank 0", "rank 1", "round 7", "0.2 s"):
+        for word in (f"rank {channel.me}", f"rank {channel.ranks[1]}", "round 7", "0.2 s"):
             assert word in said, f"a wait for nothing ended without {word!r} in its error: {said!r}"
     world.barrier()
     if world.rank == 1:  # let the receive end, so that nothing is under way when the process does

@@ -7,8 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NoReturn
 
@@ -49,16 +48,24 @@ class World:
     transport: str
     hosts: tuple[str, ...]
     base: Transport
+    _made: dict[str, World] = field(default_factory=dict, repr=False)
 
-    @cached_property
+    @property
     def node(self) -> World:
-        """The ranks of this world that share this host."""
-        return self.group([rank for rank, host in enumerate(self.hosts) if host == self.hosts[self.rank]])
+        """The ranks of this world that share this host; made when it is first asked for."""
+        return self._once("node", [rank for rank, host in enumerate(self.hosts) if host == self.hosts[self.rank]])
 
-    @cached_property
+    @property
     def across(self) -> World:
-        """The ranks that have this local rank, one on every host that has so many."""
-        return self.group([rank for rank in range(self.size) if local_place(self.hosts, rank)[0] == self.local_rank])
+        """The ranks that have this local rank, one on every host that has so many; made when it is first asked for."""
+        counterparts = [r for r in range(self.size) if local_place(self.hosts, r)[0] == self.local_rank]
+        return self._once("across", counterparts)
+
+    def _once(self, name: str, ranks: list[int]) -> World:
+        # functools.cached_property of Python 3.11 and older would hold a lock that ranks in other threads wait for.
+        if name not in self._made:
+            self._made[name] = self.group(ranks)
+        return self._made[name]
 
     def group(self, ranks: Sequence[int]) -> World:
         """Some ranks as a world of their own, renumbered in the order given. Every one of them makes this call.
@@ -90,12 +97,10 @@ class World:
         self.base.barrier()
 
     def close(self) -> None:
-        """Wait for every rank, then give the transport back. Optimizers over this world must have settled."""
+        """Wait for every rank, then give the transport back, which its sub-worlds share. Optimizers have settled."""
         self.barrier()
-        for name in ("node", "across"):  # those that were asked for
-            if name in self.__dict__:
-                self.__dict__[name].base.close()
-        self.base.close()
+        if self.base.outermost:
+            self.base.close()
 
     def __enter__(self) -> World:
         return self
@@ -214,7 +219,7 @@ def _connect(name: str, launcher: Launcher, timeout: float) -> Transport:
     from .transports.rendezvous import connect
 
     connect(launcher, timeout)
-    return DistributedTransport(name, timeout, _device(name, launcher), range(launcher.size))
+    return DistributedTransport(name, timeout, _device(name, launcher))
 
 
 _base: Transport | None = None  # of the last world: any world's transport can end every process
@@ -230,8 +235,8 @@ def _end_job_on_errors() -> None:
 
 def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Show what went wrong, once, and end the job on every rank."""
-    if isinstance(error, Disagreement) and _base is not None and _base.rank > 0:
-        return  # every rank raised the same: rank 0 says it and ends the job, while this one waits in its exit
+    if isinstance(error, Disagreement) and not error.speaks:
+        return  # another rank raised the same: it says so and ends the job, while this one waits in its exit
     if isinstance(error, PeerLost):
         print(f"gossip: {error}", file=sys.stderr)  # another rank failed, and its traceback is the one to read
     else:

@@ -13,8 +13,8 @@ from .errors import UsageError
 class Wrapper(torch.optim.Optimizer):
     """`param_groups`, `state` and `defaults` are those of `optimizer`, live, also after it has loaded a checkpoint.
 
-    A subclass gives `step` and `state_dict`. Hooks registered here run around the wrapper's step, hooks of the wrapped
-    optimizer around its own.
+    A subclass gives `step` and `state_dict`. Step hooks registered here run around the wrapper's step, those of the
+    wrapped optimizer around its own; hooks of state_dict and load_state_dict are the wrapped optimizer's.
     """
 
     # torch.amp.GradScaler then calls `step` always, instead of leaving it out on the rank whose gradients overflowed.
@@ -47,6 +47,22 @@ class Wrapper(torch.optim.Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As the wrapped optimizer does it."""
         self.optimizer.zero_grad(set_to_none)
+
+    def register_state_dict_pre_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """Registers with the wrapped optimizer."""
+        return self.optimizer.register_state_dict_pre_hook(*args, **kwargs)
+
+    def register_state_dict_post_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """Registers with the wrapped optimizer."""
+        return self.optimizer.register_state_dict_post_hook(*args, **kwargs)
+
+    def register_load_state_dict_pre_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """Registers with the wrapped optimizer."""
+        return self.optimizer.register_load_state_dict_pre_hook(*args, **kwargs)
+
+    def register_load_state_dict_post_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """Registers with the wrapped optimizer."""
+        return self.optimizer.register_load_state_dict_post_hook(*args, **kwargs)
 
     def __repr__(self) -> str:
         """The class around the wrapped optimizer's."""

@@ -6,7 +6,6 @@ appendix B). Averaging it costs an exact average of as many bytes as the state h
 
 from __future__ import annotations
 
-import copy
 import json
 from abc import ABC, abstractmethod
 from typing import Any
@@ -34,20 +33,24 @@ class Maintain(Buffers):
 
 
 class Reset(Buffers):
-    """Back to what the state was when this was made: empty for optimizers that make it in their first step.
+    """Back to an optimizer that has made no step.
 
     Adam's step counters begin anew as well, so that its bias correction fits its moments.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
-        # Adagrad makes its state at once; most others in the first step.
-        self._first = {parameter: copy.deepcopy(state) for parameter, state in optimizer.state.items()}
 
     def outer_step(self) -> None:
-        """s <- s_0."""
-        self._optimizer.state.clear()
-        self._optimizer.state.update(copy.deepcopy(self._first))
+        """s <- s_0: nothing, for optimizers that make their state in the first step; what Adagrad begins with."""
+        if not isinstance(self._optimizer, torch.optim.Adagrad):
+            self._optimizer.state.clear()
+            return
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                state = self._optimizer.state[parameter]
+                state["step"].zero_()
+                state["sum"].fill_(group["initial_accumulator_value"])
 
 
 class Average(Buffers):

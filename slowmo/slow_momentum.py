@@ -13,12 +13,20 @@ from typing import Any
 import torch
 
 from gossip import Averager, GossipOptimizer, NoAverage, UsageError
-from gossip.buckets import Bucket
 from gossip.wrapper import Wrapper
 
 from .buffers import Average, Buffers, Maintain, Reset
 
 STRATEGIES = ("reset", "maintain", "average")
+
+
+def _passed_on(name: str) -> property:
+    """The attribute `name` of the optimizer inside."""
+    return property(
+        lambda self: getattr(self.optimizer, name),
+        lambda self, value: setattr(self.optimizer, name, value),
+        lambda self: delattr(self.optimizer, name),
+    )
 
 
 class SlowMo(Wrapper):
@@ -60,6 +68,9 @@ class SlowMo(Wrapper):
     """
 
     optimizer: GossipOptimizer
+    # What torch.amp.GradScaler sets around a step belongs to the optimizer that makes it.
+    grad_scale = _passed_on("grad_scale")
+    found_inf = _passed_on("found_inf")
 
     def __init__(
         self,
@@ -92,6 +103,8 @@ class SlowMo(Wrapper):
                 "the base optimizer overlap"
             )
         base = optimizer if isinstance(optimizer, GossipOptimizer) else GossipOptimizer(optimizer, NoAverage())
+        if base.rewrites:
+            raise UsageError("this GossipOptimizer has a SlowMo around it already: two would share its steps")
         super().__init__(base)
         base.attach(
             averager,
@@ -225,6 +238,7 @@ class SlowMo(Wrapper):
                 "momenta": [momentum.clone() for momentum in self.momenta],
                 "rates": [list(rates) for rates in self._rates],
                 "last_rates": list(self._last_rates),
+                "runs": self.averager.describe(),
                 "averager": self.averager.state_dict(),
             },
         }
@@ -232,44 +246,37 @@ class SlowMo(Wrapper):
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from `state_dict()`; without its "slowmo" the anchor is taken anew at the next step."""
-        self.optimizer.load_state_dict(state_dict)
-        buckets = self.optimizer.mass.buckets
         saved = state_dict.get("slowmo")
+        if saved is not None:
+            self._refuse_foreign(saved)
+        self.optimizer.load_state_dict(state_dict)
+        self.averager.forget()
+        self.steps = 0
+        self.anchors, self.momenta, self._rates, self._last_rates = [], [], [], []
         if saved is None:
-            self.steps = 0
-            self.anchors, self.momenta, self._rates, self._last_rates = [], [], [], []
             return
+        devices = [bucket.values.device for bucket in self.optimizer.mass.buckets]
         self.steps = saved["steps"]
-        self.anchors = [_like(bucket, anchor) for bucket, anchor in zip(buckets, saved["anchors"], strict=False)]
-        self.momenta = [_like(bucket, momentum) for bucket, momentum in zip(buckets, saved["momenta"], strict=False)]
+        self.anchors = [anchor.to(device, copy=True) for anchor, device in zip(saved["anchors"], devices, strict=False)]
+        self.momenta = [m.to(device, copy=True) for m, device in zip(saved["momenta"], devices, strict=False)]
         self._rates = [list(rates) for rates in saved["rates"]]
         self._last_rates = list(saved["last_rates"])
         self.averager.load_state_dict(saved["averager"])
+
+    def _refuse_foreign(self, saved: dict[str, Any]) -> None:
+        theirs = [anchor.numel() for anchor in saved["anchors"]]
+        ours = [bucket.values.numel() for bucket in self.optimizer.mass.buckets]
+        if theirs != ours[: len(theirs)]:
+            raise UsageError(
+                f"this state's slow momentum has buckets of {theirs} elements, and the model's are of {ours}: it "
+                "belongs to another model"
+            )
+        if saved["runs"] != self.averager.describe():
+            raise UsageError(
+                f"this state's outer steps ran {saved['runs']}, and here they run {self.averager.describe()}"
+            )
 
 
 def _wide_copy(values: torch.Tensor) -> torch.Tensor:
     """A copy in float32 or wider."""
     return values.clone() if values.dtype == torch.float64 else values.to(torch.float32, copy=True)
-
-
-def _like(bucket: Bucket, saved: torch.Tensor) -> torch.Tensor:
-    """A saved anchor or momentum, on the bucket's device."""
-    if saved.numel() != bucket.values.numel():
-        raise UsageError(
-            f"the checkpoint's slow momentum has {saved.numel()} elements where the model has {bucket.values.numel()}: "
-            "it belongs to another model"
-        )
-    return saved.to(bucket.values.device, copy=True)
-
-
-def _passed_on(name: str) -> property:
-    """An attribute that torch.amp.GradScaler sets around a step, handed to the optimizer that does the step."""
-    return property(
-        lambda self: getattr(self.optimizer, name),
-        lambda self, value: setattr(self.optimizer, name, value),
-        lambda self: delattr(self.optimizer, name),
-    )
-
-
-SlowMo.grad_scale = _passed_on("grad_scale")  # type: ignore[attr-defined]
-SlowMo.found_inf = _passed_on("found_inf")  # type: ignore[attr-defined]

@@ -25,9 +25,7 @@ Rates = Callable[[int], Sequence[float]]
 def parameters(dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
     """The same first values on every rank."""
     generator = torch.Generator().manual_seed(0)
-    return [
-        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in SHAPES
-    ]
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for shape in SHAPES]
 
 
 def gradients(rank: int, step: int, z: Sequence[torch.Tensor]) -> list[torch.Tensor]:

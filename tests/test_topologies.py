@@ -134,29 +134,38 @@ def test_complete_averages_in_one_round(size):
     assert residual(complete(size)) < 1e-14
 
 
-@pytest.mark.parametrize(("size", "peers", "round", "hops"), [
-    (8, 1, 0, {1}), (8, 1, 2, {4}), (8, 1, 3, {1}),
-    (5, 1, 2, {4}),
-    (9, 2, 1, {3, 6}),
-    (5, 3, 1, {4, 3, 2}),    # 4, 8 and 12 modulo 5
-    (6, 2, 1, {3}),          # 3 and 6: one of them is the rank itself
-    (4, 2, 1, {3, 2}),       # 3 and 6 modulo 4
-    (8, 3, 1, {4}),          # 4, 8 and 12: the rank itself once, and one peer twice
-])
+@pytest.mark.parametrize(
+    ("size", "peers", "round", "hops"),
+    [
+        (8, 1, 0, {1}),
+        (8, 1, 2, {4}),
+        (8, 1, 3, {1}),
+        (5, 1, 2, {4}),
+        (9, 2, 1, {3, 6}),
+        (5, 3, 1, {4, 3, 2}),  # 4, 8 and 12 modulo 5
+        (6, 2, 1, {3}),  # 3 and 6: one of them is the rank itself
+        (4, 2, 1, {3, 2}),  # 3 and 6 modulo 4
+        (8, 3, 1, {4}),  # 4, 8 and 12: the rank itself once, and one peer twice
+    ],
+)
 def test_hops_of_the_exponential_graph(size, peers, round, hops):
     turn = exponential(size, peers).turn(0, round)
     assert set(turn.sends) == hops
     assert set(turn.sends.values()) == {1 / (len(hops) + 1)}
 
 
-@pytest.mark.parametrize("others", [
-    [exponential(1), ring(1), complete(1), exponential(1, peers=7), from_networkx(nx.empty_graph(1))],
-    [exponential(2), ring(2), ring(2, directed=True), complete(2), from_networkx(nx.path_graph(2))],
-    [ring(3), complete(3), exponential(3, peers=2), from_networkx(nx.complete_graph(3))],
-    [complete(7), exponential(7, peers=6), from_networkx(nx.complete_graph(7))],
-    [ring(9), from_networkx(nx.cycle_graph(9))],
-    [ring(9, directed=True), from_networkx(nx.cycle_graph(9, create_using=nx.DiGraph))],
-], ids=["one", "two", "three", "complete", "cycle", "directed cycle"])
+@pytest.mark.parametrize(
+    "others",
+    [
+        [exponential(1), ring(1), complete(1), exponential(1, peers=7), from_networkx(nx.empty_graph(1))],
+        [exponential(2), ring(2), ring(2, directed=True), complete(2), from_networkx(nx.path_graph(2))],
+        [ring(3), complete(3), exponential(3, peers=2), from_networkx(nx.complete_graph(3))],
+        [complete(7), exponential(7, peers=6), from_networkx(nx.complete_graph(7))],
+        [ring(9), from_networkx(nx.cycle_graph(9))],
+        [ring(9, directed=True), from_networkx(nx.cycle_graph(9, create_using=nx.DiGraph))],
+    ],
+    ids=["one", "two", "three", "complete", "cycle", "directed cycle"],
+)
 def test_graphs_that_are_the_same(others):
     for topology in others[1:]:
         assert period(topology) == 1
@@ -170,12 +179,19 @@ def test_sizes_that_are_none(family, size):
         family(size)
 
 
-@pytest.mark.parametrize(("size", "peers", "message"), [
-    (2, 2, "peers=2 does not fit an exponential graph of 2 ranks, where a rank has only 1 other: pass peers=1 or less"),
-    (4, 5, "a rank has only 3 others: pass peers=3 or less"),
-    (4, 0, "the number of peers of an exponential graph must be an integer of at least 1, not 0"),
-    (4, 1.5, "must be an integer of at least 1, not 1.5"),
-])
+@pytest.mark.parametrize(
+    ("size", "peers", "message"),
+    [
+        (
+            2,
+            2,
+            "peers=2 does not fit an exponential graph of 2 ranks, where a rank has only 1 other: pass peers=1 or less",
+        ),
+        (4, 5, "a rank has only 3 others: pass peers=3 or less"),
+        (4, 0, "the number of peers of an exponential graph must be an integer of at least 1, not 0"),
+        (4, 1.5, "must be an integer of at least 1, not 1.5"),
+    ],
+)
 def test_peers_that_do_not_fit(size, peers, message):
     with pytest.raises(TopologyError, match=message):
         exponential(size, peers)
@@ -189,10 +205,18 @@ def test_a_rank_outside(topology, rank):
 
 
 def test_descriptions_tell_schedules_apart():
-    different = [exponential(8), exponential(8, peers=2), exponential(16), ring(8), ring(8, directed=True), complete(8),
-                 from_networkx(nx.cycle_graph(8)), from_networkx(nx.path_graph(8)),
-                 from_networkx([nx.path_graph(8), nx.cycle_graph(8)]),
-                 from_networkx([nx.cycle_graph(8), nx.path_graph(8)])]
+    different = [
+        exponential(8),
+        exponential(8, peers=2),
+        exponential(16),
+        ring(8),
+        ring(8, directed=True),
+        complete(8),
+        from_networkx(nx.cycle_graph(8)),
+        from_networkx(nx.path_graph(8)),
+        from_networkx([nx.path_graph(8), nx.cycle_graph(8)]),
+        from_networkx([nx.cycle_graph(8), nx.path_graph(8)]),
+    ]
     assert len({topology.describe() for topology in different}) == len(different)
     assert exponential(8).describe() == exponential(8).describe()
 
@@ -216,8 +240,14 @@ def test_large_graphs_are_cheap():
     assert (time.perf_counter() - start) / 10_000 < 50e-6
 
 
-@pytest.mark.parametrize("module", [info.name for info in pkgutil.walk_packages(topologies.__path__, "topologies.")
-                                    if not info.name.endswith("__main__")])
+@pytest.mark.parametrize(
+    "module",
+    [
+        info.name
+        for info in pkgutil.walk_packages(topologies.__path__, "topologies.")
+        if not info.name.endswith("__main__")
+    ],
+)
 def test_examples_in_docstrings(module):
     globs = {**vars(topologies), "topologies": topologies, "nx": nx}
     found = doctest.testmod(importlib.import_module(module), extraglobs=globs, optionflags=doctest.ELLIPSIS)

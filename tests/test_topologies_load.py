@@ -93,39 +93,55 @@ def test_files(graphml):
     assert load(graphml, 3, weight=None).turn(0, 0).keep == pytest.approx(1 / 3)
 
 
-@pytest.mark.parametrize(("spec", "options", "message"), [
-    ("exponental", {}, "there is no topology 'exponental'; did you mean exponential[?]; there are complete"),
-    ("torus", {}, "there is no topology 'torus'; there are .*, package.module:factory for your own"),
-    ("exponential", {"peer": 2}, r"exponential: exponential\(size, peers=1\) is called with 4, peer=2: got an un"),
-    ("my_graphs:", {}, "a factory is given as package.module:factory"),
-    ("absent_module:ring", {}, "absent_module:ring: there is no module absent_module: .* PYTHONPATH"),
-    ("my_graphs.deep:ring", {}, "there is no module my_graphs.deep"),
-    ("half_done:ring", {}, "module half_done could not be imported: No module named 'a_library_that_nobody_has'"),
-    ("typo:ring", {}, "the module typo could not be imported: SyntaxError"),
-    ("my_graphs:sta", {}, "the module my_graphs has no sta; did you mean star[?]"),
-    ("my_graphs:RING", {}, "RING is a Graph, not a function: write one that takes the number of ranks"),
-    ("my_graphs:star", {"center": 1}, r"star\(size, centre=0\) is called with 4, center=1: got an unexpected keyword"),
-    ("absent.graphml", {}, "absent.graphml: there is no such file, seen from "),
-    ("bad.graphml", {}, "bad.graphml: the file cannot be read as GraphML .ParseError"),
-    ("my_graphs.py", {}, "the file of that name would have to be GraphML"),
-    (nx.cycle_graph(4), {}, "not a Graph: a graph goes to topologies.from_networkx"),
-])
+@pytest.mark.parametrize(
+    ("spec", "options", "message"),
+    [
+        ("exponental", {}, "there is no topology 'exponental'; did you mean exponential[?]; there are complete"),
+        ("torus", {}, "there is no topology 'torus'; there are .*, package.module:factory for your own"),
+        ("exponential", {"peer": 2}, r"exponential: exponential\(size, peers=1\) is called with 4, peer=2: got an un"),
+        ("my_graphs:", {}, "a factory is given as package.module:factory"),
+        ("absent_module:ring", {}, "absent_module:ring: there is no module absent_module: .* PYTHONPATH"),
+        ("my_graphs.deep:ring", {}, "there is no module my_graphs.deep"),
+        ("half_done:ring", {}, "module half_done could not be imported: No module named 'a_library_that_nobody_has'"),
+        ("typo:ring", {}, "the module typo could not be imported: SyntaxError"),
+        ("my_graphs:sta", {}, "the module my_graphs has no sta; did you mean star[?]"),
+        ("my_graphs:RING", {}, "RING is a Graph, not a function: write one that takes the number of ranks"),
+        (
+            "my_graphs:star",
+            {"center": 1},
+            r"star\(size, centre=0\) is called with 4, center=1: got an unexpected keyword",
+        ),
+        ("absent.graphml", {}, "absent.graphml: there is no such file, seen from "),
+        ("bad.graphml", {}, "bad.graphml: the file cannot be read as GraphML .ParseError"),
+        ("my_graphs.py", {}, "the file of that name would have to be GraphML"),
+        (nx.cycle_graph(4), {}, "not a Graph: a graph goes to topologies.from_networkx"),
+    ],
+)
 def test_texts_that_lead_nowhere(factories, spec, options, message):
     Path("bad.graphml").write_text("nodes: 4")
     with pytest.raises(SpecError, match=message):
         load(spec, 4, **options)
 
 
-@pytest.mark.parametrize(("spec", "message"), [
-    ("my_graphs:greedy", "my_graphs:greedy: peers=99 does not fit an exponential graph of 4 ranks"),
-    ("my_graphs:short", "my_graphs:short: the graph has 3 ranks, but the job has 4: start 3 ranks, or give"),
-    ("my_graphs:nothing", "my_graphs:nothing: the factory returned a NoneType: let it return a topologies.Topology"),
-    ("my_graphs:apart", "my_graphs:apart: .* rank 0 cannot reach ranks 1, 2 and 3"),
-    ("my_graphs:lazy", "my_graphs:lazy: Lazy.* rank 0 cannot reach ranks 1, 2 and 3"),
-    ("my_graphs:broken", "my_graphs:broken: the factory raised IndexError for 4 ranks: list index out of range"),
-    ("three.graphml", "three.graphml: the graph has 3 ranks, but the job has 4"),
-    ("named.graphml", "named.graphml: the graph has 2 nodes, so their labels .* it has 'amsterdam', 'berlin': rename"),
-])
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("my_graphs:greedy", "my_graphs:greedy: peers=99 does not fit an exponential graph of 4 ranks"),
+        ("my_graphs:short", "my_graphs:short: the graph has 3 ranks, but the job has 4: start 3 ranks, or give"),
+        (
+            "my_graphs:nothing",
+            "my_graphs:nothing: the factory returned a NoneType: let it return a topologies.Topology",
+        ),
+        ("my_graphs:apart", "my_graphs:apart: .* rank 0 cannot reach ranks 1, 2 and 3"),
+        ("my_graphs:lazy", "my_graphs:lazy: Lazy.* rank 0 cannot reach ranks 1, 2 and 3"),
+        ("my_graphs:broken", "my_graphs:broken: the factory raised IndexError for 4 ranks: list index out of range"),
+        ("three.graphml", "three.graphml: the graph has 3 ranks, but the job has 4"),
+        (
+            "named.graphml",
+            "named.graphml: the graph has 2 nodes, so their labels .* it has 'amsterdam', 'berlin': rename",
+        ),
+    ],
+)
 def test_graphs_that_are_wrong(factories, graphml, spec, message):
     nx.write_graphml(nx.Graph([("amsterdam", "berlin")]), "named.graphml")
     with pytest.raises(TopologyError, match=message) as raised:
@@ -193,20 +209,23 @@ def test_check(capsys, factories, graphml):
     assert "cannot reach" in err
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (("show", "tours", "--size", "4"), "there is no topology 'tours'"),
-    (("check", "tours", "--size", "4"), "there is no topology 'tours'"),
-    (("check", "absent.graphml"), "absent.graphml: there is no such file"),
-    (("show", "ring"), "ring comes in many sizes: say which with --size N"),
-    (("show", "ring", "--size", "0"), "the number of ranks is an integer of at least 1, not '0'"),
-    (("show", "ring", "--size", "many"), "not 'many'"),
-    (("show", "ring", "--size", "4", "--rank", "4"), "--rank 4 does not exist among 4 ranks, 0 to 3"),
-    (("show", "exponential", "--size", "4", "--option", "peers=4"), "peers=4 does not fit"),
-    (("show", "exponential", "--size", "4", "--option", "peers"), "not of the form name=value"),
-    (("show", "exponential", "--size", "4", "--option", "peer=1"), "unexpected keyword"),
-    (("draw", "ring"), "invalid choice: 'draw'"),
-    (("show",), "SPEC"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("show", "tours", "--size", "4"), "there is no topology 'tours'"),
+        (("check", "tours", "--size", "4"), "there is no topology 'tours'"),
+        (("check", "absent.graphml"), "absent.graphml: there is no such file"),
+        (("show", "ring"), "ring comes in many sizes: say which with --size N"),
+        (("show", "ring", "--size", "0"), "the number of ranks is an integer of at least 1, not '0'"),
+        (("show", "ring", "--size", "many"), "not 'many'"),
+        (("show", "ring", "--size", "4", "--rank", "4"), "--rank 4 does not exist among 4 ranks, 0 to 3"),
+        (("show", "exponential", "--size", "4", "--option", "peers=4"), "peers=4 does not fit"),
+        (("show", "exponential", "--size", "4", "--option", "peers"), "not of the form name=value"),
+        (("show", "exponential", "--size", "4", "--option", "peer=1"), "unexpected keyword"),
+        (("draw", "ring"), "invalid choice: 'draw'"),
+        (("show",), "SPEC"),
+    ],
+)
 def test_wrong_input_exits_with_2(capsys, arguments, message):
     code, out, err = run(capsys, *arguments)
     assert code == 2
@@ -218,8 +237,14 @@ def test_wrong_input_exits_with_2(capsys, arguments, message):
 def test_as_a_module(factories):
     def python_m(*arguments):
         root = Path(__file__).parents[1]
-        return subprocess.run([sys.executable, "-m", "topologies", *arguments], capture_output=True, text=True,
-                              timeout=60, env={"PYTHONPATH": f"{root}"}, cwd=factories)
+        return subprocess.run(
+            [sys.executable, "-m", "topologies", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={"PYTHONPATH": f"{root}"},
+            cwd=factories,
+        )
 
     found = python_m("check", "my_graphs:star", "--size", "6")
     assert (found.returncode, found.stderr) == (0, "")

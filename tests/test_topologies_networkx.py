@@ -94,7 +94,7 @@ def test_an_undirected_share_counts_both_ways():
 
 def test_another_attribute_or_none():
     graph = nx.cycle_graph(4)
-    nx.set_edge_attributes(graph, 7.5, "weight")    # a distance, say
+    nx.set_edge_attributes(graph, 7.5, "weight")  # a distance, say
     nx.set_edge_attributes(graph, 0.125, "share")
     assert from_networkx(graph, weight="share").turn(0, 0).keep == 0.75
     assert from_networkx(graph, weight=None).turn(0, 0).keep == pytest.approx(1 / 3)
@@ -132,36 +132,55 @@ def weighted(*edges, kind=nx.DiGraph):
     return graph
 
 
-@pytest.mark.parametrize(("graph", "message"), [
-    (nx.relabel_nodes(nx.cycle_graph(4), {0: 4}),
-     "the graph has 4 nodes, so their labels must be the ranks 0 to 3, but it has 4: rename them with "
-     "networkx.convert_node_labels_to_integers"),
-    (nx.Graph([("a", "b")]), "it has 'a', 'b': rename"),
-    (nx.Graph([((0, 0), (0, 1))]), r"it has \(0, 0\), \(0, 1\): rename"),
-    (nx.path_graph(range(10, 30)), "it has 20, 21, 22, 23, 24 and 5 more"),
-    (nx.DiGraph([(0, 1), (1, 0), (1, 1)]), "edge from rank 1 to itself: a rank keeps what it does not send, so remove"),
-    (nx.MultiGraph([(0, 1), (0, 1)]), "is a multigraph, .*: make it a networkx.Graph"),
-    (nx.MultiDiGraph([(0, 1), (1, 0)]), "is a multigraph, .*: make it a networkx.DiGraph"),
-    (nx.Graph(), "has no nodes: add one node for each rank"),
-    ([], "the sequence of graphs is empty"),
-    ([nx.cycle_graph(3), nx.cycle_graph(4)], "the graph of round 1 has 4 nodes, but the graph of round 0 has 3"),
-    ([nx.cycle_graph(3), "ring"], "the topology of round 1 comes from a str, not from a networkx Graph"),
-    (np.eye(3), "comes from a ndarray, .* networkx.from_numpy_array"),
-    (3, "comes from a int"),
-    (weighted((0, 1, 0.5), (1, 0, 1.0)), r"lets rank 1 send 1 of its weight in all \(column 1\), and every rank must"),
-    (weighted((0, 1, 0.4), (0, 2, 0.7), (1, 0, 0.1), (2, 0, 0.1)), "lets rank 0 send 1.1 of its weight"),
-    (weighted((0, 1, 0.5), (1, 2, 0.5), kind=nx.Graph), "lets rank 1 send 1 of its weight"),
-    (weighted((0, 1, 0.5), (1, 0, 0.0)), "has weight=0.0 on the edge 1 -> 0: a share is a number above 0 and below 1"),
-    (weighted((0, 1, 0.5), (1, 0, -0.5)), "has weight=-0.5 on the edge 1 -> 0"),
-    (weighted((0, 1, 0.5), (1, 0, float("nan"))), "has weight=nan on the edge 1 -> 0"),
-    (weighted((0, 1, 0.5), (1, 0, float("inf"))), "has weight=inf on the edge 1 -> 0"),
-    (weighted((0, 1, 0.5), (1, 0, "0.5")), "has weight='0.5' on the edge 1 -> 0"),
-    (nx.DiGraph([(0, 1, {"weight": 0.5}), (1, 0, {})]),
-     "has the attribute 'weight' on 1 of its 2 edges, but not on 1 -> 0: put a share on every edge, or pass"),
-    (nx.empty_graph(3), "rank 0 cannot reach ranks 1 and 2"),
-    ([nx.DiGraph([(0, 1), (1, 0), (2, 1)])] * 2, "over the 2 rounds of its period ranks 0 and 1 cannot reach rank 2"),
-    (nx.DiGraph([(0, 1), (1, 2), (2, 1)]), "in its one graph ranks 1 and 2 cannot reach rank 0, .* the latter$"),
-])
+@pytest.mark.parametrize(
+    ("graph", "message"),
+    [
+        (
+            nx.relabel_nodes(nx.cycle_graph(4), {0: 4}),
+            "the graph has 4 nodes, so their labels must be the ranks 0 to 3, but it has 4: rename them with "
+            "networkx.convert_node_labels_to_integers",
+        ),
+        (nx.Graph([("a", "b")]), "it has 'a', 'b': rename"),
+        (nx.Graph([((0, 0), (0, 1))]), r"it has \(0, 0\), \(0, 1\): rename"),
+        (nx.path_graph(range(10, 30)), "it has 20, 21, 22, 23, 24 and 5 more"),
+        (
+            nx.DiGraph([(0, 1), (1, 0), (1, 1)]),
+            "edge from rank 1 to itself: a rank keeps what it does not send, so remove",
+        ),
+        (nx.MultiGraph([(0, 1), (0, 1)]), "is a multigraph, .*: make it a networkx.Graph"),
+        (nx.MultiDiGraph([(0, 1), (1, 0)]), "is a multigraph, .*: make it a networkx.DiGraph"),
+        (nx.Graph(), "has no nodes: add one node for each rank"),
+        ([], "the sequence of graphs is empty"),
+        ([nx.cycle_graph(3), nx.cycle_graph(4)], "the graph of round 1 has 4 nodes, but the graph of round 0 has 3"),
+        ([nx.cycle_graph(3), "ring"], "the topology of round 1 comes from a str, not from a networkx Graph"),
+        (np.eye(3), "comes from a ndarray, .* networkx.from_numpy_array"),
+        (3, "comes from a int"),
+        (
+            weighted((0, 1, 0.5), (1, 0, 1.0)),
+            r"lets rank 1 send 1 of its weight in all \(column 1\), and every rank must",
+        ),
+        (weighted((0, 1, 0.4), (0, 2, 0.7), (1, 0, 0.1), (2, 0, 0.1)), "lets rank 0 send 1.1 of its weight"),
+        (weighted((0, 1, 0.5), (1, 2, 0.5), kind=nx.Graph), "lets rank 1 send 1 of its weight"),
+        (
+            weighted((0, 1, 0.5), (1, 0, 0.0)),
+            "has weight=0.0 on the edge 1 -> 0: a share is a number above 0 and below 1",
+        ),
+        (weighted((0, 1, 0.5), (1, 0, -0.5)), "has weight=-0.5 on the edge 1 -> 0"),
+        (weighted((0, 1, 0.5), (1, 0, float("nan"))), "has weight=nan on the edge 1 -> 0"),
+        (weighted((0, 1, 0.5), (1, 0, float("inf"))), "has weight=inf on the edge 1 -> 0"),
+        (weighted((0, 1, 0.5), (1, 0, "0.5")), "has weight='0.5' on the edge 1 -> 0"),
+        (
+            nx.DiGraph([(0, 1, {"weight": 0.5}), (1, 0, {})]),
+            "has the attribute 'weight' on 1 of its 2 edges, but not on 1 -> 0: put a share on every edge, or pass",
+        ),
+        (nx.empty_graph(3), "rank 0 cannot reach ranks 1 and 2"),
+        (
+            [nx.DiGraph([(0, 1), (1, 0), (2, 1)])] * 2,
+            "over the 2 rounds of its period ranks 0 and 1 cannot reach rank 2",
+        ),
+        (nx.DiGraph([(0, 1), (1, 2), (2, 1)]), "in its one graph ranks 1 and 2 cannot reach rank 0, .* the latter$"),
+    ],
+)
 def test_what_is_refused(graph, message):
     with pytest.raises(TopologyError, match=message):
         from_networkx(graph)

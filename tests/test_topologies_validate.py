@@ -45,27 +45,42 @@ def test_a_subclass_with_a_turn_is_enough():
     assert topology.describe().startswith("Swing(size=5, period=2) sha256:")
 
 
-@pytest.mark.parametrize(("topology", "message"), [
-    (lame(1, Turn(0.5, {0: 0.25}, {0: 0.5})), "in round 0 column 1 sums to 0.75, not to 1: rank 1 keeps 0.5 and sends"),
-    (lame(0, Turn(0.0, {1: 1.0}, {1: 0.5})), "in round 0 rank 0 keeps 0.0: every rank must keep a share above 0"),
-    (lame(0, Turn(float("nan"), {1: 0.5}, {1: 0.5})), "in round 0 rank 0 keeps nan"),
-    (lame(0, Turn(1.5, {1: -0.5}, {1: 0.5})), "in round 0 rank 0 keeps 1.5: every rank must keep .* at most 1"),
-    (lame(0, Turn(1.0, {1: 0.0}, {1: 0.5})), "rank 0 sends the share 0.0 to rank 1: .* leave out a peer"),
-    (lame(0, Turn(0.5, {1: "half"}, {1: 0.5})), "rank 0 sends the share 'half' to rank 1"),
-    (lame(0, Turn(0.5, {1: 0.5}, {1: -0.5})), "rank 0 receives the share -0.5 from rank 1"),
-    (lame(1, Turn(0.25, {0: 0.5, 1: 0.25}, {0: 0.5})), "round 0 rank 1 sends to itself: what stays belongs in keep"),
-    (lame(1, Turn(0.25, {0: 0.5, 2: 0.25}, {0: 0.5})), "round 0 rank 1 sends to 2: peers are the ranks 0 to 1"),
-    (lame(1, Turn(0.5, {0.0: 0.5}, {0: 0.5})), "round 0 rank 1 sends to 0.0: peers are"),
-    (lame(1, Turn(0.5, {0: 0.5}, {-1: 0.5})), "round 0 rank 1 receives from -1: peers are"),
-    (lame(1, Turn(0.5, {0: 0.5}, {})), "round 0 rank 0 sends the share 0.5 to rank 1, which expects nothing from it"),
-    (lame(1, Turn(0.75, {0: 0.25}, {0: 0.5})), "rank 1 sends the share 0.25 to rank 0, which expects 0.5 from it"),
-    (lame(1, Turn(1.0, {}, {0: 0.5})), "rank 0 expects the share 0.5 from rank 1, which sends it nothing: make the"),
-    (lame(0, (0.5, {1: 0.5}, {1: 0.5})), "rank 0 has a tuple for its turn: return topologies.Turn"),
-    (lame(0, Turn(0.5, [1], {1: 0.5})), "rank 0 has a list for what it sends: give a mapping from peer to share"),
-    (Given(IDLE, IDLE), "over the 2 rounds of its period rank 0 cannot reach rank 1, .* add an edge"),
-    (Given(IDLE, period=None), "over its first 64 rounds rank 0 cannot reach rank 1"),
-    (Given(HALF, IDLE, period=1), "rank 0 does something else in round 1 than in round 0, one period before"),
-])
+@pytest.mark.parametrize(
+    ("topology", "message"),
+    [
+        (
+            lame(1, Turn(0.5, {0: 0.25}, {0: 0.5})),
+            "in round 0 column 1 sums to 0.75, not to 1: rank 1 keeps 0.5 and sends",
+        ),
+        (lame(0, Turn(0.0, {1: 1.0}, {1: 0.5})), "in round 0 rank 0 keeps 0.0: every rank must keep a share above 0"),
+        (lame(0, Turn(float("nan"), {1: 0.5}, {1: 0.5})), "in round 0 rank 0 keeps nan"),
+        (lame(0, Turn(1.5, {1: -0.5}, {1: 0.5})), "in round 0 rank 0 keeps 1.5: every rank must keep .* at most 1"),
+        (lame(0, Turn(1.0, {1: 0.0}, {1: 0.5})), "rank 0 sends the share 0.0 to rank 1: .* leave out a peer"),
+        (lame(0, Turn(0.5, {1: "half"}, {1: 0.5})), "rank 0 sends the share 'half' to rank 1"),
+        (lame(0, Turn(0.5, {1: 0.5}, {1: -0.5})), "rank 0 receives the share -0.5 from rank 1"),
+        (
+            lame(1, Turn(0.25, {0: 0.5, 1: 0.25}, {0: 0.5})),
+            "round 0 rank 1 sends to itself: what stays belongs in keep",
+        ),
+        (lame(1, Turn(0.25, {0: 0.5, 2: 0.25}, {0: 0.5})), "round 0 rank 1 sends to 2: peers are the ranks 0 to 1"),
+        (lame(1, Turn(0.5, {0.0: 0.5}, {0: 0.5})), "round 0 rank 1 sends to 0.0: peers are"),
+        (lame(1, Turn(0.5, {0: 0.5}, {-1: 0.5})), "round 0 rank 1 receives from -1: peers are"),
+        (
+            lame(1, Turn(0.5, {0: 0.5}, {})),
+            "round 0 rank 0 sends the share 0.5 to rank 1, which expects nothing from it",
+        ),
+        (lame(1, Turn(0.75, {0: 0.25}, {0: 0.5})), "rank 1 sends the share 0.25 to rank 0, which expects 0.5 from it"),
+        (
+            lame(1, Turn(1.0, {}, {0: 0.5})),
+            "rank 0 expects the share 0.5 from rank 1, which sends it nothing: make the",
+        ),
+        (lame(0, (0.5, {1: 0.5}, {1: 0.5})), "rank 0 has a tuple for its turn: return topologies.Turn"),
+        (lame(0, Turn(0.5, [1], {1: 0.5})), "rank 0 has a list for what it sends: give a mapping from peer to share"),
+        (Given(IDLE, IDLE), "over the 2 rounds of its period rank 0 cannot reach rank 1, .* add an edge"),
+        (Given(IDLE, period=None), "over its first 64 rounds rank 0 cannot reach rank 1"),
+        (Given(HALF, IDLE, period=1), "rank 0 does something else in round 1 than in round 0, one period before"),
+    ],
+)
 def test_what_is_refused(topology, message):
     with pytest.raises(TopologyError, match=message):
         validate(topology)
@@ -95,10 +110,14 @@ def test_one_way_streets_are_named_in_their_direction():
 
 def test_columns_alone_are_enough_and_rows_are_computed():
     # Rank 0 hears from 1 and 2 but sends to 1 only: columns sum to 1, rows do not.
-    lopsided = Given([Turn(0.5, {1: 0.5}, {1: 0.25, 2: 0.5}),
-                      Turn(0.5, {0: 0.25, 2: 0.25}, {0: 0.5}),
-                      Turn(0.5, {0: 0.5}, {1: 0.25})],
-                     [Turn(1.0, {}, {})] * 3)
+    lopsided = Given(
+        [
+            Turn(0.5, {1: 0.5}, {1: 0.25, 2: 0.5}),
+            Turn(0.5, {0: 0.25, 2: 0.25}, {0: 0.5}),
+            Turn(0.5, {0: 0.5}, {1: 0.25}),
+        ],
+        [Turn(1.0, {}, {})] * 3,
+    )
     validate(lopsided)
     assert [lopsided.doubly_stochastic(round) for round in (0, 1, 2, 3)] == [False, True, False, True]
 

@@ -6,7 +6,7 @@ import hashlib
 import math
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ DESCRIBED_ENTRIES = 100_000
 """About how many shares `Topology.describe` reads at most, so that it takes well under a second."""
 
 REMEMBERED_ROUNDS = 64
-"""For how many rounds an aperiodic topology remembers whether they were doubly stochastic."""
+"""For how many rounds an aperiodic topology remembers facts such as whether they were doubly stochastic."""
 
 
 class Turn(NamedTuple):
@@ -101,14 +101,30 @@ class Topology(ABC):
 
         Computed from the turns in O(n · degree), and remembered for each round of the period.
         """
+        return self._fact(
+            "doubly stochastic",
+            round,
+            lambda phase: all(self._row_sums_to_one(r, phase) for r in self._representatives()),
+        )
+
+    def keeps_alike(self, round: int) -> bool:
+        """Whether every rank keeps the same share in P(round), within 1e-12; computed and remembered likewise."""
+
+        def alike(phase: int) -> bool:
+            keeps = [self.turn(rank, phase).keep for rank in self._representatives()]
+            return max(keeps) - min(keeps) <= TOLERANCE
+
+        return self._fact("keeps alike", round, alike)
+
+    def _fact(self, name: str, round: int, compute: Callable[[int], bool]) -> bool:
         # A topology never changes, so the answers may be kept beside the subclass's own attributes,
         # also where it did not call our __init__. A slot is replaced whole: safe between threads.
-        answers: dict[int, tuple[int, bool]] = self.__dict__.setdefault("_doubly_stochastic", {})
+        answers: dict[tuple[str, int], tuple[int, bool]] = self.__dict__.setdefault("_facts", {})
         phase = round if self.period is None else round % self.period
-        slot = phase % (self.period or REMEMBERED_ROUNDS)
+        slot = name, phase % (self.period or REMEMBERED_ROUNDS)
         asked, answer = answers.get(slot, (-1, False))
         if asked != phase:
-            answer = all(self._row_sums_to_one(rank, phase) for rank in self._representatives())
+            answer = compute(phase)
             answers[slot] = phase, answer
         return answer
 

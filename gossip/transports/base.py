@@ -6,13 +6,22 @@ Everything else that ranks do together (the exact sum, broadcast, gather, barrie
 
 from __future__ import annotations
 
+import copy
+import itertools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
-from ..errors import PeerTimeout
+from ..errors import PeerTimeout, UsageError
+
+Own = TypeVar("Own", bound="Transport")
+
+CHANNELS = 128
+"""Channels of one group; a message carries the number group·CHANNELS + channel."""
 
 Batch = Mapping[int, Sequence[torch.Tensor]]
 """Peer -> tensors, in the order in which both ends name them. Dense, contiguous, and left alone while they fly."""
@@ -68,20 +77,27 @@ class Flight(ABC):
         unheard, untaken = self.missing()
         parts = []
         if unheard:
-            parts.append(f"heard nothing from {_ranks(unheard)}")
+            parts.append(f"heard nothing from {self._called(unheard)}")
         if untaken:
-            parts.append(f"could not hand its message to {_ranks(untaken)}")
+            parts.append(f"could not hand its message to {self._called(untaken)}")
         what = " and ".join(parts) or "could not finish"
         return (
-            f"rank {self.transport.rank} {what} in {self.subject} for {seconds:g} s over {self.transport.name}: "
+            f"rank {self.transport.me} {what} in {self.subject} for {seconds:g} s over {self.transport.name}: "
             "is the peer alive, does it call step() as often, and does it run the same topology? "
             "A longer deadline is gossip.init(timeout=...)"
         )
 
+    def _called(self, peers: list[int]) -> str:
+        """`rank 3` or `ranks 3, 5`, as the whole job numbers them."""
+        ranks = sorted(self.transport.ranks[peer] for peer in peers)
+        return f"rank {ranks[0]}" if len(ranks) == 1 else "ranks " + ", ".join(map(str, ranks))
 
-def _ranks(ranks: list[int]) -> str:
-    """`rank 3` or `ranks 3, 5`."""
-    return f"rank {ranks[0]}" if len(ranks) == 1 else "ranks " + ", ".join(map(str, sorted(ranks)))
+
+@dataclass
+class Numbers:
+    """The next number for a group that this process has not used yet, shared by all transports over one carrier."""
+
+    next_group: int = 1
 
 
 class Transport(ABC):
@@ -94,24 +110,78 @@ class Transport(ABC):
     - `post` returns at once, and what it was given moves while the caller computes;
     - every wait ends: by landing, or by an error before `timeout` seconds have passed by much;
     - the result of `sum` has the same bits on every rank.
+
+    Attributes:
+        name: "mpi", "gloo", "nccl" or "memory".
+        rank, size: this process among the ranks of the transport.
+        timeout: seconds after which any wait is an error.
+        ranks: what the carrier below (a communicator, a process group, a network of threads) calls each rank.
+        number: what the messages of this channel carry, so that they meet no others between the same two ranks.
+        most_numbers: how many numbers the carrier can tell apart.
+        outermost: it is no channel or group of another transport, so closing it closes the carrier.
     """
 
     name: str
-    rank: int
-    size: int
-    timeout: float
+    most_numbers = 1 << 19
+    outermost = True
+
+    def __init__(self, rank: int, size: int, timeout: float, numbers: Numbers) -> None:
+        self.rank = rank
+        self.size = size
+        self.timeout = timeout
+        self.ranks: Sequence[int] = range(size)
+        self.number = 0
+        self._numbers = numbers
+        self._channels = itertools.count(1)
+
+    @property
+    def me(self) -> int:
+        """This rank as the whole job numbers it, and as errors call it."""
+        return self.ranks[self.rank]
 
     @abstractmethod
     def post(self, sends: Batch, receives: Batch, subject: str) -> Flight:
         """Start one batch; `subject` (such as "round 17") is what errors call it."""
 
-    @abstractmethod
-    def channel(self) -> Transport:
-        """The same ranks over a new channel: numbered in construction order, which is the same on every rank."""
+    def channel(self: Own) -> Own:
+        """The same ranks over a new channel: numbered in construction order, which is the same on every rank.
 
-    @abstractmethod
-    def group(self, ranks: Sequence[int]) -> Transport:
-        """Some of the ranks, renumbered 0..m-1 in the order given. Called by those ranks, and only by them."""
+        Raises:
+            UsageError: there are too many in this world.
+        """
+        number = next(self._channels)
+        if number >= CHANNELS:
+            raise UsageError(
+                f"rank {self.me} opened {number} channels in one world: make a new world with gossip.init() for each "
+                "run instead of one averager after another"
+            )
+        other = copy.copy(self)
+        other.outermost = False
+        other.number = self.number - self.number % CHANNELS + number
+        return other
+
+    def group(self: Own, ranks: Sequence[int]) -> Own:
+        """Some of the ranks, renumbered 0..m-1 in the order given. Called by those ranks, and only by them.
+
+        Raises:
+            UsageError: this rank is not one of them.
+            PeerTimeout: one of them did not call.
+        """
+        if self.rank not in ranks:
+            raise UsageError(f"rank {self.rank} asked for a group of ranks {list(ranks)}, which it is not one of")
+        other = copy.copy(self)
+        other.outermost = False
+        other.ranks = [self.ranks[rank] for rank in ranks]
+        other.rank, other.size = list(ranks).index(self.rank), len(ranks)
+        # The members agree on a number that none of them has used; number 0 is kept for this alone.
+        other.number = 0
+        group = max(int(proposal) for proposal in other.gather(b"%d" % self._numbers.next_group))
+        if (group + 1) * CHANNELS > self.most_numbers:
+            raise UsageError(f"transport {self.name!r} has numbers for {group} groups, and all of them are in use")
+        self._numbers.next_group = group + 1
+        other.number = group * CHANNELS
+        other._channels = itertools.count(1)
+        return other
 
     def drive(self, flight: Flight) -> Flight:
         """Advance `flight` in the background where the transport has a thread for that; `wait` advances it anyway."""
@@ -145,4 +215,4 @@ class Transport(ABC):
         """End the processes of every rank, where the transport can; the caller ends its own process afterwards."""
 
     def close(self) -> None:
-        """Give back what this channel holds."""
+        """Give back what the carrier holds; none of its channels and groups is used afterwards."""

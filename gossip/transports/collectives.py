@@ -36,7 +36,7 @@ class Relay(Flight):
             finally:
                 self._turn.release()
         if self._failure is not None:
-            raise PeerLost(f"{self.subject} broke off: {self._failure}") from self._failure
+            raise PeerLost(f"rank {self.transport.me}: {self.subject} broke off: {self._failure}") from self._failure
         return self.landed is not None
 
     def _advance(self) -> None:

@@ -1,4 +1,4 @@
-"""Gloo and NCCL by torch.distributed: one batch of sends and receives a round, on a group of its own.
+"""Gloo and NCCL by torch.distributed: one batch of sends and receives a round, on a process group of its own.
 
 One class for both, so that what CPU tests prove of the batching holds on GPUs. They differ in how a batch is known to
 have landed. Gloo moves data in the background but says so only to who waits, so a thread per channel waits. NCCL
@@ -9,7 +9,6 @@ watches the age of these events, since nobody else would notice a peer that neve
 from __future__ import annotations
 
 import atexit
-import copy
 import itertools
 import os
 import queue
@@ -23,11 +22,12 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from ..errors import PeerLost, TransportUnavailable, UsageError
-from .base import Batch, Flight, Transport
+from ..errors import PeerLost, TransportUnavailable
+from .base import Batch, Flight, Numbers, Transport
 
 BACKENDS = {"gloo": "gloo", "nccl": "cpu:gloo,cuda:nccl"}
-_CHANNEL_BITS, _COUNT_BITS = 10, 20  # of a Gloo tag, which has 32
+COUNT_BITS = 12
+"""Of the 31 bits of a Gloo tag, for the messages under way at once on a channel; the channel's number has the rest."""
 
 
 class WaitedFlight(Flight):
@@ -45,7 +45,7 @@ class WaitedFlight(Flight):
             return False
         if self.failure is not None:
             raise PeerLost(
-                f"rank {self.transport.rank} lost a message of {self.subject}: torch.distributed says {self.failure}"
+                f"rank {self.transport.me} lost a message of {self.subject}: torch.distributed says {self.failure}"
             ) from self.failure
         return True
 
@@ -123,6 +123,7 @@ class Watchdog:
     def __init__(self) -> None:
         self._aloft: deque[tuple[StreamedFlight, float]] = deque()
         self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
 
     def add(self, flight: StreamedFlight, timeout: float) -> None:
         """Watch `flight` too; it has `timeout` seconds."""
@@ -132,8 +133,7 @@ class Watchdog:
             self._thread.start()
 
     def _run(self) -> None:
-        tick = threading.Event()
-        while not tick.wait(0.5):
+        while not self._stopped.wait(0.5):
             while self._aloft and self._aloft[0][0].done():
                 self._aloft.popleft()
             if self._aloft:
@@ -142,52 +142,44 @@ class Watchdog:
                     print(f"gossip: {flight.overdue(timeout)}", file=sys.stderr, flush=True)
                     os._exit(1)
 
+    def stop(self) -> None:
+        """Watch no more."""
+        self._stopped.set()
+
 
 class DistributedTransport(Transport):
-    """Some ranks of torch.distributed's world, over a group that nobody else uses."""
+    """Ranks of torch.distributed's world, over one process group that nobody else uses, for all channels and groups."""
 
-    def __init__(self, name: str, timeout: float, device: torch.device, ranks: Sequence[int]) -> None:
-        """`ranks` are ranks of the default group, which exists already; every one of them makes this call."""
+    def __init__(self, name: str, timeout: float, device: torch.device) -> None:
+        """Every rank of the default group, which exists already, makes this call."""
         if name == "nccl" and not (torch.cuda.is_available() and dist.is_nccl_available()):
             raise TransportUnavailable(
                 "transport 'nccl' needs CUDA, a GPU for each rank and a torch built with NCCL, and this process has "
                 "not all of them: choose transport='mpi' or 'gloo'"
             )
+        super().__init__(dist.get_rank(), dist.get_world_size(), timeout, Numbers())
         self.name = name
-        self.timeout = timeout
+        self.most_numbers = 1 << (31 - COUNT_BITS)
         self.device = device
-        self._global_ranks = list(ranks)
-        self.rank = self._global_ranks.index(dist.get_rank())
-        self.size = len(self._global_ranks)
-        members = sorted(self._global_ranks)
-        self._peers = [members.index(rank) for rank in self._global_ranks]  # our rank -> the group's
-        self._group = self._new_group(members)
+        self._group = self._new_group()
         # A group whose point-to-point and collectives share a communicator serialises them.
-        self._sums = self._new_group(members) if name == "nccl" else self._group
+        self._sums = self._new_group() if name == "nccl" else self._group
         self._stream = torch.cuda.Stream(device, priority=-1) if name == "nccl" else None
         self._watchdog = Watchdog()
-        self._number = 0
-        self._channels = itertools.count(1)
-        self._waiters: list[Waiter] = []  # shared by the channels, so that closing one world stops them all
-        self._open()
+        self._waiters: defaultdict[int, Waiter] = defaultdict(Waiter)  # by the number of the channel
+        self._counts: defaultdict[tuple[int, str, int], itertools.count[int]] = defaultdict(itertools.count)
         if name == "nccl":
-            # The first operation of a group must be everybody's; this one also makes the ring's connections.
-            self._streamed_sum([torch.zeros(1, device=device)])
-            self._ring_once()
+            self._open_connections()
 
-    def _new_group(self, members: list[int]) -> dist.ProcessGroup:
+    def _new_group(self) -> dist.ProcessGroup:
         # Longer than ours: a wait of Gloo's that times out closes the pair for good and cannot name who is missing.
-        patience = timedelta(seconds=2 * self.timeout + 60)
-        group = dist.new_group(members, timeout=patience, backend=BACKENDS[self.name], use_local_synchronization=True)
-        assert isinstance(group, dist.ProcessGroup), "this rank is a member"
+        group = dist.new_group(timeout=timedelta(seconds=2 * self.timeout + 60), backend=BACKENDS[self.name])
+        assert isinstance(group, dist.ProcessGroup), "every rank is a member"
         return group
 
-    def _open(self) -> None:
-        self._waiter = Waiter()
-        self._waiters.append(self._waiter)
-        self._counts: defaultdict[tuple[str, int], itertools.count[int]] = defaultdict(itertools.count)
-
-    def _ring_once(self) -> None:
+    def _open_connections(self) -> None:
+        """The first operation of a group must be everybody's; later ones may be those of some ranks alone."""
+        self._streamed_sum([torch.zeros(1, device=self.device)])
         if self.size > 1:
             out, into = torch.zeros(1, device=self.device), torch.zeros(1, device=self.device)
             right, left = (self.rank + 1) % self.size, (self.rank - 1) % self.size
@@ -203,15 +195,16 @@ class DistributedTransport(Transport):
         if any(tensor.is_cuda for _, _, tensor in operations):
             return self._streamed(operations, sends, receives, subject)
         flight = WaitedFlight(self, sends, receives, subject)
-        works = self._start(operations)
+        works = self._start(operations, subject)
         if works:
-            self._waiter.add(flight, [(k, p, work) for (k, p, _), work in zip(operations, works, strict=True)])
+            waiter = self._waiters[self.number]
+            waiter.add(flight, [(k, p, work) for (k, p, _), work in zip(operations, works, strict=True)])
         else:
             flight.landed = time.perf_counter()
             flight.ended.set()
         return flight
 
-    def _start(self, operations: list[tuple[str, int, torch.Tensor]]) -> list[dist.Work]:
+    def _start(self, operations: list[tuple[str, int, torch.Tensor]], subject: str) -> list[dist.Work]:
         if not operations:
             return []
         batch = [
@@ -219,16 +212,19 @@ class DistributedTransport(Transport):
                 dist.isend if kind == "send" else dist.irecv,
                 tensor,
                 group=self._group,
-                tag=self._tag(kind, self._peers[peer]),
-                group_peer=self._peers[peer],
+                tag=self._tag(kind, self.ranks[peer]),
+                group_peer=self.ranks[peer],
             )
             for kind, peer, tensor in operations
         ]
-        return list(dist.batch_isend_irecv(batch))
+        try:
+            return list(dist.batch_isend_irecv(batch))
+        except RuntimeError as error:
+            raise PeerLost(f"rank {self.me} could not post {subject}: torch.distributed says {error}") from error
 
     def _tag(self, kind: str, peer: int) -> int:
-        """Gloo matches by tag: the channel, and the number of the message between the two ranks."""
-        return self._number << _COUNT_BITS | next(self._counts[kind, peer]) % (1 << _COUNT_BITS)
+        """Gloo matches by tag: the channel, and which of its messages between the two ranks it is."""
+        return self.number << COUNT_BITS | next(self._counts[self.number, kind, peer]) % (1 << COUNT_BITS)
 
     def _streamed(
         self, operations: list[tuple[str, int, torch.Tensor]], sends: Batch, receives: Batch, subject: str
@@ -237,11 +233,17 @@ class DistributedTransport(Transport):
         flight = StreamedFlight(self, sends, receives, subject)
         self._stream.wait_stream(torch.cuda.current_stream())  # after the update that wrote what is sent
         with torch.cuda.stream(self._stream):
-            for work in self._start(operations):
+            for work in self._start(operations, subject):
                 work.wait()  # orders our stream after NCCL's; the host goes on
             flight.event.record(self._stream)
         self._watchdog.add(flight, self.timeout)
         return flight
+
+    def sum(self, tensors: Sequence[torch.Tensor]) -> Flight:
+        everyone = list(self.ranks) == list(range(dist.get_world_size()))
+        if self.name == "nccl" and everyone and all(tensor.is_cuda for tensor in tensors):
+            return self._streamed_sum(tensors)
+        return super().sum(tensors)
 
     def _streamed_sum(self, tensors: Sequence[torch.Tensor]) -> StreamedFlight:
         assert self._stream is not None
@@ -261,35 +263,9 @@ class DistributedTransport(Transport):
         self._watchdog.add(flight, self.timeout)
         return flight
 
-    def sum(self, tensors: Sequence[torch.Tensor]) -> Flight:
-        if self.name == "nccl" and all(tensor.is_cuda for tensor in tensors):
-            return self._streamed_sum(tensors)
-        return super().sum(tensors)
-
-    def channel(self) -> DistributedTransport:
-        number = next(self._channels)
-        if number >= 1 << _CHANNEL_BITS:
-            raise UsageError(
-                f"rank {self.rank} opened {number} channels in one world: make a new world with gossip.init() "
-                "for each run instead of one averager after another"
-            )
-        other = copy.copy(self)
-        other._number = number
-        other._open()
-        return other
-
-    def group(self, ranks: Sequence[int]) -> DistributedTransport:
-        if self.rank not in ranks:
-            raise UsageError(f"rank {self.rank} asked for a group of ranks {list(ranks)}, which it is not one of")
-        # The members meet under our deadline first: torch's own wait could not say who is missing.
-        members = copy.copy(self)
-        members._peers = [self._peers[rank] for rank in ranks]
-        members.rank, members.size = ranks.index(self.rank), len(ranks)
-        members.barrier()
-        return DistributedTransport(self.name, self.timeout, self.device, [self._global_ranks[rank] for rank in ranks])
-
     def close(self) -> None:
-        for waiter in self._waiters:
+        for waiter in self._waiters.values():
             waiter.stop()
+        self._watchdog.stop()
         for group in {self._group, self._sums}:
             dist.destroy_process_group(group)

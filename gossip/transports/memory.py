@@ -7,20 +7,19 @@ or lose messages.
 
 from __future__ import annotations
 
-import copy
-import itertools
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 
-from ..errors import PeerLost, UsageError
-from .base import Batch, Flight, Transport
+from ..errors import PeerLost
+from .base import Batch, Flight, Numbers, Transport
 
-Path = tuple[object, ...]
+Line = tuple[int, int, int]
+"""Number of a channel, source, target."""
 
 
 @dataclass
@@ -47,34 +46,34 @@ class Network:
     lose: Callable[[int, int, int], bool] | None = None
     failure: BaseException | None = None
     changed: threading.Condition = field(default_factory=threading.Condition)
-    _sent: defaultdict[Path, deque[_Parcel]] = field(default_factory=lambda: defaultdict(deque))
-    _room: defaultdict[Path, deque[_Parcel]] = field(default_factory=lambda: defaultdict(deque))
+    _sent: defaultdict[Line, deque[_Parcel]] = field(default_factory=lambda: defaultdict(deque))
+    _room: defaultdict[Line, deque[_Parcel]] = field(default_factory=lambda: defaultdict(deque))
     _count: defaultdict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))
 
-    def send(self, path: Path, source: int, target: int, tensor: torch.Tensor) -> _Parcel:
+    def send(self, number: int, source: int, target: int, tensor: torch.Tensor) -> _Parcel:
         """Put a tensor on its way; the caller holds `changed`."""
-        number = self._count[source, target]
+        count = self._count[source, target]
         self._count[source, target] += 1
         parcel = _Parcel(tensor)
-        if self.lose is not None and self.lose(source, target, number):
+        if self.lose is not None and self.lose(source, target, count):
             parcel.landed = True  # it left; nobody will hear of it
             return parcel
         if self.delay is not None:
-            parcel.due = time.monotonic() + self.delay(source, target, number)
-        self._sent[path, source, target].append(parcel)
-        self.deliver((path, source, target))
+            parcel.due = time.monotonic() + self.delay(source, target, count)
+        self._sent[number, source, target].append(parcel)
+        self.deliver((number, source, target))
         return parcel
 
-    def receive(self, path: Path, source: int, target: int, tensor: torch.Tensor) -> _Parcel:
+    def receive(self, number: int, source: int, target: int, tensor: torch.Tensor) -> _Parcel:
         """Make room for one; the caller holds `changed`."""
         parcel = _Parcel(tensor)
-        self._room[path, source, target].append(parcel)
-        self.deliver((path, source, target))
+        self._room[number, source, target].append(parcel)
+        self.deliver((number, source, target))
         return parcel
 
-    def deliver(self, pair: Path) -> None:
+    def deliver(self, line: Line) -> None:
         """Hand over what has both ends and is due, in order."""
-        sent, room = self._sent[pair], self._room[pair]
+        sent, room = self._sent[line], self._room[line]
         while sent and room and sent[0].due <= time.monotonic():
             parcel, target = sent.popleft(), room.popleft()
             if parcel.tensor.shape != target.tensor.shape or parcel.tensor.dtype != target.tensor.dtype:
@@ -100,15 +99,15 @@ class MemoryFlight(Flight):
     def __init__(self, transport: MemoryTransport, sends: Batch, receives: Batch, subject: str) -> None:
         super().__init__(transport, sends, receives, subject)
         ranks, network = transport.ranks, transport.network
-        me = ranks[transport.rank]
+        me = transport.me
         with network.changed:
             self._in = [
-                (peer, ranks[peer], network.receive(transport.path, ranks[peer], me, tensor))
+                (peer, ranks[peer], network.receive(transport.number, ranks[peer], me, tensor))
                 for peer, tensors in receives.items()
                 for tensor in tensors
             ]
             self._out = [
-                (peer, ranks[peer], network.send(transport.path, me, ranks[peer], tensor))
+                (peer, ranks[peer], network.send(transport.number, me, ranks[peer], tensor))
                 for peer, tensors in sends.items()
                 for tensor in tensors
             ]
@@ -116,12 +115,15 @@ class MemoryFlight(Flight):
     def done(self) -> bool:
         if self.landed is not None:
             return True
-        network, path = self.transport.network, self.transport.path
-        me = self.transport.ranks[self.transport.rank]
+        network, number = self.transport.network, self.transport.number
+        me = self.transport.me
         with network.changed:
             for _, source, parcel in self._in:
                 if not parcel.landed:
-                    network.deliver((path, source, me))
+                    network.deliver((number, source, me))
+            for _, target, parcel in self._out:
+                if not parcel.landed:
+                    network.deliver((number, me, target))
             if all(parcel.landed for _, _, parcel in (*self._in, *self._out)):
                 self.landed = time.perf_counter()
             elif network.failure is not None:
@@ -134,11 +136,12 @@ class MemoryFlight(Flight):
         return sorted(unheard), sorted(untaken)
 
     def pause(self, attempt: int, seconds: float) -> None:
-        dues = [parcel.due for _, _, parcel in self._in]
-        with self.transport.network.changed:
-            if self.transport.network.failure is None:
-                delayed = self.transport.network.delay is not None
-                self.transport.network.changed.wait(min(seconds, 1e-3 if delayed or dues else 0.1))
+        network = self.transport.network
+        with network.changed:
+            if network.failure is None:
+                # Nobody announces that a delay is over; and what landed between the question and this wait did so
+                # without being heard.
+                network.changed.wait(min(seconds, 1e-3))
 
 
 class MemoryTransport(Transport):
@@ -147,34 +150,11 @@ class MemoryTransport(Transport):
     name = "memory"
 
     def __init__(self, network: Network, rank: int, size: int, timeout: float) -> None:
+        super().__init__(rank, size, timeout, Numbers())
         self.network = network
-        self.rank = rank
-        self.size = size
-        self.timeout = timeout
-        self.ranks: Sequence[int] = range(size)
-        self.path: Path = ()
-        self._channels = itertools.count()
-        self._groups: defaultdict[tuple[int, ...], itertools.count[int]] = defaultdict(itertools.count)
 
     def post(self, sends: Batch, receives: Batch, subject: str) -> MemoryFlight:
         return MemoryFlight(self, sends, receives, subject)
 
-    def channel(self) -> MemoryTransport:
-        other = copy.copy(self)
-        other.path = (*self.path, next(self._channels))
-        other._channels = itertools.count()
-        return other
-
-    def group(self, ranks: Sequence[int]) -> MemoryTransport:
-        if self.rank not in ranks:
-            raise UsageError(f"rank {self.rank} asked for a group of ranks {list(ranks)}, which it is not one of")
-        other = copy.copy(self)
-        members = tuple(self.ranks[rank] for rank in ranks)
-        other.ranks, other.rank, other.size = members, ranks.index(self.rank), len(members)
-        other.path = (*self.path, members, next(self._groups[members]))
-        other._channels = itertools.count()
-        other._groups = defaultdict(itertools.count)
-        return other
-
     def end_job(self, code: int) -> None:
-        self.network.break_off(PeerLost(f"rank {self.rank} ended the job with code {code}"))
+        self.network.break_off(PeerLost(f"rank {self.me} ended the job with code {code}"))

@@ -9,18 +9,15 @@ hold everywhere, and a library without MPI_THREAD_MULTIPLE needs no more than MP
 from __future__ import annotations
 
 import atexit
-import copy
-import itertools
 import threading
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from ..errors import PeerLost, PeerTimeout, TransportUnavailable, UsageError
-from .base import Batch, Flight, Transport
+from ..errors import PeerLost, PeerTimeout, TransportUnavailable
+from .base import Batch, Flight, Numbers, Transport
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -28,8 +25,9 @@ if TYPE_CHECKING:
 PIECE = 1 << 30
 """Bytes in one MPI message: the counts of most libraries are 32-bit, and buckets may be larger."""
 
-CHANNELS = 128
-"""Channels of one group: tags are group·CHANNELS + channel, and MPI promises no more than 32,767 of them."""
+
+LAST_WAIT = 5.0
+"""Seconds for what is still under way when the interpreter exits: the last round of a run that did not settle."""
 
 
 class Engine:
@@ -60,8 +58,8 @@ class Engine:
         self.mpi = MPI
         self.lock = threading.Lock()
         self.comm = self._own_communicator(timeout)
-        self.next_group = 1
-        self._aloft: set[MpiFlight | Flight] = set()
+        self.numbers = Numbers()
+        self._aloft: set[Flight] = set()
         self._work = threading.Event()
         self._stopped = False
         self._thread: threading.Thread | None = None
@@ -110,11 +108,18 @@ class Engine:
             return True  # the flight keeps its error for the rank's own thread
 
     def stop(self) -> None:
-        """End the thread; what is under way stands still from now on."""
+        """End the thread, and everything under way: MPI must not write into memory that the interpreter frees."""
         self._stopped = True
         self._work.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=5)
+        deadline = time.monotonic() + LAST_WAIT
+        while self._aloft and time.monotonic() < deadline:
+            self._aloft = {flight for flight in self._aloft if not self._settled(flight)}
+            time.sleep(2e-4)
+        for flight in self._aloft:
+            if isinstance(flight, MpiFlight):
+                flight.cancel()
 
 
 class MpiFlight(Flight):
@@ -126,15 +131,18 @@ class MpiFlight(Flight):
         super().__init__(transport, sends, receives, subject)
         self._failure: Exception | None = None
         self._landing: list[tuple[torch.Tensor, torch.Tensor]] = []
-        engine, ranks, tag = transport.engine, transport.ranks, transport.tag
+        engine, ranks, tag = transport.engine, transport.ranks, transport.number
         room = [
             (peer, piece) for peer, tensors in receives.items() for t in tensors for piece in _pieces(self._room(t))
         ]
         cargo = [(peer, piece) for peer, tensors in sends.items() for t in tensors for piece in _pieces(_on_host(t))]
         byte = engine.mpi.BYTE
-        with engine.lock:
-            self._receives = [(peer, engine.comm.Irecv([data, byte], ranks[peer], tag)) for peer, data in room]
-            self._sends = [(peer, engine.comm.Isend([data, byte], ranks[peer], tag)) for peer, data in cargo]
+        try:
+            with engine.lock:
+                self._receives = [(peer, engine.comm.Irecv([data, byte], ranks[peer], tag)) for peer, data in room]
+                self._sends = [(peer, engine.comm.Isend([data, byte], ranks[peer], tag)) for peer, data in cargo]
+        except engine.mpi.Exception as error:
+            raise PeerLost(f"rank {transport.me} could not post {subject}: MPI says {error}") from error
         self._requests = [request for _, request in (*self._receives, *self._sends)]
         if self._requests:
             engine.drive(self)
@@ -154,7 +162,7 @@ class MpiFlight(Flight):
                     self._ask()
         if self._failure is not None:
             raise PeerLost(
-                f"rank {self.transport.rank} lost a message of {self.subject}: MPI says {self._failure}"
+                f"rank {self.transport.me} lost a message of {self.subject}: MPI says {self._failure}"
             ) from self._failure
         return self.landed is not None
 
@@ -167,6 +175,13 @@ class MpiFlight(Flight):
                 self.landed = time.perf_counter()
         except (mpi.Exception, RuntimeError) as error:  # kept for the rank's own thread: this may run in the other
             self._failure = error
+
+    def cancel(self) -> None:
+        """Give up: the process ends, and the peer never came."""
+        with self.transport.engine.lock:
+            for _, request in self._receives:
+                request.Cancel()
+                request.Test()
 
     def missing(self) -> tuple[list[int], list[int]]:
         with self.transport.engine.lock:
@@ -181,13 +196,10 @@ class MpiTransport(Transport):
     name = "mpi"
 
     def __init__(self, timeout: float) -> None:
-        self.timeout = timeout
         self.engine = Engine.shared(timeout)
-        self.rank = self.engine.comm.rank
-        self.size = self.engine.comm.size
-        self.ranks: Sequence[int] = range(self.size)
-        self.tag = 0
-        self._channels = itertools.count(1)
+        super().__init__(self.engine.comm.rank, self.engine.comm.size, timeout, self.engine.numbers)
+        with self.engine.lock:  # MPI promises no more than 32,767
+            self.most_numbers = int(self.engine.comm.Get_attr(self.engine.mpi.TAG_UB) or 32767)
 
     def post(self, sends: Batch, receives: Batch, subject: str) -> MpiFlight:
         return MpiFlight(self, sends, receives, subject)
@@ -195,38 +207,6 @@ class MpiTransport(Transport):
     def drive(self, flight: Flight) -> Flight:
         self.engine.drive(flight)
         return flight
-
-    def channel(self) -> MpiTransport:
-        number = next(self._channels)
-        if number >= CHANNELS:
-            raise UsageError(
-                f"rank {self.rank} opened {CHANNELS} channels in one world: make a new world with gossip.init() "
-                "for each run instead of one averager after another"
-            )
-        other = copy.copy(self)
-        other.tag = self.tag - self.tag % CHANNELS + number
-        other._channels = self._channels
-        return other
-
-    def group(self, ranks: Sequence[int]) -> MpiTransport:
-        if self.rank not in ranks:
-            raise UsageError(f"rank {self.rank} asked for a group of ranks {list(ranks)}, which it is not one of")
-        other = copy.copy(self)
-        other.ranks = [self.ranks[rank] for rank in ranks]
-        other.rank, other.size = ranks.index(self.rank), len(ranks)
-        # The members agree on a number that none of them uses yet; tag 0 is kept for this alone.
-        other.tag = 0
-        number = max(int(proposal) for proposal in other.gather(b"%d" % self.engine.next_group))
-        if (number + 1) * CHANNELS > self._highest_tag():
-            raise UsageError(f"this MPI has tags for {self._highest_tag() // CHANNELS} groups only, and all are in use")
-        self.engine.next_group = number + 1
-        other.tag = number * CHANNELS
-        other._channels = itertools.count(1)
-        return other
-
-    def _highest_tag(self) -> int:
-        with self.engine.lock:
-            return int(self.engine.comm.Get_attr(self.engine.mpi.TAG_UB) or 32767)
 
     def end_job(self, code: int) -> None:
         self.engine.mpi.COMM_WORLD.Abort(code)

@@ -47,7 +47,7 @@ def _store(launcher: Launcher, timeout: float) -> dist.Store:
         return _through_mpi(launcher, timeout)
     host, port = _announced(launcher)
     try:
-        return dist.TCPStore(
+        store = dist.TCPStore(
             host,
             port,
             launcher.size,
@@ -59,6 +59,9 @@ def _store(launcher: Launcher, timeout: float) -> dist.Store:
             f"rank {launcher.rank} did not meet the other {launcher.size - 1} ranks at {host}:{port} within "
             f"{timeout:g} s ({error}): does every rank call gossip.init, and is the port reachable?"
         ) from error
+
+    # An agent that starts the ranks anew keeps its store, with what the last attempt wrote.
+    return dist.PrefixStore(f"gossip/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _agent_has_store() -> bool:
