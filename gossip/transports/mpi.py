@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 PIECE = 1 << 30
 """Bytes in one MPI message: the counts of most libraries are 32-bit, and buckets may be larger."""
 
-
 LAST_WAIT = 5.0
 """Seconds for what is still under way when the interpreter exits: the last round of a run that did not settle."""
 
