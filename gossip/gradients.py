@@ -29,22 +29,23 @@ class GradientAverage:
     def average_(self, buckets: Sequence[Bucket], skip: bool) -> bool:
         """Average in place; whether any rank skips. Every rank calls this in every step."""
         if [room.numel() for room in self._room] != [bucket.values.numel() for bucket in buckets]:
-            self._room = [wide(torch.empty_like(bucket.values)) for bucket in buckets]
+            self._room = [wide(torch.zeros_like(bucket.values)) for bucket in buckets]
         slots = [slot for bucket in buckets for slot in bucket.slots]
         present = torch.zeros(len(slots) + 1, dtype=torch.float64)
         present[-1] = skip
         number = 0
         for room, bucket in zip(self._room, buckets, strict=True):
-            room.zero_()
             for slot in bucket.slots:
-                gradient = slot.parameter.grad
-                if gradient is not None:
+                gradient, place = slot.parameter.grad, room[slot.start : slot.stop]
+                if gradient is None:
+                    place.zero_()
+                else:
                     if gradient.layout is not torch.strided:
                         raise GossipError(
                             f"the gradient of parameter {slot.name} is sparse: dense gradients can be averaged, so "
                             "make the layer with sparse=False"
                         )
-                    _as(slot.parameter, room[slot.start : slot.stop]).copy_(gradient)
+                    _as(slot.parameter, place).copy_(gradient)
                     present[number] = 1
                 number += 1
         held = present.to(self._room[0].device) if self._room else present
@@ -54,13 +55,13 @@ class GradientAverage:
             return True
         number = 0
         for room, bucket in zip(self._room, buckets, strict=True):
-            # g = Σ_j g_j / n
-            room.div_(self.world.size)
             for slot in bucket.slots:
                 if counts[number]:
                     if slot.parameter.grad is None:
                         slot.parameter.grad = torch.empty_like(slot.parameter)
-                    slot.parameter.grad.copy_(_as(slot.parameter, room[slot.start : slot.stop]))
+                    total = _as(slot.parameter, room[slot.start : slot.stop])
+                    # g = Σ_j g_j / n
+                    torch.div(total, self.world.size, out=slot.parameter.grad)
                 number += 1
         return False
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch.profiler import record_function
 
 from .agreement import Council, contents
 from .averaging import Averager
@@ -14,7 +13,7 @@ from .buckets import names, pack, refuse_unfit, shapes
 from .errors import GossipError, UsageError
 from .gradients import GradientAverage
 from .mass import Mass
-from .stats import Stats
+from .stats import Stats, span
 from .world import World
 from .wrapper import Wrapper
 
@@ -156,21 +155,21 @@ class GossipOptimizer(Wrapper):
         step = self.steps
         if closure is not None and not self._compares:
             closure = self._evaluated(closure)
-        with record_function("gossip::land"):
+        with span("gossip::land"):
             self.averager.land(step)
         skip = self._unscale()
         if self._gradients is not None:
-            with record_function("gossip::gradients"):
+            with span("gossip::gradients"):
                 skip = self._gradients.average_(self.mass.buckets, skip)
         loss = None
         if not skip:
             with self.mass.update():
                 loss = self.optimizer.step() if closure is None else self.optimizer.step(closure)
-        with record_function("gossip::average"):
+        with span("gossip::average"):
             self.averager.average(step)
         for rewrite in self.rewrites:
             rewrite(step)
-        with record_function("gossip::post"):
+        with span("gossip::post"):
             self.averager.post(step)
         self._note_weight()
         self.steps += 1

@@ -1,0 +1,5 @@
+"""Measurements: `python -m bench` says which.
+
+`digits` trains, `update`, `overlap` and `overhead` measure; each is one command. `algorithms` is the table of what they
+compare, `measuring` the loop that times updates, `samples` the statistics, `record` the JSON, `screen` the terminal.
+"""

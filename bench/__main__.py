@@ -1,0 +1,101 @@
+"""The command line of the measurements."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from gossip import UsageError
+from gossip.cores import share
+from gossip.launchers import Launcher, detect
+
+for needed in ("rich", "sklearn", "matplotlib"):
+    if importlib.util.find_spec(needed) is None:
+        sys.exit(f"python -m bench needs {needed}: pip install 'gossip-runtime[bench]'")
+
+from . import digits, overhead, overlap, update  # noqa: E402  not before the look at what they need
+
+COMMANDS = {"digits": digits, "update": update, "overlap": overlap, "overhead": overhead}
+
+EXAMPLES = """\
+examples
+  mpirun -n 4 python -m bench digits
+  mpirun -n 4 python -m bench update --sizes 1MB,40MB --algorithms none,ar,sgp,osgp
+  mpirun -n 4 python -m bench overlap --transport gloo
+  mpirun -n 2 python -m bench overlap --compute python
+  python -m bench overhead
+
+Every command prints a table and writes JSON with the command, the machine, the date and the versions; see
+`python -m bench COMMAND --help`. With more ranks than cores, mpirun wants --oversubscribe --bind-to none, and Open MPI
+waits without burning a core with --mca mpi_yield_when_idle 1. A rank takes its share of the cores, or OMP_NUM_THREADS.
+
+exit codes
+  0  done
+  1  something failed while it ran
+  2  the options are wrong; nothing was started
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; argparse itself exits with 2."""
+    try:
+        launcher = detect()
+    except UsageError as error:
+        print(f"python -m bench: {error}", file=sys.stderr)
+        return 2
+    with _alone(launcher):
+        given = _parser().parse_args(arguments)
+        if given.command is None:
+            _parser().print_help()
+            return 0
+        command = COMMANDS[given.command]
+        try:
+            command.check(given, launcher)
+        except UsageError as error:
+            print(f"python -m bench {given.command}: {error}", file=sys.stderr)
+            return 2
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(share(launcher))
+    command.run(given, launcher)
+    return 0
+
+
+def _alone(launcher: Launcher) -> contextlib.ExitStack:
+    """Rank 0 alone says what is wrong: all ranks were given the same options."""
+    quiet = contextlib.ExitStack()
+    if launcher.rank > 0:
+        quiet.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        quiet.enter_context(contextlib.redirect_stderr(io.StringIO()))
+    return quiet
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="What decentralized training costs and gives, measured where you run it.",
+        epilog=EXAMPLES,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, command in COMMANDS.items():
+        summary, _, more = (command.__doc__ or "").partition("\n")
+        command.add_options(
+            commands.add_parser(
+                name,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+                help=summary[0].lower() + summary[1:].rstrip("."),
+                description=f"{summary}\n{more}",
+            )
+        )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""The algorithms that are compared, each as what it is composed of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch.optim import Optimizer
+
+from gossip import Every, ExactAverage, GossipOptimizer, NoAverage, PushSum, World
+from slowmo import SlowMo
+from topologies import Topology
+
+Trained = GossipOptimizer | SlowMo
+
+
+class Algorithm(NamedTuple):
+    """What it is called, and how it is built around an optimizer, for a world, a graph and a period τ.
+
+    `periodic` ones do something in every τ-th step only. `blocking` ones have nothing under way between two steps.
+    """
+
+    title: str
+    build: Callable[[Optimizer, World, Topology, int], Trained]
+    periodic: bool = False
+    blocking: bool = True
+
+
+def _alone(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    return GossipOptimizer(optimizer, NoAverage())
+
+
+def _ar(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    return GossipOptimizer(optimizer, NoAverage(), gradients=world)
+
+
+def _exact(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    return GossipOptimizer(optimizer, ExactAverage(world))
+
+
+def _sgp(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    return GossipOptimizer(optimizer, PushSum(world, graph))
+
+
+def _osgp(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    return GossipOptimizer(optimizer, PushSum(world, graph, overlap=1))
+
+
+def _local(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    return GossipOptimizer(optimizer, Every(τ, ExactAverage(world)))
+
+
+def _sgp_slowmo(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    return SlowMo(_sgp(optimizer, world, graph, τ), ExactAverage(world), period=τ, buffers="reset")
+
+
+def _osgp_slowmo(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    return SlowMo(_osgp(optimizer, world, graph, τ), ExactAverage(world), period=τ, buffers="reset")
+
+
+def _sgp_noaverage(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    return SlowMo(_sgp(optimizer, world, graph, τ), NoAverage(), period=τ, buffers="reset")
+
+
+ALGORITHMS = {
+    "none": Algorithm("no communication", _alone),
+    "ar": Algorithm("AR-SGD", _ar),
+    "exact": Algorithm("exact average", _exact),
+    "sgp": Algorithm("SGP", _sgp),
+    "osgp": Algorithm("OSGP", _osgp, blocking=False),
+    "local": Algorithm("Local SGD", _local, periodic=True),
+    "sgp-slowmo": Algorithm("SGP-SlowMo", _sgp_slowmo, periodic=True),
+    "osgp-slowmo": Algorithm("OSGP-SlowMo", _osgp_slowmo, periodic=True, blocking=False),
+    "sgp-noaverage": Algorithm("SGP-SlowMo-noaverage", _sgp_noaverage, periodic=True),
+}

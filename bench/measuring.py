@@ -1,0 +1,124 @@
+"""The loop that times updates: compute, barrier where asked, step."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from gossip import World
+from topologies import Topology
+
+from .algorithms import Algorithm, Trained
+from .samples import summary
+
+
+@dataclass
+class Updates:
+    """What one rank measured, one entry for each update.
+
+    Attributes:
+        seconds: of compute and step, without the barrier between them.
+        exposed: of them, blocked in a wait for communication.
+        in_flight: from posting to arrival, summed over the flights that landed in the update.
+        merging: taking in what arrived.
+        bytes_sent, messages_sent: of the flights that landed in the update.
+        threads: CPU seconds of all threads of the process but the main one, over the whole loop.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    exposed: list[float] = field(default_factory=list)
+    in_flight: list[float] = field(default_factory=list)
+    merging: list[float] = field(default_factory=list)
+    bytes_sent: list[int] = field(default_factory=list)
+    messages_sent: list[int] = field(default_factory=list)
+    threads: float = 0.0
+
+    def add(self, others: Updates) -> None:
+        """Take in more of the same."""
+        for name, values in vars(others).items():
+            setattr(self, name, getattr(self, name) + values)
+
+    def figures(self, window: int) -> dict[str, Any]:
+        """As JSON holds them: seconds, bytes and messages of one update; medians and spread over windows of updates."""
+        count = len(self.seconds)
+        return {
+            "seconds": summary(self.seconds, window)._asdict(),
+            "exposed": summary(self.exposed, window)._asdict(),
+            "in_flight": summary(self.in_flight, window).median,
+            "merging": summary(self.merging, window).median,
+            "bytes_sent": sum(self.bytes_sent) / count,
+            "messages_sent": sum(self.messages_sent) / count,
+            "threads_cpu": self.threads / count,
+        }
+
+
+class Model(torch.nn.Module):
+    """So many bytes of float32 parameters in a few tensors, with gradients that stay: only the size counts."""
+
+    def __init__(self, nbytes: int, device: torch.device, tensors: int = 8) -> None:
+        super().__init__()
+        parts = torch.zeros(nbytes // 4, device=device).tensor_split(tensors)
+        self.parts = torch.nn.ParameterList(torch.nn.Parameter(part.clone()) for part in parts if part.numel())
+        for number, part in enumerate(self.parts):
+            part.grad = torch.full_like(part, 1e-3 * (number + 1))
+
+
+def sgd(model: torch.nn.Module) -> torch.optim.SGD:
+    """The optimizer that all algorithms are built around: one pass, for what it costs is not the question."""
+    return torch.optim.SGD(model.parameters(), lr=1e-3)
+
+
+def build(algorithm: Algorithm, world: World, graph: Topology, nbytes: int, period: int) -> Trained:
+    """A model of `nbytes` and the algorithm around its optimizer."""
+    return algorithm.build(sgd(Model(nbytes, world.device)), world, graph, period)
+
+
+def measure(
+    optimizer: Trained, world: World, compute: Callable[[], object], steps: int, warmup: int, *, level: bool
+) -> Updates:
+    """Time `steps` updates of compute and step, after `warmup` of them.
+
+    With `level` a barrier, which is not timed, stands between compute and step: a blocking method then waits for its
+    transfer alone, and not for peers whose compute took longer. Where messages travel during the compute there must be
+    none, for they would travel during the barrier too.
+    """
+    updates = Updates()
+    world.barrier()
+    for number in range(-warmup, steps):
+        if number == 0:
+            busy = _other_threads()
+        began = time.perf_counter()
+        compute()
+        computed = time.perf_counter()
+        if level:
+            world.barrier()
+        levelled = time.perf_counter()
+        optimizer.step()
+        synchronise(world)
+        ended = time.perf_counter()
+        if number >= 0:
+            last = dataclasses.replace(optimizer.stats.last)
+            updates.seconds.append(ended - levelled + computed - began)
+            updates.exposed.append(last.seconds_exposed)
+            updates.in_flight.append(last.seconds_in_flight)
+            updates.merging.append(last.seconds_merging)
+            updates.bytes_sent.append(last.bytes_sent)
+            updates.messages_sent.append(last.messages_sent)
+    updates.threads = _other_threads() - busy
+    optimizer.settle()
+    return updates
+
+
+def _other_threads() -> float:
+    return time.process_time() - time.thread_time()
+
+
+def synchronise(world: World) -> None:
+    """Let a GPU finish, so that the clock of the host means something."""
+    if world.device.type == "cuda":
+        torch.cuda.synchronize(world.device)

@@ -1,0 +1,149 @@
+"""What several commands ask for, and how it is written on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+
+import topologies
+from gossip import UsageError
+from gossip.launchers import Launcher
+
+UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    if not re.fullmatch("[0-9]+", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """A whole number of at least 0."""
+    if not re.fullmatch("[0-9]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    number = _number(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
+    return number
+
+
+def seconds(text: str) -> float:
+    """A finite number of at least 0."""
+    number = _number(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} seconds are less than none")
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return number
+
+
+def size(text: str) -> int:
+    """A message size in bytes.
+
+    >>> size("1.024MB")
+    1024000
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(B|kB|MB|GB)", text.strip())
+    if match is None or float(match[1]) * UNITS[match[2]] < 4:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size: write 64kB, 1.024MB or 1GB, at least 4B")
+    return round(float(match[1]) * UNITS[match[2]])
+
+
+def sizes(text: str) -> list[int]:
+    """Several sizes, separated by commas."""
+    return [size(part) for part in text.split(",")]
+
+
+def some_of(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """Some of `names`, separated by commas, each once."""
+    known = list(names)
+
+    def chosen(text: str) -> list[str]:
+        parts = text.split(",")
+        for part in parts:
+            if part not in known:
+                raise argparse.ArgumentTypeError(f"{part!r} is not one of {', '.join(known)}")
+        if len(set(parts)) < len(parts):
+            raise argparse.ArgumentTypeError(f"{text!r} names one of them twice")
+        return parts
+
+    return chosen
+
+
+def add_world(parser: argparse.ArgumentParser) -> None:
+    """How the ranks speak to one another."""
+    parser.add_argument(
+        "--transport",
+        choices=("auto", "mpi", "gloo", "nccl"),
+        default="auto",
+        help="what carries the messages (default: auto, which is mpi under mpirun and gloo under torchrun on CPUs)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=positive,
+        default=120.0,
+        metavar="SECONDS",
+        help="after which a wait for a peer is an error (default: 120)",
+    )
+
+
+def add_topology(parser: argparse.ArgumentParser) -> None:
+    """Who gossips with whom."""
+    parser.add_argument(
+        "--topology",
+        default="exponential",
+        metavar="SPEC",
+        help="a name of `python -m topologies list`, package.module:factory or a .graphml file (default: exponential)",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser, default: str) -> None:
+    """Where the record goes."""
+    parser.add_argument("--json", type=Path, default=Path(default), metavar="PATH", help=f"(default: {default})")
+
+
+def check_topology(given: argparse.Namespace, launcher: Launcher) -> None:
+    """Refuse a graph that is none, or not one for so many ranks."""
+    try:
+        topologies.load(given.topology, launcher.size)
+    except topologies.TopologyError as error:
+        raise UsageError(f"--topology {given.topology}: {error}") from error
+
+
+def check_world(given: argparse.Namespace) -> None:
+    """Refuse a transport that this machine cannot have."""
+    if given.transport == "nccl" and not torch.cuda.is_available():
+        raise UsageError("--transport nccl needs CUDA and a GPU for each rank: choose mpi or gloo")
+
+
+def check_writable(folder: Path, launcher: Launcher) -> None:
+    """Make the folder of the results now, rather than fail when they are there. Rank 0 writes."""
+    if launcher.rank > 0:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {folder} for the results: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"cannot write to the folder {folder}, where the results go")

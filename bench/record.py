@@ -1,0 +1,97 @@
+"""The JSON that every command writes: what was run, where, when, with which versions, and what came out."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gossip
+from gossip import World
+from gossip.launchers import Launcher
+
+STARTS = {
+    "openmpi": "mpirun -n {}",
+    "mpich": "mpirun -n {}",
+    "torchrun": "torchrun --nproc-per-node {}",
+    "srun": "srun -n {}",
+}
+
+
+def write(given: argparse.Namespace, launcher: Launcher, path: Path, **found: Any) -> None:
+    """Write what was found, with everything that is needed to read it. Rank 0 does so."""
+    settings = {name: value for name, value in vars(given).items() if name != "command"}
+    what = {"benchmark": given.command, **facts(launcher), "ranks": launcher.size, "settings": settings, **found}
+    text = json.dumps(what, indent=2, default=str)
+    # A list of numbers on one line, however long.
+    path.write_text(re.sub(r"\[[^][{}\"]*\]", lambda found: " ".join(found[0].split()), text) + "\n")
+
+
+def facts(launcher: Launcher) -> dict[str, Any]:
+    """The command, the date, the machine of rank 0 and the versions."""
+    return {
+        "command": command(launcher),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def command(launcher: Launcher) -> str:
+    """What was typed, as far as a rank can know it."""
+    own = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
+    start = STARTS.get(launcher.name)
+    if start is None:
+        return own
+    return f"{start.format(launcher.size)} {own.removeprefix('python ') if launcher.name == 'torchrun' else own}"
+
+
+def machine() -> dict[str, Any]:
+    """Platform, processor, cores that this process may use, threads that torch uses, and GPU."""
+    return {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def versions() -> dict[str, str]:
+    """Of this project, Python, what it depends on, and the MPI library if that is in use."""
+    found = {"gossip-runtime": gossip.__version__, "python": platform.python_version()}
+    for name in ("torch", "numpy", "networkx", "mpi4py"):
+        found[name] = importlib.metadata.version(name)
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None:
+        found["mpi"] = mpi.Get_library_version().partition(",")[0].strip("\0 \n")
+    return found
+
+
+def gather(world: World, value: Any) -> list[Any]:
+    """What every rank gave, by rank, on every rank; anything that JSON can hold."""
+    return [json.loads(data) for data in world.gather(json.dumps(value).encode())]
+
+
+def highest(ranks: Sequence[Mapping[str, float]], key: str) -> float:
+    """The slowest rank's."""
+    return max(float(rank[key]) for rank in ranks)

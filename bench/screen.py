@@ -1,0 +1,126 @@
+"""What rank 0 prints: a table, and a progress bar where there is a terminal to move it on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from gossip.launchers import Launcher
+
+PLAIN_WIDTH = 120
+
+
+def screen(launcher: Launcher) -> Console:
+    """Where rank 0 prints; on other ranks nothing appears."""
+    size = _terminal(launcher)
+    width = max(size.columns, 80) if size else PLAIN_WIDTH
+    return Console(force_terminal=size is not None, width=width, quiet=launcher.rank > 0, highlight=False)
+
+
+def _terminal(launcher: Launcher) -> os.terminal_size | None:
+    """The size of the terminal that shows this rank's output; None where a file or a pipe takes it."""
+    if not sys.stdout.isatty():
+        return None
+    if launcher.name == "openmpi":
+        # Open MPI gives each rank a terminal of 80 columns, also when its own output goes to a file. On the first
+        # host mpirun is the parent of the ranks, and Linux shows where its output goes.
+        try:
+            output = os.readlink(f"/proc/{os.getppid()}/fd/1")
+            if not output.startswith(("/dev/pts/", "/dev/tty")):
+                return None
+            terminal = os.open(output, os.O_RDONLY | os.O_NOCTTY)
+        except OSError:
+            return None
+        try:
+            return os.get_terminal_size(terminal)
+        except OSError:
+            return None
+        finally:
+            os.close(terminal)
+    return os.get_terminal_size(sys.stdout.fileno())
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """First column to the left, numbers to the right."""
+    made = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        made.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+class Course:
+    """How far a command has come: one bar over all its parts on a terminal, otherwise one line for each part.
+
+    A context manager; `part` begins one, `advance` says how many steps of it are done.
+    """
+
+    def __init__(self, console: Console, steps: int) -> None:
+        self._console = console
+        self._bar: Progress | None = None
+        if console.is_terminal and not console.quiet:
+            columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=console, transient=True)
+            self._task = self._bar.add_task("", total=steps)
+
+    def __enter__(self) -> Course:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def part(self, title: str) -> None:
+        """What comes next."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=title)
+        else:
+            self._console.print(f"{title} ...")
+
+    def advance(self, steps: int) -> None:
+        """Steps done since the last call."""
+        if self._bar is not None:
+            self._bar.advance(self._task, steps)
+
+
+def ms(seconds: float) -> str:
+    """Milliseconds, with as many digits as can mean something.
+
+    >>> ms(0.0123456), ms(0.000051)
+    ('12.3', '0.051')
+    """
+    value = seconds * 1e3
+    digits = next((digits for digits, least in ((0, 1000), (1, 10), (2, 1)) if abs(value) >= least), 3)
+    return f"{value:.{digits}f}"
+
+
+def size(count: float) -> str:
+    """Bytes in the decimal unit that fits.
+
+    >>> size(1024000), size(40e6), size(0)
+    ('1.024 MB', '40 MB', '0 B')
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.4g} {unit}"
+    return f"{count:.0f} B"
+
+
+def percent(share: float) -> str:
+    """A share, as percent.
+
+    >>> percent(0.0123)
+    '1.2 %'
+    """
+    return f"{share * 100:.1f} %"

@@ -1,0 +1,191 @@
+"""The measurements run under mpirun, write what they say they write, and refuse what cannot be measured."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from spawn import run_mpirun
+
+from bench import emulated, footprint, interleaved, options, samples
+from bench.__main__ import COMMANDS, main
+
+
+def bench(size: int, *arguments: str, timeout: float = 60) -> str:
+    outcome = run_mpirun(size, ["-m", "bench", *arguments], timeout)
+    assert outcome.code == 0, outcome.output[-4000:]
+    return outcome.output
+
+
+def check_record(path: Path, command: str, ranks: int) -> dict[str, Any]:
+    """What every record says."""
+    record: dict[str, Any] = json.loads(path.read_text())
+    assert record["benchmark"] == command
+    assert record["ranks"] == ranks
+    assert f"-m bench {command}" in record["command"]
+    assert set(record["machine"]) == {"platform", "processor", "cores", "threads", "gpu"}
+    assert {"python", "torch", "gossip-runtime"} <= set(record["versions"])
+    assert record["date"].endswith("+00:00")
+    assert isinstance(record["settings"], dict)
+    assert record["results"]
+    return record
+
+
+def test_without_a_command_it_says_what_it_offers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    assert all(f"    {name} " in said for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_tells_every_option_and_what_is_measured(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert len(said.splitlines()) > 15
+    assert "default:" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["digits", "--steps", "0"], "'0' is not a whole number of at least 1"),
+        (["digits", "--steps", "5"], "--steps 5 is less than one --period 12"),
+        (["digits", "--batch", "2000"], "more than the 1438 images that each of 1 ranks has"),
+        (["digits", "--lr", "-1"], "'-1' is not above 0"),
+        (["digits", "--out", "/proc/nowhere"], "cannot make the folder /proc/nowhere"),
+        (["update", "--sizes", "1MB,2"], "'2' is not a size"),
+        (["update", "--compute", "nan"], "'nan' is not a number"),
+        (["update", "--compute", "-1"], "'-1' seconds are less than none"),
+        (["update", "--algorithms", "sgp,magic"], "'magic' is not one of none, ar"),
+        (["update", "--algorithms", "sgp,sgp"], "names one of them twice"),
+        (["update", "--transport", "pigeon"], "invalid choice: 'pigeon'"),
+        (["overlap"], "one rank has nobody to speak to"),
+        (["overhead", "--rounds", "many"], "'many' is not a whole number"),
+        (["fly"], "invalid choice: 'fly'"),
+    ],
+)
+def test_wrong_options_are_refused(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code: object = main(arguments)
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    said = capsys.readouterr()
+    assert sentence in said.err
+    assert not said.out
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("arguments", [["overhead"], ["digits", "--steps", "5"], ["--help"], []])
+def test_rank_0_alone_speaks(
+    rank: int, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("RANK", rank), ("SIZE", 2), ("LOCAL_RANK", rank), ("LOCAL_SIZE", 2)):
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", str(value))
+    with contextlib.suppress(SystemExit):
+        main(arguments)
+    said = capsys.readouterr()
+    assert bool(said.out + said.err) == (rank == 0)
+
+
+def test_sizes_are_decimal() -> None:
+    assert options.sizes("64kB,1.024MB,1GB,4B") == [64_000, 1_024_000, 10**9, 4]
+
+
+def test_periodic_work_is_seen_by_the_median_over_windows() -> None:
+    seconds = [1.0, 1.0, 1.0, 5.0] * 6
+    assert samples.summary(seconds).median == 1.0
+    assert samples.summary(seconds, window=4) == samples.Summary(2.0, 2.0, 2.0, 2.0)
+
+
+def test_compute_takes_about_as_long_as_asked() -> None:
+    assert emulated.times_for("python", 0.2) == pytest.approx(2 * emulated.times_for("python", 0.1), rel=0.8)
+
+
+def test_update_and_its_record(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "update.json"
+    chosen = ["none", "ar", "exact", "sgp", "osgp", "local"]
+    few = ["--compute", "0.001", "--steps", "4", "--period", "2", "--warmup", "1"]
+    said = bench(2, "update", "--algorithms", ",".join(chosen), "--sizes", "40kB", *few, "--json", str(path))
+    assert "messages" in said
+    record = check_record(path, "update", ranks=2)
+    assert record["transport"] == "mpi"
+    found = {result["algorithm"]: result for result in record["results"]}
+    assert set(found) == {*chosen, "torch-allreduce"}
+    for result in found.values():
+        assert set(result["seconds"]) == {"median", "p10", "p90", "mean"}
+        assert result["seconds"]["median"] > 0.001
+        assert result["over_none"] == result["seconds"]["median"] - found["none"]["seconds"]["median"]
+    # One message of everything to one peer, and an envelope beside it.
+    assert 40_000 < found["sgp"]["bytes_sent"] < 40_100
+    assert found["sgp"]["messages_sent"] == found["osgp"]["messages_sent"] == 2
+    assert found["none"]["bytes_sent"] == found["none"]["exposed"]["median"] == 0
+    # Between two ranks an exact average sends as much as gossip does; local SGD every second time.
+    assert found["exact"]["bytes_sent"] == pytest.approx(40_000, rel=0.01)
+    assert found["local"]["bytes_sent"] == pytest.approx(20_000, rel=0.01)
+
+
+def test_digits_and_their_record(tmp_path: Path) -> None:
+    said = bench(2, "digits", "--steps", "26", "--period", "5", "--algorithms", "osgp,local", "--out", str(tmp_path))
+    assert said.count("test accuracy") == 2  # the table's head and its legend, from one rank
+    record = check_record(tmp_path / "digits.json", "digits", ranks=2)
+    assert list(record["results"]) == ["osgp", "local"]
+    for run in record["results"].values():
+        assert len(run["loss"]) == 26
+        assert 0 <= run["accuracy"] <= 1
+        assert 0 < run["consensus"] < 1
+        assert run["bytes_sent"] > 0
+    assert (tmp_path / "digits.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_overlap_and_its_record(tmp_path: Path) -> None:
+    path = tmp_path / "overlap.json"
+    few = ["--compute", "python", "--seconds", "0.01", "--size", "400kB", "--steps", "5"]
+    said = bench(2, "overlap", *few, "--json", str(path))
+    assert "OSGP exposes" in said
+    record = check_record(path, "overlap", ranks=2)
+    assert set(record["results"]) == {"none", "sgp", "osgp"}
+    assert record["results"]["sgp"]["exposed"] > 0
+    assert record["hidden"] <= 1
+
+
+def test_memory_is_what_it_must_be() -> None:
+    for found in footprint.footprints():
+        assert found["held"] == pytest.approx(found["expected"], abs=0.01), found["algorithm"]
+
+
+def test_the_model_of_the_step_is_resnet50() -> None:
+    shapes = list(interleaved.shapes())
+    assert len(shapes) == 161
+
+
+@pytest.mark.slow
+def test_overhead_and_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["overhead", "--rounds", "3", "--sizes", "1MB", "--json", str(tmp_path / "overhead.json")]
+    monkeypatch.setattr(sys, "argv", ["bench", *given])
+    assert main(given) == 0
+    record = check_record(tmp_path / "overhead.json", "overhead", ranks=1)
+    assert record["results"]["step"]["parameters"] == 25_557_032
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transport", ["mpi", "gloo"])
+def test_overlap_hides_the_transfer_behind_sleep(transport: str, tmp_path: Path) -> None:
+    path = tmp_path / "overlap.json"
+    bench(4, "overlap", "--transport", transport, "--json", str(path), timeout=100)
+    assert check_record(path, "overlap", ranks=4)["hidden"] >= 0.95
+
+
+@pytest.mark.slow
+def test_every_algorithm_learns_the_digits(tmp_path: Path) -> None:
+    bench(4, "digits", "--out", str(tmp_path), timeout=170)
+    record = check_record(tmp_path / "digits.json", "digits", ranks=4)
+    assert len(record["results"]) == 6
+    assert all(run["accuracy"] >= 0.95 for run in record["results"].values())
