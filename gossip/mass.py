@@ -36,10 +36,10 @@ class Mass:
         companions: tensors that an exact average takes along, such as BatchNorm's running statistics.
     """
 
-    def __init__(self, stats: Stats, device: torch.device) -> None:
+    def __init__(self, stats: Stats) -> None:
         self.buckets: list[Bucket] = []
         self.stats = stats
-        self.weight = torch.ones((), dtype=torch.float64, device=device)
+        self.weight = torch.ones((), dtype=torch.float64)
         self.whole = True
         self.balanced = True
         self.aloft = 0

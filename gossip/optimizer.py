@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from .agreement import Council, contents
 from .averaging import Averager
-from .buckets import names, pack, refuse_unfit, shapes
 from .errors import GossipError, UsageError
 from .gradients import GradientAverage
 from .mass import Mass
+from .parameters import Parameters
 from .stats import Stats, span
 from .world import World
 from .wrapper import Wrapper
@@ -101,43 +100,24 @@ class GossipOptimizer(Wrapper):
         self.steps = 0
         self.rewrites: list[Rewrite] = []
         self.stats = Stats()
-        self._initial = initial
-        self._module = module
-        self._names = names(optimizer, module)
-        self._worlds = (*averager.worlds, *([gradients] if gradients is not None else []))
-        refuse_unfit(self.param_groups, self._names, self._homes())
+        self.mass = Mass(self.stats)
+        self.parameters = Parameters(optimizer, module, self.mass, initial)
         self._averagers: list[Averager] = []
-        self._council = Council()
         self._gradients = GradientAverage(gradients, self.stats) if gradients is not None else None
-        self.mass = Mass(self.stats, _weight_device(self._worlds))
-        self.attach(
-            averager,
-            1,
-            [
-                f"optimizer {type(optimizer).__name__} with module_buffers={module_buffers!r}, initial={initial!r}, "
-                f"gradients over {gradients.size if gradients else 1} ranks"
-            ],
+        options = (
+            f"optimizer {type(optimizer).__name__} with module_buffers={module_buffers!r}, initial={initial!r}, "
+            f"gradients over {gradients.size if gradients else 1} ranks"
         )
+        self.attach(averager, 1, options, [gradients] if gradients is not None else [])
         if module is not None and module_buffers == "average":
             self.mass.companions = [buffer for buffer in module.buffers() if buffer.dtype.is_floating_point]
 
-    def attach(self, averager: Averager, every: int, options: Sequence[str]) -> None:
-        """Let `averager` act on the values, after all ranks have agreed on `options`, on it, and on the values."""
-        self._worlds = (*self._worlds, *averager.worlds)
-        refuse_unfit(self.param_groups, self._names, self._homes())
-        newcomers = self._council.join(self._worlds)
-        self._council.agree([*options, f"averager {averager.describe()}", *shapes(self.param_groups, self._names)])
-        if self._initial == "check":
-            self._compare(newcomers, self._parameters())
+    def attach(self, averager: Averager, every: int, options: str, worlds: Sequence[World] = ()) -> None:
+        """Let `averager` act on the values, once the ranks of its worlds and of `worlds` agree on it and `options`."""
+        newcomers = self.parameters.meet([*averager.worlds, *worlds], [options, f"averager {averager.describe()}"])
         averager.bind(self.mass, every)
         self._averagers.append(averager)
-        self.mass.weight = self.mass.weight.to(_weight_device(self._worlds))
-        if not self.mass.buckets:
-            self.mass.buckets = pack(self.param_groups, self._names)
-        if self._initial == "broadcast":
-            self._broadcast(newcomers, self.mass.values)
-            self._broadcast(newcomers, [] if self._module is None else list(self._module.buffers()))
-        newcomers.barrier()
+        self.parameters.share(newcomers)
 
     # -- the step ------------------------------------------------------------------------------------------------------
 
@@ -150,7 +130,7 @@ class GossipOptimizer(Wrapper):
             PeerTimeout: a peer did not answer before the world's deadline.
             PeerLost: a connection broke, or a peer is in another round.
         """
-        self._check_buckets()
+        self.parameters.check()
         self.stats.begin()
         step = self.steps
         if closure is not None and not self._compares:
@@ -178,16 +158,6 @@ class GossipOptimizer(Wrapper):
     def _note_weight(self) -> None:
         if not self.mass.weight.is_cuda:  # reading it there would stop the host
             self.stats.last.weight = self.weight
-
-    def _check_buckets(self) -> None:
-        for bucket in self.mass.buckets:
-            bucket.check()
-        known = sum(len(bucket.slots) for bucket in self.mass.buckets)
-        if sum(len(group["params"]) for group in self.param_groups) != known:
-            raise GossipError(
-                f"the wrapped {type(self.optimizer).__name__} has got other parameters than the {known} that are "
-                f"averaged: call add_param_group of the {type(self).__name__}, not of the optimizer inside"
-            )
 
     def _evaluated(self, closure: Callable[[], Loss]) -> Callable[[], Loss]:
         """Evaluate `closure` now; what is returned gives that loss the first time and evaluates it again afterwards."""
@@ -217,7 +187,7 @@ class GossipOptimizer(Wrapper):
         if found_inf is not None and bool(found_inf):
             return True
         if scale is not None:
-            for parameter in self._parameters():
+            for parameter in self.parameters:
                 if parameter.grad is not None:
                     parameter.grad.div_(scale.to(parameter.grad.device))
         return False
@@ -244,23 +214,7 @@ class GossipOptimizer(Wrapper):
             Disagreement: ranks add different groups.
         """
         self.settle()
-        self.optimizer.add_param_group(param_group)
-        first = len(self.param_groups) - 1
-        new = self.param_groups[first:]
-        called = names(self.optimizer, self._module) | self._names
-        try:
-            refuse_unfit(new, called, self._homes(), self.mass.buckets)
-        except UsageError:
-            del self.param_groups[first]
-            raise
-        self._names = called
-        self._council.agree(shapes(self.param_groups, self._names))
-        if self._initial == "check":
-            self._compare(self._council, new[0]["params"])
-        packed = pack(new, self._names, first)
-        self.mass.buckets.extend(packed)
-        if self._initial == "broadcast":
-            self._broadcast(self._council, [bucket.values for bucket in packed])
+        self.parameters.grow(param_group)
         for averager in self._averagers:
             averager.rebind()
 
@@ -270,7 +224,7 @@ class GossipOptimizer(Wrapper):
             **self.optimizer.state_dict(),
             "gossip": {
                 "steps": self.steps,
-                "places": self._council.places(),
+                "places": self.parameters.council.places(),
                 "runs": self.averager.describe(),
                 "weight": self.weight,
                 "whole": self.mass.whole,
@@ -304,10 +258,10 @@ class GossipOptimizer(Wrapper):
         self.mass.whole, self.mass.balanced, self.mass.equal = saved["whole"], saved["balanced"], saved["equal"]
 
     def _refuse_foreign(self, saved: dict[str, Any]) -> None:
-        if saved["places"] != self._council.places():
+        if saved["places"] != self.parameters.council.places():
             theirs, ours = (
                 " and ".join(f"rank {rank} of {size}" for rank, size in places) or "a rank by itself"
-                for places in (saved["places"], self._council.places())
+                for places in (saved["places"], self.parameters.council.places())
             )
             raise UsageError(
                 f"this state was saved by {theirs}, and this is {ours}: each rank loads the state that it saved"
@@ -317,47 +271,3 @@ class GossipOptimizer(Wrapper):
                 f"this state was saved while running {saved['runs']}, and this is {self.averager.describe()}: settle "
                 "and save the model alone to go on with another averager"
             )
-
-    # -- meeting the other ranks ---------------------------------------------------------------------------------------
-
-    def check_equal(self, buckets: Sequence[int], advice: str) -> None:
-        """Compare the values of some buckets between all ranks.
-
-        Raises:
-            Disagreement: naming the first parameter that differs.
-        """
-        parameters = [slot.parameter for number in buckets for slot in self.mass.buckets[number].slots]
-        self._compare(self._council, parameters, advice)
-
-    def _compare(self, council: Council, parameters: Iterable[torch.Tensor], advice: str | None = None) -> None:
-        council.agree(
-            contents(parameters, self._names),
-            advice
-            or "initial='check' wants equal parameters: seed every rank alike, load the same file, or let "
-            "initial='broadcast' take rank 0's",
-        )
-
-    @torch.no_grad()
-    def _broadcast(self, council: Council, tensors: Sequence[torch.Tensor]) -> None:
-        """Take rank 0's values."""
-        flat = [tensor.contiguous().view(-1) for tensor in tensors]  # the tensor itself, unless it is strided oddly
-        council.broadcast(flat)
-        for tensor, values in zip(tensors, flat, strict=True):
-            if values.data_ptr() != tensor.data_ptr():
-                tensor.copy_(values.view(tensor.shape))
-
-    def _parameters(self) -> list[torch.nn.Parameter]:
-        return [parameter for group in self.param_groups for parameter in group["params"]]
-
-    def _homes(self) -> list[torch.device]:
-        """Gloo carries host memory and NCCL that of its GPU; MPI and threads carry either."""
-        return [
-            world.device if world.transport == "nccl" else torch.device("cpu")
-            for world in self._worlds
-            if world.transport in ("nccl", "gloo")
-        ]
-
-
-def _weight_device(worlds: Sequence[World]) -> torch.device:
-    """NCCL carries weights on the device, where no step reads them; every other transport carries them on the host."""
-    return next((world.device for world in worlds if world.transport == "nccl"), torch.device("cpu"))

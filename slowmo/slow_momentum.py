@@ -109,7 +109,7 @@ class SlowMo(Wrapper):
         base.attach(
             averager,
             period,
-            [f"SlowMo(period={period}, momentum={momentum}, lr={lr}, {buffers=}, {nesterov=}, {rescale=})"],
+            f"SlowMo(period={period}, momentum={momentum}, lr={lr}, {buffers=}, {nesterov=}, {rescale=})",
         )
         base.register_step_pre_hook(self._begin)
         base.rewrites.append(self._rewrite)
@@ -149,7 +149,7 @@ class SlowMo(Wrapper):
         new = range(len(self.anchors), len(buckets))
         if not new:
             return
-        self.optimizer.check_equal(
+        self.optimizer.parameters.check_equal(
             new,
             "SlowMo begins from equal parameters: load the same file on every rank before the first step, or build "
             "the optimizers after loading, so that rank 0's are taken",

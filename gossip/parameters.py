@@ -1,0 +1,141 @@
+"""The parameters of one optimizer, and the ranks that share them: equal, or refused, before anything is mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from .agreement import Council, contents
+from .buckets import names, pack, refuse_unfit, shapes
+from .errors import GossipError, UsageError
+from .mass import Mass
+from .world import World
+
+CHECKED = (
+    "initial='check' wants equal parameters: seed every rank alike, load the same file, or let initial='broadcast' "
+    "take rank 0's"
+)
+
+
+class Parameters:
+    """What moves into the buckets of `mass`, and the council of the ranks that average it.
+
+    Attributes:
+        council: the ranks of all worlds met so far.
+        initial: "broadcast" takes rank 0's values, "check" compares them.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, module: torch.nn.Module | None, mass: Mass, initial: str
+    ) -> None:
+        self.council = Council()
+        self.initial = initial
+        self._optimizer = optimizer
+        self._module = module
+        self._mass = mass
+        self._names = names(optimizer, module)
+        self._worlds: tuple[World, ...] = ()
+        refuse_unfit(optimizer.param_groups, self._names)
+
+    def __iter__(self) -> Iterator[torch.nn.Parameter]:
+        return (parameter for group in self._optimizer.param_groups for parameter in group["params"])
+
+    def meet(self, worlds: Sequence[World], lines: Sequence[str]) -> Council:
+        """Agree with the ranks of `worlds` on `lines` and on every parameter; those that are new among the worlds.
+
+        Raises:
+            UsageError: a parameter that the transports cannot carry.
+            Disagreement: ranks hold different lines, shapes or, with initial="check", values.
+        """
+        self._worlds = (*self._worlds, *worlds)
+        refuse_unfit(self._optimizer.param_groups, self._names, self._homes())
+        newcomers = self.council.join(worlds)
+        self.council.agree([*lines, *shapes(self._optimizer.param_groups, self._names)])
+        if self.initial == "check":
+            newcomers.agree(contents(self, self._names), CHECKED)
+        return newcomers
+
+    def share(self, newcomers: Council) -> None:
+        """Move the parameters into buckets, if that is still to be done, and take rank 0's values where asked."""
+        mass = self._mass
+        if not mass.buckets:
+            mass.buckets = pack(self._optimizer.param_groups, self._names)
+        mass.weight = mass.weight.to(weight_device(self._worlds))
+        if self.initial == "broadcast":
+            _broadcast(newcomers, mass.values)
+            _broadcast(newcomers, [] if self._module is None else list(self._module.buffers()))
+        newcomers.barrier()
+
+    def grow(self, param_group: dict[str, Any]) -> None:
+        """One more parameter group, in buckets of its own; every rank adds it, with nothing in flight.
+
+        Raises:
+            UsageError: a parameter that cannot live in a bucket; the group is left out again.
+            Disagreement: ranks add different groups.
+        """
+        self._optimizer.add_param_group(param_group)
+        groups = self._optimizer.param_groups
+        first = len(groups) - 1
+        called = names(self._optimizer, self._module) | self._names
+        try:
+            refuse_unfit(groups[first:], called, self._homes(), self._mass.buckets)
+        except UsageError:
+            del groups[first]
+            raise
+        self._names = called
+        self.council.agree(shapes(groups, called))
+        if self.initial == "check":
+            self.council.agree(contents(groups[first]["params"], called), CHECKED)
+        packed = pack(groups[first:], called, first)
+        self._mass.buckets.extend(packed)
+        if self.initial == "broadcast":
+            _broadcast(self.council, [bucket.values for bucket in packed])
+
+    def check(self) -> None:
+        """Every parameter of the optimizer lives in a bucket.
+
+        Raises:
+            GossipError: one has left it, or another has joined the optimizer behind our back.
+        """
+        for bucket in self._mass.buckets:
+            bucket.check()
+        known = sum(len(bucket.slots) for bucket in self._mass.buckets)
+        if sum(len(group["params"]) for group in self._optimizer.param_groups) != known:
+            raise GossipError(
+                f"the wrapped {type(self._optimizer).__name__} has other parameters than the {known} that are "
+                "averaged: call add_param_group of the wrapper, not of the optimizer inside"
+            )
+
+    def check_equal(self, buckets: Iterable[int], advice: str) -> None:
+        """Compare the values of some buckets between all ranks.
+
+        Raises:
+            Disagreement: naming the first parameter that differs.
+        """
+        parameters = [slot.parameter for number in buckets for slot in self._mass.buckets[number].slots]
+        self.council.agree(contents(parameters, self._names), advice)
+
+    def _homes(self) -> list[torch.device]:
+        """Gloo carries host memory and NCCL that of its GPU; MPI and threads carry either."""
+        return [
+            world.device if world.transport == "nccl" else torch.device("cpu")
+            for world in self._worlds
+            if world.transport in ("nccl", "gloo")
+        ]
+
+
+def weight_device(worlds: Sequence[World]) -> torch.device:
+    """NCCL carries weights on the device, where no step reads them; every other transport carries them on the host."""
+    return next((world.device for world in worlds if world.transport == "nccl"), torch.device("cpu"))
+
+
+@torch.no_grad()
+def _broadcast(council: Council, tensors: Sequence[torch.Tensor]) -> None:
+    """Take rank 0's values."""
+    flat = [tensor.contiguous().view(-1) for tensor in tensors]  # the tensor itself, unless it is strided oddly
+    council.broadcast(flat)
+    for tensor, values in zip(tensors, flat, strict=True):
+        if values.data_ptr() != tensor.data_ptr():
+            tensor.copy_(values.view(tensor.shape))
