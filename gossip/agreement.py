@@ -14,20 +14,29 @@ from .world import World
 SAME_PROGRAM = "Every rank has to build the same model, optimizer, averager and topology, in the same order"
 
 
+RELAYS = 3
+"""How far the verdict of one world travels through others that share a rank with it: nodes and counterparts need 2."""
+
+
 class Council:
     """The worlds whose ranks share one model; most often one, two where nodes and their counterparts meet apart."""
 
-    def __init__(self) -> None:
-        self._seats: list[tuple[World, Transport]] = []
+    def __init__(self, seats: Sequence[tuple[World, Transport]] = ()) -> None:
+        self._seats = list(seats)
 
-    def join(self, worlds: Sequence[World]) -> Council:
-        """Open a channel in each world that is not here yet; returns the newcomers, as a council of their own."""
-        newcomers = Council()
+    def newcomers(self, worlds: Sequence[World]) -> Council:
+        """Those of `worlds` that have no seat here, each with a channel of its own, as a council."""
+        known = [world for world, _ in self._seats]
+        seats: list[tuple[World, Transport]] = []
         for world in worlds:
-            if all(world is not known for known, _ in self._seats):
-                newcomers._seats.append((world, world.channel()))
-                self._seats.append(newcomers._seats[-1])
-        return newcomers
+            if all(world is not other for other in known):
+                known.append(world)
+                seats.append((world, world.channel()))
+        return Council(seats)
+
+    def __add__(self, other: Council) -> Council:
+        """The seats of both."""
+        return Council([*self._seats, *other._seats])
 
     def agree(self, lines: Sequence[str], advice: str = SAME_PROGRAM) -> None:
         """Return when the ranks of every world hold the same lines.
@@ -37,12 +46,13 @@ class Council:
                 that are connected through these worlds raise it, also those whose own worlds agree.
         """
         verdict = next(filter(None, [difference(channel, lines) for _, channel in self._seats]), "")
-        if len(self._seats) > 1:
-            # What one world has found is news to the others; after one round for each it has reached all of them.
-            for _, channel in self._seats * len(self._seats):
-                verdict = next(filter(None, (said.decode() for said in channel.gather(verdict.encode()))), "")
+        # What one world has found is news to the others. Every rank relays equally often, in however many it sits.
+        for _, channel in self._seats * RELAYS:
+            verdict = next(filter(None, (said.decode() for said in channel.gather(verdict.encode()))), "")
         if verdict:
-            raise Disagreement(f"{verdict}. {advice}", speaks=all(channel.rank == 0 for _, channel in self._seats))
+            # The least of all connected ranks is the least of each of its worlds, so somebody speaks.
+            speaks = all(channel.me == min(channel.ranks) for _, channel in self._seats)
+            raise Disagreement(f"{verdict}. {advice}", speaks)
 
     def places(self) -> list[list[int]]:
         """[rank, size] in each world: whose state a checkpoint holds."""

@@ -159,9 +159,9 @@ class Composite(Averager):
         self.overlap = max((member.overlap for member in members), default=0)
 
     def bind(self, mass: Mass, every: int) -> None:
-        super().bind(mass, every)
         for member in self.members:
             member.bind(mass, every)
+        super().bind(mass, every)
 
     def land(self, step: int) -> None:
         for member in self.members:

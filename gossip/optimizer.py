@@ -106,7 +106,7 @@ class GossipOptimizer(Wrapper):
         self._gradients = GradientAverage(gradients, self.stats) if gradients is not None else None
         options = (
             f"optimizer {type(optimizer).__name__} with module_buffers={module_buffers!r}, initial={initial!r}, "
-            f"gradients over {gradients.size if gradients else 1} ranks"
+            f"gradients {f'over {gradients.size} ranks' if gradients else 'of each rank'}"
         )
         self.attach(averager, 1, options, [gradients] if gradients is not None else [])
         if module is not None and module_buffers == "average":
@@ -114,10 +114,12 @@ class GossipOptimizer(Wrapper):
 
     def attach(self, averager: Averager, every: int, options: str, worlds: Sequence[World] = ()) -> None:
         """Let `averager` act on the values, once the ranks of its worlds and of `worlds` agree on it and `options`."""
-        newcomers = self.parameters.meet([*averager.worlds, *worlds], [options, f"averager {averager.describe()}"])
+        self.settle()
+        worlds = [*averager.worlds, *worlds]
+        newcomers = self.parameters.meet(worlds, [options, f"averager {averager.describe()}"])
         averager.bind(self.mass, every)
         self._averagers.append(averager)
-        self.parameters.share(newcomers)
+        self.parameters.share(newcomers, worlds)
 
     # -- the step ------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import torch
 
 from .agreement import Council, contents
 from .buckets import names, pack, refuse_unfit, shapes
-from .errors import GossipError, UsageError
+from .errors import GossipError
 from .mass import Mass
 from .world import World
 
@@ -49,17 +49,17 @@ class Parameters:
             UsageError: a parameter that the transports cannot carry.
             Disagreement: ranks hold different lines, shapes or, with initial="check", values.
         """
-        self._worlds = (*self._worlds, *worlds)
-        refuse_unfit(self._optimizer.param_groups, self._names, self._homes())
-        newcomers = self.council.join(worlds)
-        self.council.agree([*lines, *shapes(self._optimizer.param_groups, self._names)])
+        refuse_unfit(self._optimizer.param_groups, self._names, homes([*self._worlds, *worlds]))
+        newcomers = self.council.newcomers(worlds)
+        (self.council + newcomers).agree([*lines, *shapes(self._optimizer.param_groups, self._names)])
         if self.initial == "check":
-            newcomers.agree(contents(self, self._names), CHECKED)
+            (self.council + newcomers).agree(contents(self, self._names), CHECKED)
         return newcomers
 
-    def share(self, newcomers: Council) -> None:
+    def share(self, newcomers: Council, worlds: Sequence[World]) -> None:
         """Move the parameters into buckets, if that is still to be done, and take rank 0's values where asked."""
         mass = self._mass
+        self._worlds = (*self._worlds, *worlds)
         if not mass.buckets:
             mass.buckets = pack(self._optimizer.param_groups, self._names)
         mass.weight = mass.weight.to(weight_device(self._worlds))
@@ -67,6 +67,7 @@ class Parameters:
             _broadcast(newcomers, mass.values)
             _broadcast(newcomers, [] if self._module is None else list(self._module.buffers()))
         newcomers.barrier()
+        self.council += newcomers
 
     def grow(self, param_group: dict[str, Any]) -> None:
         """One more parameter group, in buckets of its own; every rank adds it, with nothing in flight.
@@ -80,14 +81,14 @@ class Parameters:
         first = len(groups) - 1
         called = names(self._optimizer, self._module) | self._names
         try:
-            refuse_unfit(groups[first:], called, self._homes(), self._mass.buckets)
-        except UsageError:
+            refuse_unfit(groups[first:], called, homes(self._worlds), self._mass.buckets)
+            self.council.agree(shapes(groups, called))
+            if self.initial == "check":
+                self.council.agree(contents(groups[first]["params"], called), CHECKED)
+        except GossipError:
             del groups[first]
             raise
         self._names = called
-        self.council.agree(shapes(groups, called))
-        if self.initial == "check":
-            self.council.agree(contents(groups[first]["params"], called), CHECKED)
         packed = pack(groups[first:], called, first)
         self._mass.buckets.extend(packed)
         if self.initial == "broadcast":
@@ -117,13 +118,14 @@ class Parameters:
         parameters = [slot.parameter for number in buckets for slot in self._mass.buckets[number].slots]
         self.council.agree(contents(parameters, self._names), advice)
 
-    def _homes(self) -> list[torch.device]:
-        """Gloo carries host memory and NCCL that of its GPU; MPI and threads carry either."""
-        return [
-            world.device if world.transport == "nccl" else torch.device("cpu")
-            for world in self._worlds
-            if world.transport in ("nccl", "gloo")
-        ]
+
+def homes(worlds: Sequence[World]) -> list[torch.device]:
+    """Gloo carries host memory and NCCL that of its GPU; MPI and threads carry either."""
+    return [
+        world.device if world.transport == "nccl" else torch.device("cpu")
+        for world in worlds
+        if world.transport in ("nccl", "gloo")
+    ]
 
 
 def weight_device(worlds: Sequence[World]) -> torch.device:

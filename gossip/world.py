@@ -98,9 +98,12 @@ class World:
 
     def close(self) -> None:
         """Wait for every rank, then give the transport back, which its sub-worlds share. Optimizers have settled."""
+        if self.base.closed:
+            return
         self.barrier()
         if self.base.outermost:
             self.base.close()
+        self.base.closed = True
 
     def __enter__(self) -> World:
         return self

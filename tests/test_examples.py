@@ -82,6 +82,27 @@ def test_the_loop_over_uneven_shards_of_the_readme_ends_on_every_rank() -> None:
     assert testing.run(2, rank) == [(10, 1.0), (10, 1.0)]
 
 
+def test_the_model_to_publish_of_the_readme_is_the_mean_on_every_rank() -> None:
+    import torch
+
+    from gossip import testing
+
+    [code] = [block for block in blocks("python") if "parameters_to_vector" in block]
+
+    def rank(world: gossip.World) -> tuple[float, ...]:
+        model = torch.nn.Linear(2, 1)
+        averager = gossip.PushSum(world, topologies.exponential(world.size), overlap=1)
+        optimizer = gossip.GossipOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), averager)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(float(world.rank))
+        optimizer.settle()
+        exec(code, {"world": world, "model": model, "torch": torch})
+        return tuple(model.weight.flatten().tolist() + model.bias.tolist())
+
+    assert testing.run(3, rank) == [(1.0, 1.0, 1.0)] * 3
+
+
 def test_the_loop_of_the_readme_is_the_users_own_with_lines_added() -> None:
     [diff] = blocks("diff")
     code = "\n".join(line[1:] for line in diff.splitlines() if not line.startswith("-"))

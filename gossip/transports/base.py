@@ -118,12 +118,14 @@ class Transport(ABC):
         ranks: what the carrier below (a communicator, a process group, a network of threads) calls each rank.
         number: what the messages of this channel carry, so that they meet no others between the same two ranks.
         most_numbers: how many numbers the carrier can tell apart.
+        closed: `close` was called.
         outermost: it is no channel or group of another transport, so closing it closes the carrier.
     """
 
     name: str
     most_numbers = 1 << 19
     outermost = True
+    closed = False
 
     def __init__(self, rank: int, size: int, timeout: float, numbers: Numbers) -> None:
         self.rank = rank

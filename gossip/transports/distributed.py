@@ -207,19 +207,22 @@ class DistributedTransport(Transport):
     def _start(self, operations: list[tuple[str, int, torch.Tensor]], subject: str) -> list[dist.Work]:
         if not operations:
             return []
-        batch = [
-            dist.P2POp(
-                dist.isend if kind == "send" else dist.irecv,
-                tensor,
-                group=self._group,
-                tag=self._tag(kind, self.ranks[peer]),
-                group_peer=self.ranks[peer],
-            )
-            for kind, peer, tensor in operations
-        ]
         try:
-            return list(dist.batch_isend_irecv(batch))
-        except RuntimeError as error:
+            return list(
+                dist.batch_isend_irecv(
+                    [
+                        dist.P2POp(
+                            dist.isend if kind == "send" else dist.irecv,
+                            tensor,
+                            group=self._group,
+                            tag=self._tag(kind, self.ranks[peer]),
+                            group_peer=self.ranks[peer],
+                        )
+                        for kind, peer, tensor in operations
+                    ]
+                )
+            )
+        except (RuntimeError, ValueError) as error:  # a ValueError once the world is closed
             raise PeerLost(f"rank {self.me} could not post {subject}: torch.distributed says {error}") from error
 
     def _tag(self, kind: str, peer: int) -> int:

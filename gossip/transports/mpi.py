@@ -114,9 +114,11 @@ class Engine:
             self._thread.join(timeout=5)
         deadline = time.monotonic() + LAST_WAIT
         while self._aloft and time.monotonic() < deadline:
-            self._aloft = {flight for flight in self._aloft if not self._settled(flight)}
+            for flight in list(self._aloft):  # a relay that goes on adds its next leg
+                if self._settled(flight):
+                    self._aloft.discard(flight)
             time.sleep(2e-4)
-        for flight in self._aloft:
+        for flight in list(self._aloft):
             if isinstance(flight, MpiFlight):
                 flight.cancel()
 
@@ -179,8 +181,9 @@ class MpiFlight(Flight):
         """Give up: the process ends, and the peer never came."""
         with self.transport.engine.lock:
             for _, request in self._receives:
-                request.Cancel()
-                request.Test()
+                if not request.Test():  # which also tells of one that has landed already
+                    request.Cancel()
+                    request.Test()
 
     def missing(self) -> tuple[list[int], list[int]]:
         with self.transport.engine.lock:
