@@ -13,7 +13,6 @@ from .world import World
 
 SAME_PROGRAM = "Every rank has to build the same model, optimizer, averager and topology, in the same order"
 
-
 RELAYS = 3
 """How far the verdict of one world travels through others that share a rank with it: nodes and counterparts need 2."""
 

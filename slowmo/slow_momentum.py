@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gossip import Averager, GossipOptimizer, NoAverage, UsageError
+from gossip import Averager, GossipOptimizer, NoAverage, Stats, UsageError
 from gossip.wrapper import Wrapper
 
 from .buffers import Average, Buffers, Maintain, Reset
@@ -216,7 +216,7 @@ class SlowMo(Wrapper):
         return self.optimizer.weight
 
     @property
-    def stats(self) -> Any:
+    def stats(self) -> Stats:
         """Counters of the last step and of the run, outer steps included."""
         return self.optimizer.stats
 
