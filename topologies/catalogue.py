@@ -10,10 +10,20 @@ from topologies.families.exponential import exponential
 from topologies.families.ring import ring
 from topologies.topology import Topology
 
-CATALOGUE: Mapping[str, Callable[..., Topology]] = MappingProxyType(
+Family = Callable[..., Topology]
+
+GROUPS: Mapping[str, tuple[Family, ...]] = MappingProxyType(
     {
-        "complete": complete,
-        "exponential": exponential,
-        "ring": ring,
+        "one graph for all rounds": (
+            complete,
+            ring,
+        ),
+        "another graph in each round": (exponential,),
+        "drawn anew in each round, the same on every rank": (),
+        "for ranks that share hosts": (),
     }
+)
+
+CATALOGUE: Mapping[str, Family] = MappingProxyType(
+    {family.__name__: family for group in GROUPS.values() for family in group}
 )

@@ -7,8 +7,14 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import final
 
+import numpy as np
+
+from topologies.edges import Edges, Floats
 from topologies.topology import Topology, Turn, refuse_rank
 from topologies.validation import check_period, check_turn, laws, refuse_unconnected, rounds_of
+
+MANY_HOPS = 64
+"""From here on a Fourier transform simulates a round faster than one pass for each hop."""
 
 
 class Circulant(Topology):
@@ -38,8 +44,56 @@ class Circulant(Topology):
         )
 
     @final
+    def edges(self, round: int) -> Edges:
+        """All turns of `round` as arrays, hop after hop."""
+        column, ranks = self.column(round), np.arange(self.size)
+        hops = [hop for hop in column if hop]
+        return Edges(
+            np.full(self.size, column[0]),
+            np.tile(ranks, len(hops)),
+            np.concatenate([(ranks + hop) % self.size for hop in hops] or [ranks[:0]]),
+            np.repeat([column[hop] for hop in hops] or [0.0], self.size)[: len(hops) * self.size],
+        )
+
+    @final
+    def mix(self, values: Floats, round: int) -> Floats:
+        """P(round) @ values: the sum over hops h of column[h] times the values moved down by h."""
+        column = self.column(round)
+        if len(column) < MANY_HOPS:
+            # y = Σ_h column[h] S^h x
+            return np.asarray(sum(share * np.roll(values, hop, axis=0) for hop, share in column.items()))
+        dense = np.zeros(self.size)
+        dense[list(column)] = list(column.values())
+        # y = F⁻¹ (F column · F x)
+        spectrum = np.fft.rfft(dense).reshape(-1, *[1] * (values.ndim - 1))
+        mixed: Floats = np.fft.irfft(spectrum * np.fft.rfft(values, axis=0), self.size, axis=0)
+        return mixed
+
+    @final
     def _representatives(self) -> Sequence[int]:
         return range(1)
+
+    @final
+    def _rows_sum_to_one(self, round: int) -> bool:
+        # Row 0 holds the shares of column 0 in another order, and columns sum to 1.
+        return True
+
+    @final
+    def _diagonal_is_constant(self, round: int) -> bool:
+        return True
+
+
+class Columns(Circulant):
+    """Circulant matrices from a list of columns, one for each round of the period."""
+
+    def __init__(self, size: int, columns: Sequence[Mapping[int, float]]) -> None:
+        """`columns`: hop -> share as `Circulant.column` has them, at least one."""
+        super().__init__(size, period=len(columns))
+        self._columns = tuple(columns)
+
+    def column(self, round: int) -> Mapping[int, float]:
+        """The column of `round` mod period."""
+        return self._columns[round % len(self._columns)]
 
 
 def uniform(size: int, hops: Iterable[int]) -> dict[int, float]:

@@ -7,32 +7,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import networkx as nx
+import numpy as np
 
+from topologies.edges import Edges
 from topologies.errors import TopologyError
-from topologies.topology import TOLERANCE, Topology, Turn, refuse_rank
+from topologies.table import Table
+from topologies.topology import TOLERANCE
 from topologies.validation import is_share, validate
 
-Edges: TypeAlias = dict[tuple[int, int], float]  # (u, v) -> the share of u's weight that goes to v
+Shares: TypeAlias = dict[tuple[int, int], float]  # (u, v) -> the share of u's weight that goes to v
 
 
-class GraphCycle(Topology):
-    """The schedule that `from_networkx` returns: the graphs in turn, for ever."""
-
-    def __init__(self, size: int, rounds: Sequence[Edges]) -> None:
-        """Sort the edges of every round by the rank that sends and by the rank that receives."""
-        super().__init__(size, period=len(rounds))
-        self._turns = tuple(_turns(size, edges) for edges in rounds)
-
-    def turn(self, rank: int, round: int) -> Turn:
-        """The turn of `rank` in graph number `round` mod period."""
-        if not 0 <= rank < self.size:
-            raise refuse_rank(rank, self.size)
-        keep, sends, receives = self._turns[round % len(self._turns)][rank]
-        # Copies, so that nobody's hands are on the table.
-        return Turn(keep, dict(sends), dict(receives))
-
-
-def from_networkx(graph_or_sequence: Any, weight: str | None = "weight") -> GraphCycle:
+def from_networkx(graph_or_sequence: Any, weight: str | None = "weight") -> Table:
     """A topology of one networkx `Graph` or `DiGraph` on the nodes 0 … n - 1, or of a sequence of them, one a round.
 
     An edge u -> v means that u sends to v; an edge of an undirected graph goes both ways. The edge attribute named by
@@ -64,8 +50,8 @@ def from_networkx(graph_or_sequence: Any, weight: str | None = "weight") -> Grap
                 f"{name} has {len(graph)} nodes, but the graph of round 0 has {size}: all graphs of "
                 "a sequence need the same ranks, so add those that are idle with add_nodes_from"
             )
-        rounds.append(_given(graph, weight, name) or _usual(graph))
-    topology = GraphCycle(size, rounds)
+        rounds.append(_edges(size, _given(graph, weight, name) or _usual(graph)))
+    topology = Table(rounds)
     validate(topology)
     return topology
 
@@ -121,7 +107,7 @@ def _check_shape(graph: Any, name: str) -> None:
         )
 
 
-def _given(graph: Any, weight: str | None, name: str) -> Edges:
+def _given(graph: Any, weight: str | None, name: str) -> Shares:
     """The shares written on the edges; none where no edge has one."""
     if weight is None:
         return {}
@@ -135,7 +121,7 @@ def _given(graph: Any, weight: str | None, name: str) -> Edges:
                 f"{graph.number_of_edges()} edges, but not on {u} -> {v}: put a share on every edge, "
                 "or pass weight=None to have all of them computed"
             )
-    shares: Edges = {}
+    shares: Shares = {}
     for (u, v), share in written.items():
         if not is_share(share):
             raise TopologyError(
@@ -159,9 +145,9 @@ def _given(graph: Any, weight: str | None, name: str) -> Edges:
     return shares
 
 
-def _usual(graph: Any) -> Edges:
+def _usual(graph: Any) -> Shares:
     degree: dict[int, int] = dict(graph.out_degree if graph.is_directed() else graph.degree)
-    shares: Edges = {}
+    shares: Shares = {}
     for u, v in graph.edges:
         if graph.is_directed():
             # P[v, u] = 1 / (1 + d_u)
@@ -172,10 +158,14 @@ def _usual(graph: Any) -> Edges:
     return shares
 
 
-def _turns(size: int, edges: Edges) -> list[Turn]:
-    sends: list[dict[int, float]] = [{} for _ in range(size)]
-    receives: list[dict[int, float]] = [{} for _ in range(size)]
-    for (u, v), share in edges.items():
-        sends[u][v] = share
-        receives[v][u] = share
-    return [Turn(1 - math.fsum(sends[rank].values()), sends[rank], receives[rank]) for rank in range(size)]
+def _edges(size: int, shares: Shares) -> Edges:
+    sent: list[list[float]] = [[] for _ in range(size)]
+    for (u, _), share in shares.items():
+        sent[u].append(share)
+    ends = np.array(list(shares), dtype=np.int64).reshape(-1, 2)
+    return Edges(
+        np.array([1 - math.fsum(parts) for parts in sent]),
+        ends[:, 0],
+        ends[:, 1],
+        np.array(list(shares.values()), dtype=np.float64),
+    )

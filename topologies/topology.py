@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from topologies.edges import Edges, Floats
 from topologies.errors import TopologyError
 
 TOLERANCE = 1e-12
@@ -83,38 +83,51 @@ class Topology(ABC):
     def turn(self, rank: int, round: int) -> Turn:
         """What `rank`, 0 to n - 1, does in `round`, 0, 1, 2, …; called at every training step."""
 
-    def matrix(self, round: int) -> npt.NDArray[np.float64]:
+    def edges(self, round: int) -> Edges:
+        """All turns of `round` as arrays: P(round) without its zeros, read from what ranks keep and send.
+
+        A class that can tell them without asking every rank overrides this; `validate` compares the two.
+        """
+        turns = [self.turn(rank, round) for rank in range(self.size)]
+        return Edges(
+            np.array([turn.keep for turn in turns], dtype=np.float64),
+            np.repeat(np.arange(self.size), [len(turn.sends) for turn in turns]),
+            np.array([peer for turn in turns for peer in turn.sends], dtype=np.int64),
+            np.array([share for turn in turns for share in turn.sends.values()], dtype=np.float64),
+        )
+
+    def matrix(self, round: int) -> Floats:
         """P(round), shape (n, n), float64: entry [i, j] is the share of rank j's weight that goes to rank i.
 
         Meant for looking at small graphs: it takes n² numbers, while the runtime only calls `turn`.
         """
-        matrix = np.zeros((self.size, self.size))
-        for rank in range(self.size):
-            keep, sends, _ = self.turn(rank, round)
-            matrix[rank, rank] = keep
-            for peer, share in sends.items():
-                matrix[peer, rank] = share
-        return matrix
+        return self.edges(round).matrix()
+
+    def mix(self, values: Floats, round: int) -> Floats:
+        """One round of gossip simulated, P(round) @ values, for values of shape (n,) or (n, d); no n×n matrix is made.
+
+        >>> topologies.ring(4, directed=True).mix(np.array([4.0, 0, 0, 0]), round=0)
+        array([2., 2., 0., 0.])
+        """
+        return self.edges(round).mix(values)
 
     def doubly_stochastic(self, round: int) -> bool:
         """Whether the rows of P(round) sum to 1 as well, within 1e-12, so that equal weights stay equal.
 
-        Computed from the turns in O(n · degree), and remembered for each round of the period.
+        Computed in O(n · degree), and remembered for each round of the period.
         """
-        return self._fact(
-            "doubly stochastic",
-            round,
-            lambda phase: all(self._row_sums_to_one(r, phase) for r in self._representatives()),
-        )
+        return self._fact("doubly stochastic", round, self._rows_sum_to_one)
 
     def keeps_alike(self, round: int) -> bool:
         """Whether every rank keeps the same share in P(round), within 1e-12; computed and remembered likewise."""
+        return self._fact("keeps alike", round, self._diagonal_is_constant)
 
-        def alike(phase: int) -> bool:
-            keeps = [self.turn(rank, phase).keep for rank in self._representatives()]
-            return max(keeps) - min(keeps) <= TOLERANCE
+    def _rows_sum_to_one(self, round: int) -> bool:
+        # Σ_j P[i, j] = 1
+        return bool(np.abs(self.edges(round).rows() - 1).max() <= TOLERANCE)
 
-        return self._fact("keeps alike", round, alike)
+    def _diagonal_is_constant(self, round: int) -> bool:
+        return bool(np.ptp(self.edges(round).keep) <= TOLERANCE)
 
     def _fact(self, name: str, round: int, compute: Callable[[int], bool]) -> bool:
         # A topology never changes, so the answers may be kept beside the subclass's own attributes,
@@ -161,11 +174,6 @@ class Topology(ABC):
     def _representatives(self) -> Sequence[int]:
         """Ranks whose turns tell those of all others; fewer than all where a class has a symmetry."""
         return range(self.size)
-
-    def _row_sums_to_one(self, rank: int, round: int) -> bool:
-        keep, _, receives = self.turn(rank, round)
-        # Σ_j P[i, j] = 1
-        return abs(math.fsum((keep, *receives.values())) - 1) <= TOLERANCE
 
 
 def positive(value: int, what: str) -> int:

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from topologies.circulant import Circulant, uniform
+from topologies.circulant import Columns, uniform
 from topologies.topology import positive
 from topologies.validation import validate
 
 
-class Complete(Circulant):
+class Complete(Columns):
     """The schedule that `complete` returns."""
-
-    def __init__(self, size: int) -> None:
-        """Lay out the one column."""
-        super().__init__(size, period=1)
-        self._column = uniform(size, range(size))
-
-    def column(self, round: int) -> Mapping[int, float]:
-        """The same in every round."""
-        return self._column
 
 
 def complete(size: int) -> Complete:
@@ -35,6 +24,7 @@ def complete(size: int) -> Complete:
     >>> complete(4).turn(rank=1, round=0)
     Turn(keep=0.25, sends={2: 0.25, 3: 0.25, 0: 0.25}, receives={0: 0.25, 3: 0.25, 2: 0.25})
     """
-    topology = Complete(positive(size, "the size of a complete graph"))
+    size = positive(size, "the size of a complete graph")
+    topology = Complete(size, [uniform(size, range(size))])
     validate(topology)
     return topology

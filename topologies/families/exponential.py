@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from topologies.circulant import Circulant, uniform
+from topologies.circulant import Columns, uniform
 from topologies.errors import TopologyError
 from topologies.topology import positive
 from topologies.validation import validate
 
 
-class Exponential(Circulant):
+class Exponential(Columns):
     """The schedule that `exponential` returns."""
-
-    def __init__(self, size: int, peers: int) -> None:
-        """Lay out one column for each power of peers + 1 below `size`, at least one."""
-        columns: list[dict[int, float]] = []
-        # b = peers + 1;  b^i for i = 0 .. L-1, where L is the smallest with b^L >= n
-        base, power = peers + 1, 1
-        while power < size or not columns:
-            columns.append(uniform(size, (j * power for j in range(1, peers + 1))))
-            power *= base
-        super().__init__(size, period=len(columns))
-        self._columns = tuple(columns)
-
-    def column(self, round: int) -> Mapping[int, float]:
-        """The column of power i = round mod L."""
-        return self._columns[round % len(self._columns)]
 
 
 def exponential(size: int, peers: int = 1) -> Exponential:
@@ -57,6 +40,19 @@ def exponential(size: int, peers: int = 1) -> Exponential:
             f"{size - 1} other{'s' if size > 2 else ''}: pass peers={size - 1} or less, or start more "
             "ranks"
         )
-    topology = Exponential(size, peers)
+    hops = ([j * power for j in range(1, peers + 1)] for power in powers(peers + 1, size))
+    topology = Exponential(size, [uniform(size, round) for round in hops])
     validate(topology)
     return topology
+
+
+def powers(base: int, size: int) -> list[int]:
+    """base^i for i = 0 .. L - 1, where L is the smallest number of at least 1 with base^L >= size.
+
+    >>> powers(2, 6)
+    [1, 2, 4]
+    """
+    found = [1]
+    while found[-1] * base < size:
+        found.append(found[-1] * base)
+    return found

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from topologies.circulant import Circulant, uniform
+from topologies.circulant import Columns, uniform
 from topologies.topology import positive
 from topologies.validation import validate
 
 
-class Ring(Circulant):
+class Ring(Columns):
     """The schedule that `ring` returns."""
-
-    def __init__(self, size: int, directed: bool) -> None:
-        """Lay out the one column."""
-        super().__init__(size, period=1)
-        self._column = uniform(size, (1,) if directed else (1, -1))
-
-    def column(self, round: int) -> Mapping[int, float]:
-        """The same in every round."""
-        return self._column
 
 
 def ring(size: int, directed: bool = False) -> Ring:
@@ -37,6 +26,7 @@ def ring(size: int, directed: bool = False) -> Ring:
 
     Lian et al., Can Decentralized Algorithms Outperform Centralized Algorithms?, NeurIPS 2017, arXiv 1705.09056.
     """
-    topology = Ring(positive(size, "the size of a ring"), directed)
+    size = positive(size, "the size of a ring")
+    topology = Ring(size, [uniform(size, (1,) if directed else (1, -1))])
     validate(topology)
     return topology

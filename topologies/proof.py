@@ -1,0 +1,57 @@
+"""The laws of a topology that tells its rounds as arrays, checked in numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from topologies.connectivity import strongly_connected
+from topologies.edges import Edges, Ranks
+from topologies.topology import TOLERANCE, Topology
+
+SAMPLED = 8
+"""How many ranks a round are asked whether their turns are what the arrays say."""
+
+
+def sound(topology: Topology, rounds: int) -> bool:
+    """Whether the first `rounds` rounds obey the laws, as far as the arrays and the turns of some ranks tell.
+
+    It says no more than yes or no, in O(edges): what is wrong is for the check of every turn to say.
+    """
+    size, pairs = topology.size, np.empty(0, dtype=np.int64)
+    asked = np.unique(np.linspace(0, size - 1, SAMPLED, dtype=np.int64)).tolist()
+    for round in range(rounds):
+        edges = topology.edges(round)
+        if not _fit(edges, size) or not all(_tell_the_same(topology, edges, rank, round) for rank in asked):
+            return False
+        pairs = np.union1d(pairs, edges.source * size + edges.target)
+    source: Ranks
+    target: Ranks
+    source, target = np.divmod(pairs, size)
+    return strongly_connected(size, source, target)
+
+
+def _fit(edges: Edges, size: int) -> bool:
+    keep, source, target, share = edges
+    if keep.shape != (size,) or not len(source) == len(target) == len(share):
+        return False
+    shares = np.concatenate([keep, share])
+    if not ((shares > 0) & (shares <= 1)).all():
+        return False
+    ends = np.concatenate([source, target])
+    if not ((ends >= 0) & (ends < size)).all() or (source == target).any():
+        return False
+    return len(np.unique(source * size + target)) == len(source) and bool(
+        np.abs(edges.columns() - 1).max() <= TOLERANCE
+    )
+
+
+def _tell_the_same(topology: Topology, edges: Edges, rank: int, round: int) -> bool:
+    turn = topology.turn(rank, round)
+    keep, source, target, share = edges
+    out, into = source == rank, target == rank
+    return (
+        turn.keep == keep[rank]
+        and turn.sends == dict(zip(target[out].tolist(), share[out].tolist(), strict=True))
+        and turn.receives == dict(zip(source[into].tolist(), share[into].tolist(), strict=True))
+        and topology.turn(rank, round + (topology.period or 0)) == turn
+    )
