@@ -5,9 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from topologies.families.alternating_exponential import alternating_exponential
+from topologies.families.base import base
+from topologies.families.binary_tree import binary_tree
+from topologies.families.bipartite_exponential import bipartite_exponential
+from topologies.families.circulant import circulant
 from topologies.families.complete import complete
+from topologies.families.equidyn import equidyn
+from topologies.families.equistatic import equistatic
+from topologies.families.erdos_renyi import erdos_renyi
 from topologies.families.exponential import exponential
+from topologies.families.grid import grid, torus
+from topologies.families.hybrid import hybrid
+from topologies.families.hypercube import hypercube
+from topologies.families.linear import linear
+from topologies.families.matcha import matcha
+from topologies.families.node_aware import node_aware
+from topologies.families.one_peer_hypercube import one_peer_hypercube
+from topologies.families.random_pairs import random_pairs
+from topologies.families.random_peer import random_peer
+from topologies.families.random_regular import random_regular
 from topologies.families.ring import ring
+from topologies.families.small_world import small_world
+from topologies.families.star import star
+from topologies.families.static_exponential import static_exponential
 from topologies.topology import Topology
 
 Family = Callable[..., Topology]
@@ -15,12 +36,36 @@ Family = Callable[..., Topology]
 GROUPS: Mapping[str, tuple[Family, ...]] = MappingProxyType(
     {
         "one graph for all rounds": (
+            binary_tree,
+            circulant,
             complete,
+            equistatic,
+            erdos_renyi,
+            grid,
+            hypercube,
+            random_regular,
             ring,
+            small_world,
+            star,
+            static_exponential,
+            torus,
         ),
-        "another graph in each round": (exponential,),
-        "drawn anew in each round, the same on every rank": (),
-        "for ranks that share hosts": (),
+        "another graph in each round": (
+            alternating_exponential,
+            base,
+            bipartite_exponential,
+            exponential,
+            hybrid,
+            linear,
+            one_peer_hypercube,
+        ),
+        "drawn anew in each round, the same on every rank": (
+            equidyn,
+            matcha,
+            random_pairs,
+            random_peer,
+        ),
+        "for ranks that share hosts": (node_aware,),
     }
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from topologies.circulant import Columns, uniform
+from topologies.circulants import Columns, uniform
 from topologies.topology import positive
 from topologies.validation import validate
 

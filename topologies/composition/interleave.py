@@ -1,0 +1,93 @@
+"""Topologies that take turns."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
+from topologies.checks import integers
+from topologies.composition.composed import Arranged, same_size
+from topologies.errors import TopologyError
+from topologies.topology import Topology, positive
+from topologies.validation import check_kind, laws, validate
+
+
+class Interleaved(Arranged):
+    """The schedule that `interleave` returns."""
+
+    def __init__(self, parts: Sequence[Topology], rounds: Sequence[int]) -> None:
+        """`rounds`: how many rounds of each part a cycle has, at least 1."""
+        self.rounds = tuple(rounds)
+        self.ends = tuple(accumulate(self.rounds))
+        cycles = _cycles(parts, rounds)
+        super().__init__(parts[0].size, cycles and cycles * self.ends[-1], parts)
+
+    def at(self, round: int) -> tuple[Topology, int]:
+        """In cycle c part i plays its rounds c·r_i to c·r_i + r_i - 1."""
+        cycle, place = divmod(round, self.ends[-1])
+        i = bisect_right(self.ends, place)
+        # Place counted from the end of part i, a negative number, and the end from the beginning of its rounds.
+        return self.parts[i], (cycle + 1) * self.rounds[i] + place - self.ends[i]
+
+    def options(self) -> str:
+        """The rounds of each part."""
+        return f"rounds={list(self.rounds)}"
+
+
+def interleave(*topologies: Topology, rounds: Sequence[int] | None = None) -> Interleaved:
+    """Topologies that take turns: in each cycle first r_0 rounds of part 0, then r_1 rounds of part 1, and so on.
+
+    Each part walks on through its own schedule from cycle to cycle. With periods p_i the whole repeats after
+
+        Σ_i r_i · lcm_i(p_i / gcd(p_i, r_i))
+
+    rounds, and never where a part never does.
+
+    topologies: at least one, all on the same ranks. A part need not connect all ranks by itself, as long as the parts
+    together do. rounds: r_i, integers of at least 1; one round each where it is None. Raises `TopologyError` for
+    other values, and for parts that break the laws of a topology.
+
+    >>> both = interleave(ring(8), exponential(8), rounds=[1, 3])
+    >>> both.period, [dict(both.turn(0, round).sends) for round in (1, 2)]
+    (4, [{1: 0.5}, {2: 0.5}])
+    """
+    if not topologies:
+        raise TopologyError("interleave got no topologies: pass at least one")
+    for part in topologies:
+        check_kind(part)
+    same_size(topologies, "interleave")
+    counts = [1] * len(topologies) if rounds is None else integers(rounds, "the rounds of interleave")
+    if len(counts) != len(topologies):
+        raise TopologyError(
+            f"interleave got {len(topologies)} topologies and {len(counts)} numbers of rounds: "
+            "pass one number for each topology"
+        )
+    for number, count in enumerate(counts):
+        positive(count, f"the rounds of part {number} of interleave")
+    topology = Interleaved(topologies, counts)
+    validate(topology)
+    return topology
+
+
+def _cycles(parts: Sequence[Topology], rounds: Sequence[int]) -> int | None:
+    """After how many cycles every part is where it began; None where one never is."""
+    cycles = 1
+    for part, r in zip(parts, rounds, strict=True):
+        if part.period is None:
+            return None
+        # c · r ≡ 0 modulo p
+        cycles = math.lcm(cycles, part.period // math.gcd(part.period, r))
+    return cycles
+
+
+@laws.register
+def _(topology: Interleaved) -> None:
+    # Parts that obey the laws by themselves make a whole that does, however long its period is. Where one of them does
+    # not, perhaps because it connects only together with the others, all rounds have to be looked at.
+    try:
+        for part in topology.parts:
+            validate(part)
+    except TopologyError:
+        laws.dispatch(Topology)(topology)

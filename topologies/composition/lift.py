@@ -1,0 +1,83 @@
+"""A graph of hosts and a graph inside each host, put together."""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+
+from topologies.circulants import Columns, uniform
+from topologies.composition.composed import Arranged
+from topologies.composition.interleave import Interleaved
+from topologies.composition.side_by_side import SideBySide
+from topologies.errors import TopologyError
+from topologies.topology import Topology, positive
+from topologies.validation import validate
+
+
+class Lifted(Arranged):
+    """The schedule that `lift` returns."""
+
+    def __init__(self, outer: Topology, inner: Topology, rounds: int) -> None:
+        """`rounds`: how many inner rounds stand before each outer one."""
+        # Row a holds the ranks of node a.
+        ranks = np.arange(outer.size * inner.size).reshape(outer.size, inner.size)
+        levels: list[tuple[Topology, int]] = []
+        if inner.size > 1 or outer.size == 1:
+            levels.append((SideBySide([(inner, ranks)]), rounds))
+        if outer.size > 1:
+            levels.append((SideBySide([(outer, ranks.T)]), 1))
+        self.schedule = Interleaved(*zip(*levels, strict=True))
+        super().__init__(self.schedule.size, self.schedule.period, [outer, inner])
+        self.rounds = rounds
+
+    def at(self, round: int) -> tuple[Topology, int]:
+        """All nodes at once, or all local ranks at once."""
+        return self.schedule.at(round)
+
+    def options(self) -> str:
+        """How many inner rounds stand before an outer one."""
+        return f"rounds={self.rounds}"
+
+
+def lift(outer: Topology, inner: Topology | int, rounds: int | None = None) -> Lifted:
+    """A graph of m nodes and a graph of the k ranks of a node, made a graph of m · k ranks.
+
+    Rank a·k + l is local rank l of node a. In each cycle all nodes hold some rounds of `inner` inside, and then each
+    local rank one round of `outer` with its counterparts of the same l on the other nodes:
+
+        P = I_m ⊗ P_inner(s)    and then    P = P_outer(c) ⊗ I_k    in cycle c
+
+    A level of one rank has nothing to say and takes no round: over nodes of one rank it is `outer` itself.
+
+    outer: on the m nodes. inner: on the k ranks of one node, or k itself for the complete graph. rounds: inner rounds
+    in a cycle, at least 1; None for the whole period of `inner`. Raises `TopologyError` for other values, for
+    topologies that break the laws, and where `inner` has no period and `rounds` is not given. Hosts with different
+    numbers of ranks: `topologies.node_aware`.
+
+    >>> two_levels = lift(exponential(4), 2)
+    >>> [dict(two_levels.turn(0, round).sends) for round in range(4)]
+    [{1: 0.5}, {2: 0.5}, {1: 0.5}, {4: 0.5}]
+    """
+    validate(outer)
+    if not isinstance(inner, Topology):
+        try:
+            inner = operator.index(inner)
+        except TypeError:
+            raise TopologyError(
+                f"the inner level of lift is a {type(inner).__name__}: pass a topology on the ranks of one node, or "
+                "their number"
+            ) from None
+        k = positive(inner, "the number of ranks of a node")
+        inner = Columns(k, [uniform(k, range(k))])
+    validate(inner)
+    if rounds is None:
+        rounds = inner.period
+        if rounds is None:
+            raise TopologyError(
+                f"the inner level of lift, {inner!r}, has no period: pass rounds=, how many of its rounds stand "
+                "before each outer one"
+            )
+    topology = Lifted(outer, inner, positive(rounds, "the inner rounds of lift"))
+    validate(topology)
+    return topology

@@ -1,0 +1,45 @@
+"""One topology for the first rounds, another one ever after."""
+
+from __future__ import annotations
+
+from topologies.composition.composed import Arranged, same_size
+from topologies.topology import Topology, positive
+from topologies.validation import validate
+
+
+class Switched(Arranged):
+    """The schedule that `switch` returns."""
+
+    def __init__(self, first: Topology, rounds: int, then: Topology) -> None:
+        """`rounds`: how many rounds `first` has, at least 1."""
+        super().__init__(first.size, None, [first, then])
+        self.rounds = rounds
+
+    def at(self, round: int) -> tuple[Topology, int]:
+        """Rounds of the first part, and then those of the second one from its beginning."""
+        first, then = self.parts
+        return (first, round) if round < self.rounds else (then, round - self.rounds)
+
+    def options(self) -> str:
+        """How long the first part lasts."""
+        return f"rounds={self.rounds}"
+
+
+def switch(first: Topology, rounds: int, then: Topology) -> Switched:
+    """`first` for a number of rounds, and `then`, from its round 0 on, for ever.
+
+    The schedule has no period, though its parts may have one. `topologies.hybrid` is made of it.
+
+    rounds: an integer of at least 1; rounds count posts, so with a post at every step they are steps. Both topologies
+    obey the laws by themselves. Raises `TopologyError` for other values, and for parts on different numbers of ranks.
+
+    >>> dense_then_sparse = switch(complete(4), 100, exponential(4))
+    >>> [len(dense_then_sparse.turn(0, round).sends) for round in (99, 100)]
+    [3, 1]
+    """
+    validate(first)
+    validate(then)
+    same_size([first, then], "switch")
+    topology = Switched(first, positive(rounds, "the rounds of the first part of switch"), then)
+    validate(topology)
+    return topology

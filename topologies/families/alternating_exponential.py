@@ -1,0 +1,35 @@
+"""The alternating exponential schedule: hops that grow by powers of two, forward and back in turn."""
+
+from __future__ import annotations
+
+from topologies.circulants import Columns, uniform
+from topologies.families.exponential import powers
+from topologies.topology import positive
+from topologies.validation import validate
+
+
+class AlternatingExponential(Columns):
+    """The schedule that `alternating_exponential` returns."""
+
+
+def alternating_exponential(size: int) -> AlternatingExponential:
+    """Alternating exponential schedule, directed: one peer a round, 2^i ranks ahead and then 2^i ranks behind.
+
+        P(t) = (I + S^h(t)) / 2,    h = +1, -1, +2, -2, +4, -4, …,    2^i < n,    S[(j + 1) mod n, j] = 1
+
+    Hops that are the same modulo n count once. It is the schedule of the first code for stochastic gradient push, here
+    for comparison: on powers of two one period of 2 log₂(n) - 1 rounds is the exact average, where `exponential` needs
+    log₂(n).
+
+    size: number of ranks n, from 1. Raises `TopologyError` for other values.
+
+    >>> [list(alternating_exponential(8).turn(rank=0, round=round).sends) for round in range(5)]
+    [[1], [7], [2], [6], [4]]
+
+    Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv 1811.10792.
+    """
+    size = positive(size, "the size of an alternating exponential schedule")
+    hops = dict.fromkeys(sign * power % size for power in powers(2, size) for sign in (1, -1))
+    topology = AlternatingExponential(size, [uniform(size, [hop]) for hop in hops])
+    validate(topology)
+    return topology

@@ -1,0 +1,35 @@
+"""The binary tree: every rank talks to its parent and its two children."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from topologies.table import Table
+from topologies.topology import positive
+from topologies.validation import validate
+from topologies.weights import undirected
+
+
+class BinaryTree(Table):
+    """The schedule that `binary_tree` returns."""
+
+
+def binary_tree(size: int, weights: str = "metropolis") -> BinaryTree:
+    """Binary tree, filled level by level: rank 0 is the root, and every other rank exchanges with its parent.
+
+        parent(r) = (r - 1) // 2,    children 2r + 1 and 2r + 2 where they exist
+
+    At most three messages a rank whatever n, and every pair is at most 2 log₂ n hops apart; slow to agree all the same,
+    as the two halves meet in the root only.
+
+    size: number of ranks n, from 1. weights: "metropolis" or "uniform", as for `grid`. Raises `TopologyError` for other
+    values.
+
+    >>> binary_tree(7).turn(rank=1, round=0)
+    Turn(keep=0.25, sends={0: 0.25, 3: 0.25, 4: 0.25}, receives={0: 0.25, 3: 0.25, 4: 0.25})
+    """
+    size = positive(size, "the size of a binary tree")
+    ranks = np.arange(1, size)
+    topology = BinaryTree([undirected(size, np.stack([(ranks - 1) // 2, ranks], axis=1), weights)])
+    validate(topology)
+    return topology

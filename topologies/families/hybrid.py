@@ -1,0 +1,45 @@
+"""Dense gossip at first, sparse gossip afterwards."""
+
+from __future__ import annotations
+
+from topologies.composition.switch import Switched
+from topologies.families.named import named
+from topologies.topology import positive
+from topologies.validation import validate
+
+
+class Hybrid(Switched):
+    """The schedule that `hybrid` returns."""
+
+
+def hybrid(
+    size: int,
+    rounds: int = 10,
+    first: str = "complete",
+    then: str = "exponential",
+    first_peers: int = 1,
+    then_peers: int = 1,
+) -> Hybrid:
+    """Dense-then-sparse: one graph for the first rounds, while the models move fast, and a cheaper one ever after.
+
+        P(t) = P_first(t)    for t < rounds,    P(t) = P_then(t - rounds)    from then on
+
+    size: number of ranks n, from 1. rounds: how long the first graph lasts, at least 1; in the paper it is the first
+    third of the training, and the default is only long enough to look at. first, then: "complete", "exponential" or
+    "ring". first_peers, then_peers: peers of an exponential graph. Raises `TopologyError` for other values. Other
+    pairs of graphs: `topologies.switch`.
+
+    >>> all_then_one, two_then_one = hybrid(8, rounds=100), hybrid(8, 100, first="exponential", first_peers=2)
+    >>> [len(all_then_one.turn(0, round).sends) for round in (0, 99, 100)]
+    [7, 7, 1]
+    >>> [len(two_then_one.turn(0, round).sends) for round in (0, 99, 100)]
+    [2, 2, 1]
+
+    Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv 1811.10792, section 6: the hybrids
+    AR/1P-SGP and 2P/1P-SGP.
+    """
+    size = positive(size, "the size of a hybrid")
+    rounds = positive(rounds, "the first rounds of a hybrid")
+    topology = Hybrid(named(first, size, first_peers, "first"), rounds, named(then, size, then_peers, "then"))
+    validate(topology)
+    return topology

@@ -1,0 +1,41 @@
+"""The linear schedule: one peer, at every odd distance in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from topologies.circulants import Circulant, uniform
+from topologies.topology import positive
+from topologies.validation import validate
+
+
+class Linear(Circulant):
+    """The schedule that `linear` returns."""
+
+    def __init__(self, size: int) -> None:
+        """`size`: n."""
+        super().__init__(size, period=max(1, size // 2))
+
+    def column(self, round: int) -> Mapping[int, float]:
+        """Half stays, half goes one odd hop ahead."""
+        return uniform(self.size, [2 * (round % (self.size // 2 or 1)) + 1])
+
+
+def linear(size: int) -> Linear:
+    """Linear schedule, directed: one peer a round, 1, 3, 5, … ranks ahead, every odd distance below n in turn.
+
+        P(t) = (I + S^h)/2,    h = 2 (t mod ⌊n/2⌋) + 1,    S[(j + 1) mod n, j] = 1
+
+    It stands here for comparison: a period of ⌊n/2⌋ rounds leaves 2^(-n/4) of a disagreement where n is a multiple of
+    4, while `exponential` needs log₂(n) rounds on powers of two to leave nothing.
+
+    size: number of ranks n, from 1. Raises `TopologyError` for other values.
+
+    >>> [list(linear(7).turn(rank=0, round=round).sends) for round in range(4)]
+    [[1], [3], [5], [1]]
+
+    Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv 1811.10792.
+    """
+    topology = Linear(positive(size, "the size of a linear schedule"))
+    validate(topology)
+    return topology

@@ -1,0 +1,127 @@
+"""Schedules that know which ranks share a host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from topologies.checks import integers
+from topologies.composition.composed import Arranged, shown
+from topologies.composition.interleave import Interleaved
+from topologies.composition.side_by_side import SideBySide
+from topologies.edges import Ranks
+from topologies.errors import TopologyError
+from topologies.families.named import named
+from topologies.topology import Topology, positive
+from topologies.validation import validate
+
+LOCAL_SIZE = 4
+"""Ranks on a host where nothing is said."""
+
+Graph = Callable[[int], Topology]
+
+
+class NodeAware(Arranged):
+    """The schedule that `node_aware` returns."""
+
+    def __init__(self, hosts: Sequence[int], inner: Graph, outer: Graph) -> None:
+        """`hosts`: ranks on each host; `inner`, `outer`: from a number of ranks to their graph."""
+        self.hosts = tuple(hosts)
+        sizes = np.array(hosts, dtype=np.int64)
+        starts = np.cumsum(sizes) - sizes
+        inside = _groups([np.arange(start, start + k) for start, k in zip(starts, hosts, strict=True)], inner)
+        # Local rank l on all hosts that have one.
+        across = _groups([starts[sizes > place] + place for place in range(max(hosts))], outer)
+        levels: list[tuple[SideBySide, int]] = []
+        if max(hosts) > 1 or len(hosts) == 1:
+            levels.append((inside, inside.period or 1))
+        if len(hosts) > 1:
+            levels.append((across, 1))
+        self.schedule = Interleaved(*zip(*levels, strict=True))
+        parts = [topology for level, _ in levels for topology, _ in level.blocks]
+        super().__init__(self.schedule.size, self.schedule.period, parts)
+
+    def at(self, round: int) -> tuple[Topology, int]:
+        """All hosts at once, or all local ranks at once."""
+        return self.schedule.at(round)
+
+    def options(self) -> str:
+        """The ranks on each host."""
+        return f"hosts={shown(self.hosts)}"
+
+
+def node_aware(
+    size: int,
+    local_size: int | None = None,
+    hosts: Iterable[int] | None = None,
+    inner: str = "exponential",
+    outer: str = "exponential",
+    inner_peers: int = 1,
+    outer_peers: int = 1,
+) -> NodeAware:
+    """Two levels: gossip inside each host, over fast links, and then one round between hosts, over the network.
+
+    In each cycle all hosts hold a period of the inner graph at once. Then each rank holds one round of the outer graph
+    with the ranks of the same local rank on the other hosts that have one. With k ranks on every host this is
+
+        P = I ⊗ P_inner(s)    for all rounds s of its period,  then    P = P_outer(c) ⊗ I_k    in cycle c
+
+    and a rank of an exponential graph sends over the network in one round of 1 + log₂ k only. Where hosts differ, the
+    longest inner period counts, and the hosts with shorter ones start over in each cycle; likewise for the outer ones.
+    A level of one rank takes no round.
+
+    size: number of ranks n, from 1. Hosts are filled in order, with consecutive ranks:
+    local_size: at most so many ranks on a host, so that the last host has what is left; 4 where nothing is said.
+    hosts: instead of it, the ranks on each host, as in [4, 4, 3].
+    inner, outer: "exponential", "ring" or "complete". inner_peers, outer_peers: peers of an exponential graph, as far
+    as there are so many. Raises `TopologyError` for other values. Other graphs: `topologies.lift`; ranks that are dealt
+    out to hosts in another order: `topologies.relabel`.
+
+    >>> schedule = node_aware(11, hosts=[4, 4, 3])
+    >>> [dict(schedule.turn(0, round).sends) for round in range(schedule.period)]
+    [{1: 0.5}, {2: 0.5}, {4: 0.5}, {1: 0.5}, {2: 0.5}, {8: 0.5}]
+    """
+    size = positive(size, "the size of a node-aware graph")
+    counts = _hosts(size, local_size, hosts)
+    inner_peers = positive(inner_peers, "the inner peers of a node-aware graph")
+    outer_peers = positive(outer_peers, "the outer peers of a node-aware graph")
+    topology = NodeAware(
+        counts,
+        lambda k: named(inner, k, _fitting(inner, inner_peers, k), "inner"),
+        lambda m: named(outer, m, _fitting(outer, outer_peers, m), "outer"),
+    )
+    validate(topology)
+    return topology
+
+
+def _groups(groups: Sequence[Ranks], graph: Graph) -> SideBySide:
+    """Groups of the same number of ranks share one graph."""
+    alike: dict[int, list[Ranks]] = {}
+    for group in groups:
+        alike.setdefault(len(group), []).append(group)
+    return SideBySide([(graph(k), np.stack(members)) for k, members in sorted(alike.items())])
+
+
+def _fitting(name: str, peers: int, size: int) -> int:
+    return min(peers, max(1, size - 1)) if name == "exponential" else peers
+
+
+def _hosts(size: int, local_size: int | None, hosts: Iterable[int] | None) -> Sequence[int]:
+    if hosts is None:
+        k = positive(LOCAL_SIZE if local_size is None else local_size, "the ranks on a host of a node-aware graph")
+        return [min(k, size - start) for start in range(0, size, k)]
+    if local_size is not None:
+        raise TopologyError(
+            f"a node-aware graph got local_size={local_size!r} and hosts={hosts!r}: pass one of them, hosts where "
+            "they differ"
+        )
+    counts = integers(hosts, "the hosts of a node-aware graph")
+    for number, count in enumerate(counts):
+        positive(count, f"the number of ranks on host {number} of a node-aware graph")
+    if sum(counts) != size:
+        raise TopologyError(
+            f"the hosts of a node-aware graph have {sum(counts)} ranks, but its size is {size}: "
+            "let hosts name the ranks on each host, so that they add up to the size"
+        )
+    return counts
