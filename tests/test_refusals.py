@@ -126,7 +126,7 @@ SENTENCES: dict[str, tuple[str, str | list[str]]] = {
     "more layers": ("Disagreement", r"rank 0 has nothing, where rank 1 has parameter '2.weight'"),
     "another topology": ("Disagreement", r"rank 0 has averager PushSum(Exponential.* rank 2 has averager PushSum(Ring"),
     "another size": ("UsageError", r"topology has 4 ranks and the world has 3: make it with size=world.size"),
-    "unconnected": ("TopologyError", r"ranks 0 and 1 cannot reach rank 2, so they would never agree: add an edge"),
+    "unconnected": ("TopologyError", r"rank 2 has no edge, so it would stay alone: connect it to the others"),
     "another overlap": ("Disagreement", r"overlap=0.* rank 1 has .*overlap=1.*same model, optimizer, averager"),
     "another optimizer": ("Disagreement", r"rank 0 has optimizer SGD .* rank 1 has optimizer Adam "),
     "another start": ("Disagreement", r"initial='broadcast'.* rank 1 has .*initial='check'"),

@@ -1,8 +1,7 @@
-"""Graphs by name, by function and by file, from Python and from the command line."""
+"""Graphs by name, by function and by file."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,11 +9,12 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from topologies import SpecError, TopologyError, exponential, load, ring
-from topologies.__main__ import main
+from topologies import SpecError, TopologyError, exponential, from_networkx, load, ring
+from topologies.custom.entry_points import families, hidden
 
 FACTORIES = """
 import networkx as nx
+import numpy as np
 import topologies
 
 def star(size, centre=0):
@@ -40,6 +40,38 @@ def apart(size):
 
 def broken(size):
     return [][0]
+
+def shares(size):
+    return np.full((size, size), 1 / size)
+
+def two(size):
+    return [np.eye(size), (np.eye(size) + np.roll(np.eye(size), 1, axis=0)) / 2]
+
+def rows(size):
+    return [[0.5, 0.5], [0.5, 0.5]]
+
+def leaky(size):
+    return np.full((size, size), 0.98 / size)
+
+def schedule(size):
+    return lambda round: nx.cycle_graph(size)
+
+class Swing(topologies.Topology):
+    def __init__(self, size, hop=1):
+        super().__init__(size, period=2)
+        self.hop = hop
+
+    def turn(self, rank, round):
+        hop = self.hop if round % 2 == 0 else -self.hop
+        return topologies.Turn(0.5, {(rank + hop) % self.size: 0.5}, {(rank - hop) % self.size: 0.5})
+
+class Graphs:
+    class Deep:
+        ring = nx.cycle_graph
+
+class Half(topologies.Topology):
+    def __init__(self, size):
+        super().__init__(size, 1)
 
 class Lazy(topologies.Topology):
     def turn(self, rank, round):
@@ -83,6 +115,16 @@ def test_factories_may_return_anything_that_is_a_graph(factories):
     assert load("my_graphs:star", 5, centre=3).turn(3, 0).sends == dict.fromkeys((0, 1, 2, 4), 0.2)
     assert load("my_graphs:swing", 4).period == 2
     assert load("my_graphs:sparse", 8).describe() == exponential(8).describe()
+    np.testing.assert_allclose(load("my_graphs:shares", 5).matrix(0), 0.2, atol=1e-15)
+    assert load("my_graphs:two", 5).turn(4, 1) == (0.5, {0: 0.5}, {3: 0.5})
+    np.testing.assert_array_equal(load("my_graphs:rows", 2).matrix(0), 0.5)
+    assert load("my_graphs:Graphs.Deep.ring", 5).turn(0, 0).sends.keys() == {1, 4}
+
+
+def test_a_topology_is_named_by_its_class(factories):
+    topology = load("my_graphs:Swing", 7, hop=3)
+    assert (topology.size, topology.period) == (7, 2)
+    assert topology.turn(0, 1).sends == {4: 0.5}
 
 
 def test_files(graphml):
@@ -96,8 +138,8 @@ def test_files(graphml):
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ("exponental", {}, "there is no topology 'exponental'; did you mean exponential[?]; there are complete"),
-        ("torus", {}, "there is no topology 'torus'; there are .*, package.module:factory for your own"),
+        ("exponental", {}, "there is no topology 'exponental'; did you mean .*exponential.*[?]; there are .*complete"),
+        ("dodecahedron", {}, "there is no topology 'dodecahedron'; there are .*, package.module:factory for your own"),
         ("exponential", {"peer": 2}, r"exponential: exponential\(size, peers=1\) is called with 4, peer=2: got an un"),
         ("my_graphs:", {}, "a factory is given as package.module:factory"),
         ("absent_module:ring", {}, "absent_module:ring: there is no module absent_module: .* PYTHONPATH"),
@@ -113,12 +155,15 @@ def test_files(graphml):
         ),
         ("absent.graphml", {}, "absent.graphml: there is no such file, seen from "),
         ("bad.graphml", {}, "bad.graphml: the file cannot be read as GraphML .ParseError"),
-        ("my_graphs.py", {}, "the file of that name would have to be GraphML"),
-        (nx.cycle_graph(4), {}, "not a Graph: a graph goes to topologies.from_networkx"),
+        ("my_graphs.py", {}, "; a function in a Python file is given as my_graphs:factory; there are"),
+        ("notes.md", {}, "a file of that name exists, but its ending says not that it is one of .graphml"),
+        (Path("ring"), {}, "ring: the ending of a file says how it is read, and 'none' is not one of .graphml"),
+        (nx.cycle_graph(4), {}, "not a Graph: a graph goes to topologies.from_networkx, a matrix to"),
     ],
 )
 def test_texts_that_lead_nowhere(factories, spec, options, message):
     Path("bad.graphml").write_text("nodes: 4")
+    Path("notes.md").write_text("a ring")
     with pytest.raises(SpecError, match=message):
         load(spec, 4, **options)
 
@@ -132,13 +177,20 @@ def test_texts_that_lead_nowhere(factories, spec, options, message):
             "my_graphs:nothing",
             "my_graphs:nothing: the factory returned a NoneType: let it return a topologies.Topology",
         ),
+        (
+            "my_graphs:schedule",
+            "my_graphs:schedule: the factory returned a function: .* by topologies.from_function",
+        ),
+        ("my_graphs:leaky", "my_graphs:leaky: the matrix: column 0 sums to 0.98, not to 1"),
+        ("my_graphs:rows", "my_graphs:rows: the graph has 2 ranks, but the job has 4"),
+        ("my_graphs:Half", "my_graphs:Half: the factory raised TypeError for 4 ranks: .*abstract.* turn"),
         ("my_graphs:apart", "my_graphs:apart: .* rank 0 cannot reach ranks 1, 2 and 3"),
         ("my_graphs:lazy", "my_graphs:lazy: Lazy.* rank 0 cannot reach ranks 1, 2 and 3"),
         ("my_graphs:broken", "my_graphs:broken: the factory raised IndexError for 4 ranks: list index out of range"),
         ("three.graphml", "three.graphml: the graph has 3 ranks, but the job has 4"),
         (
             "named.graphml",
-            "named.graphml: the graph has 2 nodes, so their labels .* it has 'amsterdam', 'berlin': rename",
+            "named.graphml: the graph has 2 nodes, so their labels .* it has 'amsterdam', 'berlin' and not 0, 1: re",
         ),
     ],
 )
@@ -149,8 +201,8 @@ def test_graphs_that_are_wrong(factories, graphml, spec, message):
     assert not isinstance(raised.value, SpecError)
 
 
-def test_a_file_takes_the_options_of_from_networkx(graphml):
-    with pytest.raises(SpecError, match=r"from_networkx\(.*, weight='weight'\) is called with the graph, peers=2"):
+def test_a_file_takes_the_options_of_its_kind(graphml):
+    with pytest.raises(SpecError, match=r"ends in .graphml has options weight, and was given peers=2"):
         load(graphml, 3, peers=2)
 
 
@@ -160,94 +212,89 @@ def test_sizes_that_are_none(size):
         load("ring", size)
 
 
-def run(capsys, *arguments):
-    try:
-        code = main(arguments)
-    except SystemExit as exit:  # argparse's way
-        code = exit.code
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
+def install(site, distribution, declared, **modules):
+    """What pip leaves of a package: its modules, and what it declares."""
+    for name, source in modules.items():
+        (site / f"{name}.py").write_text(source)
+    info = site / f"{distribution.replace('-', '_')}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[gossip.topologies]\n{declared}\n")
 
 
-@pytest.mark.parametrize("arguments", [(), ("list",)])
-def test_the_command_line_says_what_it_offers(capsys, arguments):
-    code, out, _ = run(capsys, *arguments)
-    assert code == 0
-    for word in ("exponential", "ring", "complete", "peers=1", "package.module:factory", ".graphml", "--help"):
-        assert word in out
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A directory on the path with two packages that declare families."""
+    install(
+        tmp_path,
+        "many-wheels",
+        "wheel = wheels_of:wheel\nring = wheels_of:hexagon\nbroken = wheels_of.absent:wheel\n"
+        "number = wheels_of:NUMBER\nunnamed = wheels_of:abnset\n"
+        "falling = falls_over:wheel\nclass = wheels_of:Wheel\nboth = wheels_of:wheel",
+        wheels_of="import networkx as nx\nimport topologies\nNUMBER = 3\n"
+        "def wheel(size, weight=None):\n    return nx.wheel_graph(size)\n"
+        "def hexagon(size):\n    return nx.cycle_graph(6)\n"
+        "class Wheel(topologies.Topology):\n    def __init__(self, size):\n        super().__init__(size, 1)\n"
+        "    def turn(self, rank, round):\n        return topologies.Turn(1.0, {}, {})\n",
+        falls_over="raise RuntimeError('no accelerator here')\n",
+    )
+    install(tmp_path, "other-wheels", "both = wheels_of:wheel")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in ("wheels_of", "falls_over"):
+        sys.modules.pop(name, None)
 
 
-def test_help(capsys):
-    code, out, _ = run(capsys, "--help")
-    assert code == 0
-    assert "exit codes" in out
-    assert "python -m topologies show exponential --size 8" in out
+def test_other_packages_declare_families(site):
+    topology = load("wheel", 6)
+    assert topology.describe() == from_networkx(nx.wheel_graph(6)).describe()
+    assert load("class", 1).size == 1
+    assert set(families()) == {"wheel", "broken", "number", "unnamed", "falling", "class", "both"}
+    assert families()["wheel"]()(6).number_of_nodes() == 6
+    assert families()["wheel"].distribution == "many-wheels"
 
 
-def test_show(capsys):
-    code, out, _ = run(capsys, "show", "exponential", "--size", "9", "--option", "peers=2", "--rank", "4")
-    assert code == 0
-    facts = {line.split("  ")[1]: line.split("  ")[-1].strip() for line in out.splitlines() if line.startswith("  ")}
-    assert facts["ranks"] == "9"
-    assert facts["period"] == "2"
-    assert facts["out-peers"] == "2 a rank and round"
-    assert facts["doubly stochastic"] == "in every round"
-    assert exponential(9, 2).describe() in out
-    assert "round 1    keeps 0.3333   sends 0.3333@1 0.3333@7" in out
+def test_nothing_is_imported_before_it_is_used(site):
+    assert "wheels_of" in {declared.spec.partition(":")[0] for declared in families().values()}
+    assert "wheels_of" not in sys.modules
+    assert "falls_over" not in sys.modules
+    with pytest.raises(SpecError, match=r"there is no topology 'wheeel'; did you mean wheel[?]; .*falling"):
+        load("wheeel", 6)
+    assert "wheels_of" not in sys.modules
 
 
-def test_check(capsys, factories, graphml):
-    code, out, _ = run(capsys, "check", graphml)
-    assert code == 0
-    assert "out-peers            1 to 2 a rank and round" in out
-    assert "in 0 of 1 rounds" in out
-    assert "fit for gossip" in out
-    code, out, err = run(capsys, "check", "my_graphs:apart", "--size", "4")
-    assert code == 1
-    assert not out
-    assert err.startswith("python -m topologies: my_graphs:apart: ")
-    assert "cannot reach" in err
+def test_a_family_that_ships_wins_over_one_of_its_name(site):
+    assert load("ring", 8).describe() == ring(8).describe()
+    assert "ring" not in families()
+    assert hidden()["ring"].spec == "wheels_of:hexagon"
+    assert load(hidden()["ring"].spec, 6).describe() == from_networkx(nx.cycle_graph(6)).describe()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("name", "options", "message"),
     [
-        (("show", "tours", "--size", "4"), "there is no topology 'tours'"),
-        (("check", "tours", "--size", "4"), "there is no topology 'tours'"),
-        (("check", "absent.graphml"), "absent.graphml: there is no such file"),
-        (("show", "ring"), "ring comes in many sizes: say which with --size N"),
-        (("show", "ring", "--size", "0"), "the number of ranks is an integer of at least 1, not '0'"),
-        (("show", "ring", "--size", "many"), "not 'many'"),
-        (("show", "ring", "--size", "4", "--rank", "4"), "--rank 4 does not exist among 4 ranks, 0 to 3"),
-        (("show", "exponential", "--size", "4", "--option", "peers=4"), "peers=4 does not fit"),
-        (("show", "exponential", "--size", "4", "--option", "peers"), "not of the form name=value"),
-        (("show", "exponential", "--size", "4", "--option", "peer=1"), "unexpected keyword"),
-        (("draw", "ring"), "invalid choice: 'draw'"),
-        (("show",), "SPEC"),
+        (
+            "broken",
+            {},
+            "broken: the package many-wheels declares broken = wheels_of.absent:wheel, which could not be imp",
+        ),
+        ("unnamed", {}, "unnamed: .* many-wheels .* could not be imported .AttributeError: .*abnset"),
+        ("falling", {}, "the package many-wheels .* .RuntimeError: no accelerator here.: update or uninstall it"),
+        ("number", {}, "many-wheels .* which is a int, not a function of the number of ranks"),
+        (
+            "both",
+            {},
+            "package .*-wheels declares both = wheels_of:wheel, and .*-wheels declares the same name: un",
+        ),
+        ("wheel", {"hub": 1}, r"wheel: wheel\(size, weight=None\) is called with 6, hub=1: got an unexpected keyword"),
     ],
 )
-def test_wrong_input_exits_with_2(capsys, arguments, message):
-    code, out, err = run(capsys, *arguments)
-    assert code == 2
-    assert not out
-    assert message in err
-    assert "Traceback" not in err
+def test_declarations_that_lead_nowhere(site, name, options, message):
+    with pytest.raises(SpecError, match=message):
+        load(name, 6, **options)
 
 
-def test_as_a_module(factories):
-    def python_m(*arguments):
-        root = Path(__file__).parents[1]
-        return subprocess.run(
-            [sys.executable, "-m", "topologies", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env={"PYTHONPATH": f"{root}"},
-            cwd=factories,
-        )
-
-    found = python_m("check", "my_graphs:star", "--size", "6")
-    assert (found.returncode, found.stderr) == (0, "")
-    missing = python_m("show", "rnig", "--size", "6")
-    assert missing.returncode == 2
-    assert "did you mean ring?" in missing.stderr
+def test_what_a_declared_family_makes_is_checked(site):
+    with pytest.raises(TopologyError, match=r"class: Wheel.* rank 0 cannot reach ranks 1 and 2") as raised:
+        load("class", 3)
+    assert not isinstance(raised.value, SpecError)

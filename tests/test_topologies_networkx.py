@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -132,17 +134,28 @@ def weighted(*edges, kind=nx.DiGraph):
     return graph
 
 
+def with_ranks(size, *edges):
+    graph = nx.empty_graph(size)
+    graph.add_edges_from(edges)
+    return graph
+
+
 @pytest.mark.parametrize(
     ("graph", "message"),
     [
         (
             nx.relabel_nodes(nx.cycle_graph(4), {0: 4}),
-            "the graph has 4 nodes, so their labels must be the ranks 0 to 3, but it has 4: rename them with "
-            "networkx.convert_node_labels_to_integers",
+            "the graph has 4 nodes, so their labels must be the ranks 0 to 3, but it has 4 and not 0: they look like "
+            "ranks counted from 1; networkx.relabel_nodes",
         ),
-        (nx.Graph([("a", "b")]), "it has 'a', 'b': rename"),
-        (nx.Graph([((0, 0), (0, 1))]), r"it has \(0, 0\), \(0, 1\): rename"),
-        (nx.path_graph(range(10, 30)), "it has 20, 21, 22, 23, 24 and 5 more"),
+        (nx.Graph([("a", "b")]), "it has 'a', 'b' and not 0, 1: rename them with networkx.convert_node_labels"),
+        (nx.Graph([("0", "1")]), "they are texts; networkx.relabel_nodes.graph, int. makes numbers of them"),
+        (nx.Graph([((0, 0), (0, 1))]), r"it has \(0, 0\), \(0, 1\) and not 0, 1: rename"),
+        (
+            nx.path_graph(range(10, 30)),
+            "it has 20, 21, 22, 23, 24 and 5 more and not 0, 1, 2, 3, 4 and 5 more: add the missing ranks .*"
+            'ordering="sorted"',
+        ),
         (
             nx.DiGraph([(0, 1), (1, 0), (1, 1)]),
             "edge from rank 1 to itself: a rank keeps what it does not send, so remove",
@@ -152,9 +165,11 @@ def weighted(*edges, kind=nx.DiGraph):
         (nx.Graph(), "has no nodes: add one node for each rank"),
         ([], "the sequence of graphs is empty"),
         ([nx.cycle_graph(3), nx.cycle_graph(4)], "the graph of round 1 has 4 nodes, but the graph of round 0 has 3"),
-        ([nx.cycle_graph(3), "ring"], "the topology of round 1 comes from a str, not from a networkx Graph"),
-        (np.eye(3), "comes from a ndarray, .* networkx.from_numpy_array"),
-        (3, "comes from a int"),
+        ([nx.cycle_graph(3), "ring"], "the graph of round 1 is a str, not a networkx Graph or DiGraph"),
+        (np.eye(3), "the graph of round 0 is a ndarray, .*: a weight matrix goes to topologies.from_matrix"),
+        (3, "the graph of round 0 is a int"),
+        ("ring.graphml", "is a str, .* a file to topologies.from_file"),
+        (nx.cycle_graph, "is a function, .* a function of the round to topologies.from_function"),
         (
             weighted((0, 1, 0.5), (1, 0, 1.0)),
             r"lets rank 1 send 1 of its weight in all \(column 1\), and every rank must",
@@ -173,7 +188,24 @@ def weighted(*edges, kind=nx.DiGraph):
             nx.DiGraph([(0, 1, {"weight": 0.5}), (1, 0, {})]),
             "has the attribute 'weight' on 1 of its 2 edges, but not on 1 -> 0: put a share on every edge, or pass",
         ),
+        (weighted((0, 1, -0.5), kind=nx.Graph), "has weight=-0.5 on the edge 0 - 1: a share is"),
         (nx.empty_graph(3), "rank 0 cannot reach ranks 1 and 2"),
+        (
+            nx.Graph([(0, 1), (2, 3)]),
+            "in its one graph ranks 0 and 1 cannot reach ranks 2 and 3, nor the latter the former, .* each way between",
+        ),
+        (
+            [with_ranks(4, (0, 1), (2, 3)), with_ranks(4, (1, 0))],
+            "over the 2 rounds of its period ranks 0 and 1 cannot reach ranks 2 and 3, nor the latter",
+        ),
+        (
+            with_ranks(4, (0, 1), (1, 3)),
+            "rank 2 has no edge, so it would stay alone: connect it to the others, or make the topology of the other 3",
+        ),
+        (
+            [with_ranks(5, (0, 1)), with_ranks(5, (1, 4))],
+            "ranks 2 and 3 have no edge in any of the 2 rounds of its period, so each .*: connect them to the others",
+        ),
         (
             [nx.DiGraph([(0, 1), (1, 0), (2, 1)])] * 2,
             "over the 2 rounds of its period ranks 0 and 1 cannot reach rank 2",
@@ -190,3 +222,11 @@ def test_a_late_graph_is_named():
     bad = weighted((0, 1, 0.5), (1, 0, 1.5))
     with pytest.raises(TopologyError, match=r"the graph of round 2 has weight=1.5 on the edge 1 -> 0"):
         from_networkx([nx.path_graph(2), nx.path_graph(2), bad])
+
+
+def test_a_large_graph_is_read_in_seconds():
+    graph = nx.cycle_graph(100_000)
+    start = time.perf_counter()
+    topology = from_networkx(graph)
+    assert time.perf_counter() - start < 10
+    assert topology.turn(99_999, 5).sends.keys() == {0, 99_998}

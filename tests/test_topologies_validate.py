@@ -178,7 +178,9 @@ def test_one_rank_needs_nobody():
 
 
 def test_long_lists_of_ranks_are_cut():
-    far = [Turn(1.0, {}, {})] * 20
     near = [ring(20).turn(rank, 0) for rank in range(20)]
+    far = [
+        Turn(turn.keep, *({peer + 20: share for peer, share in shares.items()} for shares in turn[1:])) for turn in near
+    ]
     with pytest.raises(TopologyError, match=r"ranks 0, 1, 2, 3, 4, 5 and 14 more cannot reach ranks 20, 21"):
         validate(Given([*near, *far]))

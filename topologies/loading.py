@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
+import functools
 import importlib
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
-from xml.etree.ElementTree import ParseError
-
-import networkx as nx
 
 from topologies.catalogue import CATALOGUE
+from topologies.custom import entry_points
+from topologies.custom.calls import call, named
+from topologies.custom.files import READERS, from_file, is_file
+from topologies.custom.matrices import from_matrix, is_matrices
+from topologies.custom.networkx_graphs import from_networkx, is_graphs
 from topologies.errors import SpecError, TopologyError
-from topologies.networkx_graphs import from_networkx, is_graphs
+from topologies.specs import together
 from topologies.topology import Topology, positive
 from topologies.validation import validate
 
@@ -25,33 +26,46 @@ def load(spec: str | os.PathLike[str], size: int, **options: Any) -> Topology:
     """The topology that a short text names, for `size` ranks.
 
     spec, one of
-    - a family: "exponential", "ring", "complete", with its own options;
-    - "package.module:factory": a Python function, called as factory(size, **options), that returns a `Topology` or what
-      `from_networkx` takes;
-    - "path/to/graph.graphml": a GraphML file with the nodes "0" … "n-1"; its options are those of `from_networkx`.
+    - a family: "exponential", "ring", "complete", …, with its own options;
+    - a family that another package declares as an entry point of the group `gossip.topologies`, where none of ours has
+      its name;
+    - "package.module:factory": a Python function, or a subclass of `Topology`, called as factory(size, **options); it
+      returns a `Topology`, what `from_networkx` takes, or what `from_matrix` takes;
+    - "path/to/graph.graphml", or another file that `from_file` reads, with its options.
+
+    Options may also stand in the text, after commas: "exponential,peers=2" or "circulant,hops=1,2,5".
 
     Raises `SpecError` where the text leads to no graph and `TopologyError` where the graph is wrong or has not `size`
     ranks; the message begins with the text.
 
-    >>> load("exponential", 8, peers=2)
-    Exponential(size=8, period=2)
+    >>> load("exponential", 8, peers=2), load("exponential,peers=2", 8)
+    (Exponential(size=8, period=2), Exponential(size=8, period=2))
     """
     size = positive(size, "the number of ranks")
     if not isinstance(spec, (str, os.PathLike)):
         raise SpecError(
             f"load takes a name, a module:factory or a file, not a {type(spec).__name__}: "
-            "a graph goes to topologies.from_networkx"
+            "a graph goes to topologies.from_networkx, a matrix to topologies.from_matrix, and a function of the round "
+            "to topologies.from_function"
         )
+    path = isinstance(spec, os.PathLike)
     spec = os.fspath(spec)
-    if is_file(spec):
-        topology = load_file(spec, **options)
+    if not path:
+        spec, options = together(spec, options)
+    if path or is_file(spec):
+        topology = from_file(spec, **options)
     elif ":" in spec:
-        topology = _from_factory(spec, size, options)
+        with named(spec):
+            topology = _made(_factory(spec), size, options)
     elif spec in CATALOGUE:
-        with _named(spec):
-            topology = _call(CATALOGUE[spec], size, options)
+        with named(spec):
+            topology = call(CATALOGUE[spec], size, options)
     else:
-        raise SpecError(_unknown(spec))
+        declared = entry_points.families()
+        if spec not in declared:
+            raise SpecError(_unknown(spec, [*CATALOGUE, *declared]))
+        with named(spec):
+            topology = _made(declared[spec](), size, options)
     if topology.size != size:
         raise TopologyError(
             f"{spec}: the graph has {topology.size} ranks, but the job has {size}: start "
@@ -60,99 +74,25 @@ def load(spec: str | os.PathLike[str], size: int, **options: Any) -> Topology:
     return topology
 
 
-def is_file(spec: str) -> bool:
-    """Whether the text names a graph file."""
-    return spec.lower().endswith(".graphml")
-
-
-def load_file(path: str, **options: Any) -> Topology:
-    """The topology of a GraphML file, of whatever size it has; raises like `load`."""
-    with _named(path):
-        try:
-            graph = nx.read_graphml(path)
-        except FileNotFoundError:
-            raise SpecError(
-                f"there is no such file, seen from {os.getcwd()}: give a path that holds on every host"
-            ) from None
-        except (OSError, ParseError, nx.NetworkXError, ValueError, KeyError) as error:
-            raise SpecError(
-                f"the file cannot be read as GraphML ({type(error).__name__}: {error}): "
-                "networkx.write_graphml(graph, path) writes one"
-            ) from error
-        # GraphML has no integer labels.
-        ranks = {label: int(label) for label in graph if label.isdecimal() and label == str(int(label))}
-        topology: Topology = _call(from_networkx, nx.relabel_nodes(graph, ranks), options)
-        return topology
-
-
-def parse_options(texts: list[str]) -> dict[str, Any]:
-    """The keyword options of texts such as "peers=2", values in Python's notation or else plain strings.
-
-    >>> parse_options(["peers=2", "directed=True", "kind=small"])
-    {'peers': 2, 'directed': True, 'kind': 'small'}
-    """
-    options: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier():
-            raise SpecError(f"the option {text!r} is not of the form name=value, as in peers=2")
-        try:
-            options[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[name] = value
-    return options
-
-
-@contextmanager
-def _named(source: str) -> Iterator[None]:
-    """Put where the graph comes from in front of what is wrong with it."""
+def _made(factory: Callable[..., Any], size: int, options: Mapping[str, Any]) -> Topology:
+    """What the user's own function makes, checked."""
     try:
-        yield
-    except TopologyError as error:
-        kind = SpecError if isinstance(error, SpecError) else TopologyError
-        raise kind(f"{source}: {error}") from error
-
-
-def _call(function: Callable[..., Any], first: Any, options: Mapping[str, Any]) -> Any:
-    """`function(first, **options)`; options that it does not take are refused with its signature."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return function(first, **options)
-    try:
-        signature.bind(first, **options)
-    except TypeError as error:
-        plain = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
-        shown = signature.replace(parameters=plain, return_annotation=signature.empty)
-        raise SpecError(
-            f"{getattr(function, '__name__', function)}{shown} is called with {_kind(first)}"
-            f"{''.join(f', {name}={value!r}' for name, value in options.items())}: {error}"
-        ) from None
-    return function(first, **options)
-
-
-def _kind(first: Any) -> str:
-    return "the graph" if is_graphs(first) else repr(first)
-
-
-def _from_factory(spec: str, size: int, options: Mapping[str, Any]) -> Topology:
-    with _named(spec):
-        factory = _factory(spec)
-        try:
-            result = _call(factory, size, options)
-        except TopologyError:
-            raise
-        except Exception as error:
-            raise TopologyError(f"the factory raised {type(error).__name__} for {size} ranks: {error}") from error
-        if is_graphs(result):
-            return from_networkx(result)
-        if not isinstance(result, Topology):
-            raise TopologyError(
-                f"the factory returned a {type(result).__name__}: let it return a topologies.Topology, "
-                "a networkx graph, or a list of graphs, one for each round"
-            )
+        result = call(factory, size, options)
+    except TopologyError:
+        raise
+    except Exception as error:
+        raise TopologyError(f"the factory raised {type(error).__name__} for {size} ranks: {error}") from error
+    if isinstance(result, Topology):
         validate(result)
         return result
+    if is_graphs(result):
+        return from_networkx(result)
+    if is_matrices(result):
+        return from_matrix(result)
+    advice = "let it return a topologies.Topology, a networkx graph, a weight matrix, or a list of graphs or matrices"
+    if inspect.isfunction(result):
+        advice = "a function of the round becomes a graph by topologies.from_function(function, size)"
+    raise TopologyError(f"the factory returned a {type(result).__name__}: {advice}, one for each round")
 
 
 def _factory(spec: str) -> Callable[..., Any]:
@@ -170,9 +110,10 @@ def _factory(spec: str) -> Callable[..., Any]:
         raise SpecError(f"the module {module_name} could not be imported: {error}") from error
     except Exception as error:
         raise SpecError(f"the module {module_name} could not be imported: {type(error).__name__}: {error}") from error
-    factory = getattr(module, name, None)
-    if factory is None:
-        raise SpecError(f"the module {module_name} has no {name}{_alike(name, dir(module))}")
+    try:
+        factory = functools.reduce(getattr, name.split("."), module)
+    except AttributeError:
+        raise SpecError(f"the module {module_name} has no {name}{_alike(name, dir(module))}") from None
     if not callable(factory):
         raise SpecError(
             f"{name} is a {type(factory).__name__}, not a function: write one that takes the number of "
@@ -182,14 +123,15 @@ def _factory(spec: str) -> Callable[..., Any]:
     return function
 
 
-def _unknown(spec: str) -> str:
-    known = ", ".join(CATALOGUE)
-    hint = _alike(spec, list(CATALOGUE))
-    if not hint and os.path.exists(spec):
-        hint = "; the file of that name would have to be GraphML, with the ending .graphml"
+def _unknown(spec: str, known: list[str]) -> str:
+    hint = _alike(spec, known)
+    if not hint and spec.endswith(".py"):
+        hint = f"; a function in a Python file is given as {spec[: -len('.py')].replace(os.sep, '.')}:factory"
+    elif not hint and os.path.exists(spec):
+        hint = f"; a file of that name exists, but its ending says not that it is one of {' '.join(READERS)}"
     return (
-        f"there is no topology {spec!r}{hint}; there are {known}, "
-        "package.module:factory for your own, and files that end in .graphml"
+        f"there is no topology {spec!r}{hint}; there are {', '.join(known)}, "
+        "package.module:factory for your own, and files, such as graph.graphml"
     )
 
 

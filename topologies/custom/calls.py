@@ -1,0 +1,49 @@
+"""Code and files that are not ours, called so that an error says where it comes from."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from topologies.errors import SpecError, TopologyError
+
+
+@contextmanager
+def named(source: str) -> Iterator[None]:
+    """Put where the graph comes from in front of what is wrong with it."""
+    try:
+        yield
+    except TopologyError as error:
+        kind = SpecError if isinstance(error, SpecError) else TopologyError
+        raise kind(f"{source}: {error}") from error
+
+
+def call(function: Callable[..., Any], first: Any, options: Mapping[str, Any]) -> Any:
+    """`function(first, **options)`; arguments that it does not take are a `SpecError` with its signature."""
+    complaint = misfit(function, first, options)
+    if complaint:
+        raise SpecError(complaint)
+    return function(first, **options)
+
+
+def misfit(function: Callable[..., Any], first: Any, options: Mapping[str, Any]) -> str:
+    """Why `function` cannot be called with these arguments; an empty text where it can.
+
+    >>> def star(size, centre=0): ...
+    >>> misfit(star, 8, {"middle": 1})
+    "star(size, centre=0) is called with 8, middle=1: got an unexpected keyword argument 'middle'"
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return ""  # some that are written in C do not tell
+    try:
+        signature.bind(first, **options)
+    except TypeError as error:
+        plain = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
+        shown = signature.replace(parameters=plain, return_annotation=signature.empty)
+        given = ", ".join([repr(first), *(f"{name}={value!r}" for name, value in options.items())])
+        return f"{getattr(function, '__name__', function)}{shown} is called with {given}: {error}"
+    return ""

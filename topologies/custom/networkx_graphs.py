@@ -1,0 +1,181 @@
+"""Topologies made of networkx graphs, one for each round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import networkx as nx
+import numpy as np
+
+from topologies.edges import Edges, totals
+from topologies.errors import TopologyError
+from topologies.table import Table
+from topologies.topology import TOLERANCE
+from topologies.validation import is_share, validate
+from topologies.weights import undirected, weighted
+
+
+def from_networkx(graph_or_sequence: Any, weight: str | None = "weight") -> Table:
+    """A topology of one networkx `Graph` or `DiGraph` on the nodes 0 … n - 1, or of a sequence of them, one a round.
+
+    An edge u -> v means that u sends to v; an edge of an undirected graph goes both ways. The edge attribute named by
+    `weight` is the share of u's weight that goes to v (of an undirected graph: the share both ways), and what u does
+    not send it keeps. A graph without the attribute gets
+
+        DiGraph    1 / (1 + out-degree of u)
+        Graph      1 / (1 + max(degree of u, degree of v))        Metropolis-Hastings: doubly stochastic
+
+    graph_or_sequence: the period is the length of the sequence. Ranks may be idle in some rounds, but all rounds
+    together must lead from every rank to every other one.
+    weight: name of the edge attribute; None ignores attributes, for graphs whose weights mean something else.
+    Raises `TopologyError` for other labels, self-loops, multigraphs, graphs of different sizes or with weights on some
+    edges only, shares that are not above 0 or leave a rank nothing to keep, and ranks that never connect.
+
+    >>> from_networkx(nx.DiGraph([(0, 1), (1, 2), (2, 0), (0, 2)])).turn(rank=0, round=0)
+    Turn(keep=0.333..., sends={1: 0.333..., 2: 0.333...}, receives={2: 0.5})
+
+    The Metropolis weights: Xiao, Boyd, Lall, A Scheme for Robust Distributed Sensor Fusion Based on Average Consensus,
+    IPSN 2005.
+    """
+    graphs = _graphs(graph_or_sequence)
+    rounds: list[Edges] = []
+    for round, graph in enumerate(graphs):
+        name = "the graph" if len(graphs) == 1 else f"the graph of round {round}"
+        rounds.append(graph_edges(graph, weight, name))
+        if len(graph) != len(graphs[0]):
+            raise TopologyError(
+                f"{name} has {len(graph)} nodes, but the graph of round 0 has {len(graphs[0])}: all graphs of "
+                "a sequence need the same ranks, so add those that are idle with add_nodes_from"
+            )
+    topology = Table(rounds)
+    validate(topology)
+    return topology
+
+
+def is_graphs(value: object) -> bool:
+    """Whether `value` is something that `from_networkx` takes: a graph, or a sequence of graphs and nothing else."""
+    if isinstance(value, nx.Graph):
+        return True
+    return isinstance(value, Sequence) and len(value) > 0 and all(isinstance(graph, nx.Graph) for graph in value)
+
+
+def graph_edges(graph: Any, weight: str | None, name: str) -> Edges:
+    """The round that one graph stands for; raises `TopologyError` that begins with `name`."""
+    _check_shape(graph, name)
+    size = len(graph)
+    given = _given(graph, weight, name)
+    if given is not None:
+        return given
+    ends = np.array(list(graph.edges), dtype=np.int64).reshape(-1, 2)
+    if graph.is_directed():
+        return weighted(size, ends[:, 0], ends[:, 1], "uniform")
+    return undirected(size, ends, "metropolis")
+
+
+def _graphs(graph_or_sequence: Any) -> Sequence[Any]:
+    # A graph is iterable itself, over its nodes, so it comes first; so are matrices, over their rows.
+    if isinstance(graph_or_sequence, nx.Graph):
+        graphs: Sequence[Any] = [graph_or_sequence]
+    elif isinstance(graph_or_sequence, Iterable) and not isinstance(graph_or_sequence, (str, dict)):
+        matrix = hasattr(graph_or_sequence, "__array__") or hasattr(graph_or_sequence, "tocoo")
+        graphs = [graph_or_sequence] if matrix else list(graph_or_sequence)
+    else:
+        graphs = [graph_or_sequence]
+    if not graphs:
+        raise TopologyError("the sequence of graphs is empty: give one networkx graph for each round of the period")
+    for round, graph in enumerate(graphs):
+        if not isinstance(graph, nx.Graph):
+            raise TopologyError(
+                f"the graph of round {round} is a {type(graph).__name__}, not a networkx Graph or DiGraph: a weight "
+                "matrix goes to topologies.from_matrix, a function of the round to topologies.from_function, and a "
+                "file to topologies.from_file"
+            )
+    return graphs
+
+
+def _check_shape(graph: Any, name: str) -> None:
+    size = len(graph)
+    if size == 0:
+        raise TopologyError(f"{name} has no nodes: add one node for each rank with add_nodes_from(range(size))")
+    if graph.is_multigraph():
+        raise TopologyError(
+            f"{name} is a multigraph, and two ranks exchange one message each way in a round: "
+            f"make it a networkx.{'DiGraph' if graph.is_directed() else 'Graph'}, adding up the shares "
+            "of parallel edges"
+        )
+    # A set, as a range looks through itself for a label that is a number of numpy's.
+    ranks = set(range(size))
+    strangers = [label for label in graph if label not in ranks]
+    if strangers:
+        missing = [rank for rank in range(size) if rank not in graph]
+        raise TopologyError(
+            f"{name} has {size} nodes, so their labels must be the ranks 0 to {size - 1}, but it has "
+            f"{_some(strangers)} and not {_some(missing)}: {_renaming(graph)}"
+        )
+    for rank in nx.nodes_with_selfloops(graph):
+        raise TopologyError(
+            f"{name} has an edge from rank {rank} to itself: a rank keeps what it does not send, so "
+            "remove it with graph.remove_edges_from(list(networkx.selfloop_edges(graph)))"
+        )
+
+
+def _some(labels: Sequence[Any]) -> str:
+    return ", ".join(map(repr, labels[:5])) + (f" and {len(labels) - 5} more" if len(labels) > 5 else "")
+
+
+def _renaming(graph: Any) -> str:
+    """What to do about the labels of a graph that are not 0 … n - 1."""
+    labels, size = set(graph), len(graph)
+    if labels == set(range(1, size + 1)):
+        return (
+            "they look like ranks counted from 1; networkx.relabel_nodes(graph, lambda label: label - 1) counts them "
+            "from 0"
+        )
+    if labels == set(map(str, range(size))):
+        return "they are texts; networkx.relabel_nodes(graph, int) makes numbers of them"
+    if all(isinstance(label, (int, np.integer)) for label in labels):
+        return (
+            "add the missing ranks with add_nodes_from where they are idle, or rename the nodes with "
+            'networkx.convert_node_labels_to_integers(graph, ordering="sorted")'
+        )
+    return (
+        "rename them with networkx.convert_node_labels_to_integers(graph), which numbers the nodes in the order in "
+        "which they were added, or with networkx.relabel_nodes"
+    )
+
+
+def _given(graph: Any, weight: str | None, name: str) -> Edges | None:
+    """The round with the shares that are written on the edges; None where no edge has one."""
+    if weight is None:
+        return None
+    written = list(graph.edges(data=weight))
+    without = [(u, v) for u, v, share in written if share is None]
+    if len(without) == len(written):
+        return None
+    arrow = "->" if graph.is_directed() else "-"
+    for u, v in without:
+        raise TopologyError(
+            f"{name} has the attribute {weight!r} on {len(written) - len(without)} of its {len(written)} edges, but "
+            f"not on {u} {arrow} {v}: put a share on every edge, or pass weight=None to have all of them computed"
+        )
+    for u, v, share in written:
+        if not is_share(share):
+            raise TopologyError(
+                f"{name} has {weight}={share!r} on the edge {u} {arrow} {v}: a share is a number above 0 "
+                "and below 1, so correct it or leave the edge out; pass weight=None where the "
+                "attribute is no share"
+            )
+    source, target = np.array([(u, v) for u, v, _ in written], dtype=np.int64).T
+    shares = np.array([share for *_, share in written], dtype=np.float64)
+    if not graph.is_directed():
+        source, target = np.concatenate([source, target]), np.concatenate([target, source])
+        shares = np.concatenate([shares, shares])
+    sent = totals(len(graph), source, shares)
+    for rank in np.flatnonzero(sent >= 1 - TOLERANCE).tolist():
+        raise TopologyError(
+            f"{name} lets rank {rank} send {sent[rank]:.12g} of its weight in all (column {rank}), "
+            f"and every rank must keep some: lower the attribute {weight!r} on its edges until "
+            "they sum to less than 1; pass weight=None where the attribute is no share"
+        )
+    return Edges(1 - sent, source, target, shares)

@@ -1,0 +1,64 @@
+"""A graph and its options in one short text, as it is written on command lines and given to `topologies.load`."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from topologies.errors import SpecError
+
+
+def parsed(spec: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of a SPEC. A comma starts an option where `name=` follows it, else it belongs to a value.
+
+    >>> parsed("base,peers=2"), parsed("circulant,hops=1,2,5")
+    (('base', {'peers': 2}), ('circulant', {'hops': (1, 2, 5)}))
+    """
+    name, *options = re.split(r",(?=[A-Za-z_]\w*=)", spec)
+    return name, parse_options(options)
+
+
+def written(name: str, options: Mapping[str, Any]) -> str:
+    """The SPEC of a name and its options.
+
+    >>> written("circulant", {"hops": (1, 2, 5), "one_by_one": True})
+    'circulant,hops=1,2,5,one_by_one=True'
+    """
+    return ",".join([name, *(f"{option}={_value(value)}" for option, value in options.items())])
+
+
+def parse_options(texts: Iterable[str]) -> dict[str, Any]:
+    """The keyword options of texts such as "peers=2", values in Python's notation or else plain strings.
+
+    >>> parse_options(["peers=2", "directed=True", "kind=small"])
+    {'peers': 2, 'directed': True, 'kind': 'small'}
+    """
+    options: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise SpecError(f"the option {text!r} is not of the form name=value, as in peers=2")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[name] = value
+    return options
+
+
+def together(spec: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and options of a SPEC, with the options that were given beside it; raises `SpecError` where they differ."""
+    name, all_options = parsed(spec)
+    for option, value in options.items():
+        if all_options.setdefault(option, value) != value:
+            raise SpecError(
+                f"{spec} says {option}={all_options[option]!r}, and {option}={value!r} stands beside it: leave one out"
+            )
+    return name, all_options
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return ",".join(map(repr, value)) + ("," if len(value) == 1 else "")
+    return str(value)
