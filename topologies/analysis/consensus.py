@@ -1,0 +1,247 @@
+"""Gossip simulated: how the ranks' disagreement falls, round by round and message by message."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from topologies.analysis.rounds import busiest, column, played
+from topologies.analysis.spectrum import contraction, quick
+from topologies.circulants import MANY_HOPS, Circulant
+from topologies.edges import Edges, Floats, Ranks
+from topologies.errors import TopologyError
+from topologies.topology import TOLERANCE, Topology, positive
+
+EXACT = 1e-12
+"""An error of this size is rounding: the ranks hold the exact mean."""
+
+SUDDEN = 1e-6
+"""A schedule is exact where one round takes the error down by at least this factor; others only come ever closer."""
+
+REMEMBERED = 12_000_000
+"""How many numbers of a periodic schedule are kept between rounds, about 100 MB."""
+
+SCANT = 1e-290
+"""Where a weight has lost its digits."""
+
+LIMIT = 10_000
+"""How many rounds `until` simulates at most."""
+
+WORK = 500_000_000
+"""How many numbers `until` moves at most, a few seconds."""
+
+SMALL = 256
+"""Up to here several values a rank are simulated at once, and a round is one product with a full matrix."""
+
+
+@dataclass(frozen=True, eq=False)
+class Consensus:
+    """What `consensus` saw."""
+
+    size: int
+    """The number of ranks n."""
+    errors: Floats
+    """Shape (rounds + 1,): the disagreement before round 0 and after each round, ‖z - mean‖/‖z₀ - mean‖."""
+    messages: Ranks
+    """Shape (rounds + 1,): how many messages the busiest rank of each round has sent or received, added up."""
+    weights: tuple[float, float]
+    """The lowest and the highest push-sum weight that any rank held after any round; (1.0, 1.0) where all rounds are
+    doubly stochastic."""
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds were simulated."""
+        return len(self.errors) - 1
+
+    def bytes(self, nbytes: int) -> Ranks:
+        """Shape (rounds + 1,): `messages` times the size of one message, what the busiest network card carried."""
+        return self.messages * nbytes
+
+    def rounds_to(self, error: float) -> int | None:
+        """The first number of rounds after which the error is at most `error`; None where it stays above."""
+        return _first(self.errors <= error)
+
+    def rounds_to_exact(self) -> int | None:
+        """The number of rounds after which the error falls to nothing at once; None where it only shrinks."""
+        sudden = np.concatenate([[0.0], self.errors[:-1]]) * SUDDEN
+        return 0 if self.errors[0] <= EXACT else _first((self.errors <= EXACT) & (self.errors <= sudden))
+
+
+class State(NamedTuple):
+    """The ranks after some rounds."""
+
+    error: float
+    """‖z - mean‖/‖z₀ - mean‖."""
+    messages: int
+    """How many messages the busiest rank of each round has sent or received, added up."""
+    low: float
+    """The lowest weight so far."""
+    high: float
+    """The highest weight so far."""
+
+
+def consensus(topology: Topology, rounds: int, *, seed: int = 0) -> Consensus:
+    """Simulate `rounds` rounds of push-sum from random values and tell how far the ranks are from agreeing.
+
+        x(t + 1) = P(t) x(t),    w(t + 1) = P(t) w(t),    z = x/w,    error(t) = ‖z(t) - mean‖/‖z(0) - mean‖
+
+    The values are drawn from a normal distribution by `seed`, so the error is what an average disagreement keeps; what
+    the worst one keeps over a period is `contraction`. Messages are those of the busiest rank in each round, the larger
+    of those that it sends and those that it receives, as a network card does both at once.
+
+    No n×n matrix is made beyond 256 ranks, so 100 000 ranks take seconds. rounds: from 0. Raises `TopologyError` for
+    other numbers.
+
+    >>> from topologies.analysis import consensus
+    >>> run = consensus(topologies.exponential(8), rounds=3)
+    >>> run.errors.round(12).tolist()[-1], run.messages.tolist(), run.weights
+    (0.0, [0, 1, 2, 3], (1.0, 1.0))
+
+    Kempe, Dobra, Gehrke: Gossip-Based Computation of Aggregate Information, FOCS 2003.
+    """
+    rounds = 0 if rounds == 0 else positive(rounds, "the number of rounds to simulate, where it is not 0,")
+    return _gathered(topology, list(itertools.islice(states(topology, seed), rounds + 1)))
+
+
+def rounds_to(topology: Topology, error: float, limit: int = 10_000) -> int | None:
+    """After how many rounds the error of `consensus` is at most `error`; None where `limit` rounds do not do.
+
+    With `EXACT` it tells the length of a schedule that reaches the mean in finitely many rounds.
+
+    >>> from topologies.analysis import EXACT, rounds_to
+    >>> rounds_to(topologies.exponential(16), EXACT), rounds_to(topologies.ring(16), 0.01)
+    (4, 71)
+    """
+    if not error > 0:
+        raise TopologyError(f"an error of {error!r} is never reached: give a number above 0, such as 0.01 or EXACT")
+    for round, state in enumerate(itertools.islice(states(topology), limit + 1)):
+        if state.error <= error:
+            return round
+    return None
+
+
+def until(topology: Topology, error: float, least: int = 0) -> Consensus:
+    """`consensus` until the error is at most `error`, for `least` rounds or more, and no longer than is worth a wait.
+
+    That is 10 000 rounds, or fewer where the ranks are so many that a round takes milliseconds.
+    """
+    history = []
+    limit = max(least, min(LIMIT, WORK // effort(topology)))
+    for round, state in enumerate(itertools.islice(states(topology), limit + 1)):
+        history.append(state)
+        if state.error <= error and round >= least:
+            break
+    return _gathered(topology, history)
+
+
+def left_by_a_period(topology: Topology, run: Consensus) -> float | None:
+    """`contraction`, or None where it would take long; a period in which the run became exact leaves nothing."""
+    exact = run.rounds_to_exact()
+    if topology.period is not None and exact is not None and exact <= topology.period:
+        return 0.0
+    return contraction(topology) if quick(topology) else None
+
+
+def effort(topology: Topology) -> int:
+    """About how many numbers simulating a round moves, told from round 0."""
+    hops = column(topology, 0)
+    if hops is not None:
+        return topology.size * min(MANY_HOPS, len(hops))
+    # Each round of a schedule without a period is made anew.
+    return (topology.size + 3 * len(topology.edges(0).source)) * (1 if topology.period else 3)
+
+
+def states(topology: Topology, seed: int = 0) -> Iterator[State]:
+    """The state before round 0 and after each round, without end."""
+    size = topology.size
+    # Few ranks: many values at once, or the error would tell more of the draw than of the graph.
+    width = 16 if size <= SMALL else 1
+    x = np.random.default_rng(seed).normal(size=(size, width) if size <= SMALL else size)
+    mean = x.mean(axis=0)
+    x = x - mean
+    start = float(np.linalg.norm(x)) or 1.0
+    w, z = np.ones(size), x
+    rounds = _Rounds(topology)
+    messages, low, high, even = 0, 1.0, 1.0, True
+    yield State(float(size > 1), messages, low, high)
+    for round in itertools.count():
+        step = rounds.of(round)
+        x = step.mix(x)
+        # Rows of a circulant matrix sum to what its columns sum to.
+        if not (even and isinstance(step.operator, Circulant)):
+            w = step.mix(w)
+            if even and np.abs(w - 1).max() <= TOLERANCE:
+                w = np.ones(size)
+            else:
+                even = False
+                low, high = min(low, float(w.min())), max(high, float(w.max()))
+        # A rank that hears nothing for ever holds what it held, also when its weight has become too small to divide by.
+        z = x if even else np.divide(x.T, w, out=z.T.copy(), where=w > SCANT).T
+        messages += step.load
+        yield State(float(np.linalg.norm(z)) / start, messages, low, high)
+
+
+class _Round(NamedTuple):
+    """One round, ready to be applied."""
+
+    operator: Circulant | Edges | Floats
+    round: int
+    """Which round of a circulant schedule it is."""
+    load: int
+    """How many messages the busiest rank sends or receives."""
+    held: int
+    """How many numbers it takes to remember."""
+
+    def mix(self, values: Floats) -> Floats:
+        if isinstance(self.operator, Circulant):
+            return self.operator.mix(values, self.round)
+        if isinstance(self.operator, Edges):
+            return self.operator.mix(values)
+        mixed: Floats = self.operator @ values
+        return mixed
+
+
+class _Rounds:
+    """The rounds of a topology, remembered where they come again."""
+
+    def __init__(self, topology: Topology) -> None:
+        self.topology = topology
+        self.kept: dict[int, _Round] = {}
+        self.room = REMEMBERED
+
+    def of(self, round: int) -> _Round:
+        period = self.topology.period
+        phase = round if period is None else round % period
+        if phase in self.kept:
+            return self.kept[phase]
+        made = self._made(phase)
+        if period is not None and made.held <= self.room:
+            self.kept[phase] = made
+            self.room -= made.held
+        return made
+
+    def _made(self, round: int) -> _Round:
+        size = self.topology.size
+        turning, phase = played(self.topology, round)
+        if isinstance(turning, Circulant) and size > SMALL:
+            return _Round(turning, phase, len(turning.column(phase)) - 1, held=1)
+        edges = self.topology.edges(round)
+        if size <= SMALL:
+            return _Round(edges.matrix(), phase, busiest(edges), held=size**2)
+        return _Round(edges, phase, busiest(edges), held=size + 3 * len(edges.source))
+
+
+def _gathered(topology: Topology, history: Sequence[State]) -> Consensus:
+    errors = np.array([state.error for state in history])
+    messages = np.array([state.messages for state in history], dtype=np.int64)
+    return Consensus(topology.size, errors, messages, (history[-1].low, history[-1].high))
+
+
+def _first(condition: npt.NDArray[np.bool_]) -> int | None:
+    places = np.flatnonzero(condition)
+    return int(places[0]) if len(places) else None
