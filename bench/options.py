@@ -114,7 +114,7 @@ def add_topology(parser: argparse.ArgumentParser) -> None:
         "--topology",
         default="exponential",
         metavar="SPEC",
-        help="a name of `python -m topologies list`, package.module:factory or a .graphml file (default: exponential)",
+        help="what `python -m topologies` calls SPEC, as in base,peers=2 or my_graphs:swing (default: exponential)",
     )
 
 

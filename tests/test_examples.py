@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import networkx
+import numpy
 import pytest
 
 import gossip
@@ -27,8 +28,11 @@ MODULES = sorted(
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples_run(name: str) -> None:
     module = importlib.import_module(name)
-    names = {"gossip": gossip, "slowmo": slowmo, "topologies": topologies}
-    outcome = doctest.testmod(module, extraglobs=names, optionflags=doctest.ELLIPSIS)
+    names = {"gossip": gossip, "slowmo": slowmo, "topologies": topologies, "nx": networkx, "np": numpy}
+    if name.startswith("topologies."):
+        # Graphs are many, and examples short: they stand as after `from topologies import *`.
+        names |= {name: getattr(topologies, name) for name in topologies.__all__}
+    outcome = doctest.testmod(module, globs={**names, **vars(module)}, optionflags=doctest.ELLIPSIS)
     assert outcome.failed == 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import spawn
-from workers.cases import CORE, MORE, Case, expected, train
+from workers.cases import CORE, MORE, Case, expected, over_every_graph, train
 
 from gossip import testing
 from gossip.transports import Network
@@ -54,19 +54,23 @@ def test_late_messages(case: Case) -> None:
 
 
 Launch = Callable[[int], "list[spawn.Saved]"]
-PARTS = {8: "8=5+2+1", 3: "3"}
-"""Two launches, the first of which also splits its world into smaller ones that train side by side."""
+RUNS = {
+    8: ["8=5+2+1", "mpi", "gloo", "mpi/graphs"],
+    5: ["5", "mpi/graphs"],
+    3: ["3", "mpi", "gloo"],
+}
+"""The launches; the first also splits its world into smaller ones that train side by side."""
 
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory: pytest.TempPathFactory) -> Launch:
-    """The core cases over MPI and then over Gloo, one after another in the same processes, under one mpirun."""
+    """The cases of a launch, one after another in the same processes, under one mpirun."""
 
     @cache
     def results(size: int) -> list[spawn.Saved] | AssertionError:
         folder = tmp_path_factory.mktemp(f"mpirun-{size}")
         try:
-            return spawn.mpirun(size, "workers.train", folder, PARTS[size], "mpi", "gloo", timeout=110)
+            return spawn.mpirun(size, "workers.train", folder, *RUNS[size], timeout=170)
         except AssertionError as failure:
             return failure  # kept too, or every case would launch again
 
@@ -79,6 +83,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Launch:
     return launch
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("case", CORE, ids=lambda case: case.name)
 @pytest.mark.parametrize("transport", ["mpi", "gloo"])
 @pytest.mark.parametrize(
@@ -93,3 +98,11 @@ def test_torchrun(tmp_path: Path) -> None:
     ranks = spawn.torchrun(2, "workers.train", tmp_path, "2", "gloo")
     for case in CORE:
         agree(case, 2, ranks, f"gloo/2/{case.name}/")
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("size", [5, 8])
+def test_every_graph_that_ships(size: int, launched: Launch) -> None:
+    """OSGP over each on 5 ranks, SGP on 8."""
+    for case in over_every_graph(size):
+        agree(case, size, launched(size), f"mpi/graphs/{size}/{case.name}/")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import doctest
-import importlib
 import math
 import pickle
-import pkgutil
 import time
 
 import networkx as nx
@@ -16,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import topologies
 from topologies import Topology, TopologyError, complete, exponential, from_networkx, ring
 
 
@@ -238,17 +234,3 @@ def test_large_graphs_are_cheap():
     for round in range(10_000):
         topology.turn(99_999, round)
     assert (time.perf_counter() - start) / 10_000 < 50e-6
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        info.name
-        for info in pkgutil.walk_packages(topologies.__path__, "topologies.")
-        if not info.name.endswith("__main__")
-    ],
-)
-def test_examples_in_docstrings(module):
-    globs = {**vars(topologies), "topologies": topologies, "nx": nx}
-    found = doctest.testmod(importlib.import_module(module), extraglobs=globs, optionflags=doctest.ELLIPSIS)
-    assert found.failed == 0

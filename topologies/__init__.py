@@ -1,18 +1,46 @@
 """Who sends which share of its weight to whom, as pure functions of (rank, round).
 
-`topology.py` holds the interface, `validation.py` its laws, `circulant.py` the base of graphs in which all ranks do the
-same, `families/` the graphs, `networkx_graphs.py` and `loading.py` the ways to bring one's own. Needs numpy and
-networkx only. `python -m topologies` lists, shows and checks graphs.
+`topology.py` holds the interface, `validation.py` its laws. Graphs are made on few bases: `circulants.py` where all
+ranks do the same, `pairing.py` where they meet in pairs, `table.py` where a graph is written down. `families/` has the
+graphs by name, `composition/` makes graphs of graphs, `custom/` and `loading.py` are the ways to bring one's own,
+`analysis/` tells what a graph is worth. Needs numpy and networkx only. `python -m topologies` lists, shows, checks,
+compares and draws graphs, and advises on them.
 """
 
 from __future__ import annotations
 
+from topologies.composition import interleave, lift, relabel, repeat, reverse, switch, without
+from topologies.custom.files import from_file
+from topologies.custom.functions import from_function
+from topologies.custom.matrices import from_matrix
+from topologies.custom.networkx_graphs import from_networkx
+from topologies.edges import Edges
 from topologies.errors import SpecError, TopologyError
+from topologies.families.alternating_exponential import alternating_exponential
+from topologies.families.base import base
+from topologies.families.binary_tree import binary_tree
+from topologies.families.bipartite_exponential import bipartite_exponential
+from topologies.families.circulant import circulant
 from topologies.families.complete import complete
+from topologies.families.equidyn import equidyn
+from topologies.families.equistatic import equistatic
+from topologies.families.erdos_renyi import erdos_renyi
 from topologies.families.exponential import exponential
+from topologies.families.grid import grid, torus
+from topologies.families.hybrid import hybrid
+from topologies.families.hypercube import hypercube
+from topologies.families.linear import linear
+from topologies.families.matcha import matcha
+from topologies.families.node_aware import node_aware
+from topologies.families.one_peer_hypercube import one_peer_hypercube
+from topologies.families.random_pairs import random_pairs
+from topologies.families.random_peer import random_peer
+from topologies.families.random_regular import random_regular
 from topologies.families.ring import ring
+from topologies.families.small_world import small_world
+from topologies.families.star import star
+from topologies.families.static_exponential import static_exponential
 from topologies.loading import load
-from topologies.networkx_graphs import from_networkx
 from topologies.topology import Topology, Turn
 from topologies.validation import validate
 
@@ -20,13 +48,50 @@ __all__ = [  # noqa: RUF022  grouped by use
     # the interface
     "Topology",
     "Turn",
+    "Edges",
     "validate",
-    # the families
+    # one graph for all rounds
+    "binary_tree",
+    "circulant",
     "complete",
-    "exponential",
+    "equistatic",
+    "erdos_renyi",
+    "grid",
+    "hypercube",
+    "random_regular",
     "ring",
+    "small_world",
+    "star",
+    "static_exponential",
+    "torus",
+    # another graph in each round
+    "alternating_exponential",
+    "base",
+    "bipartite_exponential",
+    "exponential",
+    "hybrid",
+    "linear",
+    "one_peer_hypercube",
+    # drawn anew in each round, the same on every rank
+    "equidyn",
+    "matcha",
+    "random_pairs",
+    "random_peer",
+    # for ranks that share hosts
+    "node_aware",
+    # graphs of graphs
+    "interleave",
+    "lift",
+    "relabel",
+    "repeat",
+    "reverse",
+    "switch",
+    "without",
     # one's own
     "from_networkx",
+    "from_matrix",
+    "from_function",
+    "from_file",
     "load",
     # errors
     "SpecError",

@@ -21,8 +21,8 @@ def reached(size: int, source: Ranks, target: Ranks, start: int = 0) -> npt.NDAr
         # The places in `peer` of all out-peers of the frontier, run after run.
         ends = np.cumsum(counts)
         places = np.arange(ends[-1]) + np.repeat(first[frontier] - ends + counts, counts)
-        heard = np.unique(peer[places])
-        frontier = heard[~found[heard]]
+        heard = peer[places]
+        frontier = np.unique(heard[~found[heard]])
         found[frontier] = True
     return found
 

@@ -7,18 +7,19 @@ choosing peers, and not for secrets.
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Sequence
+from typing import TypeVar
 
 from topologies.edges import Ranks
 
-Words = npt.NDArray[np.uint64]
+Keys = Sequence[tuple[int, int]]
+R = TypeVar("R", int, Ranks)
 
 MASK = 0xFFFFFFFF
-STEPS = 8
-"""Steps of the Feistel network: fewer leave some permutations of few ranks rarer than others."""
+GOLDEN = 0x9E3779B9
+"""2^32 divided by the golden ratio: its multiples lie far apart."""
+PASSES, STEPS = 2, 6
+"""How often `Shuffle` goes through its network, and the steps in it: with fewer some permutations are rare."""
 
 
 def draw(seed: int, *indices: int) -> int:
@@ -27,30 +28,32 @@ def draw(seed: int, *indices: int) -> int:
     >>> draw(0, 1) == draw(0, 1) != draw(0, 2)
     True
     """
-    word: int = _scramble(seed & MASK ^ _scramble(seed >> 32 & MASK))
-    for index in indices:
+    # 0 goes to 0 in `_scramble`: from 0, seed 0 would draw 0 in round 0 for rank 0.
+    word = GOLDEN
+    for index in (seed, *indices):
         word = _scramble(word ^ index & MASK)
-        if index > MASK:
-            word = _scramble(word ^ index >> 32 & MASK)
+        while index > MASK:
+            index >>= 32
+            # Once more, or the high word of one index would be the low word of another.
+            word = _scramble(_scramble(word) ^ index & MASK)
     return word
 
 
-def draws(word: int, indices: Ranks) -> Words:
-    """`draw(seed, *first, index)` for each index below 2^32 of an array, where `word` is draw(seed, *first)."""
-    drawn: Words = _scramble(np.uint64(word) ^ indices.astype(np.uint64))
-    return drawn
+def draws(word: int, index: R) -> R:
+    """`draw(seed, *first, index)` for an index below 2^32, or each of an array, where `word` is draw(seed, *first)."""
+    return _scramble(word ^ index)
 
 
-def below(bound: int, word: int) -> int:
-    """The word of a draw, brought into 0 … bound - 1."""
+def below(bound: int, word: R) -> R:
+    """The word of a draw, or each of an array of them, brought into 0 … bound - 1, for a bound below 2^31."""
     return word * bound >> 32
 
 
 class Shuffle:
     """A random permutation of 0 … n - 1 that is computed place by place and never laid out.
 
-    A Feistel network permutes 0 … 4^b - 1, the smallest such range that holds n numbers; what falls outside goes
-    through again until it falls inside. `place` and `inverse` take one number or an array of them.
+    A Feistel network permutes 0 … 2^b - 1, the smallest such range that holds n numbers; what falls outside goes
+    through again until it falls inside. Then all move round by a shift, and all this happens twice.
 
     >>> shuffle = Shuffle(5, draw(0))
     >>> sorted(shuffle.place(x) for x in range(5)), shuffle.inverse(shuffle.place(3))
@@ -62,57 +65,72 @@ class Shuffle:
     def __init__(self, size: int, word: int) -> None:
         """`size`: n; `word`: the number drawn for this permutation."""
         self.size = size
-        self.half = max(1, ((size - 1).bit_length() + 1) // 2)
+        bits = (size - 1).bit_length()
+        self.half = (bits + 1) // 2
         self.low = (1 << self.half) - 1
-        self.keys = [_scramble(word ^ step * 0x9E3779B9 & MASK) for step in range(1, STEPS + 1)]
+        self.high = (1 << bits - self.half) - 1
+        keys = [_scramble(word ^ number * GOLDEN & MASK) for number in range(1, PASSES * (STEPS + 1) + 1)]
+        self.shifts = [below(size, key) for key in keys[:PASSES]]
+        pairs = list(zip(keys[PASSES::2], keys[PASSES + 1 :: 2], strict=True))
+        self.keys = [pairs[first::PASSES] for first in range(PASSES)]
 
     def place(self, x: int) -> int:
         """Where x goes."""
-        x = int(self._forward(x))
-        while x >= self.size:
-            x = self._forward(x)
+        for keys, shift in zip(self.keys, self.shifts, strict=True):
+            x = self._forward(x, keys)
+            while x >= self.size:
+                x = self._forward(x, keys)
+            x = (x + shift) % self.size
         return x
 
     def inverse(self, y: int) -> int:
         """What goes to y."""
-        y = int(self._backward(y))
-        while y >= self.size:
-            y = self._backward(y)
+        for keys, shift in zip(reversed(self.keys), reversed(self.shifts), strict=True):
+            y = self._backward((y - shift) % self.size, keys)
+            while y >= self.size:
+                y = self._backward(y, keys)
         return y
 
     def places(self, x: Ranks) -> Ranks:
         """`place` of each."""
-        words: Words = self._forward(x.astype(np.uint64))
-        while (out := words >= self.size).any():
-            words[out] = self._forward(words[out])
-        found: Ranks = words.astype(np.int64)
-        return found
+        for keys, shift in zip(self.keys, self.shifts, strict=True):
+            x = self._forward(x, keys)
+            while (out := x >= self.size).any():
+                x[out] = self._forward(x[out], keys)
+            x = (x + shift) % self.size
+        return x
 
     def inverses(self, y: Ranks) -> Ranks:
         """`inverse` of each."""
-        words: Words = self._backward(y.astype(np.uint64))
-        while (out := words >= self.size).any():
-            words[out] = self._backward(words[out])
-        found: Ranks = words.astype(np.int64)
-        return found
+        for keys, shift in zip(reversed(self.keys), reversed(self.shifts), strict=True):
+            y = self._backward((y - shift) % self.size, keys)
+            while (out := y >= self.size).any():
+                y[out] = self._backward(y[out], keys)
+        return y
 
-    def _forward(self, x: Any) -> Any:
+    # The key of a step is both a mask and, made odd, a factor. A half has 32 bits at most where n < 2^64, and no step
+    # looks at more than the low 48 bits of a product: numpy may wrap it, and both see the same.
+
+    def _forward(self, x: R, keys: Keys) -> R:
         left, right = x >> self.half, x & self.low
-        for key in self.keys:
-            # (l, r) -> (r, l ⊕ f(r))
-            left, right = right, left ^ _scramble(right ^ key) & self.low
+        for first, second in keys:
+            # r <- r ⊕ f(l);  l <- l ⊕ g(r)
+            right = right ^ (left ^ first) * (first | 1) >> 16 & self.low
+            left = left ^ (right ^ second) * (second | 1) >> 16 & self.high
         return left << self.half | right
 
-    def _backward(self, y: Any) -> Any:
+    def _backward(self, y: R, keys: Keys) -> R:
         left, right = y >> self.half, y & self.low
-        for key in reversed(self.keys):
-            # (l, r) -> (r ⊕ f(l), l)
-            left, right = right ^ _scramble(left ^ key) & self.low, left
+        for first, second in reversed(keys):
+            # l <- l ⊕ g(r);  r <- r ⊕ f(l)
+            left = left ^ (right ^ second) * (second | 1) >> 16 & self.high
+            right = right ^ (left ^ first) * (first | 1) >> 16 & self.low
         return left << self.half | right
 
 
-def _scramble(x: Any) -> Any:
-    # A bijection of 32 bits in which every bit of the input moves about half of those of the output.
+def _scramble(x: R) -> R:
+    # A bijection of 32 bits in which every bit of the input moves about half of those of the output. Both factors are
+    # below 2^31, so no product overflows numpy's 64 bits.
     x = x ^ x >> 16
     x = x * 0x21F0AAAD & MASK
     x = x ^ x >> 15

@@ -2,7 +2,8 @@
 
 ValueError
 └── TopologyError     the graph is wrong: shares, peers, size, connectivity
-    └── SpecError     the text given to `load` names nothing that can be loaded
+    ├── SpecError     the text given to `load` names nothing that can be loaded
+    └── PictureError  the graph is fine, but no picture can be made of it
 """
 
 from __future__ import annotations
@@ -14,3 +15,7 @@ class TopologyError(ValueError):
 
 class SpecError(TopologyError):
     """A text given to `topologies.load` that leads to no graph: an unknown name, a missing file, a wrong option."""
+
+
+class PictureError(TopologyError):
+    """A picture that cannot be made: matplotlib is missing, there are too many ranks, or the file cannot be written."""

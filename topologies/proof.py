@@ -18,16 +18,22 @@ def sound(topology: Topology, rounds: int) -> bool:
     It says no more than yes or no, in O(edges): what is wrong is for the check of every turn to say.
     """
     size, pairs = topology.size, np.empty(0, dtype=np.int64)
+    connected = False
     asked = np.unique(np.linspace(0, size - 1, SAMPLED, dtype=np.int64)).tolist()
     for round in range(rounds):
         edges = topology.edges(round)
         if not _fit(edges, size) or not all(_tell_the_same(topology, edges, rank, round) for rank in asked):
             return False
-        pairs = np.union1d(pairs, edges.source * size + edges.target)
-    source: Ranks
-    target: Ranks
-    source, target = np.divmod(pairs, size)
-    return strongly_connected(size, source, target)
+        if connected:
+            continue
+        pairs = _distinct(np.concatenate([pairs, edges.source * size + edges.target]))
+        # A few rounds of a random graph connect it, and the pairs of all rounds would take long to sort.
+        if round + 1 == rounds or round & round + 1 == 0:
+            source: Ranks
+            target: Ranks
+            source, target = np.divmod(pairs, size)
+            connected = strongly_connected(size, source, target)
+    return connected
 
 
 def _fit(edges: Edges, size: int) -> bool:
@@ -40,9 +46,15 @@ def _fit(edges: Edges, size: int) -> bool:
     ends = np.concatenate([source, target])
     if not ((ends >= 0) & (ends < size)).all() or (source == target).any():
         return False
-    return len(np.unique(source * size + target)) == len(source) and bool(
+    return len(_distinct(source * size + target)) == len(source) and bool(
         np.abs(edges.columns() - 1).max() <= TOLERANCE
     )
+
+
+def _distinct(numbers: Ranks) -> Ranks:
+    # For millions of them an order of magnitude faster than np.unique, which hashes.
+    ordered = np.sort(numbers)
+    return ordered[np.diff(ordered, prepend=-1) > 0]
 
 
 def _tell_the_same(topology: Topology, edges: Edges, rank: int, round: int) -> bool:

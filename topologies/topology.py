@@ -7,6 +7,7 @@ import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median_high
 from typing import NamedTuple
 
 import numpy as np
@@ -153,9 +154,9 @@ class Topology(ABC):
         ranks = self._representatives()
         rounds = self.period or DESCRIBED_ROUNDS
         turns = len(ranks) * rounds
-        first = self.turn(ranks[0], 0)
-        entries = turns * (1 + len(first.sends) + len(first.receives))
-        stride = -(-entries // DESCRIBED_ENTRIES)
+        # The usual number of shares in a turn: not the mean, which one hub of many peers would make large.
+        shares = median_high(1 + 2 * len(self.turn(rank, 0).sends) for rank in ranks[:: 1 + len(ranks) // 10])
+        stride = -(-turns * shares // DESCRIBED_ENTRIES)
         # A stride that shares a factor with the number of ranks would look at the same ranks in every round.
         while math.gcd(stride, len(ranks)) > 1:
             stride += 1

@@ -27,10 +27,19 @@ def validate(topology: Topology) -> None:
 
     Every public constructor calls it, and so does the runtime for a topology written by the user.
     """
+    check_kind(topology)
+    if "_validated" not in topology.__dict__:
+        laws(topology)
+        topology.__dict__["_validated"] = True
+
+
+def check_kind(topology: object) -> None:
+    """Check that it is a topology with a size and a period; raises `TopologyError` where it is not."""
     if not isinstance(topology, Topology):
         raise TopologyError(
             f"a {type(topology).__name__} is no topology: subclass topologies.Topology, "
-            "or give a networkx graph to topologies.from_networkx"
+            "or give a graph to topologies.from_networkx, a weight matrix to topologies.from_matrix, or a function of "
+            "the round to topologies.from_function"
         )
     name = type(topology).__name__
     for fact in ("size", "period"):
@@ -39,9 +48,6 @@ def validate(topology: Topology) -> None:
     positive(topology.size, f"the size of {name}")
     if topology.period is not None:
         positive(topology.period, f"the period of {name}, where it is not None,")
-    if "_validated" not in topology.__dict__:
-        laws(topology)
-        topology.__dict__["_validated"] = True
 
 
 @singledispatch
@@ -133,8 +139,10 @@ def check_period(topology: Topology, rank: int, round: int, turn: Turn) -> None:
         )
 
 
-def refuse_unconnected(topology: Topology, sources: Sequence[int], rest: Sequence[int]) -> NoReturn:
-    """Say that nothing sent by `sources` ever reaches `rest`."""
+def refuse_unconnected(
+    topology: Topology, sources: Sequence[int], rest: Sequence[int], answers: bool = True
+) -> NoReturn:
+    """Say that nothing sent by `sources` ever reaches `rest`; `answers`: whether the way back may be there."""
     rounds = rounds_of(topology)
     if topology.period is None:
         when, where = f"over its first {rounds} rounds", " in one of these rounds"
@@ -142,9 +150,29 @@ def refuse_unconnected(topology: Topology, sources: Sequence[int], rest: Sequenc
         when, where = "in its one graph", ""
     else:
         when, where = f"over the {rounds} rounds of its period", " in one of these rounds"
+    if not answers:
+        raise TopologyError(
+            f"{topology!r}: {when} {_ranks(sources)} cannot reach {_ranks(rest)}, nor the latter the former, so they "
+            f"would never agree: add an edge each way between the two groups{where}"
+        )
     raise TopologyError(
         f"{topology!r}: {when} {_ranks(sources)} cannot reach {_ranks(rest)}, so they would never "
         f"agree: add an edge from the former to the latter{where}"
+    )
+
+
+def refuse_idle(topology: Topology, idle: Sequence[int]) -> NoReturn:
+    """Say that the ranks `idle`, some of all, exchange nothing with anybody."""
+    rounds = rounds_of(topology)
+    if topology.period is None:
+        when = f" in any of its first {rounds} rounds"
+    else:
+        when = "" if rounds == 1 else f" in any of the {rounds} rounds of its period"
+    one = len(idle) == 1
+    raise TopologyError(
+        f"{topology!r}: {_ranks(idle)} {'has' if one else 'have'} no edge{when}, so {'it' if one else 'each'} would "
+        f"stay alone: connect {'it' if one else 'them'} to the others, or make the topology of the other "
+        f"{topology.size - len(idle)} and start as many ranks"
     )
 
 
@@ -171,9 +199,13 @@ def _check_agreement(topology: Topology, rank: int, round: int, turns: Sequence[
 
 def _check_connected(topology: Topology, pairs: set[tuple[int, int]]) -> None:
     source, target = np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2).T
+    idle = np.setdiff1d(np.arange(topology.size), np.concatenate([source, target]))
+    if 0 < len(idle) < topology.size:
+        refuse_idle(topology, idle.tolist())
     forward = reached(topology.size, source, target)
     if not forward.all():
-        refuse_unconnected(topology, np.flatnonzero(forward).tolist(), np.flatnonzero(~forward).tolist())
+        answers = bool(np.any(~forward[source] & forward[target]))
+        refuse_unconnected(topology, np.flatnonzero(forward).tolist(), np.flatnonzero(~forward).tolist(), answers)
     backward = reached(topology.size, target, source)
     if not backward.all():
         refuse_unconnected(topology, np.flatnonzero(~backward).tolist(), np.flatnonzero(backward).tolist())

@@ -12,6 +12,7 @@ import networkx as nx
 import numpy as np
 import oracle
 import torch
+from shipped import SHIPPED, Shipped
 
 import gossip
 import slowmo
@@ -29,7 +30,10 @@ Optimizer = gossip.GossipOptimizer | slowmo.SlowMo
 
 @dataclass(frozen=True)
 class Case:
-    """One run. `graphs` is "weighted", "unweighted" (random digraphs), "exponential" or "" for no push-sum."""
+    """One run. `graphs` is "weighted", "unweighted" (random digraphs), "exponential" or "" for no push-sum.
+
+    A graph that ships, `shipped`, stands in the place of `graphs`.
+    """
 
     name: str
     graphs: str = ""
@@ -43,6 +47,8 @@ class Case:
     average_gradients: bool = False
     partial: bool = False  # some ranks have no gradient of some parameters in some steps
     varying: bool = False  # learning rates change and reach 0
+    shipped: Shipped | None = None
+    steps: int = STEPS
 
     def rates(self, step: int) -> tuple[float, float]:
         """The rates of the two parameter groups; both are 0 for longer than an outer iteration, and not together."""
@@ -56,6 +62,22 @@ class Case:
         """Other graphs for every case and size."""
         seed = zlib.crc32(self.name.encode())
         return oracle.random_digraphs(size, 3 + seed % 3, seed, weighted=self.graphs == "weighted")
+
+    def topology(self, size: int) -> topologies.Topology | None:
+        """What push-sum runs over."""
+        if self.shipped is not None:
+            return self.shipped.make(size)
+        if self.graphs == "exponential":
+            return topologies.exponential(size)
+        return topologies.from_networkx(self.digraphs(size)) if self.graphs else None
+
+    def matrices(self, size: int) -> oracle.Matrices | None:
+        """The same for the oracle, which knows the graphs of the papers by itself."""
+        if self.shipped is not None:
+            return self.shipped.make(size).matrix
+        if self.graphs == "exponential":
+            return oracle.exponential(size)
+        return oracle.cycle(self.digraphs(size)) if self.graphs else None
 
 
 BASE: dict[str, Any] = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01}
@@ -105,6 +127,15 @@ MORE = [
 ]
 
 
+def over_every_graph(size: int) -> list[Case]:
+    """A short run over each graph that ships and fits `size` ranks: SGP on even sizes, OSGP on odd ones."""
+    return [
+        Case(f"over {graph}", shipped=graph, steps=12, overlap=size % 2, momentum=0.9)
+        for graph in SHIPPED
+        if graph.fits(size)
+    ]
+
+
 def gradient_terms(rank: int) -> tuple[oracle.Array, oracle.Array]:
     """Curvature and target of this rank's quadratic, both (d,)."""
     random = np.random.default_rng(100 + rank)
@@ -145,13 +176,12 @@ def expected(case: Case, size: int) -> oracle.History:
     options = case.slowmo
     if options is not None and options.average == "push-sum":
         options = oracle.SlowMo(**{**vars(options), "average": oracle.cycle(slow_graphs(size))})
-    matrices = oracle.exponential(size) if case.graphs == "exponential" else oracle.cycle(case.digraphs(size))
     return oracle.train(
         np.tile(first_values(), (size, 1)),
         gradient,
         lambda step: spread(*case.rates(step)),
-        STEPS,
-        matrices=matrices if case.graphs else None,
+        case.steps,
+        matrices=case.matrices(size),
         overlap=case.overlap,
         every=case.every,
         exact_every=case.exact_every,
@@ -175,12 +205,8 @@ def optimizer(case: Case, world: gossip.World, parameters: Sequence[torch.Tensor
         nesterov=case.nesterov,
     )
     averagers: list[gossip.Averager] = []
-    if case.graphs:
-        topology: topologies.Topology = (
-            topologies.exponential(world.size)
-            if case.graphs == "exponential"
-            else topologies.from_networkx(case.digraphs(world.size))
-        )
+    topology = case.topology(world.size)
+    if topology is not None:
         push_sum = gossip.PushSum(world, topology, overlap=case.overlap)
         averagers.append(push_sum if case.every == 1 else gossip.Every(case.every, push_sum))
     if case.exact_every:
@@ -213,8 +239,8 @@ def train(case: Case, world: gossip.World) -> dict[str, oracle.Array]:
         parameter.requires_grad_()
     curvatures, targets = (_split(terms) for terms in gradient_terms(world.rank))
     optimizer_ = optimizer(case, world, parameters)
-    z, w = np.empty((STEPS, sum(DIMENSIONS))), np.empty(STEPS)
-    for step in range(STEPS):
+    z, w = np.empty((case.steps, sum(DIMENSIONS))), np.empty(case.steps)
+    for step in range(case.steps):
         for group, rate in zip(optimizer_.param_groups, case.rates(step), strict=True):
             group["lr"] = rate
         optimizer_.zero_grad()

@@ -1,7 +1,8 @@
-"""Run the core of the table of cases on this rank: `python -m workers.train FOLDER 8=5+2+1 mpi gloo`.
+"""Run tables of cases on this rank: `python -m workers.train FOLDER 8=5+2+1 mpi gloo mpi/graphs`.
 
 `8=5+2+1` trains on all 8 ranks, and then on the first 5, the next 2 and the last one, as worlds of their own side by
-side; each transport does so in turn, in the same processes.
+side. Each run is a transport with the core of the table, or with a short training over each graph that ships, on all
+ranks; one after another in the same processes.
 """
 
 from __future__ import annotations
@@ -12,23 +13,26 @@ from typing import Any
 
 import numpy as np
 import torch
-from workers.cases import CORE, train
+from workers.cases import CORE, over_every_graph, train
 
 import gossip
 
 
-def main(folder: str, sizes: str, *transports: str) -> None:
-    """Save every case's history as arrays named transport/size/case/what."""
+def main(folder: str, sizes: str, *runs: str) -> None:
+    """Save every case's history as arrays named run/size/case/what."""
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
-    for transport in transports:
+    for run in runs:
+        transport, _, table = run.partition("/")
         with gossip.init(transport=transport, timeout=60) as everyone:
             assert everyone.transport == transport
             assert everyone.size == int(sizes.partition("=")[0])
-            for world in [everyone, *part_of(everyone, sizes.partition("=")[2])]:
-                for case in CORE:
-                    for name, values in train(case, world).items():
-                        results[f"{transport}/{world.size}/{case.name}/{name}"] = values
+            parts = [] if table else part_of(everyone, sizes.partition("=")[2])
+            for world in [everyone, *parts]:
+                for case in over_every_graph(world.size) if table else CORE:
+                    # A group for each, since the channels of one world are numbered.
+                    for name, values in train(case, world.group(range(world.size))).items():
+                        results[f"{run}/{world.size}/{case.name}/{name}"] = values
     np.savez(Path(folder) / f"{everyone.rank}.npz", **results)
 
 

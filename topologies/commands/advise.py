@@ -1,0 +1,98 @@
+"""`advise`: which graph for this network, by predicted time."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+from topologies.analysis import Advice, Link
+from topologies.analysis import advise as advice
+from topologies.commands import units
+from topologies.commands.options import SPECS, Commands, add_command, add_size
+from topologies.commands.report import Report
+from topologies.commands.tables import paragraph, table
+
+TITLES = ("graph", "to agree", "rounds", "a round", "sent", "why")
+LEGEND = (
+    "to agree: predicted time of communication until the ranks' disagreement has shrunk to the error. a round: what a "
+    "training step pays, or hides behind its compute. sent: by the busiest rank until they agree. An all-reduce is "
+    "exact in each step, and in each step all ranks wait for one another."
+)
+
+EXAMPLES = """\
+examples
+  python -m topologies advise --size 24 --rate 10gbit --latency 50us --bytes 100MB
+  python -m topologies advise base exponential my_graphs:star --size 24 --rate 25Gbit/s --bytes 2GB --error 0.001
+"""
+
+
+def add(commands: Commands) -> None:
+    """What `advise` takes."""
+    command = add_command(
+        commands,
+        "advise",
+        help="which graph for this network? candidates by predicted time",
+        description="Rank graphs by the predicted time of communication until the ranks agree up to an error, with "
+        "an all-reduce as the baseline and a reason for each.",
+        epilog=f"{SPECS}\n{EXAMPLES}",
+    )
+    command.add_argument("specs", metavar="SPEC", nargs="*", help="which graphs (default: all families)")
+    add_size(command, "number of ranks", required=True)
+    command.add_argument(
+        "--rate", type=units.rate, required=True, metavar="RATE", help="of each rank's link, as in 10gbit"
+    )
+    command.add_argument(
+        "--latency", type=units.duration, default=0.0, metavar="TIME", help="of a message, as in 50us (default: 0s)"
+    )
+    command.add_argument("--bytes", type=units.size, required=True, metavar="SIZE", help="of a message, as in 100MB")
+    command.add_argument(
+        "--error",
+        type=fraction_of_one,
+        default=0.01,
+        metavar="E",
+        help="what may be left of the disagreement (default: 0.01)",
+    )
+    command.set_defaults(run=run)
+
+
+def fraction_of_one(text: str) -> float:
+    """A number above 0 and below 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no error to aim at: write a number between 0 and 1, as in 0.01")
+    return number
+
+
+def run(given: argparse.Namespace) -> Report:
+    """All candidates, soonest first."""
+    link = Link(given.rate, given.latency)
+    found = advice(given.size, link, given.bytes, given.error, names=given.specs or None)
+    rows = [_row(each) for each in found]
+    title = (
+        f"{given.size} rank{'s' * (given.size > 1)}, messages of {units.bytes_text(given.bytes)}, "
+        f"links of {units.rate_text(given.rate)} and {units.seconds_text(given.latency)}, error {given.error:g}"
+    )
+    lines = [title, "", *table(TITLES, rows, left=(0, len(TITLES) - 1)), "", *paragraph(LEGEND)]
+    document = {
+        "size": given.size,
+        "rate": given.rate,
+        "latency": given.latency,
+        "bytes": given.bytes,
+        "error": given.error,
+        "advice": [each.as_dict() for each in found],
+    }
+    return Report(lines, document)
+
+
+def _row(each: Advice) -> list[str]:
+    return [
+        each.label,
+        "-" if each.seconds is None else units.seconds_text(each.seconds),
+        "-" if each.rounds is None else str(each.rounds),
+        "-" if each.seconds_per_round is None else units.seconds_text(each.seconds_per_round),
+        "-" if each.bytes_per_rank is None else units.bytes_text(each.bytes_per_rank),
+        each.reason,
+    ]

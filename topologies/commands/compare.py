@@ -1,0 +1,137 @@
+"""`compare`: several graphs on the same ranks, as a table and as a picture."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any, NamedTuple
+
+from topologies import pictures
+from topologies.analysis.consensus import Consensus, consensus
+from topologies.analysis.facts import Facts, facts
+from topologies.commands import units
+from topologies.commands.options import SPECS, Commands, add_command, add_size, count, graph
+from topologies.commands.report import Report
+from topologies.commands.show import EXACT_LEFT
+from topologies.commands.tables import paragraph, table
+from topologies.errors import SpecError
+from topologies.topology import Topology
+
+ROUNDS = 40
+"""How many rounds the picture shows where `--rounds` does not say."""
+
+TITLES = ("graph", "period", "peers", "to 1e-3", "sent", "exact", "sent", "period leaves", "weights")
+LEGEND = (
+    "peers: out-peers a rank and round. to 1e-3, exact: rounds until the ranks' disagreement has shrunk so far, and "
+    "what the busiest rank has sent by then. period leaves: of the worst disagreement. weights: of push-sum, the "
+    "lowest and the highest."
+)
+
+EXAMPLES = """\
+examples
+  python -m topologies compare exponential base ring torus --size 24
+  python -m topologies compare base base,peers=2 complete --size 25 --bytes 1.2GB --picture compare.png
+"""
+
+
+def add(commands: Commands) -> None:
+    """What `compare` takes."""
+    command = add_command(
+        commands,
+        "compare",
+        help="how fast several graphs agree, by rounds and by bytes: a table and a picture",
+        description="Simulate gossip over each graph and compare how many rounds, and how many bytes of the busiest "
+        "rank, it takes until the ranks agree.",
+        epilog=f"{SPECS}\n{EXAMPLES}",
+    )
+    command.add_argument("specs", metavar="SPEC", nargs="+", help="which graphs, see below")
+    add_size(command, "number of ranks; where all are files, they say it themselves")
+    command.add_argument(
+        "--bytes", type=units.size, default=units.size("100MB"), metavar="SIZE", help="of a message (default: 100MB)"
+    )
+    command.add_argument(
+        "--rounds",
+        type=count("the number of rounds"),
+        default=ROUNDS,
+        metavar="N",
+        help=f"how far the picture and the curves in the JSON go (default: {ROUNDS})",
+    )
+    command.add_argument("--picture", metavar="FILE", help="draw error against rounds and bytes; .png, .svg or .pdf")
+    command.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> Report:
+    """Each graph once, in the order given."""
+    graphs = {spec: graph(spec, given.size) for spec in given.specs}
+    sizes = {spec: topology.size for spec, topology in graphs.items()}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{spec} has {size}" for spec, size in sizes.items())
+        raise SpecError(f"graphs on different numbers of ranks do not compare: {told}")
+    size = next(iter(sizes.values()))
+    compared = [_compared(spec, topology, given.rounds, given.bytes) for spec, topology in graphs.items()]
+    title = f"{size} rank{'s' * (size > 1)}, messages of {units.bytes_text(given.bytes)}"
+    lines = [title, "", *table(TITLES, [each.row() for each in compared]), "", *paragraph(LEGEND)]
+    document = {"size": size, "bytes": given.bytes, "graphs": [each.as_dict() for each in compared]}
+    if given.picture:
+        runs = {each.spec: each.curve for each in compared}
+        document["picture"] = str(pictures.save(pictures.comparison(runs, given.bytes, title), given.picture))
+        lines += ["", f"written to {document['picture']}"]
+    return Report(lines, document)
+
+
+class Compared(NamedTuple):
+    """One graph among the others."""
+
+    spec: str
+    facts: Facts
+    curve: Consensus
+    """As many rounds as were asked for."""
+    to_thousandth: int | None
+    """Bytes that the busiest rank has sent until an error of 1e-3."""
+    to_exact: int | None
+    """The same until the exact mean."""
+
+    def row(self) -> list[str]:
+        """For the table."""
+        facts, peers = self.facts, self.facts.degrees.out
+        low, high = facts.weights
+        return [
+            self.spec,
+            str(facts.period or "none"),
+            str(peers.low) if peers.low == peers.high else f"{peers.low} to {peers.high}",
+            _count(facts.rounds_to_thousandth),
+            _bytes(self.to_thousandth),
+            _count(facts.rounds_to_exact),
+            _bytes(self.to_exact),
+            "-" if facts.contraction is None else "0" if facts.contraction < EXACT_LEFT else f"{facts.contraction:.2g}",
+            "1" if low == high == 1 else f"{low:.2g} to {high:.2g}",
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "spec": self.spec,
+            "facts": self.facts.as_dict(),
+            "bytes_to_thousandth": self.to_thousandth,
+            "bytes_to_exact": self.to_exact,
+            "errors": self.curve.errors,
+            "messages": self.curve.messages,
+        }
+
+
+def _compared(spec: str, topology: Topology, rounds: int, nbytes: int) -> Compared:
+    found = facts(topology)
+    ends = found.rounds_to_thousandth, found.rounds_to_exact
+    run = consensus(topology, max(rounds, *(end or 0 for end in ends)))
+    shown = slice(0, rounds + 1)
+    curve = dataclasses.replace(run, errors=run.errors[shown], messages=run.messages[shown])
+    sent = [None if end is None else int(run.bytes(nbytes)[end]) for end in ends]
+    return Compared(spec, found, curve, *sent)
+
+
+def _count(rounds: int | None) -> str:
+    return "-" if rounds is None else str(rounds)
+
+
+def _bytes(sent: int | None) -> str:
+    return "-" if sent is None else units.bytes_text(sent)

@@ -1,0 +1,79 @@
+"""What several commands take, and how a graph with its options is written on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from topologies.custom.files import READERS, from_file, is_file
+from topologies.errors import SpecError
+from topologies.loading import load
+from topologies.specs import parse_options, together
+from topologies.topology import Topology
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+SPECS = f"""\
+SPEC is one of
+  NAME                     a family, see `python -m topologies list`
+  package.module:factory   a Python function of the number of ranks that returns a topologies.Topology, or a
+                           networkx graph, a weight matrix, or a list of these, one for each round
+  path/to/graph.graphml    a file with the ranks 0 to n-1, u -> v where u sends to v; also
+                           {" ".join(ending for ending in READERS if ending != ".graphml")}
+Options follow after commas, as in base,peers=2 or circulant,hops=1,2,5 or my_graphs:star,centre=3
+"""
+
+
+def add_command(commands: Commands, name: str, *, help: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """A command whose help keeps the lines of `epilog`; it takes `--json` like all of them."""
+    command = commands.add_parser(
+        name,
+        help=help,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+    return command
+
+
+def add_spec(command: argparse.ArgumentParser, size: str = "number of ranks; a file says it itself") -> None:
+    """One graph: SPEC, --size and --option."""
+    command.add_argument("spec", metavar="SPEC", help="which graph, see below")
+    add_size(command, size)
+    command.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the graph, the same as after a comma; may be repeated",
+    )
+
+
+def add_size(command: argparse.ArgumentParser, help: str, *, required: bool = False) -> None:
+    """The number of ranks."""
+    command.add_argument("--size", type=count("the number of ranks"), metavar="N", help=help, required=required)
+
+
+def count(what: str, least: int = 1) -> Callable[[str], int]:
+    """A reader of whole numbers of at least `least`."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch("[0-9]+", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{what} is an integer of at least {least}, not {text!r}")
+        return int(text)
+
+    return read
+
+
+def graph(spec: str, size: int | None, more: Sequence[str] = ()) -> Topology:
+    """The topology that SPEC and the texts of `--option` describe; `size` None leaves it to a file."""
+    options = parse_options(more)
+    if size is not None:
+        return load(spec, size, **options)
+    name, options = together(spec, options)
+    if is_file(name):
+        return from_file(name, **options)
+    raise SpecError(f"{name} comes in many sizes: say which with --size N")

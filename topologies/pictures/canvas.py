@@ -1,0 +1,40 @@
+"""What all pictures share: colours, sizes, and the way into a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from topologies.errors import PictureError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+INK, QUIET, GREY, FAINT = "#1c2733", "#55616e", "#a3adb8", "#e7ebef"
+
+DPI = 150
+COLUMNS = 4
+"""The most panels, or names in a legend, that stand side by side."""
+
+
+def canvas(width: float, height: float, title: str) -> Figure:
+    """A white figure of so many inches with a title at the top left; raises `PictureError` without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise PictureError(
+            "pictures need matplotlib: pip install matplotlib, or install this package with its extra `bench`"
+        ) from error
+    figure = Figure(figsize=(width, height), facecolor="white")
+    figure.text(0.18 / width, 1 - 0.16 / height, title, size=13, weight="bold", color=INK, va="top")
+    return figure
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure to a file, whose ending says the format; raises `PictureError` where that cannot be done."""
+    try:
+        figure.savefig(path, dpi=DPI)
+    except (OSError, ValueError) as error:
+        raise PictureError(f"the picture cannot be written to {os.fspath(path)}: {error}") from error
+    return Path(path)
