@@ -128,7 +128,7 @@ def check_topology(given: argparse.Namespace, launcher: Launcher) -> None:
     try:
         topologies.load(given.topology, launcher.size)
     except topologies.TopologyError as error:
-        raise UsageError(f"--topology {given.topology}: {error}") from error
+        raise UsageError(f"--topology {error}") from error
 
 
 def check_world(given: argparse.Namespace) -> None:

@@ -26,7 +26,8 @@ LEGEND = (
 
 def write(given: argparse.Namespace, launcher: Launcher, transport: str, trained: Trained, console: Console) -> None:
     """On rank 0 alone."""
-    title = f"digits, {launcher.size} ranks over {transport}, {given.steps} steps of {given.batch} images a rank"
+    graph = "" if given.topology == "exponential" else f", {given.topology}"
+    title = f"digits, {launcher.size} ranks over {transport}{graph}, {given.steps} steps of {given.batch} images a rank"
     console.print(screen.table(title, COLUMNS, [_row(name, run) for name, run in trained.items()]))
     console.print(LEGEND)
     record.write(given, launcher, given.out / "digits.json", transport=transport, unit=UNITS, results=trained)

@@ -331,7 +331,10 @@ def test_seeds_that_are_none(family, seed):
             "the shape of a torus has a length for each axis, each at least 1, not (-2, -2)",
         ),
         (lambda: grid(4, 4), "the shape of a grid must be a sequence of integers, as in [1, 2], not 4"),
-        (lambda: grid(4, "22"), "the shape of a grid must be a sequence of integers, as in [1, 2], not '22'"),
+        (
+            lambda: grid(4, "22"),
+            "the shape of a grid must be a sequence of integers, as in [1, 2], on a command line 1,2, not '22'",
+        ),
         (
             lambda: hypercube(12),
             "a hypercube has 2^d ranks, and 12 is no power of two: start 8 or 16 ranks, or take "

@@ -629,7 +629,10 @@ def test_only_the_dead_ranks_that_edges_meet_are_asked():
         (lambda: reverse("ring"), "a str is no topology"),
         (lambda: switch(ring(3), 0, ring(3)), "the rounds of the first part of switch must be an integer"),
         (lambda: switch(ring(3), 2, ring(4)), "switch: part 1, .*, has 4 ranks, but part 0, .* has 3"),
-        (lambda: switch(ring(3), ring(3), 4), "a int is no topology"),
+        (
+            lambda: switch(ring(3), ring(3), 4),
+            r"the second argument of switch is how many .*: switch\(a, 100, b\)",
+        ),
         (lambda: lift(ring(3), 0), "the number of ranks of a node must be an integer of at least 1, not 0"),
         (lambda: lift(ring(3), "ring"), "the inner level of lift is a str: pass a topology on the ranks of one node"),
         (lambda: lift(ring(3), Meetings(4)), "the inner level of lift, Meetings.*, has no period: pass rounds="),

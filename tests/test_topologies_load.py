@@ -156,7 +156,7 @@ def test_files(graphml):
         ("absent.graphml", {}, "absent.graphml: there is no such file, seen from "),
         ("bad.graphml", {}, "bad.graphml: the file cannot be read as GraphML .ParseError"),
         ("my_graphs.py", {}, "; a function in a Python file is given as my_graphs:factory; there are"),
-        ("notes.md", {}, "a file of that name exists, but its ending says not that it is one of .graphml"),
+        ("notes.md", {}, "a file of that name exists, but its ending is none of .graphml"),
         (Path("ring"), {}, "ring: the ending of a file says how it is read, and 'none' is not one of .graphml"),
         (nx.cycle_graph(4), {}, "not a Graph: a graph goes to topologies.from_networkx, a matrix to"),
     ],
@@ -298,3 +298,26 @@ def test_what_a_declared_family_makes_is_checked(site):
     with pytest.raises(TopologyError, match=r"class: Wheel.* rank 0 cannot reach ranks 1 and 2") as raised:
         load("class", 3)
     assert not isinstance(raised.value, SpecError)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("base,peer=2", r"unexpected keyword argument 'peer'; did you mean peers\?"),
+        ("base,peers", "an option is written name=value after a comma, without blanks, as in base,option=2"),
+        ("base, peers=2", "an option is written name=value after a comma, without blanks"),
+        ("without", "topologies.without makes a graph of others in Python"),
+        ("node_aware,hosts=2", r"give the ranks on each host, as in hosts=4,4,3, or local_size=4"),
+        ("torus,shape=2x4", "on a command line 1,2, not '2x4'"),
+    ],
+)
+def test_what_people_write_at_first(spec, message):
+    with pytest.raises(TopologyError, match=message):
+        load(spec, 8)
+
+
+def test_options_in_the_text_and_beside_it():
+    assert load("base,peers=2", 9).describe() == load("base", 9, peers=2).describe()
+    assert load("base,peers=2", 9, peers=2).period == 2
+    with pytest.raises(SpecError, match="base,peers=2 says peers=2, and peers=3 stands beside it: leave one out"):
+        load("base,peers=2", 9, peers=3)

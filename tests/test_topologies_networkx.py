@@ -100,7 +100,9 @@ def test_another_attribute_or_none():
     nx.set_edge_attributes(graph, 0.125, "share")
     assert from_networkx(graph, weight="share").turn(0, 0).keep == 0.75
     assert from_networkx(graph, weight=None).turn(0, 0).keep == pytest.approx(1 / 3)
-    assert from_networkx(graph, weight="absent").turn(0, 0).keep == pytest.approx(1 / 3)
+    with pytest.raises(TopologyError, match=r"no edge has the attribute 'sahre'; there are 'share', 'weight': correct"):
+        from_networkx(graph, weight="sahre")
+    assert from_networkx([nx.cycle_graph(4), graph], weight="share").turn(0, 0).keep == pytest.approx(1 / 3)
 
 
 def test_ranks_may_rest_and_rounds_may_differ_in_kind():

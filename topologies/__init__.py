@@ -9,6 +9,7 @@ compares and draws graphs, and advises on them.
 
 from __future__ import annotations
 
+from topologies import analysis
 from topologies.composition import interleave, lift, relabel, repeat, reverse, switch, without
 from topologies.custom.files import from_file
 from topologies.custom.functions import from_function
@@ -93,6 +94,8 @@ __all__ = [  # noqa: RUF022  grouped by use
     "from_function",
     "from_file",
     "load",
+    # what a graph is worth
+    "analysis",
     # errors
     "SpecError",
     "TopologyError",

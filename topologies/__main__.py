@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,9 @@ exit codes
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; argparse itself exits with 2."""
     parser = _parser()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As on stderr: where the encoding has no ő, it is written \u0151.
+        sys.stdout.reconfigure(errors="backslashreplace")
     given = parser.parse_args(arguments)
     if given.command is None:
         given = parser.parse_args(["list"])
@@ -41,15 +45,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TopologyError as error:
         print(f"python -m topologies: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        print(f"python -m topologies: so many ranks do not fit into memory ({error})", file=sys.stderr)
+        return 2
     try:
         if given.json:
-            print(json_text(report.document))
+            print(json_text(report.document), flush=True)
         elif report.lines:
-            print("\n".join(report.lines))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever reads has enough, as in `| head`; the interpreter's last flush must not say it again.
+            print("\n".join(report.lines), flush=True)
+    except OSError as error:
+        # The interpreter's last flush must not say it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever reads has enough, as in `| head`.
+        if not isinstance(error, BrokenPipeError):
+            print(f"python -m topologies: the output cannot be written: {error}", file=sys.stderr)
+            return 2
     if report.complaint:
         print(f"python -m topologies: {report.complaint}", file=sys.stderr)
     return int(report.code)

@@ -28,9 +28,17 @@ def probability(value: object, what: str) -> float:
     raise TopologyError(f"{what} must be a number from 0 to 1, not {value!r}")
 
 
-def integers(values: Iterable[int], what: str) -> tuple[int, ...]:
+def flag(value: bool, what: str) -> bool:
+    """`value` as a bool; raises `TopologyError` that begins with `what` for all else, also texts such as "no"."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise TopologyError(f"{what} must be True or False, not {value!r}")
+
+
+def integers(values: Iterable[int] | str, what: str) -> tuple[int, ...]:
     """`values` as ints of any sign; raises `TopologyError` that begins with `what` for all else."""
     try:
-        return tuple(operator.index(value) for value in values)
+        return tuple(operator.index(value) for value in values)  # type: ignore[arg-type]  # a text has no index
     except TypeError:
-        raise TopologyError(f"{what} must be a sequence of integers, as in [1, 2], not {values!r}") from None
+        written = ", on a command line 1,2" if isinstance(values, str) else ""
+        raise TopologyError(f"{what} must be a sequence of integers, as in [1, 2]{written}, not {values!r}") from None

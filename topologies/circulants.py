@@ -36,7 +36,8 @@ class Circulant(Topology):
         size = self.size
         if not 0 <= rank < size:
             raise refuse_rank(rank, size)
-        column = self.column(round)
+        # As Python's integers: small ones of numpy wrap, and unsigned ones know no rank - hop below 0.
+        rank, column = int(rank), self.column(int(round))
         return Turn(
             column[0],
             {(rank + hop) % size: share for hop, share in column.items() if hop},
@@ -46,7 +47,7 @@ class Circulant(Topology):
     @final
     def edges(self, round: int) -> Edges:
         """All turns of `round` as arrays, hop after hop."""
-        column, ranks = self.column(round), np.arange(self.size)
+        column, ranks = self.column(int(round)), np.arange(self.size)
         hops = [hop for hop in column if hop]
         return Edges(
             np.full(self.size, column[0]),
@@ -58,7 +59,7 @@ class Circulant(Topology):
     @final
     def mix(self, values: Floats, round: int) -> Floats:
         """P(round) @ values: the sum over hops h of column[h] times the values moved down by h."""
-        column = self.column(round)
+        column = self.column(int(round))
         if len(column) < MANY_HOPS:
             # y = Σ_h column[h] S^h x
             return np.asarray(sum(share * np.roll(values, hop, axis=0) for hop, share in column.items()))

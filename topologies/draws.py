@@ -7,6 +7,7 @@ choosing peers, and not for secrets.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -30,7 +31,8 @@ def draw(seed: int, *indices: int) -> int:
     """
     # 0 goes to 0 in `_scramble`: from 0, seed 0 would draw 0 in round 0 for rank 0.
     word = GOLDEN
-    for index in (seed, *indices):
+    # Numbers of numpy would wrap or refuse words of 32 bits.
+    for index in map(operator.index, (seed, *indices)):
         word = _scramble(word ^ index & MASK)
         while index > MASK:
             index >>= 32

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from topologies.catalogue import CATALOGUE
+from topologies.composition import __all__ as COMPOSITIONS
 from topologies.custom import entry_points
 from topologies.custom.calls import call, named
 from topologies.custom.files import READERS, from_file, is_file
@@ -76,15 +77,17 @@ def load(spec: str | os.PathLike[str], size: int, **options: Any) -> Topology:
 
 def _made(factory: Callable[..., Any], size: int, options: Mapping[str, Any]) -> Topology:
     """What the user's own function makes, checked."""
+    what = "the factory"
     try:
         result = call(factory, size, options)
+        if isinstance(result, Topology):
+            what = f"the {type(result).__name__} that the factory returned"
+            validate(result)
+            return result
     except TopologyError:
         raise
-    except Exception as error:
-        raise TopologyError(f"the factory raised {type(error).__name__} for {size} ranks: {error}") from error
-    if isinstance(result, Topology):
-        validate(result)
-        return result
+    except (Exception, SystemExit) as error:
+        raise TopologyError(f"{what} raised {type(error).__name__} for {size} ranks: {error}") from error
     if is_graphs(result):
         return from_networkx(result)
     if is_matrices(result):
@@ -108,7 +111,7 @@ def _factory(spec: str) -> Callable[..., Any]:
                 "directory to PYTHONPATH on every host"
             ) from None
         raise SpecError(f"the module {module_name} could not be imported: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that parses arguments exits when it is imported
         raise SpecError(f"the module {module_name} could not be imported: {type(error).__name__}: {error}") from error
     try:
         factory = functools.reduce(getattr, name.split("."), module)
@@ -125,10 +128,18 @@ def _factory(spec: str) -> Callable[..., Any]:
 
 def _unknown(spec: str, known: list[str]) -> str:
     hint = _alike(spec, known)
-    if not hint and spec.endswith(".py"):
+    if "," in spec:
+        name = spec.partition(",")[0].strip()
+        hint = f"; an option is written name=value after a comma, without blanks, as in {name},option=2"
+    elif spec in COMPOSITIONS:
+        hint = (
+            f"; topologies.{spec} makes a graph of others in Python, and a function that returns it has a name here as "
+            "module:function"
+        )
+    elif not hint and spec.endswith(".py"):
         hint = f"; a function in a Python file is given as {spec[: -len('.py')].replace(os.sep, '.')}:factory"
     elif not hint and os.path.exists(spec):
-        hint = f"; a file of that name exists, but its ending says not that it is one of {' '.join(READERS)}"
+        hint = f"; a file of that name exists, but its ending is none of {' '.join(READERS)}"
     return (
         f"there is no topology {spec!r}{hint}; there are {', '.join(known)}, "
         "package.module:factory for your own, and files, such as graph.graphml"

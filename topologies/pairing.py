@@ -35,7 +35,9 @@ class Pairing(Topology):
         """The turn of `rank`: give the share to the partner and get it back."""
         if not 0 <= rank < self.size:
             raise refuse_rank(rank, self.size)
-        partner = self.partner(rank, round)
+        # As Python's integers: small ones of numpy wrap, and unsigned ones know no rank below 0.
+        rank = int(rank)
+        partner = self.partner(rank, int(round))
         if partner == rank:
             return Turn(1.0, {}, {})
         return Turn(1 - self.share, {partner: self.share}, {partner: self.share})
@@ -44,7 +46,7 @@ class Pairing(Topology):
     def edges(self, round: int) -> Edges:
         """All turns of `round` as arrays."""
         ranks = np.arange(self.size)
-        partners = self.partner(ranks, round)
+        partners = self.partner(ranks, int(round))
         met = partners != ranks
         return Edges(
             np.where(met, 1 - self.share, 1.0),

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from topologies.errors import SpecError
 
 
@@ -40,10 +42,9 @@ def parse_options(texts: Iterable[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():
             raise SpecError(f"the option {text!r} is not of the form name=value, as in peers=2")
-        try:
-            options[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[name] = value
+        said = _read(value)
+        if options.setdefault(name, said) != said:
+            raise SpecError(f"the option {name} is given twice, as {options[name]!r} and as {said!r}: leave one out")
     return options
 
 
@@ -51,11 +52,20 @@ def together(spec: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]
     """Name and options of a SPEC, with the options that were given beside it; raises `SpecError` where they differ."""
     name, all_options = parsed(spec)
     for option, value in options.items():
-        if all_options.setdefault(option, value) != value:
+        # An option may be an array.
+        if option in all_options and not np.array_equal(all_options[option], value):
             raise SpecError(
                 f"{spec} says {option}={all_options[option]!r}, and {option}={value!r} stands beside it: leave one out"
             )
+        all_options[option] = value
     return name, all_options
+
+
+def _read(value: str) -> Any:
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that it is documented to raise
+        return value
 
 
 def _value(value: Any) -> str:

@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from topologies.analysis.rounds import busiest, column, played
 from topologies.analysis.spectrum import contraction, quick
+from topologies.checks import natural
 from topologies.circulants import MANY_HOPS, Circulant
 from topologies.edges import Edges, Floats, Ranks
 from topologies.errors import TopologyError
-from topologies.topology import TOLERANCE, Topology, positive
+from topologies.topology import TOLERANCE, Topology
 
 EXACT = 1e-12
 """An error of this size is rounding: the ranks hold the exact mean."""
@@ -104,7 +105,8 @@ def consensus(topology: Topology, rounds: int, *, seed: int = 0) -> Consensus:
 
     Kempe, Dobra, Gehrke: Gossip-Based Computation of Aggregate Information, FOCS 2003.
     """
-    rounds = 0 if rounds == 0 else positive(rounds, "the number of rounds to simulate, where it is not 0,")
+    rounds = natural(rounds, "the number of rounds to simulate")
+    seed = natural(seed, "the seed of the values to simulate")
     return _gathered(topology, list(itertools.islice(states(topology, seed), rounds + 1)))
 
 
@@ -119,6 +121,7 @@ def rounds_to(topology: Topology, error: float, limit: int = 10_000) -> int | No
     """
     if not error > 0:
         raise TopologyError(f"an error of {error!r} is never reached: give a number above 0, such as 0.01 or EXACT")
+    limit = natural(limit, "the most rounds to simulate")
     for round, state in enumerate(itertools.islice(states(topology), limit + 1)):
         if state.error <= error:
             return round

@@ -12,11 +12,14 @@ from topologies.commands.options import SPECS, Commands, add_command, add_size
 from topologies.commands.report import Report
 from topologies.commands.tables import paragraph, table
 
-TITLES = ("graph", "to agree", "rounds", "a round", "sent", "why")
+TITLES = ("graph", "to agree", "rounds", "a round", "carried", "why")
 LEGEND = (
-    "to agree: predicted time of communication until the ranks' disagreement has shrunk to the error. a round: what a "
-    "training step pays, or hides behind its compute. sent: by the busiest rank until they agree. An all-reduce is "
-    "exact in each step, and in each step all ranks wait for one another."
+    "to agree: predicted time of communication until an average disagreement has shrunk to the error; why speaks of "
+    "the worst one. a round: what each training step pays, the mean over a period. carried: by the busiest rank until "
+    "they agree, sent or received, whichever is more. Agreeing from scratch is not what training asks for: an "
+    "all-reduce is exact in each step, and in each step all ranks pay for it and wait for one another; gossip pays for "
+    "a round, which overlap=1 hides behind the compute, and lives with what is left. All links count as alike, also "
+    "inside a host."
 )
 
 EXAMPLES = """\

@@ -20,11 +20,11 @@ from topologies.topology import Topology
 ROUNDS = 40
 """How many rounds the picture shows where `--rounds` does not say."""
 
-TITLES = ("graph", "period", "peers", "to 1e-3", "sent", "exact", "sent", "period leaves", "weights")
+TITLES = ("graph", "period", "peers", "to 1e-3", "carried", "exact", "carried", "period leaves", "weights")
 LEGEND = (
     "peers: out-peers a rank and round. to 1e-3, exact: rounds until the ranks' disagreement has shrunk so far, and "
-    "what the busiest rank has sent by then. period leaves: of the worst disagreement. weights: of push-sum, the "
-    "lowest and the highest."
+    "what the busiest rank has carried by then, sent or received, whichever is more. period leaves: of the worst "
+    "disagreement. weights: of push-sum, the lowest and the highest."
 )
 
 EXAMPLES = """\
@@ -87,7 +87,7 @@ class Compared(NamedTuple):
     curve: Consensus
     """As many rounds as were asked for."""
     to_thousandth: int | None
-    """Bytes that the busiest rank has sent until an error of 1e-3."""
+    """Bytes that the busiest rank has carried until an error of 1e-3."""
     to_exact: int | None
     """The same until the exact mean."""
 
@@ -103,7 +103,11 @@ class Compared(NamedTuple):
             _bytes(self.to_thousandth),
             _count(facts.rounds_to_exact),
             _bytes(self.to_exact),
-            "-" if facts.contraction is None else "0" if facts.contraction < EXACT_LEFT else f"{facts.contraction:.2g}",
+            "-"
+            if facts.contraction is None
+            else f"<{EXACT_LEFT:g}"
+            if facts.contraction < EXACT_LEFT
+            else f"{facts.contraction:.2g}",
             "1" if low == high == 1 else f"{low:.2g} to {high:.2g}",
         ]
 
@@ -125,13 +129,13 @@ def _compared(spec: str, topology: Topology, rounds: int, nbytes: int) -> Compar
     run = consensus(topology, max(rounds, *(end or 0 for end in ends)))
     shown = slice(0, rounds + 1)
     curve = dataclasses.replace(run, errors=run.errors[shown], messages=run.messages[shown])
-    sent = [None if end is None else int(run.bytes(nbytes)[end]) for end in ends]
-    return Compared(spec, found, curve, *sent)
+    carried = [None if end is None else int(run.bytes(nbytes)[end]) for end in ends]
+    return Compared(spec, found, curve, *carried)
 
 
 def _count(rounds: int | None) -> str:
     return "-" if rounds is None else str(rounds)
 
 
-def _bytes(sent: int | None) -> str:
-    return "-" if sent is None else units.bytes_text(sent)
+def _bytes(carried: int | None) -> str:
+    return "-" if carried is None else units.bytes_text(carried)

@@ -13,6 +13,9 @@ from topologies.loading import load
 from topologies.specs import parse_options, together
 from topologies.topology import Topology
 
+MOST_RANKS = 100_000_000
+"""More do not fit into memory, or keep one waiting for hours."""
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 SPECS = f"""\
@@ -54,15 +57,19 @@ def add_spec(command: argparse.ArgumentParser, size: str = "number of ranks; a f
 
 def add_size(command: argparse.ArgumentParser, help: str, *, required: bool = False) -> None:
     """The number of ranks."""
-    command.add_argument("--size", type=count("the number of ranks"), metavar="N", help=help, required=required)
+    command.add_argument(
+        "--size", type=count("the number of ranks", most=MOST_RANKS), metavar="N", help=help, required=required
+    )
 
 
-def count(what: str, least: int = 1) -> Callable[[str], int]:
-    """A reader of whole numbers of at least `least`."""
+def count(what: str, least: int = 1, most: int | None = None) -> Callable[[str], int]:
+    """A reader of whole numbers of at least `least`, and at most `most` where it is given."""
 
     def read(text: str) -> int:
         if not re.fullmatch("[0-9]+", text) or int(text) < least:
             raise argparse.ArgumentTypeError(f"{what} is an integer of at least {least}, not {text!r}")
+        if most is not None and int(text) > most:
+            raise argparse.ArgumentTypeError(f"{what} is an integer of at most {most}, not {text!r}")
         return int(text)
 
     return read

@@ -31,7 +31,8 @@ def json_text(document: Mapping[str, Any]) -> str:
       "gap": null
     }
     """
-    return json.dumps(_plain(document), indent=2, allow_nan=False, ensure_ascii=False)
+    # In ASCII, or a terminal's encoding would decide whether it can be read.
+    return json.dumps(_plain(document), indent=2, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

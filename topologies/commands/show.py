@@ -59,10 +59,10 @@ def span(text: str) -> range:
     match = re.fullmatch(r"([0-9]+)(?:\.\.([0-9]+))?", text)
     if match is None or int(match[2] or match[1]) < int(match[1]):
         raise argparse.ArgumentTypeError(f"{text!r} is no range of rounds: write 7, or 3..7 with the last one included")
-    rounds = range(int(match[1]), int(match[2] or match[1]) + 1)
-    if len(rounds) > MOST_ROUNDS:
-        raise argparse.ArgumentTypeError(f"{text!r} are {len(rounds)} rounds: show at most {MOST_ROUNDS}")
-    return rounds
+    first, last = int(match[1]), int(match[2] or match[1])
+    if last - first >= MOST_ROUNDS:
+        raise argparse.ArgumentTypeError(f"{text!r} are {last - first + 1} rounds: show at most {MOST_ROUNDS}")
+    return range(first, last + 1)
 
 
 def run(given: argparse.Namespace) -> Report:
@@ -106,7 +106,7 @@ def fact_lines(topology: Topology, found: Facts) -> list[str]:
         ("busiest rank", f"{found.messages_per_round:.3g} message{'s' * (found.messages_per_round != 1)} a round"),
         ("doubly stochastic", every if doubly == judged else some),
         ("symmetric", "yes" if found.symmetric else "no"),
-        ("connects within", _rounds(found.window, "")),
+        ("connects over any", _rounds(found.window, "")),
         ("spectral gap", _number(found.spectral_gap)),
         ("left by a period", _left(found.contraction)),
         ("exact after", _rounds(found.rounds_to_exact, closer)),
@@ -118,7 +118,9 @@ def fact_lines(topology: Topology, found: Facts) -> list[str]:
 
 
 def _left(left: float | None) -> str:
-    return "" if left is None else "nothing" if left < EXACT_LEFT else f"{left:.3g} of the worst disagreement"
+    if left is None:
+        return ""
+    return f"{f'less than {EXACT_LEFT:g}' if left < EXACT_LEFT else f'{left:.3g}'} of the worst disagreement"
 
 
 def _number(value: float | None) -> str:

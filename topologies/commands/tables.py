@@ -8,6 +8,9 @@ from collections.abc import Sequence
 WIDTH = 108
 """The most columns that a line takes."""
 
+NARROW = 24
+"""The columns that are left for a text, however much stands before it."""
+
 GAP = "  "
 
 
@@ -29,7 +32,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[i
     for row in cells:
         placed = [text.ljust(width) if i in left else text.rjust(width) for i, (text, width) in _columns(row, widths)]
         if last in left and before + widths[-1] > WIDTH:
-            parts = textwrap.wrap(row[-1], WIDTH - before, break_on_hyphens=False) or [""]
+            parts = textwrap.wrap(row[-1], max(NARROW, WIDTH - before), break_on_hyphens=False) or [""]
             lines.append(GAP.join([*placed[:-1], parts[0]]).rstrip())
             lines.extend(" " * before + part for part in parts[1:])
         else:
@@ -44,7 +47,11 @@ def paragraph(text: str, before: str = "") -> list[str]:
       ring  Ring: each rank sends on.
     """
     return textwrap.wrap(
-        text, WIDTH, initial_indent=before, subsequent_indent=" " * len(before), break_on_hyphens=False
+        text,
+        max(WIDTH, len(before) + NARROW),
+        initial_indent=before,
+        subsequent_indent=" " * len(before),
+        break_on_hyphens=False,
     )
 
 

@@ -17,32 +17,34 @@ RATES = {
     for prefix in prefixes or ("",)
     for unit in ("bit", "bit/s", "bps")
 }
+MOST_BYTES = 10**15
+"""A model of more than that is a slip of the pen, and the bytes of many messages would not fit 64 bits."""
 TIMES = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
 def size(text: str) -> int:
-    """Bytes, at least 1.
+    """Bytes, from 1 to 10^15.
 
     >>> size("1.024MB"), size("4GiB")
     (1024000, 4294967296)
     """
     found = _quantity(text, SIZES)
-    if found is None or found < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size: write 64kB, 1.024MB, 100MB or 4GiB, at least 1B")
+    if found is None or not 1 <= found <= MOST_BYTES:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size: write 64kB, 1.024MB, 100MB or 4GiB, at least 1B and at most 1000TB"
+        )
     return round(found)
 
 
 def rate(text: str) -> float:
-    """Bits a second, above 0.
+    """Bits a second, at least 1.
 
     >>> rate("10gbit"), rate("25Gbit/s")
     (10000000000.0, 25000000000.0)
     """
     found = _quantity(text, RATES)
-    if found is None or found <= 0:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a rate: write 100mbit, 10gbit or 25Gbit/s, in bits a second and above 0"
-        )
+    if found is None or found < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate: write 100mbit, 10gbit or 25Gbit/s, at least 1bit")
     return found
 
 
@@ -91,7 +93,10 @@ def _quantity(text: str, units: Mapping[str, float]) -> float | None:
     if match is None or match[2] not in units:
         return None
     # Fractions, or 50us would be 4.9999999999999996e-05.
-    return float(Fraction(match[1]) * Fraction(str(units[match[2]])))
+    try:
+        return float(Fraction(match[1]) * Fraction(str(units[match[2]])))
+    except (OverflowError, ValueError):  # more digits than a number may have
+        return None
 
 
 def _scaled(value: float, units: tuple[tuple[str, float], ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from topologies.composition.composed import Arranged, same_size
+from topologies.errors import TopologyError
 from topologies.topology import Topology, positive
 from topologies.validation import validate
 
@@ -37,6 +38,8 @@ def switch(first: Topology, rounds: int, then: Topology) -> Switched:
     >>> [len(dense_then_sparse.turn(0, round).sends) for round in (99, 100)]
     [3, 1]
     """
+    if isinstance(rounds, Topology):
+        raise TopologyError("the second argument of switch is how many rounds the first graph lasts: switch(a, 100, b)")
     validate(first)
     validate(then)
     same_size([first, then], "switch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ def misfit(function: Callable[..., Any], first: Any, options: Mapping[str, Any])
     >>> def star(size, centre=0): ...
     >>> misfit(star, 8, {"middle": 1})
     "star(size, centre=0) is called with 8, middle=1: got an unexpected keyword argument 'middle'"
+    >>> misfit(star, 8, {"center": 1}).rpartition("; ")[2]
+    'did you mean centre?'
     """
     try:
         signature = inspect.signature(function)
@@ -45,5 +48,11 @@ def misfit(function: Callable[..., Any], first: Any, options: Mapping[str, Any])
         plain = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
         shown = signature.replace(parameters=plain, return_annotation=signature.empty)
         given = ", ".join([repr(first), *(f"{name}={value!r}" for name, value in options.items())])
-        return f"{getattr(function, '__name__', function)}{shown} is called with {given}: {error}"
+        meant = [
+            f"; did you mean {close[0]}?"
+            for name in options
+            if name not in signature.parameters
+            and (close := difflib.get_close_matches(name, list(signature.parameters), n=1))
+        ]
+        return f"{getattr(function, '__name__', function)}{shown} is called with {given}: {error}{''.join(meant[:1])}"
     return ""

@@ -13,6 +13,7 @@ from typing import Any
 import networkx as nx
 import numpy as np
 
+from topologies.checks import flag
 from topologies.custom.calls import named
 from topologies.custom.matrices import from_matrix
 from topologies.custom.networkx_graphs import from_networkx
@@ -58,6 +59,8 @@ def from_file(path: str | os.PathLike[str], **options: Any) -> Topology:
                 raise SpecError(f"a file that ends in {ending} has {some}, and was given {option}={value!r}")
         if not os.path.exists(path):
             raise SpecError(f"there is no such file, seen from {os.getcwd()}: give a path that holds on every host")
+        if "directed" in options:
+            options["directed"] = flag(options["directed"], "the option directed of a file")
         return reader(path, **options)
 
 
@@ -172,6 +175,10 @@ ADJACENCY = "a line holds a rank and then the ranks that it sends to, separated 
 ROW = "a line holds one row of the matrix, numbers separated by commas"
 
 
+LONGEST = 20
+"""No rank has so many digits."""
+
+
 @contextmanager
 def _reading(kind: str, advice: str) -> Iterator[None]:
     """Say of whatever a reader raises that the file is not of its kind."""
@@ -235,8 +242,8 @@ def _ranked(graph: Any) -> Any:
 
 
 def _whole(label: str) -> bool:
-    # As Python writes it, so that no two labels become one.
-    return label.isdecimal() and label == str(int(label))
+    # As Python writes it, so that no two labels become one; and what is too long for int() names no rank.
+    return label.isdecimal() and len(label) < LONGEST and label == str(int(label))
 
 
 def _decimal(label: str) -> bool:

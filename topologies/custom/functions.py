@@ -156,8 +156,15 @@ def _entries(edges: Edges) -> Any:
 def _name(function: Callable[..., Any]) -> str:
     """A name that is the same in every process."""
     if isinstance(function, functools.partial):
-        fixed = [*map(repr, function.args), *(f"{name}={value!r}" for name, value in function.keywords.items())]
+        fixed = [*map(_told, function.args), *(f"{name}={_told(value)}" for name, value in function.keywords.items())]
         # Objects that do not say what they are say where they lie.
         return re.sub(r" at 0x[0-9a-fA-F]+", "", f"{_name(function.func)}({', '.join(['…', *fixed])})")
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def _told(value: object) -> str:
+    # The order of a set of texts is another one in each process.
+    if isinstance(value, (set, frozenset)):
+        return f"{{{', '.join(sorted(map(repr, value)))}}}"
+    return repr(value)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any, NoReturn
 
+import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
@@ -92,9 +93,9 @@ def _matrices(value: Any) -> Sequence[Any]:
                 f"the array has the shape {array.shape}: a matrix has (n, n), and a sequence of L matrices (L, n, n)"
             )
         matrices: Sequence[Any] = [array] if array.ndim == 2 else list(array)
-    elif not isinstance(value, Iterable) or isinstance(value, (str, bytes, dict)):
+    elif not isinstance(value, Iterable) or isinstance(value, (str, bytes, dict, nx.Graph)):
         raise TopologyError(
-            f"a {type(value).__name__} is no weight matrix: give a numpy array of shape (n, n), or a sequence of "
+            f"{value!r:.60} is no weight matrix: give a numpy array of shape (n, n), or a sequence of "
             "them; a graph goes to topologies.from_networkx and a function of the round to topologies.from_function"
         )
     else:
@@ -135,8 +136,8 @@ def _array(value: Any, name: str) -> npt.NDArray[Any]:
 def _dense(matrix: Any, name: str) -> tuple[int, Ranks, Ranks, Floats]:
     """The size, and row, column and share of each entry that is not 0."""
     if not _is_array(matrix) and not isinstance(matrix, (list, tuple)):
-        raise TopologyError(f"{name} is a {type(matrix).__name__}: give a numpy array of shape (n, n)")
-    if isinstance(matrix, (list, tuple)) and all(hasattr(row, "__len__") for row in matrix):
+        raise TopologyError(f"{name} is {matrix!r:.60}: give a numpy array of shape (n, n)")
+    if isinstance(matrix, (list, tuple)) and all(map(_is_row, matrix)):
         for place, row in enumerate(matrix):
             if len(row) != len(matrix[0]):
                 raise TopologyError(f"{name} has {len(row)} entries in row {place} and {len(matrix[0])} in row 0")

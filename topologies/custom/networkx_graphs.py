@@ -15,8 +15,11 @@ from topologies.topology import TOLERANCE
 from topologies.validation import is_share, validate
 from topologies.weights import undirected, weighted
 
+USUAL = "weight"
+"""The edge attribute that holds the shares, where it is there."""
 
-def from_networkx(graph_or_sequence: Any, weight: str | None = "weight") -> Table:
+
+def from_networkx(graph_or_sequence: Any, weight: str | None = USUAL) -> Table:
     """A topology of one networkx `Graph` or `DiGraph` on the nodes 0 … n - 1, or of a sequence of them, one a round.
 
     An edge u -> v means that u sends to v; an edge of an undirected graph goes both ways. The edge attribute named by
@@ -38,7 +41,12 @@ def from_networkx(graph_or_sequence: Any, weight: str | None = "weight") -> Tabl
     The Metropolis weights: Xiao, Boyd, Lall, A Scheme for Robust Distributed Sensor Fusion Based on Average Consensus,
     IPSN 2005.
     """
+    if weight is not None and not isinstance(weight, str):
+        raise TopologyError(
+            f"weight={weight!r} is no name of an edge attribute: give its name, or None to have all shares computed"
+        )
     graphs = _graphs(graph_or_sequence)
+    _check_weight(graphs, weight)
     rounds: list[Edges] = []
     for round, graph in enumerate(graphs):
         name = "the graph" if len(graphs) == 1 else f"the graph of round {round}"
@@ -143,6 +151,20 @@ def _renaming(graph: Any) -> str:
         "rename them with networkx.convert_node_labels_to_integers(graph), which numbers the nodes in the order in "
         "which they were added, or with networkx.relabel_nodes"
     )
+
+
+def _check_weight(graphs: Sequence[Any], weight: str | None) -> None:
+    """An attribute that was asked for by name, and that no edge has, is a misspelling; the usual one may be absent."""
+    if weight in (None, USUAL):
+        return
+    named = {attribute for graph in graphs for *_, edge in graph.edges(data=True) for attribute in edge}
+    if weight not in named and any(graph.number_of_edges() for graph in graphs):
+        there = ", ".join(sorted(map(repr, named)))
+        raise TopologyError(
+            f"no edge has the attribute {weight!r}; "
+            + (f"there are {there}" if named else "edges have no attributes at all")
+            + ": correct the name, or pass weight=None to have all shares computed"
+        )
 
 
 def _given(graph: Any, weight: str | None, name: str) -> Edges | None:

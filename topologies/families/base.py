@@ -78,13 +78,6 @@ def base(size: int, peers: int = 1) -> Base:
     On powers of k + 1 it takes log(n) rounds as `exponential` does, elsewhere O(log n): with one peer 6 rounds for 24
     ranks, 9 for 25, 11 for 33. Ranks rest in some rounds. Every matrix is symmetric, so weights stay equal.
 
-    CECA (Ding et al., ICML 2023) takes ⌈log₂ n⌉ rounds for every n but needs two values a rank: the mean x of m + 1
-    ranks and the mean y of the m others among them. It sends one of the two and changes both on what it hears. In a
-    round that sends y, x_i ← ((m + 1) x_i + m y_j)/(2m + 1), so Σx stays as it is only while Σy equals it, and every
-    update of the optimizer has to reach y as well. y is a second copy of the parameters, it holds a part of the rank's
-    weight that differs from round to round, and in some rounds it is what is sent. Gossip here has one value a rank,
-    the parameters themselves, so CECA is not among the families.
-
     size: number of ranks n, from 1. peers: k, from 1; beyond n - 1 it changes nothing. Raises `TopologyError` for other
     values.
 
@@ -94,6 +87,13 @@ def base(size: int, peers: int = 1) -> Base:
     [6, 9, 11]
 
     Takezawa, Sato, Bao, Niwa, Yamada: Beyond Exponential Graph, NeurIPS 2023, arXiv 2305.11420, section 4.
+
+    CECA (Ding et al., ICML 2023) takes ⌈log₂ n⌉ rounds for every n but needs two values a rank: the mean x of m + 1
+    ranks and the mean y of the m others among them. It sends one of the two and changes both on what it hears. In a
+    round that sends y, x_i ← ((m + 1) x_i + m y_j)/(2m + 1), so Σx stays as it is only while Σy equals it, and every
+    update of the optimizer has to reach y as well. y is a second copy of the parameters, it holds a part of the rank's
+    weight that differs from round to round, and in some rounds it is what is sent. Gossip here has one value a rank,
+    the parameters themselves, so CECA is not among the families.
     """
     size = positive(size, "the size of a base graph")
     peers = positive(peers, "the number of peers of a base graph")

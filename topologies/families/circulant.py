@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from topologies.checks import integers
+from topologies.checks import flag, integers
 from topologies.circulants import Columns, uniform
 from topologies.errors import TopologyError
 from topologies.topology import TOLERANCE, positive
@@ -42,6 +42,7 @@ def circulant(
     """
     size = positive(size, "the size of a circulant graph")
     hops = integers(hops, "the hops of a circulant graph")
+    one_by_one = flag(one_by_one, "the option one_by_one of a circulant graph")
     if not hops:
         raise TopologyError("a circulant graph has no hops: give at least one, as in hops=[1, -1]")
     if weights is None:
@@ -59,7 +60,11 @@ def _rounds(values: Sequence[R], one_by_one: bool) -> list[Sequence[R]]:
 
 
 def _shares(hops: Sequence[int], weights: Sequence[float]) -> list[float]:
-    if not isinstance(weights, Iterable) or len(shares := list(weights)) != len(hops):
+    try:
+        shares = list(weights)
+    except TypeError:
+        shares = []
+    if len(shares) != len(hops):
         raise TopologyError(
             f"the weights of a circulant graph are a share for each of its {len(hops)} hops, not {weights!r}"
         )

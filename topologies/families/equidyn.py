@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from topologies.checks import natural
+from topologies.checks import flag, natural
 from topologies.circulants import Circulant
 from topologies.draws import below, draw
 from topologies.errors import TopologyError
@@ -77,6 +77,7 @@ def equidyn(size: int, directed: bool = True, eta: float = 0.5, seed: int = 0) -
     if not is_share(eta):
         raise TopologyError(f"the eta of an EquiDyn schedule must be a number above 0 and at most 1, not {eta!r}")
     seed = natural(seed, "the seed of an EquiDyn schedule")
+    directed = flag(directed, "the option directed of an EquiDyn schedule")
     topology = (DirectedEquiDyn if directed else UndirectedEquiDyn)(size, float(eta), seed)
     validate(topology)
     return topology

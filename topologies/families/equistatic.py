@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import Counter
 
-from topologies.checks import natural
+from topologies.checks import flag, natural
 from topologies.circulants import Columns
 from topologies.draws import below, draw
 from topologies.topology import positive
@@ -39,6 +39,7 @@ def equistatic(size: int, hops: int | None = None, directed: bool = True, seed: 
     size = positive(size, "the size of an EquiStatic graph")
     count = (size - 1).bit_length() if hops is None else positive(hops, "the number of hops of an EquiStatic graph")
     drawn = _connecting(size, count, natural(seed, "the seed of an EquiStatic graph"))
+    directed = flag(directed, "the option directed of an EquiStatic graph")
     both = drawn if directed else [*drawn, *(size - hop for hop in drawn)]
     # P[j, j] = 1/n ;  P[j + a, j] = (n - 1)/n · (how often a was drawn)/(how many were)
     shares = {hop: (size - 1) / size * often / len(both) for hop, often in Counter(both).items()}

@@ -6,7 +6,7 @@ from topologies.errors import TopologyError
 from topologies.families.complete import complete
 from topologies.families.exponential import exponential
 from topologies.families.ring import ring
-from topologies.topology import Topology
+from topologies.topology import Topology, positive
 
 NAMES = ("complete", "exponential", "ring")
 
@@ -16,14 +16,14 @@ def named(name: str, size: int, peers: int, option: str) -> Topology:
 
     Raises `TopologyError` that begins with `option` for other names, and for peers that the graph does not have.
     """
-    if name not in NAMES:
+    if not isinstance(name, str) or name not in NAMES:
         raise TopologyError(
             f"{option}={name!r} is none of {', '.join(map(repr, NAMES))}: choose one of these, or put other graphs "
             "together with topologies.switch or topologies.lift"
         )
     if name == "exponential":
         return exponential(size, peers)
-    if peers != 1:
+    if positive(peers, f"{option}_peers") != 1:
         raise TopologyError(
             f"{option}={name!r} has its peers by its nature, so {option}_peers={peers!r} does not fit: leave it out, "
             f"or pass {option}='exponential'"

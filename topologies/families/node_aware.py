@@ -104,7 +104,7 @@ def _groups(groups: Sequence[Ranks], graph: Graph) -> SideBySide:
 
 
 def _fitting(name: str, peers: int, size: int) -> int:
-    return min(peers, max(1, size - 1)) if name == "exponential" else peers
+    return min(peers, max(1, size - 1)) if isinstance(name, str) and name == "exponential" else peers
 
 
 def _hosts(size: int, local_size: int | None, hosts: Iterable[int] | None) -> Sequence[int]:
@@ -115,6 +115,11 @@ def _hosts(size: int, local_size: int | None, hosts: Iterable[int] | None) -> Se
         raise TopologyError(
             f"a node-aware graph got local_size={local_size!r} and hosts={hosts!r}: pass one of them, hosts where "
             "they differ"
+        )
+    if isinstance(hosts, int):
+        raise TopologyError(
+            f"hosts={hosts} of a node-aware graph is one number: give the ranks on each host, as in hosts=4,4,3, or "
+            f"local_size={-(-size // max(1, hosts))} for hosts that are alike"
         )
     counts = integers(hosts, "the hosts of a node-aware graph")
     for number, count in enumerate(counts):

@@ -29,6 +29,10 @@ class RandomPairs(Pairing):
         beside = shuffle.place(rank) ^ 1
         return shuffle.inverse(beside if beside < self.size else beside ^ 1)
 
+    def _diagonal_is_constant(self, round: int) -> bool:
+        # On an odd number of ranks one rests in each round.
+        return self.size % 2 == 0 or self.size == 1
+
     def __repr__(self) -> str:
         return f"RandomPairs(size={self.size}, seed={self.seed})"
 

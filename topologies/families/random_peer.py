@@ -38,6 +38,7 @@ class RandomPeer(Topology):
             raise refuse_rank(rank, size)
         if size == 1:
             return Turn(1.0, {}, {})
+        rank = int(rank)
         word, hops = self._choices(round), self._candidates(round)
         own = int(hops[below(len(hops), int(draws(word, rank)))])
         # i sends here where the hop that i has drawn leads from i to here.
@@ -85,7 +86,7 @@ def random_peer(size: int, hops: str = "exponential", seed: int = 0) -> RandomPe
     Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv 1811.10792, appendix A.
     """
     size = positive(size, "the size of a random peer schedule")
-    if hops not in HOPS:
+    if not isinstance(hops, str) or hops not in HOPS:
         raise TopologyError(f"the hops of a random peer schedule are {' or '.join(map(repr, HOPS))}, not {hops!r}")
     topology = RandomPeer(size, hops, natural(seed, "the seed of a random peer schedule"))
     validate(topology)

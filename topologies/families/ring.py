@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from topologies.checks import flag
 from topologies.circulants import Columns, uniform
 from topologies.topology import positive
 from topologies.validation import validate
@@ -27,6 +28,6 @@ def ring(size: int, directed: bool = False) -> Ring:
     Lian et al., Can Decentralized Algorithms Outperform Centralized Algorithms?, NeurIPS 2017, arXiv 1705.09056.
     """
     size = positive(size, "the size of a ring")
-    topology = Ring(size, [uniform(size, (1,) if directed else (1, -1))])
+    topology = Ring(size, [uniform(size, (1,) if flag(directed, "the option directed of a ring") else (1, -1))])
     validate(topology)
     return topology

@@ -33,6 +33,11 @@ def canvas(width: float, height: float, title: str) -> Figure:
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write a figure to a file, whose ending says the format; raises `PictureError` where that cannot be done."""
+    if not os.path.splitext(path)[1]:
+        # matplotlib would write to another file than was asked for.
+        raise PictureError(
+            f"the picture cannot be written to {os.fspath(path)}: its ending says the format, as in .png or .svg"
+        )
     try:
         figure.savefig(path, dpi=DPI)
     except (OSError, ValueError) as error:

@@ -35,10 +35,11 @@ UNITS = (("B", 1.0), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12))
 
 
 def comparison(runs: Mapping[str, Consensus], nbytes: int, title: str) -> Figure:
-    """How far ranks are from agreeing, against the rounds, and against the bytes that the busiest rank has sent.
+    """How far ranks are from agreeing, against the rounds, and against the bytes that the busiest rank has carried,
+    sent or received, whichever is more.
 
     A curve that ends with a large marker in the grey band has come to the exact mean. The axis of bytes goes as far as
-    the schedule that sends least, so that the curves there tell what the same traffic buys.
+    the schedule that needs least, so that the curves there tell what the same traffic buys.
 
     runs: what `topologies.analysis.consensus` returned, by the names in the legend, at least one. nbytes: of a message.
     Raises `PictureError` without matplotlib.
@@ -46,7 +47,7 @@ def comparison(runs: Mapping[str, Consensus], nbytes: int, title: str) -> Figure
     >>> from topologies.analysis import consensus
     >>> runs = {"exponential": consensus(topologies.exponential(8), rounds=6)}
     >>> [panel.get_xlabel() for panel in comparison(runs, 10**6, "8 ranks").axes]
-    ['rounds', 'sent by the busiest rank, MB']
+    ['rounds', 'carried by the busiest rank, MB']
     """
     legend = 0.26 * -(-len(runs) // COLUMNS)
     height = 4.75 + legend
@@ -56,10 +57,10 @@ def comparison(runs: Mapping[str, Consensus], nbytes: int, title: str) -> Figure
     by_rounds: Axes = figure.add_axes((0.082, bottom, *size))
     by_bytes: Axes = figure.add_axes((0.555, bottom, *size), sharey=by_rounds)
     rounds = max(run.rounds for run in runs.values())
-    sent = _messages(runs) * nbytes
-    unit, scale = max((each for each in UNITS if each[1] <= sent), key=lambda each: each[1])
+    carried = _messages(runs) * nbytes
+    unit, scale = max((each for each in UNITS if each[1] <= carried), key=lambda each: each[1])
     _frame(by_rounds, "rounds", rounds)
-    _frame(by_bytes, f"sent by the busiest rank, {unit}", sent / scale)
+    _frame(by_bytes, f"carried by the busiest rank, {unit}", carried / scale)
     by_rounds.set_ylabel("consensus error, relative", size=10.5, color=INK)
     by_bytes.tick_params(labelleft=False)
 
@@ -68,7 +69,7 @@ def comparison(runs: Mapping[str, Consensus], nbytes: int, title: str) -> Figure
     ends = dict(zip(exact, np.geomspace(EXACT / 4, FLOOR * 3, len(exact)), strict=True))
     every = max(1, rounds // 8)
     for place, (name, run) in enumerate(runs.items()):
-        look = LOOKS[place % len(LOOKS)]
+        look = _look(place)
         last = run.rounds_to(EXACT)
         shown = slice(0, run.rounds + 1 if last is None else last + 1)
         errors = np.maximum(run.errors[shown], ends.get(name, EXACT))
@@ -89,10 +90,17 @@ def comparison(runs: Mapping[str, Consensus], nbytes: int, title: str) -> Figure
     return figure
 
 
+def _look(place: int) -> dict[str, Any]:
+    """After each lap through the colours, line and marker have moved on, each by a step of its own."""
+    lap, first = divmod(place, len(LOOKS))
+    line, marker = LOOKS[(first + lap) % len(LOOKS)], LOOKS[(first + 3 * lap) % len(LOOKS)]
+    return {**LOOKS[first], "linestyle": line["linestyle"], "marker": marker["marker"]}
+
+
 def _messages(runs: Mapping[str, Consensus]) -> int:
     """How far the axis of bytes goes, in messages: to the most frugal schedule, and to exact ones that are near."""
     ends = [(int(run.messages[-1]), run.rounds_to_exact(), run) for run in runs.values()]
-    frugal = min((sent for sent, exact, _ in ends if exact is None), default=0)
+    frugal = min((messages for messages, exact, _ in ends if exact is None), default=0)
     needed = [int(run.messages[exact]) for _, exact, run in ends if exact is not None]
     return max(1, frugal, *(each for each in needed if not frugal or each <= 2 * frugal))
 

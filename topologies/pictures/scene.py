@@ -78,6 +78,7 @@ class Scene:
         self.largest = max((line.share for line in lines), default=1.0)
         mixed = [len(each) for each in drawn if len({fraction(line.share) for line in each}) > 1]
         self.mixed, self.labelled = bool(mixed), bool(mixed) and max(mixed) <= MOST_LABELS
+        self.usual = any(_usual(each) for each in drawn)
 
     def sentences(self) -> Iterable[str]:
         """How edges and shares are to be read."""
@@ -92,6 +93,8 @@ class Scene:
             yield f"Each edge carries the share {min(self.shares)} of the sender's weight, the rest stays."
         elif not self.mixed:
             yield "Above: the share of the sender's weight that each edge carries, the rest stays."
+        elif self.labelled and self.usual:
+            yield "Above, and at the edges where it differs: the share of the sender's weight that an edge carries."
         elif self.labelled:
             yield "Numbers at the edges: the share of the sender's weight that they carry, the rest stays."
         else:
@@ -100,21 +103,21 @@ class Scene:
             yield "A grey band holds the ranks of one host."
 
     def share(self, lines: Sequence[Line]) -> str:
-        """What stands behind the number of a round whose edges carry the same, where those of other rounds do not."""
-        shares = {fraction(line.share) for line in lines}
-        return f", share {min(shares)}" if len(self.shares) > 1 and not self.mixed and shares else ""
+        """What stands behind the number of a round: the usual share of its edges, where there are several."""
+        shared = _usual(lines)
+        return f", share {shared}" if shared and len(self.shares) > 1 and self.labelled >= self.mixed else ""
 
     def draw(self, axes: Axes, lines: Sequence[Line], known: npt.NDArray[np.bool_], rank: int) -> None:
         """One round: edges below, ranks above."""
         self._bands(axes)
-        spots = _Spots(self.places)
+        spots, shared = _Spots(self.places), _usual(lines)
         for line in lines:
             bend = self._bend(line)
             if self.lattice and self._reach(line) > 1.5 * self.step:
                 self._stubs(axes, line)
                 continue
             self._arrow(axes, line, bend)
-            if self.labelled:
+            if self.labelled and fraction(line.share) != shared:
                 self._label(axes, line, spots.between(line, bend))
         self._ranks(axes, known, rank)
 
@@ -211,6 +214,12 @@ class Scene:
                     va="center_baseline",
                     zorder=5,
                 )
+
+
+def _usual(lines: Sequence[Line]) -> str | None:
+    """The share of more than half of the lines, as it is written; None where there is none."""
+    shares = [fraction(line.share) for line in lines]
+    return next((share for share in set(shares) if 2 * shares.count(share) > len(shares)), None)
 
 
 class _Spots:
