@@ -1,7 +1,8 @@
 """Gossip instead of all-reduce: push-sum SGP and OSGP over time-varying graphs, for any torch optimizer.
 
 `world` says who takes part, `averaging` and `push_sum` what happens between updates, `optimizer` puts it into a step.
-`transports` moves tensors, `testing` runs ranks as threads, `launch` runs a script on every rank.
+`transports` moves tensors, `testing` runs ranks as threads, `launch` runs a script on every rank, `timeline` and
+`trace` show what each rank did when.
 """
 
 from . import testing

@@ -1,8 +1,8 @@
 """Runs an unchanged script on every rank of a job: `mpirun -n 4 python -m gossip.launch train.py`.
 
 What it adds to `mpirun -n 4 python train.py`: as many threads as each rank has cores for; on request the rank in front
-of every line; and when one rank fails, that rank's traceback and the end of the whole job, where the others would
-otherwise wait for it.
+of every line, and a timeline of every rank; and when one rank fails, that rank's traceback and the end of the whole
+job, where the others would otherwise wait for it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ examples:
   mpirun -n 4 python -m gossip.launch --label -m package.train
   torchrun --nproc-per-node 4 -m gossip.launch --threads 2 train.py
   srun -n 4 python -m gossip.launch train.py
+  mpirun -n 4 python -m gossip.launch --trace out/trace train.py && python -m gossip.trace out/trace
 
 The script sees sys.argv, sys.path and __main__ as under plain python, and needs no change. Options for launch stand
 before the script; all that follows it is the script's.
@@ -79,6 +80,13 @@ def main() -> None:
         help="threads of each rank for torch and NumPy; without it OMP_NUM_THREADS, "
         "and where that is unset the cores of the host divided by the ranks on it",
     )
+    parser.add_argument(
+        "--trace",
+        type=_folder,
+        metavar="FOLDER",
+        help="write there what each rank does and what is in flight, for Perfetto; python -m gossip.trace FOLDER "
+        "joins the ranks",
+    )
     parser.add_argument("-m", dest="module", action="store_true", help="run a module, as python -m does")
     parser.add_argument("script", help="the script's path, or the module's name after -m")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the script's own arguments")
@@ -91,6 +99,8 @@ def main() -> None:
     options = parser.parse_args()
 
     set_threads(options.threads, launcher)
+    if options.trace:
+        os.environ["GOSSIP_TRACE"] = options.trace
     if options.label:
         sys.stdout = cast(TextIO, Labelled(sys.stdout, f"[{launcher.rank}] "))
         sys.stderr = cast(TextIO, Labelled(sys.stderr, f"[{launcher.rank}] "))
@@ -170,6 +180,12 @@ def _threads(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is no number of threads: a whole number from 1 up is expected")
     return int(text)
+
+
+def _folder(text: str) -> str:
+    if os.path.exists(text) and not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"{text} is a file, and timelines are written into a folder")
+    return os.path.abspath(text)  # the script may go elsewhere
 
 
 def _run_path(script: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ from .errors import GossipError, UsageError
 from .gradients import GradientAverage
 from .mass import Mass
 from .parameters import Parameters
-from .stats import Stats, span
+from .stats import Stats
+from .timeline import VARIABLE, Timeline
 from .world import World
 from .wrapper import Wrapper
 
@@ -49,6 +51,9 @@ class GossipOptimizer(Wrapper):
             floating-point ones whenever an exact average happens.
         initial: "broadcast" takes the parameters (and buffers of `module`) of rank 0; "check" compares them. Both
             speak in the worlds of `averager` and `gradients`; without any, each rank begins with its own.
+        trace: a folder into which each rank writes its timeline, rank-0.json and so on, for Perfetto; without it the
+            variable GOSSIP_TRACE, and without that nothing is written. `python -m gossip.trace` joins the ranks. An
+            optimizer that averages with nobody has no rank to write for.
 
     Raises:
         UsageError: arguments that cannot work.
@@ -73,6 +78,7 @@ class GossipOptimizer(Wrapper):
         module: torch.nn.Module | None = None,
         module_buffers: str = "local",
         initial: str = "broadcast",
+        trace: str | os.PathLike[str] | None = None,
     ) -> None:
         if isinstance(optimizer, Wrapper):
             raise UsageError(
@@ -103,6 +109,7 @@ class GossipOptimizer(Wrapper):
         self.mass = Mass(self.stats)
         self.parameters = Parameters(optimizer, module, self.mass, initial)
         self._averagers: list[Averager] = []
+        self._trace = os.environ.get(VARIABLE) if trace is None else trace
         self._gradients = GradientAverage(gradients, self.stats) if gradients is not None else None
         options = (
             f"optimizer {type(optimizer).__name__} with module_buffers={module_buffers!r}, initial={initial!r}, "
@@ -116,10 +123,15 @@ class GossipOptimizer(Wrapper):
         """Let `averager` act on the values, once the ranks of its worlds and of `worlds` agree on it and `options`."""
         self.settle()
         worlds = [*averager.worlds, *worlds]
+        if self._trace and worlds:
+            home = worlds[0]
+            self.stats.timeline = Timeline.of(self._trace, home.base.me, home.hosts[home.rank])
         newcomers = self.parameters.meet(worlds, [options, f"averager {averager.describe()}"])
         averager.bind(self.mass, every)
         self._averagers.append(averager)
         self.parameters.share(newcomers, worlds)
+        if self.stats.timeline is not None and newcomers.places():
+            self.stats.timeline.align()
 
     # -- the step ------------------------------------------------------------------------------------------------------
 
@@ -133,37 +145,39 @@ class GossipOptimizer(Wrapper):
             PeerLost: a connection broke, or a peer is in another round.
         """
         self.parameters.check()
-        self.stats.begin()
-        step = self.steps
+        with self.stats.step(self.steps):
+            return self._step(self.steps, closure)
+
+    def _step(self, step: int, closure: Callable[[], Loss] | None) -> Loss | None:
+        span = self.stats.span
         if closure is not None and not self._compares:
             closure = self._evaluated(closure)
-        with span("gossip::land"):
+        with span("land"):
             self.averager.land(step)
         skip = self._unscale()
         if self._gradients is not None:
-            with span("gossip::gradients"):
+            with span("gradients"):
                 skip = self._gradients.average_(self.mass.buckets, skip)
         loss = None
         if not skip:
-            with self.mass.update():
+            with span("update"), self.mass.update():
                 loss = self.optimizer.step() if closure is None else self.optimizer.step(closure)
-        with span("gossip::average"):
+        with span("average"):
             self.averager.average(step)
         for rewrite in self.rewrites:
             rewrite(step)
-        with span("gossip::post"):
-            self.averager.post(step)
+        self.averager.post(step)
         self._note_weight()
         self.steps += 1
         return loss
 
     def _note_weight(self) -> None:
         if not self.mass.weight.is_cuda:  # reading it there would stop the host
-            self.stats.last.weight = self.weight
+            self.stats.weigh(self.weight)
 
     def _evaluated(self, closure: Callable[[], Loss]) -> Callable[[], Loss]:
         """Evaluate `closure` now; what is returned gives that loss the first time and evaluates it again afterwards."""
-        with torch.enable_grad():
+        with torch.enable_grad(), self.stats.span("compute"):
             losses = [closure()]
 
         def replay() -> Loss:
@@ -204,9 +218,12 @@ class GossipOptimizer(Wrapper):
     @torch.no_grad()
     def settle(self) -> None:
         """Land everything in flight. Every rank calls it: before evaluation, before the end, before close()."""
-        self.mass.settle()
-        self.mass.quiet()
+        with self.stats.span("settle"):
+            self.mass.settle()
+            self.mass.quiet()
         self._note_weight()
+        if self.stats.timeline is not None:
+            self.stats.timeline.write()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Take in more parameters. Every rank does so at the same step; what is in flight lands first.

@@ -78,6 +78,10 @@ class PushSum(Averager):
             raise UsageError(f"overlap is {overlap!r}, but it is a number of steps: 0, 1 or more")
         if landing != "due":
             raise UsageError(f"landing {landing!r} does not exist; there is 'due'")
+        if isinstance(topology, str):
+            raise UsageError(
+                f"topology is the text {topology!r}: topologies.load({topology!r}, world.size) makes a graph of it"
+            )
         if not isinstance(topology, topologies.Topology):
             raise UsageError(
                 f"topology is a {type(topology).__name__}, not a topologies.Topology: "
@@ -130,6 +134,11 @@ class PushSum(Averager):
             self._post(step)
 
     def _post(self, step: int) -> None:
+        with self.mass.stats.span("post"):
+            self._aloft.append(self._give(step))
+
+    def _give(self, step: int) -> Round:
+        """Keep a share of the weight, and put the others on their way with the values."""
         mass, turn = self.mass, self.topology.turn(self._rank, self.rounds)
         number, self.rounds = self.rounds, self.rounds + 1
         # With overlap 0 and 1 the values stand still until the round has landed, so they are sent as they lie.
@@ -142,7 +151,7 @@ class PushSum(Averager):
             mass.reading.append(flight)
         mass.give(turn.keep, self.topology.doubly_stochastic(number), self.topology.keeps_alike(number))
         mass.stats.last.rounds_posted += 1
-        self._aloft.append(Round(number, step, step + self.overlap, arriving, leaving, flight))
+        return Round(number, step, step + self.overlap, arriving, leaving, flight)
 
     def _land(self, round: Round) -> None:
         mass = self.mass

@@ -9,14 +9,10 @@ from dataclasses import dataclass, field, fields
 
 from torch.autograd import profiler
 
+from .timeline import Timeline
 from .transports import Flight
 
 _UNSEEN: AbstractContextManager[object] = nullcontext()
-
-
-def span(name: str) -> AbstractContextManager[object]:
-    """A range called `name` for `torch.profiler`; next to nothing while no profiler looks."""
-    return profiler.record_function(name) if profiler._is_profiler_enabled else _UNSEEN
 
 
 @dataclass
@@ -65,12 +61,17 @@ class Stats:
 
     What happens between two steps, such as `settle()`, counts for the step before.
 
+    Attributes:
+        last: the last step.
+        timeline: where the run is traced, the same is told there as it happens.
+
     >>> Stats().run.bytes_sent
     0
     """
 
     last: Counters = field(default_factory=Counters)
     past: Counters = field(default_factory=Counters)
+    timeline: Timeline | None = field(default=None, repr=False, compare=False)
 
     @property
     def run(self) -> Counters:
@@ -80,15 +81,35 @@ class Stats:
         total.add(self.last)
         return total
 
-    def begin(self) -> None:
+    def span(self, name: str, subject: str = "") -> AbstractContextManager[object]:
+        """A part of the step, for `torch.profiler` and for the timeline; next to nothing while nobody looks."""
+        if self.timeline is None and not profiler._is_profiler_enabled:
+            return _UNSEEN
+        seen = profiler.record_function(f"gossip::{name}") if profiler._is_profiler_enabled else _UNSEEN
+        return seen if self.timeline is None else self.timeline.span(name, subject, seen)
+
+    def step(self, number: int) -> AbstractContextManager[object]:
         """A new step: the last one joins the past."""
         self.past.add(self.last)
         self.last = Counters(steps=1, weight=self.last.weight)
+        return _UNSEEN if self.timeline is None else self._traced(self.timeline, number)
+
+    @contextmanager
+    def _traced(self, timeline: Timeline, number: int) -> Iterator[None]:
+        with timeline.step(number):
+            yield
+            timeline.level("sent in a step", "bytes", self.last.bytes_sent)
+
+    def weigh(self, weight: float) -> None:
+        """Note the push-sum weight that is held now."""
+        self.last.weight = weight
+        if self.timeline is not None:
+            self.timeline.level("push-sum weight", "w", weight)
 
     def wait(self, flight: Flight) -> None:
         """Wait for `flight`, and count what it carried and how long that took."""
         began = time.perf_counter()
-        with span("gossip::wait"):
+        with self.span("wait", flight.subject):
             flight.wait()
         now = time.perf_counter()
         last = self.last
@@ -101,11 +122,13 @@ class Stats:
         last.messages_received += flight.messages_received
         last.bytes_sent += flight.bytes_sent
         last.bytes_received += flight.bytes_received
+        if self.timeline is not None:
+            self.timeline.flew(flight, began)
 
     @contextmanager
     def merging(self) -> Iterator[None]:
         """Count the time inside as merging."""
         began = time.perf_counter()
-        with span("gossip::merge"):
+        with self.span("merge"):
             yield
         self.last.seconds_merging += time.perf_counter() - began

@@ -161,8 +161,12 @@ class SlowMo(Wrapper):
     def _rewrite(self, step: int) -> None:
         """After the update of each step, while nothing that reads the values is in flight."""
         self.steps += 1
-        if self.steps % self.period:
-            return
+        if self.steps % self.period == 0:
+            with self.stats.span("slowmo"):
+                self._end_iteration()
+
+    def _end_iteration(self) -> None:
+        """Average, outer step, and the next iteration begins where that leaves the values."""
         mass = self.optimizer.mass
         mass.settle()
         mass.quiet()

@@ -23,6 +23,8 @@ CHAINS = (
     ("gossip", ("errors", "transports", "world", "averaging")),
     ("gossip", ("buckets", "mass", "averaging", "push_sum", "optimizer", "launch")),
     ("gossip", ("errors", "launchers", "world")),
+    ("gossip", ("transports", "stats", "mass")),
+    ("gossip", ("timeline", "stats", "mass")),
 )
 
 DEPENDENCIES = {

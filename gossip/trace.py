@@ -1,0 +1,176 @@
+"""One picture of all ranks: `python -m gossip.trace FOLDER` joins the timelines that a traced run has written there.
+
+Hosts have clocks of their own. Every rank's file says when the rank left one and the same barrier, the one that ends
+the making of its first optimizer. Ranks of one machine share a clock and are laid over one another by that, to the
+microsecond. Machines are laid over one another by the barrier, as exactly as ranks leave it together: a message and a
+thread's waking, 0 to 2 ms where each rank has a core and 5 ms with two on each; groups that never meet are laid as if
+they had. From there on the pictures of two machines drift as their clocks do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from .errors import UsageError
+from .timeline import MET, VARIABLE
+
+_EPILOG = """\
+examples:
+  mpirun -n 4 python -m gossip.launch --trace out/trace train.py
+  python -m gossip.trace out/trace                      writes out/trace/trace.json
+  python -m gossip.trace out/trace picture.json.gz
+
+Open what it writes at https://ui.perfetto.dev or chrome://tracing. Where hosts share no folder, copy their files into
+one first. A file that a killed rank left unfinished is taken as far as it goes.
+
+exit code: 0, or 2 where there is nothing to join or it cannot be written.
+"""
+
+LEFT_OVER = 5.0
+"""Seconds between the barriers of two files, by their wall clocks, from which on they are hardly of one run."""
+
+
+class Mark(NamedTuple):
+    """A rank's barrier: `met` seconds after the `origin` of its file's times, both by the clock that `clock` names."""
+
+    clock: str
+    origin: float
+    met: float
+    wall: float
+
+
+class Joined(NamedTuple):
+    """What came of it: events written, and a sentence for everything that a reader should know."""
+
+    ranks: int
+    events: int
+    remarks: list[str]
+
+
+def main() -> None:
+    """Join the files of a folder."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gossip.trace",
+        description="Join the timelines of all ranks of a traced run into one file for Perfetto or chrome://tracing.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help=f"what {VARIABLE}, --trace or trace=... named in the run")
+    parser.add_argument("out", type=Path, nargs="?", help="the file to write, .json or .json.gz (FOLDER/trace.json)")
+    given = parser.parse_args()
+    out = given.out or given.folder / "trace.json"
+    try:
+        joined = join(given.folder, out)
+    except UsageError as error:
+        print(f"gossip.trace: {error}", file=sys.stderr)
+        sys.exit(2)
+    for remark in joined.remarks:
+        print(f"gossip.trace: {remark}", file=sys.stderr)
+    print(f"{out}: {joined.ranks} ranks, {joined.events:,} events; open it at https://ui.perfetto.dev")
+
+
+def join(folder: Path, out: Path) -> Joined:
+    """Write the events of all ranks in `folder` to `out`, with times that count from the first of them.
+
+    Raises:
+        UsageError: there is no such folder, nothing of a traced run in it, or `out` cannot be written.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}: it is the one that {VARIABLE} or --trace named in the run")
+    paths = {int(path.stem[len("rank-") :]): path for path in folder.glob("rank-*.json") if _is_of_a_rank(path)}
+    if not paths:
+        raise UsageError(
+            f"{folder} holds no rank-0.json or the like: was the run started with {VARIABLE}={folder} or --trace, "
+            "and on this host?"
+        )
+    found = {rank: mark(paths[rank]) for rank in sorted(paths)}
+    marks = {rank: each for rank, each in found.items() if each is not None}
+    remarks = [f"{paths[rank].name} ends before all ranks had met, and is left out" for rank in found.keys() - marks]
+    if not marks:
+        raise UsageError(f"no rank in {folder} came as far as its first step: there is nothing to draw")
+    remarks += _doubts(marks, paths)
+    shifts, count = offsets(marks), 0
+    try:
+        with _opened(out) as file:
+            for rank, shift in shifts.items():
+                for events in lines(paths[rank], remarks):
+                    for event in events:
+                        event["ts"] += shift
+                    file.write((",\n" if count else "[\n") + json.dumps(events, separators=(",", ":"))[1:-1])
+                    count += len(events)
+            file.write("\n]\n")
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written ({error.strerror}): name another file after the folder") from error
+    return Joined(len(marks), count, remarks)
+
+
+def offsets(marks: Mapping[int, Mark]) -> dict[int, int]:
+    """Microseconds to add to the times of each rank, so that none is below 0 and all stand on one clock.
+
+    >>> here, there = Mark("a", 100.0, 0.5, 0.0), Mark("b", 7.0, 0.25, 0.0)
+    >>> offsets({0: here, 1: here._replace(origin=100.125), 2: there})
+    {0: 0, 1: 125000, 2: 250000}
+    """
+    left: dict[str, float] = {}
+    for clock, origin, met, _ in marks.values():
+        # The first of a machine's ranks to leave the barrier is the one that was woken with the least delay.
+        left[clock] = min(left.get(clock, math.inf), origin + met)
+    zeros = {rank: each.origin - left[each.clock] for rank, each in marks.items()}
+    first = min(zeros.values())
+    return {rank: round(1e6 * (zero - first)) for rank, zero in zeros.items()}
+
+
+def mark(path: Path) -> Mark | None:
+    """The first barrier that `path` tells of."""
+    for events in lines(path, []):
+        for event in events:
+            if event["name"] == MET:
+                args = event["args"]
+                return Mark(args["clock"], args["origin"], 1e-6 * event["ts"], args["wall"])
+    return None
+
+
+def lines(path: Path, remarks: list[str]) -> Iterator[list[dict[str, Any]]]:
+    """The events of a rank's file, a step at a time, up to where it breaks off; that is a remark."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            text = line.strip().strip("[],")
+            try:
+                events = json.loads(f"[{text}]")
+            except json.JSONDecodeError:
+                remarks.append(f"{path.name} breaks off in line {number}, and is taken up to there")
+                return
+            if events:
+                yield events
+
+
+def _doubts(marks: Mapping[int, Mark], paths: Mapping[int, Path]) -> Iterator[str]:
+    absent = [rank for rank in range(max(paths)) if rank not in paths]
+    if absent:
+        yield f"there is no rank-{absent[0]}.json, and {len(absent)} absent in all: did their hosts keep them?"
+    first = marks[min(marks)]
+    for rank, each in marks.items():
+        if abs(each.wall - first.wall) > LEFT_OVER:
+            yield (
+                f"{paths[rank].name} met the others {each.wall - first.wall:+.0f} s after {paths[min(marks)].name}, by "
+                "the hosts' clocks: is one of them left over from another run? Trace each run into a folder of its own"
+            )
+
+
+def _is_of_a_rank(path: Path) -> bool:
+    return path.stem[len("rank-") :].isdecimal()
+
+
+def _opened(path: Path) -> TextIO:
+    return gzip.open(path, "wt", encoding="utf-8") if path.suffix == ".gz" else path.open("w", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
