@@ -1,0 +1,95 @@
+"""What an exact average of all ranks takes, from the moment the last of them is there.
+
+Letters: n ranks, B bytes, β bits per second of the slowest link, α latency, γ seconds per byte added. Every rank sends
+and receives at once, and a step of a collective lasts as long as its slowest hop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from .machine import Cluster
+
+
+class Collective(NamedTuple):
+    """Its title, its seconds and the bytes that a rank sends, for a cluster and B bytes."""
+
+    title: str
+    seconds: Callable[[Cluster, float], float]
+    sent: Callable[[Cluster, float], float]
+
+
+def ring(cluster: Cluster, nbytes: float) -> float:
+    """Reduce-scatter and all-gather around a ring of all ranks, which enters and leaves each host once."""
+    n = cluster.size
+    α, second = _hop(cluster, inside=cluster.machine.ranks_per_host >= n)
+    # 2(n − 1)(α + 8B/(nβ)) + γB(n − 1)/n
+    return 2 * (n - 1) * (α + second * nbytes / n) + cluster.machine.merge * nbytes * (n - 1) / n
+
+
+def tree(cluster: Cluster, nbytes: float) -> float:
+    """Recursive halving and doubling, the nearest ranks and the largest parts first.
+
+    Beyond the largest power of two p <= n, ranks first hand their values to a neighbour and get the result back.
+
+    Thakur, Rabenseifner, Gropp: Optimization of Collective Communication Operations in MPICH, IJHPCA 2005, section 4.5.
+    """
+    levels = cluster.size.bit_length() - 1
+    host = cluster.machine.ranks_per_host
+    total, volume = 0.0, float(nbytes)
+    for level in range(levels):
+        volume /= 2
+        inside = host % (2 << level) == 0
+        α, second = _hop(cluster, inside)
+        # All ranks of a host leave it in the same step: 2(α + 8V·host/β), V = B/2, B/4, …
+        total += 2 * (α + second * volume * (1 if inside else host)) + cluster.machine.merge * volume
+    if 1 << levels < cluster.size:
+        α, second = _hop(cluster, inside=host % 2 == 0)
+        total += 2 * (α + second * nbytes) + cluster.machine.merge * nbytes
+    return total
+
+
+def binomial(cluster: Cluster, nbytes: float) -> float:
+    """A reduction to rank 0 and a broadcast from it by binomial trees, all bytes in every step."""
+    total = 0.0
+    for level in range((cluster.size - 1).bit_length()):
+        α, second = _hop(cluster, inside=cluster.machine.ranks_per_host % (2 << level) == 0)
+        # 2 log₂ n (α + 8B/β) + γB log₂ n
+        total += 2 * (α + second * nbytes) + cluster.machine.merge * nbytes
+    return total
+
+
+def hierarchical(cluster: Cluster, nbytes: float) -> float:
+    """Reduce-scatter inside each group, ring all-reduces of the parts across the groups, all-gather inside."""
+    g = cluster.members
+    groups = -(-cluster.size // g)
+    rate, inner = cluster.inside
+    within = 2 * (g - 1) * (inner + 8 * nbytes / g / rate)
+    α, second = _hop(cluster, inside=False)
+    # Each of the g rings carries B/g; where the group is a host, all of them through one link.
+    through = nbytes if cluster.machine.ranks_per_host > 1 else nbytes / g
+    across = 2 * (groups - 1) * (α + second * through / groups)
+    added = nbytes * (g - 1) / g + nbytes / g * (groups - 1) / groups
+    return within + across + cluster.machine.merge * added
+
+
+def _hop(cluster: Cluster, inside: bool) -> tuple[float, float]:
+    """Latency, and seconds for each byte."""
+    if inside:
+        rate, latency = cluster.inside
+        return latency, 8 / rate
+    return cluster.machine.latency, 8 / cluster.slowest_rate
+
+
+def _least(cluster: Cluster, nbytes: float) -> float:
+    # What a rank must send at the least: 2B(n − 1)/n
+    return 2 * nbytes * (cluster.size - 1) / cluster.size
+
+
+COLLECTIVES = {
+    "ring": Collective("ring", ring, _least),
+    "tree": Collective("tree", tree, _least),
+    "binomial": Collective("binomial tree", binomial, _least),
+    "hierarchical": Collective("hierarchical", hierarchical, _least),
+}

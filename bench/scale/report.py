@@ -1,0 +1,137 @@
+"""What the command prints, and what its JSON holds of each prediction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+
+from topologies.commands import units
+
+from .. import screen
+from .calibration import Compared, Fitted
+from .machine import Machine
+from .methods import Method
+from .published import WHY, Row
+from .simulation import Prediction
+
+Found = dict[int, dict[str, Prediction]]
+"""Number of ranks -> method -> what an update takes."""
+
+
+def title(nbytes: float) -> str:
+    """What is predicted."""
+    return f"Predicted time per update, {screen.size(nbytes)} of parameters"
+
+
+def hosts(machine: Machine) -> str:
+    """The machine in one line."""
+    spread = ""
+    if machine.jitter:
+        form = "lognormal" if machine.tail is None else f"Pareto tail {machine.tail:g}"
+        spread = f" ± {machine.jitter * 100:.2g} % ({form})"
+    parts = [
+        f"compute {screen.ms(machine.compute)} ms{spread}",
+        f"{units.rate_text(machine.rate)}, {units.seconds_text(machine.latency)} latency",
+    ]
+    if machine.ranks_per_host > 1:
+        parts.append(f"{machine.ranks_per_host} ranks a host")
+    if machine.slow_share:
+        slow = ((machine.slow_compute, "compute"), (machine.slow_rate, "link"))
+        slower = " and ".join(f"{what} {times:g} times slower" for times, what in slow if times > 1) or "no slower"
+        parts.append(f"{machine.slow_share * 100:.3g} % of hosts: {slower}")
+    return "; ".join(parts)
+
+
+def periods(methods: Mapping[str, Method]) -> str:
+    """Which methods average how often and how, in one line; nothing where none does."""
+    found: dict[str, list[str]] = {}
+    for method in methods.values():
+        if method.average and method.every > 1:
+            found.setdefault(f"by {method.average} every {method.every} updates", []).append(method.title)
+    every = "; ".join(f"{how}: {', '.join(titles)}" for how, titles in found.items())
+    return f"exact average {every}" if found else ""
+
+
+def tables(heading: str, methods: Mapping[str, Method], found: Found) -> Group:
+    """A row for each number of ranks, a column for each method: median, mean, and what is exposed of the mean.
+
+    heading: of the first table.
+    """
+    columns = ["ranks", *(method.title for method in methods.values())]
+    figures: dict[str, Callable[[Prediction], float]] = {
+        heading: lambda prediction: prediction.seconds.median,
+        "mean, ms": lambda prediction: prediction.seconds.mean,
+        "exposed, mean, ms": lambda prediction: _zero(prediction.exposed),
+    }
+    made: list[RenderableType] = []
+    for title, figure in figures.items():
+        rows = [[f"{n:,}", *(screen.ms(figure(each)) for each in row.values())] for n, row in found.items()]
+        made += [screen.table(title, columns, rows), ""]
+    return Group(*made)
+
+
+def _zero(seconds: float) -> float:
+    """A rounding error of a sum is nothing."""
+    return 0.0 if math.isclose(seconds, 0, abs_tol=1e-9) else seconds
+
+
+def fit_sentence(fitted: Fitted) -> str:
+    """What was fitted, and how well."""
+    merging = f"{screen.size(1 / fitted.merge)} a second" if fitted.merge else "no time"
+    files = {point.file for point in fitted.points}
+    beside = f"{screen.ms(fitted.overhead.fixed)} ms"
+    if fitted.overhead.per_byte:
+        beside += f" and {screen.ms(fitted.overhead.per_byte * 1e6)} ms a megabyte"
+    return (
+        f"fitted to {len(fitted.points)} points of {len(files)} file{'s' if len(files) > 1 else ''}, rms error "
+        f"{fitted.error * 100:.2g} %: rate {units.rate_text(fitted.rate)}, latency "
+        f"{units.seconds_text(fitted.latency)}, merging {merging}, {beside} an update beside its compute, jitter "
+        f"{fitted.jitter * 100:.2g} %"
+    )
+
+
+def paper(rows: Sequence[Row]) -> Group:
+    """The paper's table beside the model's, and why one row differs."""
+    cells = [[row.title, screen.ms(row.paper), screen.ms(row.model), _percent(row.error)] for row in rows]
+    title = "SlowMo (ICLR 2020), table 2: ImageNet on 32 nodes, ms per update, and bytes over bandwidth"
+    return Group(screen.table(title, ("method", "paper", "model", "difference"), cells), WHY, "")
+
+
+def judged(compared: Sequence[Compared], unknown: Sequence[str], within: float) -> Group:
+    """Measured beside predicted; `unknown` are the algorithms in the files that the model does not have."""
+    cells = [
+        [
+            point.file.name,
+            point.algorithm,
+            f"{point.ranks:,}",
+            screen.size(point.nbytes),
+            screen.ms(point.seconds),
+            screen.ms(predicted),
+            _percent(error) + ("  missed" if abs(error) > within else ""),
+        ]
+        for point, predicted, error in compared
+    ]
+    columns = ("file", "algorithm", "ranks", "size", "measured ms", "predicted ms", "error")
+    made: list[RenderableType] = [screen.table("points that were not fitted to", columns, cells)]
+    if unknown:
+        made.append(f"not in the model: {', '.join(unknown)}")
+    return Group(*made, "")
+
+
+def _percent(error: float) -> str:
+    return f"{error * 100:+.1f} %"
+
+
+def result(name: str, method: Method, size: int, prediction: Prediction) -> dict[str, Any]:
+    """As JSON holds it."""
+    return {
+        "method": name,
+        "title": method.title,
+        "ranks": size,
+        "seconds": prediction.seconds._asdict(),
+        "exposed": prediction.exposed,
+        "bytes_sent": prediction.sent,
+    }
