@@ -1,0 +1,217 @@
+"""Hosts on this one machine, behind links of a given rate, with a command started across them.
+
+Each host is a network namespace with its own name (host0, host1, ...), address and interface eth0. The links to the
+switch between them carry --rate each way. COMMAND runs as --ranks-per-node ranks on every host, under the real mpirun
+of Open MPI or with the variables that torchrun sets, and sees several machines; `python` is the one that runs this.
+They share the cores of this machine, so let computing be a sleep, as `bench update --compute` does. The hosts reach
+each other and nothing else.
+
+Before it begins, raw sockets move --line bytes from every host to the next, all at once, several times. The median is
+printed and handed to COMMAND as JSON in the variable GOSSIP_BENCH_LINE:
+  {"nodes": 8, "ranks_per_node": 1, "rate": 1e8, "rates": [1e8, ...], "seconds": {"1024000": 0.08}, ...}
+
+What COMMAND prints is all that stdout gets; the rest goes to stderr, where Open MPI may warn of a setpgid that failed,
+which means nothing. Everything that was made is removed at the end, however that comes about, with every process on
+the hosts. After a kill -9 the next run does it, or --clean. What a host had under way when its link was cut goes on
+when the link is up, as soon as TCP tries again, which may take as long as the cut.
+It needs root, ip and tc (iproute2), and a kernel with the token bucket filter (sch_tbf).
+
+examples
+  python -m bench cluster --nodes 8 --rate 100mbit -- python -m bench update --sizes 1.024MB --compute 0.271
+  python -m bench cluster --nodes 4 --slow 3=25mbit -- python train.py
+  python -m bench cluster --event 5s:3=cut --event 8s:3=up --launcher torchrun -- python train.py
+
+exit code: COMMAND's own; 124 when --timeout ended it; 128 + n when signal n ended this; 2 when nothing was started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from gossip import UsageError
+from gossip.launchers import Launcher
+from topologies.commands import units
+
+from .. import options, record, screen
+from . import changes, launching, needs
+from .network import MOST, ClusterError, Network, clean, network
+from .watching import TIMED_OUT, Asked, Signals, watch
+
+VARIABLE = "GOSSIP_BENCH_LINE"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What can be asked for."""
+    parser.usage = "%(prog)s [options] -- COMMAND"
+    parser.add_argument("--nodes", type=options.count, default=8, metavar="N", help="hosts (default: 8)")
+    parser.add_argument(
+        "--ranks-per-node", type=options.count, default=1, metavar="K", help="ranks on each host (default: 1)"
+    )
+    parser.add_argument(
+        "--rate",
+        type=changes.rate,
+        default=100e6,
+        metavar="RATE",
+        help="of every host's link, each way, as in 100mbit or 1gbit (default: 100mbit)",
+    )
+    parser.add_argument(
+        "--slow",
+        type=changes.slow,
+        action="append",
+        default=[],
+        metavar="HOST=RATE",
+        help="a host, counted from 0, with a rate of its own, as in 3=25mbit; may be repeated (default: none)",
+    )
+    parser.add_argument(
+        "--event",
+        type=changes.event,
+        action="append",
+        default=[],
+        metavar="TIME:HOST=WHAT",
+        help="what happens to a host's link so long after COMMAND began: 5s:3=25mbit changes its rate, 8s:3=cut cuts "
+        "it, 12s:3=up makes it what it was at first; may be repeated (default: none)",
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=tuple(launching.LAUNCHERS),
+        default="mpirun",
+        help="who starts the ranks: Open MPI's mpirun, or this command, with torchrun's variables (default: mpirun)",
+    )
+    parser.add_argument(
+        "--line",
+        type=_sizes,
+        default=[1_024_000],
+        metavar="SIZE,...",
+        help="bytes that the raw sockets move, or none to leave that out (default: 1.024MB)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=options.positive,
+        metavar="SECONDS",
+        help="after which COMMAND is killed (default: it has all the time it takes)",
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="PATH", help="where to write hosts, rates, line and exit code (default: nowhere)"
+    )
+    parser.add_argument(
+        "--clean", action="store_true", help="only remove what runs that were killed have left behind, and say what"
+    )
+    parser.add_argument("program", nargs=argparse.REMAINDER, metavar="COMMAND", help="what every rank runs, after --")
+
+
+def _sizes(text: str) -> list[int]:
+    return [] if text == "none" else options.sizes(text)
+
+
+def check(given: argparse.Namespace, launcher: Launcher) -> None:
+    """Refuse what cannot be, before anything is made."""
+    if launcher.name != "none":
+        raise UsageError(f"it starts the ranks itself: run it as plain `python`, and not under {launcher.name}")
+    if not given.clean:
+        _check_options(given, launcher)
+    needs.check_machine()
+    if not given.clean and given.launcher == "mpirun":
+        needs.check_mpirun()
+
+
+def _check_options(given: argparse.Namespace, launcher: Launcher) -> None:
+    if given.program[:1] == ["--"]:
+        given.program = given.program[1:]
+    if not given.program:
+        raise UsageError("nothing to run: end the options with -- and the command, as in `-- python train.py`")
+    if launching.resolved(given.program) is None:
+        raise UsageError(f"there is no program {given.program[0]!r}: name one on the PATH, or by its path")
+    if not 2 <= given.nodes <= MOST:
+        raise UsageError(f"--nodes {given.nodes} is no number of hosts for a network: choose 2 to {MOST}")
+    for name, what in [*(("--slow", slow) for slow in given.slow), *(("--event", event) for event in given.event)]:
+        if what.host >= given.nodes:
+            raise UsageError(f"{name} names host {what.host}, but {given.nodes} hosts go from 0 to {given.nodes - 1}")
+    if len({slow.host for slow in given.slow}) < len(given.slow):
+        raise UsageError("--slow names one host twice: give each one rate")
+    if given.json is not None:
+        options.check_writable(given.json.parent, launcher)
+
+
+def run(given: argparse.Namespace, launcher: Launcher) -> None:
+    """Make the hosts, run the command, remove the hosts; leave with the command's exit code."""
+    try:
+        with Signals() as signals:
+            removed = clean()
+            for name in removed:
+                _say(f"removed what {name} left behind")
+            if given.clean and not removed:
+                _say("nothing was left behind")
+            code = 0 if given.clean else _run(given, launcher, signals)
+    except Asked as asked:
+        _say(str(asked))
+        code = asked.code
+    except ClusterError as error:
+        _say(str(error))
+        code = 1
+    sys.exit(code)
+
+
+def _run(given: argparse.Namespace, launcher: Launcher, signals: Signals) -> int:
+    rates = [given.rate] * given.nodes
+    for slow in given.slow:
+        rates[slow.host] = slow.rate
+    with network(rates) as hosts:
+        _say(
+            f"{given.nodes} hosts at {units.rate_text(given.rate)}"
+            + "".join(f", host{slow.host} at {units.rate_text(slow.rate)}" for slow in given.slow)
+            + f", {given.ranks_per_node} rank{'s' * (given.ranks_per_node > 1)} on each, {given.launcher}"
+        )
+        line = _line(given, hosts, signals)
+        environment = {**launching.environment(hosts, given.ranks_per_node), VARIABLE: json.dumps(line)}
+        command = launching.resolved(given.program)
+        assert command is not None, "checked"
+        began = time.monotonic()
+        started = launching.LAUNCHERS[given.launcher](hosts, given.ranks_per_node, command, environment)
+        appointments = [(event.seconds, functools.partial(_happen, event, hosts)) for event in given.event]
+        code = watch(started, signals, given.timeout, appointments)
+        seconds = time.monotonic() - began
+    if code == TIMED_OUT and given.timeout is not None and seconds >= given.timeout:
+        _say(f"the command had not ended after --timeout {given.timeout:g} s and was killed")
+    if given.json is not None:
+        ranks = launcher._replace(size=given.nodes * given.ranks_per_node)
+        record.write(given, ranks, given.json, results=line, exit_code=code, seconds=seconds)
+        _say(f"written to {given.json}")
+    return code
+
+
+def _line(given: argparse.Namespace, hosts: Network, signals: Signals) -> dict[str, object]:
+    """What the raw sockets took, as COMMAND and the record are told it."""
+    seconds = {}
+    by_host = {}
+    for nbytes, ranks in (launching.calibrate(hosts, signals, given.line) if given.line else {}).items():
+        medians = [statistics.median(repeats) for repeats in ranks]
+        seconds[nbytes] = statistics.median(each for repeats in ranks for each in repeats)
+        by_host[nbytes] = medians
+        slowest = max(range(given.nodes), key=medians.__getitem__)
+        _say(
+            f"line: {screen.size(nbytes)} from every host to the next in {screen.ms(seconds[nbytes])} ms, "
+            f"the slowest, into host{slowest}, in {screen.ms(medians[slowest])} ms"
+        )
+    return {
+        "nodes": given.nodes,
+        "ranks_per_node": given.ranks_per_node,
+        "rate": given.rate,
+        "rates": list(hosts.rates),
+        "seconds": seconds,
+        "seconds_by_host": by_host,
+    }
+
+
+def _happen(event: changes.Event, hosts: Network) -> None:
+    event.happen(hosts)
+    _say(f"{event.seconds:g} s: {event}")
+
+
+def _say(what: str) -> None:
+    print(f"cluster: {what}", file=sys.stderr, flush=True)

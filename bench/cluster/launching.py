@@ -1,0 +1,150 @@
+"""How a command comes to run as ranks on the hosts: started by Open MPI's mpirun, or with torchrun's variables."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from . import line
+from .needs import path
+from .network import ClusterError, Network
+from .watching import Signals, watch
+
+# What a launcher told this process is not for the ranks: they are told by theirs.
+PREFIXES = ("OMPI_COMM_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "TORCHELASTIC_", "MPI_LOCAL")
+NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+AGENT = """\
+# [OPTION...] HOST COMMAND...: what mpirun calls in place of ssh
+while [ "${{1#-}}" != "$1" ]; do shift; done
+host=$1
+shift
+exec sh {folder}/enter "$host" sh -c "$*"
+"""
+
+LONGEST = 20.0
+
+Launch = Callable[[Network, int, Sequence[str], Mapping[str, str]], list[subprocess.Popen[bytes]]]
+
+
+def environment(network: Network, ranks_per_node: int) -> dict[str, str]:
+    """What the ranks are told whoever starts them; `python` on their PATH is this one."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(PREFIXES) and k not in NAMES}
+    # The hosts share the cores of one machine, which the ranks cannot know.
+    threads = max(1, len(os.sched_getaffinity(0)) // (len(network.hosts) * ranks_per_node))
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        **inherited,
+        "PATH": path(),
+        "GLOO_SOCKET_IFNAME": "eth0",
+    }
+
+
+def _mpirun(
+    network: Network, ranks_per_node: int, command: Sequence[str], environment: Mapping[str, str]
+) -> list[subprocess.Popen[bytes]]:
+    agent = network.folder / "agent"
+    agent.write_text(AGENT.format(folder=network.folder))
+    first = network.hosts[0]
+    options = {
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "PRTE_MCA_plm_ssh_agent": f"sh {agent}",
+        "PRTE_MCA_prte_if_include": "eth0",
+        "PRTE_MCA_prte_tmpdir_base": str(network.folder),
+        # Every host has all cores of the machine: bound ranks would all sit on the first of them.
+        "PRTE_MCA_hwloc_default_binding_policy": "none",
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        "OMPI_MCA_mpi_yield_when_idle": "1",
+        # Between hosts over TCP, inside one through shared memory.
+        "OMPI_MCA_pml": "ob1",
+        "OMPI_MCA_btl": "self,sm,tcp",
+        "OMPI_MCA_btl_tcp_if_include": "eth0",
+    }
+    hosts = ",".join(f"{host.name}:{ranks_per_node}" for host in network.hosts)
+    count = len(network.hosts) * ranks_per_node
+    mpirun = ["mpirun", "--host", hosts, "-n", str(count), "--map-by", f"ppr:{ranks_per_node}:node"]
+    # Open MPI 5 may miss the end of a rank that lives for a few milliseconds, such as `hostname`, and wait for ever.
+    mpirun += ["sh", "-c", 'sleep 0.2 && exec "$@"', "sh", *command]
+    return [network.start(first, mpirun, {**environment, **options}, stdin=_stdin())]
+
+
+def _torchrun(
+    network: Network, ranks_per_node: int, command: Sequence[str], environment: Mapping[str, str]
+) -> list[subprocess.Popen[bytes]]:
+    nodes = len(network.hosts)
+    common = {
+        "MASTER_ADDR": network.hosts[0].address,
+        "MASTER_PORT": "29500",  # the host is ours alone, so it is free
+        "WORLD_SIZE": str(nodes * ranks_per_node),
+        "LOCAL_WORLD_SIZE": str(ranks_per_node),
+        "GROUP_WORLD_SIZE": str(nodes),
+        "ROLE_NAME": "default",
+        "ROLE_WORLD_SIZE": str(nodes * ranks_per_node),
+        "TORCHELASTIC_RUN_ID": network.folder.name,
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_MAX_RESTARTS": "0",
+        "TORCHELASTIC_USE_AGENT_STORE": "False",
+    }
+    started = []
+    for host in network.hosts:
+        for local_rank in range(ranks_per_node):
+            rank = host.number * ranks_per_node + local_rank
+            own = {"RANK": rank, "LOCAL_RANK": local_rank, "GROUP_RANK": host.number, "ROLE_RANK": rank}
+            told = {**environment, **common, **{name: str(number) for name, number in own.items()}}
+            stdin = _stdin() if rank == 0 else subprocess.DEVNULL
+            started.append(network.start(host, command, told, stdin=stdin))
+    return started
+
+
+LAUNCHERS: dict[str, Launch] = {"mpirun": _mpirun, "torchrun": _torchrun}
+
+
+def _stdin() -> int | None:
+    """Rank 0 reads what is piped in. Not a terminal: the ranks are not in its foreground."""
+    return subprocess.DEVNULL if sys.stdin is None or sys.stdin.isatty() else None
+
+
+def resolved(command: Sequence[str]) -> list[str] | None:
+    """The command with its program found, `python` being this one; None where there is no such program."""
+    program = sys.executable if command[0] in ("python", "python3") else shutil.which(command[0], path=path())
+    return None if program is None else [program, *command[1:]]
+
+
+def calibrate(network: Network, signals: Signals, sizes: Sequence[int]) -> dict[int, list[list[float]]]:
+    """Seconds in which raw sockets move each size from every host to the next, [host][repeat] of each.
+
+    There are `line.REPEATS`, and fewer where they would take longer than `LONGEST` seconds.
+
+    Raises:
+        ClusterError: a process of the measurement failed, or did not end.
+    """
+    count = len(network.hosts)
+    result = network.folder / "line.json"
+    # They meet beside the network, so that what the line carries is measured and nothing else.
+    pairs = [socket.socketpair() for _ in network.hosts[1:]]
+    once = sum(8 * size / min(network.rates) for size in sizes)
+    repeats = max(1, min(line.REPEATS, round(LONGEST / once)))
+    started = []
+    for host in network.hosts:
+        own = [center for center, _ in pairs] if host.number == 0 else [pairs[host.number - 1][1]]
+        handles = [each.fileno() for each in own]
+        numbers = (host.number, count, host.address, _listed(sizes), repeats, line.PAUSE, 60, result, _listed(handles))
+        program = [sys.executable, "-I", "-S", line.__file__, *map(str, numbers)]
+        started.append(network.start(host, program, {**os.environ, "PATH": path()}, keep=handles))
+    for pair in pairs:
+        for each in pair:
+            each.close()
+    if code := watch(started, signals, timeout=60 + 10 * once * (1 + repeats)):
+        raise ClusterError(f"the line between the hosts could not be measured: its processes ended with {code}")
+    found = json.loads(result.read_text())
+    return {size: found[str(size)] for size in sizes}
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ",".join(map(str, numbers))
