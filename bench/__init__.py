@@ -2,4 +2,6 @@
 
 `digits` trains, `update`, `overlap` and `overhead` measure; each is one command. `algorithms` is the table of what they
 compare, `measuring` the loop that times updates, `samples` the statistics, `record` the JSON, `screen` the terminal.
+Of `update`, `plan` reads a file of options, `matrix` measures all their combinations, `models` computes, `wire` asks
+raw sockets, `tables` and `breakdown` are the tables and the picture.
 """

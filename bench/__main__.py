@@ -21,8 +21,17 @@ for needed in ("rich", "sklearn", "matplotlib"):
         sys.exit(f"python -m bench needs {needed}: pip install 'gossip-runtime[bench]'")
 
 from . import digits, overhead, overlap, update  # noqa: E402  not before the look at what they need
+from .cluster import command as cluster  # noqa: E402
+from .scale import command as scale  # noqa: E402
 
-COMMANDS = {"digits": digits, "update": update, "overlap": overlap, "overhead": overhead}
+COMMANDS = {
+    "digits": digits,
+    "update": update,
+    "overlap": overlap,
+    "overhead": overhead,
+    "cluster": cluster,
+    "scale": scale,
+}
 
 EXAMPLES = """\
 examples
@@ -31,6 +40,8 @@ examples
   mpirun -n 4 python -m bench overlap --transport gloo
   mpirun -n 2 python -m bench overlap --compute python
   python -m bench overhead
+  python -m bench scale --ranks 2..4096 --rate 25gbit --size 100MB
+  python -m bench cluster --nodes 8 --rate 100mbit -- python -m bench update --sizes 1.024MB
 
 Every command prints a table and writes JSON with the command, the machine, the date and the versions; see
 `python -m bench COMMAND --help`. With more ranks than cores, mpirun wants --oversubscribe --bind-to none, and Open MPI

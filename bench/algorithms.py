@@ -18,12 +18,14 @@ class Algorithm(NamedTuple):
     """What it is called, and how it is built around an optimizer, for a world, a graph and a period τ.
 
     `periodic` ones do something in every τ-th step only. `blocking` ones have nothing under way between two steps.
+    `gossips`: the graph is used.
     """
 
     title: str
     build: Callable[[Optimizer, World, Topology, int], Trained]
     periodic: bool = False
     blocking: bool = True
+    gossips: bool = False
 
 
 def _alone(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
@@ -66,10 +68,10 @@ ALGORITHMS = {
     "none": Algorithm("no communication", _alone),
     "ar": Algorithm("AR-SGD", _ar),
     "exact": Algorithm("exact average", _exact),
-    "sgp": Algorithm("SGP", _sgp),
-    "osgp": Algorithm("OSGP", _osgp, blocking=False),
+    "sgp": Algorithm("SGP", _sgp, gossips=True),
+    "osgp": Algorithm("OSGP", _osgp, blocking=False, gossips=True),
     "local": Algorithm("Local SGD", _local, periodic=True),
-    "sgp-slowmo": Algorithm("SGP-SlowMo", _sgp_slowmo, periodic=True),
-    "osgp-slowmo": Algorithm("OSGP-SlowMo", _osgp_slowmo, periodic=True, blocking=False),
-    "sgp-noaverage": Algorithm("SGP-SlowMo-noaverage", _sgp_noaverage, periodic=True),
+    "sgp-slowmo": Algorithm("SGP-SlowMo", _sgp_slowmo, periodic=True, gossips=True),
+    "osgp-slowmo": Algorithm("OSGP-SlowMo", _osgp_slowmo, periodic=True, blocking=False, gossips=True),
+    "sgp-noaverage": Algorithm("SGP-SlowMo-noaverage", _sgp_noaverage, periodic=True, gossips=True),
 }

@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 
-from gossip import World
+from gossip import Stats, World
 from gossip.launchers import detect
 from gossip.transports.rendezvous import connect
 
-from .measuring import Updates, synchronise
+from .measuring import synchronise
 
 NAME = "torch-allreduce"
 TITLE = "torch all-reduce"
 
 
-def measure(
-    world: World, nbytes: int, compute: Callable[[], object], steps: int, warmup: int, timeout: float
-) -> Updates:
-    """Time compute and a blocking all-reduce of `nbytes` of float32, with the barrier of `measuring.measure`."""
-    connect(detect(), timeout)
-    group = dist.new_group(backend="nccl" if world.transport == "nccl" else "gloo")
-    values = torch.ones(max(1, nbytes // 4), device=world.device)
-    updates = Updates()
-    for number in range(-warmup, steps):
-        began = time.perf_counter()
-        compute()
-        computed = time.perf_counter()
-        world.barrier()
-        posted = time.perf_counter()
-        dist.all_reduce(values, op=dist.ReduceOp.MAX, group=group)
-        synchronise(world)
-        ended = time.perf_counter()
-        if number >= 0:
-            updates.seconds.append(ended - posted + computed - began)
-            updates.exposed.append(ended - posted)
-            updates.in_flight.append(ended - posted)
-            updates.merging.append(0.0)
+class AllReduce:
+    """Each step is one blocking all-reduce of `nbytes` of float32, over NCCL where the world is and Gloo elsewhere."""
+
+    def __init__(self, world: World, nbytes: int, timeout: float) -> None:
+        connect(detect(), timeout)
+        self._world = world
+        self._group = dist.new_group(backend="nccl" if world.transport == "nccl" else "gloo")
+        self._values = torch.ones(max(1, nbytes // 4), device=world.device)
+        self.stats = Stats()
+
+    def step(self) -> None:
+        """One all-reduce."""
+        with self.stats.step(0):
+            began = time.perf_counter()
+            dist.all_reduce(self._values, op=dist.ReduceOp.MAX, group=self._group)
+            synchronise(self._world)
+            last, n = self.stats.last, self._world.size
+            last.seconds_exposed = last.seconds_in_flight = time.perf_counter() - began
             # What a ring sends; torch.distributed does not say what it did.
-            updates.bytes_sent.append(2 * (world.size - 1) * values.nbytes // world.size)
-            updates.messages_sent.append(2 * (world.size - 1))
-    world.barrier()
-    dist.destroy_process_group(group)
-    return updates
+            last.bytes_sent = last.bytes_received = 2 * (n - 1) * self._values.nbytes // n
+            last.messages_sent = last.messages_received = 2 * (n - 1)
+
+    def settle(self) -> None:
+        """Nothing is ever in flight."""
+
+    def close(self) -> None:
+        """Give the group back; every rank does so."""
+        self._world.barrier()
+        dist.destroy_process_group(self._group)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from gossip import World
+from gossip import Stats, World
 from topologies import Topology
 
 from .algorithms import Algorithm, Trained
+from .models import Vector
 from .samples import summary
 
 
@@ -23,19 +24,23 @@ class Updates:
 
     Attributes:
         seconds: of compute and step, without the barrier between them.
+        computing: of them, the compute.
         exposed: of them, blocked in a wait for communication.
         in_flight: from posting to arrival, summed over the flights that landed in the update.
         merging: taking in what arrived.
-        bytes_sent, messages_sent: of the flights that landed in the update.
+        bytes_sent, bytes_received, messages_sent, messages_received: of the flights that landed in the update.
         threads: CPU seconds of all threads of the process but the main one, over the whole loop.
     """
 
     seconds: list[float] = field(default_factory=list)
+    computing: list[float] = field(default_factory=list)
     exposed: list[float] = field(default_factory=list)
     in_flight: list[float] = field(default_factory=list)
     merging: list[float] = field(default_factory=list)
     bytes_sent: list[int] = field(default_factory=list)
+    bytes_received: list[int] = field(default_factory=list)
     messages_sent: list[int] = field(default_factory=list)
+    messages_received: list[int] = field(default_factory=list)
     threads: float = 0.0
 
     def add(self, others: Updates) -> None:
@@ -43,29 +48,50 @@ class Updates:
         for name, values in vars(others).items():
             setattr(self, name, getattr(self, name) + values)
 
+    def whole(self, window: int) -> Updates:
+        """Without the updates at the end that fill no window."""
+        count = len(self.seconds)
+        kept = count - count % window
+        lists = {name: values[:kept] for name, values in vars(self).items() if isinstance(values, list)}
+        return Updates(**lists, threads=self.threads * kept / count)
+
     def figures(self, window: int) -> dict[str, Any]:
         """As JSON holds them: seconds, bytes and messages of one update; medians and spread over windows of updates."""
         count = len(self.seconds)
         return {
             "seconds": summary(self.seconds, window)._asdict(),
+            "computing": summary(self.computing, window)._asdict(),
             "exposed": summary(self.exposed, window)._asdict(),
             "in_flight": summary(self.in_flight, window).median,
             "merging": summary(self.merging, window).median,
             "bytes_sent": sum(self.bytes_sent) / count,
+            "bytes_received": sum(self.bytes_received) / count,
             "messages_sent": sum(self.messages_sent) / count,
+            "messages_received": sum(self.messages_received) / count,
             "threads_cpu": self.threads / count,
         }
 
 
-class Model(torch.nn.Module):
-    """So many bytes of float32 parameters in a few tensors, with gradients that stay: only the size counts."""
+def pooled(ranks: Sequence[Updates]) -> Updates:
+    """The updates of all ranks, one rank's behind another's."""
+    pool = Updates()
+    for rank in ranks:
+        pool.add(rank)
+    return pool
 
-    def __init__(self, nbytes: int, device: torch.device, tensors: int = 8) -> None:
-        super().__init__()
-        parts = torch.zeros(nbytes // 4, device=device).tensor_split(tensors)
-        self.parts = torch.nn.ParameterList(torch.nn.Parameter(part.clone()) for part in parts if part.numel())
-        for number, part in enumerate(self.parts):
-            part.grad = torch.full_like(part, 1e-3 * (number + 1))
+
+class Steps(Protocol):
+    """What can be timed: an optimizer, or what stands in for one."""
+
+    @property
+    def stats(self) -> Stats:
+        """Counters of the last step."""
+
+    def step(self) -> object:
+        """One step."""
+
+    def settle(self) -> None:
+        """Land everything in flight."""
 
 
 def sgd(model: torch.nn.Module) -> torch.optim.SGD:
@@ -74,12 +100,12 @@ def sgd(model: torch.nn.Module) -> torch.optim.SGD:
 
 
 def build(algorithm: Algorithm, world: World, graph: Topology, nbytes: int, period: int) -> Trained:
-    """A model of `nbytes` and the algorithm around its optimizer."""
-    return algorithm.build(sgd(Model(nbytes, world.device)), world, graph, period)
+    """Parameters of `nbytes` and the algorithm around their optimizer."""
+    return algorithm.build(sgd(Vector(nbytes, world)), world, graph, period)
 
 
 def measure(
-    optimizer: Trained, world: World, compute: Callable[[], object], steps: int, warmup: int, *, level: bool
+    optimizer: Steps, world: World, compute: Callable[[], object], steps: int, warmup: int, *, level: bool
 ) -> Updates:
     """Time `steps` updates of compute and step, after `warmup` of them.
 
@@ -104,11 +130,14 @@ def measure(
         if number >= 0:
             last = dataclasses.replace(optimizer.stats.last)
             updates.seconds.append(ended - levelled + computed - began)
+            updates.computing.append(computed - began)
             updates.exposed.append(last.seconds_exposed)
             updates.in_flight.append(last.seconds_in_flight)
             updates.merging.append(last.seconds_merging)
             updates.bytes_sent.append(last.bytes_sent)
+            updates.bytes_received.append(last.bytes_received)
             updates.messages_sent.append(last.messages_sent)
+            updates.messages_received.append(last.messages_received)
     updates.threads = _other_threads() - busy
     optimizer.settle()
     return updates

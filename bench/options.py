@@ -70,6 +70,26 @@ def size(text: str) -> int:
     return round(float(match[1]) * UNITS[match[2]])
 
 
+def several_seconds(text: str) -> list[float]:
+    """Several times, separated by commas, each once."""
+    return _once(text, [seconds(part) for part in text.split(",")])
+
+
+def graphs(text: str) -> list[str]:
+    """Several SPECs of topologies, separated by semicolons, for a SPEC may hold commas.
+
+    >>> graphs("exponential,peers=2; ring")
+    ['exponential,peers=2', 'ring']
+    """
+    return [part.strip() for part in text.split(";")]
+
+
+def _once(text: str, values: list[float]) -> list[float]:
+    if len(set(values)) < len(values):
+        raise argparse.ArgumentTypeError(f"{text!r} names one of them twice")
+    return values
+
+
 def sizes(text: str) -> list[int]:
     """Several sizes, separated by commas."""
     return [size(part) for part in text.split(",")]
@@ -125,8 +145,13 @@ def add_json(parser: argparse.ArgumentParser, default: str) -> None:
 
 def check_topology(given: argparse.Namespace, launcher: Launcher) -> None:
     """Refuse a graph that is none, or not one for so many ranks."""
+    check_graph(given.topology, launcher)
+
+
+def check_graph(spec: str, launcher: Launcher) -> None:
+    """Refuse a SPEC that leads to no graph of so many ranks."""
     try:
-        topologies.load(given.topology, launcher.size)
+        topologies.load(spec, launcher.size)
     except topologies.TopologyError as error:
         raise UsageError(f"--topology {error}") from error
 

@@ -1,35 +1,51 @@
-"""Time, waits, bytes and messages of one update, for each algorithm and size of model.
+"""Where every millisecond and byte of an update goes, for each algorithm, size, compute time and topology.
 
-Every update computes (by sleeping) and steps. The last row of each size is an all-reduce of the same bytes by
-torch.distributed over Gloo (NCCL with --transport nccl), which blocks after the compute. Before what blocks there is a
-barrier that is not timed, so that ranks wait for bytes and not for each other's compute; before OSGP there is none.
+Every update computes and steps. Compute is a sleep, which leaves the cores alone as an accelerator does, or with
+--model mlp the forward and backward pass of a small network. The last row of each table is an all-reduce of the same
+bytes by torch.distributed over Gloo (NCCL with --transport nccl), which blocks after the compute.
 
-Of each rank the median over updates counts, and of the ranks the slowest. Algorithms that communicate every
---period steps are judged by windows of so many updates. "exposed" is the time blocked in waits, "over none" the
-update's time less that of the same run without communication, "in flight" from posting to arrival.
+Exposed communication is an update's time less that of `none` in the same run. What blocks is timed from a barrier just
+before its step, so that ranks wait for bytes and not for each other's compute; OSGP has none, for its messages would
+travel meanwhile. The loop without barriers stands beside it as "free". Figures are medians over the updates of all
+ranks; algorithms that communicate every --period steps are judged by windows of so many updates. On several hosts, raw
+sockets move the same bytes in the same run: the line, which nothing that waits for as many bytes can beat.
+
+Writes JSON, and beside it the same as CSV, as Markdown tables and as a bar chart (PNG).
+
+examples
+  mpirun -n 4 python -m bench update --sizes 1MB --compute 0.05,0.271 --topologies 'exponential;base,peers=2'
+  mpirun -n 4 python -m bench update --plan plan.json --out results
+  where plan.json holds {"algorithms": ["none", "sgp", "osgp"], "sizes": ["1.024MB", "40MB"], "compute": [0.05, 0.271]}
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
-from typing import Any
+from pathlib import Path
 
-import gossip
-import topologies
-from gossip import UsageError, World
+from gossip import UsageError
 from gossip.launchers import Launcher
 
-from . import allreduce, options, record, screen
+from . import breakdown, matrix, options, record, screen, tables, wire
 from .algorithms import ALGORITHMS
-from .emulated import sleeping
-from .measuring import build, measure
+from .models import MODELS
+from .plan import Plan
 
 DEFAULT = ["none", "ar", "exact", "sgp", "osgp", "local", "sgp-slowmo", "osgp-slowmo", "sgp-noaverage"]
+COMPUTE = [0.1]
+WIDE = 180
+"""Columns of what is printed where no terminal says how many there are."""
+
+UNITS = (
+    "seconds, bytes and messages of one update; quantiles over windows of `window` updates of all ranks; exposed: "
+    "blocked in waits; over_none: the update less that of `none`; hidden: 1 - the larger of both / in_flight; free: "
+    "without barriers; slowest: the rank with the highest median; line: raw sockets moving as many bytes"
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What can be asked for."""
+    algorithms = options.some_of(ALGORITHMS)
     parser.add_argument(
         "--sizes",
         type=options.sizes,
@@ -39,97 +55,116 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--algorithms",
-        type=options.some_of(ALGORITHMS),
+        type=algorithms,
         default=DEFAULT,
         metavar="NAME,...",
-        help=f"some of {', '.join(ALGORITHMS)} (default: all)",
+        help=f"some of {', '.join(ALGORITHMS)} (default: {','.join(DEFAULT)})",
     )
     parser.add_argument(
-        "--compute", type=options.seconds, default=0.1, metavar="SECONDS", help="of each update (default: 0.1)"
+        "--compute", type=options.several_seconds, metavar="SECONDS,...", help="of each update (default: 0.1)"
+    )
+    parser.add_argument(
+        "--topology",
+        "--topologies",
+        type=options.graphs,
+        action="extend",
+        dest="topologies",
+        metavar="SPEC;...",
+        help="what `python -m topologies` calls SPEC, as in base,peers=2 or my_graphs:swing; several are separated by "
+        "semicolons, or the option is repeated (default: exponential)",
     )
     parser.add_argument("--steps", type=options.count, default=24, metavar="N", help="measured updates (default: 24)")
     parser.add_argument("--warmup", type=options.natural, default=4, metavar="N", help="updates before (default: 4)")
     parser.add_argument(
+        "--repeats", type=options.count, default=1, metavar="N", help="times that all is measured (default: 1)"
+    )
+    parser.add_argument(
+        "--free",
+        type=options.natural,
+        metavar="N",
+        help="measured updates without barriers, beside those of blocking methods; 0 for none (default: --steps)",
+    )
+    parser.add_argument(
         "--period", type=options.count, default=8, metavar="N", help="τ of Local SGD and SlowMo (default: 8)"
     )
-    options.add_topology(parser)
+    parser.add_argument(
+        "--model",
+        choices=tuple(MODELS),
+        default="sleep",
+        help="what computes: a sleep of --compute, or a network of three layers (default: sleep)",
+    )
+    known = {
+        "algorithms": algorithms,
+        "sizes": options.sizes,
+        "compute": options.several_seconds,
+        "topologies": options.graphs,
+        "steps": options.count,
+        "warmup": options.natural,
+        "repeats": options.count,
+        "free": options.natural,
+        "period": options.count,
+    }
+    parser.add_argument(
+        "--plan",
+        action=Plan,
+        known=known,
+        metavar="FILE",
+        help=f"JSON of {', '.join(known)}, each one thing or a list; an option behind it wins, a topology is one more "
+        "(default: none)",
+    )
     options.add_world(parser)
-    options.add_json(parser, "out/update.json")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="(default: update.json in --out)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="for CSV, Markdown and PNG (default: that of --json, or else out)"
+    )
 
 
 def check(given: argparse.Namespace, launcher: Launcher) -> None:
-    """Refuse what cannot be measured."""
-    if given.steps < given.period:
-        raise UsageError(f"--steps {given.steps} is less than one --period {given.period}: it would never be due")
-    options.check_topology(given, launcher)
+    """Refuse what cannot be measured, and say what was left open."""
+    if given.model != "sleep" and given.compute is not None:
+        raise UsageError(f"--compute is how long the ranks sleep, and --model {given.model} does not: leave one out")
+    given.compute = given.compute or (COMPUTE if given.model == "sleep" else [0.0])
+    given.topologies = list(dict.fromkeys(given.topologies or ["exponential"]))
+    given.free = given.steps if given.free is None else given.free
+    for name, count in (("--steps", given.steps), ("--free", given.free or given.period)):
+        if count < given.period:
+            raise UsageError(f"{name} {count} is less than one --period {given.period}: it would never be due")
+    for graph in given.topologies:
+        options.check_graph(graph, launcher)
     options.check_world(given)
-    options.check_writable(given.json.parent, launcher)
+    wire.handed()
+    given.out = given.out or (given.json.parent if given.json else Path("out"))
+    given.json = given.json or given.out / "update.json"
+    for folder in (given.out, given.json.parent):
+        options.check_writable(folder, launcher)
 
 
 def run(given: argparse.Namespace, launcher: Launcher) -> None:
     """Measure, print, write."""
     console = screen.screen(launcher)
-    results: list[dict[str, Any]] = []
-    updates = (len(given.algorithms) + 1) * (given.steps + given.warmup) * len(given.sizes)
+    if not console.is_terminal:
+        console.width = WIDE
+    updates = given.repeats * sum(matrix.updates_of(cell, given) for cell in matrix.cells(given))
     with screen.Course(console, updates) as course:
-        for size in given.sizes:
-            # A world for each size: the channels of one world are numbered, and there are not many of them.
-            with gossip.init(given.transport, given.timeout) as world:
-                transport = world.transport
-                for name in [*given.algorithms, allreduce.NAME]:
-                    course.part(f"{name}, {screen.size(size)}")
-                    figures = _one(name, world, size, given)
-                    results.append({"algorithm": name, "bytes": size, **figures})
-                    course.advance(given.steps + given.warmup)
-                    gc.collect()
-    _compare(results)
-    for size in given.sizes:
-        rows = [_row(result) for result in results if result["bytes"] == size]
-        ranks = f"{launcher.size} ranks over {transport}"
-        title = f"{screen.size(size)} of parameters, {ranks}, compute {given.compute:g} s; times in ms"
-        console.print(screen.table(title, COLUMNS, rows), "")
-    if launcher.rank == 0:
-        record.write(given, launcher, given.json, transport=transport, unit=UNITS, results=results)
-        console.print(f"written to {given.json}")
-
-
-def _one(name: str, world: World, size: int, given: argparse.Namespace) -> dict[str, Any]:
-    compute = sleeping(given.compute)
-    if name == allreduce.NAME:
-        updates, window = allreduce.measure(world, size, compute, given.steps, given.warmup, given.timeout), 1
-    else:
-        algorithm = ALGORITHMS[name]
-        window = given.period if algorithm.periodic else 1
-        graph = topologies.load(given.topology, world.size)
-        optimizer = build(algorithm, world, graph, size, given.period)
-        updates = measure(optimizer, world, compute, given.steps, given.warmup, level=algorithm.blocking)
-    ranks = record.gather(world, updates.figures(window))
-    return {**max(ranks, key=lambda rank: float(rank["seconds"]["median"])), "window": window}
-
-
-def _compare(results: list[dict[str, Any]]) -> None:
-    """What each update takes longer than one without communication, where that was measured."""
-    alone = {result["bytes"]: result["seconds"]["median"] for result in results if result["algorithm"] == "none"}
-    for result in results:
-        base = alone.get(result["bytes"])
-        result["over_none"] = None if base is None else result["seconds"]["median"] - base
-
-
-UNITS = "seconds, bytes and messages of one update on the slowest rank; quantiles over windows of `window` updates"
-COLUMNS = ("algorithm", "update", "p10 to p90", "exposed", "over none", "in flight", "merging", "sent", "messages")
-
-
-def _row(result: dict[str, Any]) -> list[str]:
-    seconds, beyond = result["seconds"], result["over_none"]
-    title = ALGORITHMS[result["algorithm"]].title if result["algorithm"] in ALGORITHMS else allreduce.TITLE
-    return [
-        title,
-        screen.ms(seconds["median"]),
-        f"{screen.ms(seconds['p10'])} - {screen.ms(seconds['p90'])}",
-        screen.ms(result["exposed"]["median"]),
-        "" if beyond is None else screen.ms(beyond),
-        screen.ms(result["in_flight"]),
-        screen.ms(result["merging"]),
-        screen.size(result["bytes_sent"]),
-        f"{result['messages_sent']:.3g}",
-    ]
+        transport, results, lines = matrix.run(given, course)
+    handed = wire.handed()
+    seconds = {int(nbytes): float(took) for nbytes, took in (handed or {"seconds": {}})["seconds"].items()}
+    seconds |= {line["bytes"]: line["seconds"]["median"] for line in lines}
+    matrix.compare(results, seconds)
+    if launcher.rank > 0:
+        return
+    ranks = f"{launcher.size} rank{'s' * (launcher.size > 1)} over {transport}, compute by {given.model}"
+    parts = tables.parts(results)
+    console.print(f"update: {ranks}")
+    for part in parts:
+        console.print(tables.on_screen(part, console.width))
+    for sentence in tables.legend(results):
+        console.print(sentence)
+    beside = given.out / given.json.stem
+    record.write(
+        given, launcher, given.json, transport=transport, unit=UNITS, line_before=handed, results=[*results, *lines]
+    )
+    tables.write_csv(beside.with_name(f"{beside.name}.csv"), results)
+    beside.with_name(f"{beside.name}.md").write_text(tables.markdown(f"Time per update, {ranks}", results))
+    breakdown.draw(beside.with_name(f"{beside.name}.png"), parts, ranks)
+    console.print(f"written to {given.json}, and as .csv, .md and .png to {beside}")

@@ -1,0 +1,213 @@
+"""Every algorithm at every size, compute time and topology, measured one after another."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+import gossip
+import topologies
+from gossip import World
+
+from . import record, screen, wire
+from .algorithms import ALGORITHMS
+from .allreduce import NAME, TITLE, AllReduce
+from .measuring import Steps, Updates, measure, pooled, sgd
+from .models import MODELS, Task
+
+Result = dict[str, Any]
+
+SAMPLE = 65_536
+"""Elements of the model at which the ranks are compared: all would take longer than what is measured."""
+
+
+class Place(NamedTuple):
+    """What a world is made for: bytes of parameters, seconds of compute, and the SPEC of the graph."""
+
+    nbytes: int
+    compute: float
+    graph: str
+
+
+@dataclass
+class Cell:
+    """One algorithm at one place; `ranks` from a barrier before each step, `free` without, one entry for each rank."""
+
+    name: str
+    place: Place
+    window: int
+    level: bool
+    nbytes: int = 0
+    ranks: list[Updates] = field(default_factory=list)
+    free: list[Updates] = field(default_factory=list)
+    consensus: float | None = None
+
+
+def title(name: str) -> str:
+    """What an algorithm is called in tables."""
+    return ALGORITHMS[name].title if name in ALGORITHMS else TITLE
+
+
+def cells(given: argparse.Namespace) -> list[Cell]:
+    """All that is asked for; what uses no graph stands under the first one alone."""
+    found = []
+    for nbytes in given.sizes:
+        for compute in given.compute:
+            for number, graph in enumerate(given.topologies):
+                place = Place(nbytes, compute, graph)
+                for name in given.algorithms:
+                    algorithm = ALGORITHMS[name]
+                    if number == 0 or algorithm.gossips:
+                        window = given.period if algorithm.periodic else 1
+                        found.append(Cell(name, place, window, algorithm.blocking))
+                if number == 0:
+                    found.append(Cell(NAME, place, 1, True))
+    return found
+
+
+def updates_of(cell: Cell, given: argparse.Namespace) -> int:
+    """How many are made in one repeat, warm-ups among them."""
+    free = given.warmup + given.free if cell.level and given.free else 0
+    return int(given.warmup + given.steps + free)
+
+
+def run(given: argparse.Namespace, course: screen.Course) -> tuple[str, list[Result], list[Result]]:
+    """Measure everything on every rank: the transport, the results, and the line's own time at each size."""
+    everything = cells(given)
+    lines: dict[int, list[dict[str, float]]] = {nbytes: [] for nbytes in given.sizes}
+    transport = ""
+    for _ in range(given.repeats):
+        for place in dict.fromkeys(cell.place for cell in everything):
+            # A world for each place: the channels of one world are numbered, and there are not many of them.
+            with gossip.init(given.transport, given.timeout) as world:
+                transport = world.transport
+                if place[1:] == (given.compute[0], given.topologies[0]):
+                    found = wire.seconds(world, place.nbytes, given.timeout)
+                    lines[place.nbytes] += [found] if found else []
+                for cell in everything:
+                    if cell.place == place:
+                        course.part(f"{cell.name}, {screen.size(place.nbytes)}")
+                        _measure(cell, world, given)
+                        course.advance(updates_of(cell, given))
+                        gc.collect()
+    results = [_result(cell, given) for cell in everything]
+    if given.model != "sleep":
+        _note_compute(results)
+    return transport, results, [_line(nbytes, each, given) for nbytes, each in lines.items() if each]
+
+
+def _measure(cell: Cell, world: World, given: argparse.Namespace) -> None:
+    task = MODELS[given.model](cell.place.nbytes, world, cell.place.compute)
+    cell.nbytes = task.nbytes
+    with _steps(cell, task, world, given) as optimizer:
+        own = measure(optimizer, world, task.compute, given.steps, given.warmup, level=cell.level)
+        _gather(cell.ranks, own.whole(cell.window), world)
+        if cell.level and given.free:
+            own = measure(optimizer, world, task.compute, given.free, given.warmup, level=False)
+            _gather(cell.free, own.whole(cell.window), world)
+        if cell.name != NAME:
+            cell.consensus = consensus(world, task.module)
+
+
+@contextmanager
+def _steps(cell: Cell, task: Task, world: World, given: argparse.Namespace) -> Iterator[Steps]:
+    if cell.name == NAME:
+        yardstick = AllReduce(world, task.nbytes, given.timeout)
+        yield yardstick
+        yardstick.close()
+    else:
+        graph = topologies.load(cell.place.graph, world.size)
+        yield ALGORITHMS[cell.name].build(sgd(task.module), world, graph, given.period)
+
+
+def _gather(ranks: list[Updates], own: Updates, world: World) -> None:
+    ranks += [Updates() for _ in range(world.size - len(ranks))]
+    for rank, more in zip(ranks, record.gather(world, dataclasses.asdict(own)), strict=True):
+        rank.add(Updates(**more))
+
+
+@torch.no_grad()
+def consensus(world: World, module: nn.Module) -> float:
+    """sqrt(mean_i ‖z_i − z̄‖²) / ‖z̄‖ over at most about `SAMPLE` elements, evenly spaced; every rank calls it."""
+    every = max(1, sum(parameter.numel() for parameter in module.parameters()) // SAMPLE)
+    z = torch.cat([parameter.reshape(-1)[::every].double() for parameter in module.parameters()])
+    mean = z.clone()
+    world.channel().sum([mean]).wait()
+    mean /= world.size
+    squares = record.gather(world, float((z - mean).norm()) ** 2)
+    return math.sqrt(math.fsum(squares) / world.size) / float(mean.norm())
+
+
+def _result(cell: Cell, given: argparse.Namespace) -> Result:
+    own = [rank.figures(cell.window) for rank in cell.ranks]
+    by_rank = [float(figures["seconds"]["median"]) for figures in own]
+    slowest = max(range(len(by_rank)), key=by_rank.__getitem__)
+    everywhere = pooled(cell.ranks).figures(cell.window)
+    free = pooled(cell.free).figures(cell.window) if cell.free else None if cell.level else everywhere
+    return {
+        "algorithm": cell.name,
+        "bytes": cell.place.nbytes,
+        "model_bytes": cell.nbytes,
+        "compute": cell.place.compute,
+        "topology": cell.place.graph,
+        "period": given.period,
+        "window": cell.window,
+        "level": cell.level,
+        **everywhere,
+        "consensus": cell.consensus,
+        "by_rank": by_rank,
+        "slowest": {"rank": slowest, **own[slowest]},
+        "free": free and {name: free[name] for name in ("seconds", "computing", "exposed", "in_flight")},
+    }
+
+
+def _note_compute(results: Sequence[Result]) -> None:
+    """Of a real model, the compute of a size is what its first algorithm's passes took."""
+    took: dict[int, float] = {}
+    for result in results:
+        result["compute"] = took.setdefault(result["bytes"], float(result["computing"]["median"]))
+
+
+def _line(nbytes: int, repeats: Sequence[dict[str, float]], given: argparse.Namespace) -> Result:
+    seconds = {name: math.fsum(each[name] for each in repeats) / len(repeats) for name in repeats[0]}
+    # As an update without compute, under the name by which `bench scale` finds it.
+    place = {"compute": 0.0, "topology": given.topologies[0], "period": given.period, "window": 1}
+    return {"algorithm": "line", "bytes": nbytes, **place, "seconds": seconds, "exposed": seconds}
+
+
+def compare(results: Sequence[Result], lines: dict[int, float]) -> None:
+    """Set each beside the loop without communication of its size and compute, and beside the line."""
+    alone = {(each["bytes"], each["compute"]): each for each in results if each["algorithm"] == "none"}
+    for result in results:
+        base = alone.get((result["bytes"], result["compute"]))
+        beyond = None if base is None else result["seconds"]["median"] - base["seconds"]["median"]
+        result["over_none"] = beyond
+        # What was waited for is not hidden, even where a noisy `none` says so.
+        costs = None if beyond is None else max(beyond, result["exposed"]["median"])
+        result["hidden"] = None if costs is None else hidden(costs, result["in_flight"])
+        slowest, free = result["slowest"], result["free"]
+        slowest["over_none"] = base and slowest["seconds"]["median"] - base["by_rank"][slowest["rank"]]
+        if free is not None:
+            other = base and (base["free"] or base)
+            free["over_none"] = other and free["seconds"]["median"] - other["seconds"]["median"]
+        line = lines.get(result["bytes"])
+        result["line"] = line
+        result["over_line"] = beyond / line if line and beyond is not None else None
+
+
+def hidden(exposed: float, in_flight: float) -> float | None:
+    """The share of the time in flight that costs the update nothing: 1 − exposed / in flight; None where nothing flew.
+
+    >>> hidden(0.02, 0.08), hidden(0.09, 0.08), hidden(0.0, 0.0)
+    (0.75, 0.0, None)
+    """
+    return 1 - min(max(exposed, 0.0), in_flight) / in_flight if in_flight > 0 else None

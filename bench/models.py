@@ -1,0 +1,79 @@
+"""What an update computes: a sleep beside parameters of a given size, or the passes of a small real network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss
+
+from gossip import World
+
+from .emulated import Compute, sleeping
+
+BATCH = 16
+
+
+class Task(NamedTuple):
+    """The parameters that are trained, and what leaves a gradient in them."""
+
+    module: nn.Module
+    compute: Compute
+
+    @property
+    def nbytes(self) -> int:
+        """Of all parameters."""
+        return sum(parameter.nbytes for parameter in self.module.parameters())
+
+
+class Vector(nn.Module):
+    """So many bytes of float32 parameters in a few tensors, with gradients that stay and differ between ranks."""
+
+    def __init__(self, nbytes: int, world: World, tensors: int = 8) -> None:
+        super().__init__()
+        values, slopes = (_normal(nbytes // 4, seed).to(world.device) for seed in (0, 1 + world.rank))
+        self.parts = nn.ParameterList(
+            nn.Parameter(part.clone()) for part in values.tensor_split(tensors) if part.numel()
+        )
+        for part, slope in zip(self.parts, slopes.tensor_split(tensors), strict=False):
+            part.grad = slope.clone()
+
+
+class Perceptron(nn.Module):
+    """Three square layers that together have as many bytes as fit into `nbytes`, and one batch of each rank's own."""
+
+    def __init__(self, nbytes: int, world: World) -> None:
+        super().__init__()
+        # 3 (d² + d) elements of 4 bytes
+        d = max(1, (math.isqrt(1 + nbytes // 3) - 1) // 2)
+        torch.manual_seed(0)
+        layers: list[nn.Module] = [nn.Linear(d, d), nn.ReLU(), nn.Linear(d, d), nn.ReLU(), nn.Linear(d, d)]
+        self.layers = nn.Sequential(*layers).to(world.device)
+        both = _normal(2 * BATCH * d, 1 + world.rank).reshape(2, BATCH, d).to(world.device)
+        self.inputs, self.targets = both[0], both[1]
+
+    def passes(self) -> None:
+        """Forward and backward; the gradients are those of the batch."""
+        self.zero_grad()
+        mse_loss(self.layers(self.inputs), self.targets).backward()
+
+
+def _normal(count: int, seed: int) -> torch.Tensor:
+    return torch.randn(count, generator=torch.Generator().manual_seed(seed))
+
+
+def sleep(nbytes: int, world: World, seconds: float) -> Task:
+    """Compute that leaves the cores alone for `seconds`, as an accelerator's does."""
+    return Task(Vector(nbytes, world), sleeping(seconds))
+
+
+def mlp(nbytes: int, world: World, seconds: float) -> Task:
+    """Compute that takes what it takes, whatever `seconds` says."""
+    network = Perceptron(nbytes, world)
+    return Task(network, network.passes)
+
+
+MODELS: dict[str, Callable[[int, World, float], Task]] = {"sleep": sleep, "mlp": mlp}

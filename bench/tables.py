@@ -1,0 +1,146 @@
+"""The results of `python -m bench update` as a table on the screen, as Markdown and as CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.table import Table
+
+from . import screen
+from .algorithms import ALGORITHMS
+from .matrix import Result, title
+
+LEGEND = (
+    "Times in ms, medians over the updates of all ranks; slowest: of the slowest rank. p10 - p90: of the updates.",
+    "exposed: update less that of `no communication`; waits: blocked in the step. hidden: 1 - the larger / in flight.",
+    "Blocking methods are timed from a barrier just before the step; free: the same loop without it.",
+    "sent, received, messages: of a rank and update. consensus: rms over ranks of ‖z_i - mean‖ / ‖mean‖ at the end.",
+)
+LINE = "line: raw sockets that move the same bytes from every host to the next; x line: exposed, in lines."
+
+
+GOSSIP = [name for name, algorithm in ALGORITHMS.items() if algorithm.gossips]
+
+
+class Column(NamedTuple):
+    """Its head, what stands in it, and whether a screen has room for it."""
+
+    head: str
+    cell: Callable[[Result], str]
+    narrow: bool = True
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else screen.ms(value)
+
+
+COLUMNS = (
+    Column("update", lambda r: screen.ms(r["seconds"]["median"])),
+    Column("p10 - p90", lambda r: f"{screen.ms(r['seconds']['p10'])} - {screen.ms(r['seconds']['p90'])}"),
+    Column("slowest", lambda r: screen.ms(r["slowest"]["seconds"]["median"])),
+    Column("free", lambda r: _ms(r["free"] and r["free"]["seconds"]["median"])),
+    Column("compute", lambda r: screen.ms(r["computing"]["median"])),
+    Column("exposed", lambda r: _ms(r["over_none"])),
+    Column("hidden", lambda r: "" if r["hidden"] is None else f"{r['hidden'] * 100:.0f} %"),
+    Column("waits", lambda r: screen.ms(r["exposed"]["median"]), narrow=False),
+    Column("in flight", lambda r: screen.ms(r["in_flight"])),
+    Column("merging", lambda r: screen.ms(r["merging"])),
+    Column("sent", lambda r: screen.size(r["bytes_sent"])),
+    Column("received", lambda r: screen.size(r["bytes_received"]), narrow=False),
+    Column("messages", lambda r: f"{r['messages_sent']:.3g} / {r['messages_received']:.3g}", narrow=False),
+    Column("consensus", lambda r: "" if r["consensus"] is None else f"{r['consensus']:.1e}"),
+)
+SPARED = ("free", "slowest", "merging", "compute", "consensus", "p10 - p90", "line", "sent")
+"""What a narrow screen leaves out, in this order; the files hold everything."""
+GRAPH = Column("graph", lambda r: str(r["topology"]) if r["algorithm"] in GOSSIP else "")
+LINES = (
+    Column("line", lambda r: _ms(r["line"])),
+    Column("x line", lambda r: "" if r["over_line"] is None else f"{r['over_line']:.3f}"),
+)
+
+
+class Part(NamedTuple):
+    """The results that are compared with one another, of one size and compute."""
+
+    title: str
+    results: list[Result]
+
+
+def parts(results: Sequence[Result]) -> list[Part]:
+    """By size and compute, in the order of the results."""
+    found: dict[tuple[int, float], list[Result]] = {}
+    for result in results:
+        found.setdefault((result["bytes"], result["compute"]), []).append(result)
+    return [
+        Part(f"{screen.size(nbytes)} of parameters, {screen.ms(compute)} ms of compute", each)
+        for (nbytes, compute), each in found.items()
+    ]
+
+
+def legend(results: Sequence[Result]) -> list[str]:
+    """What the columns mean."""
+    return [*LEGEND, *([LINE] if any(result["line"] for result in results) else [])]
+
+
+def columns(results: Sequence[Result]) -> list[Column]:
+    """Graphs where there are several, lines where they were measured."""
+    several = len({result["topology"] for result in results}) > 1
+    measured = any(result["line"] for result in results)
+    return [*([GRAPH] if several else []), *COLUMNS, *(LINES if measured else ())]
+
+
+def on_screen(part: Part, width: int) -> Table:
+    """With as many columns as `width` characters have room for."""
+    chosen = [column for column in columns(part.results) if column.narrow]
+    names = [title(result["algorithm"]) for result in part.results]
+    first = 2 + max(map(len, ["algorithm", *names]))
+    for head in SPARED:
+        if first + sum(_wide(column, part) for column in chosen) <= width:
+            break
+        chosen = [column for column in chosen if column.head != head]
+    rows = [
+        [name, *(column.cell(result) for column in chosen)] for name, result in zip(names, part.results, strict=True)
+    ]
+    table = screen.table(part.title, ["algorithm", *(column.head for column in chosen)], rows)
+    table.box, table.padding = box.SIMPLE_HEAD, (0, 1, 0, 0)
+    return table
+
+
+def _wide(column: Column, part: Part) -> int:
+    return 2 + max(map(len, [column.head, *(column.cell(result) for result in part.results)]))
+
+
+def markdown(heading: str, results: Sequence[Result]) -> str:
+    """A heading, a table for each part, and the legend."""
+    lines = [f"# {heading}", ""]
+    for part in parts(results):
+        chosen = columns(part.results)
+        lines += [f"## {part.title}", "", "| algorithm | " + " | ".join(column.head for column in chosen) + " |"]
+        lines += ["|---|" + "---:|" * len(chosen)]
+        for result in part.results:
+            cells = [title(result["algorithm"]), *(column.cell(result) for column in chosen)]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join([*lines, *legend(results), ""])
+
+
+def write_csv(path: Path, results: Sequence[Result]) -> None:
+    """One line a result, in seconds and bytes; `seconds_median` is the JSON's `seconds.median`."""
+    rows = [dict(_flat(result)) for result in results]
+    heads = list(dict.fromkeys(head for row in rows for head in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, heads)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _flat(result: Result, before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in result.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{name}_")
+        elif not isinstance(value, list):
+            yield before + name, value

@@ -1,0 +1,243 @@
+"""`python -m bench update` measures what it is asked for, says what it says it says, and counts right."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from spawn import run_mpirun, run_torchrun
+
+import gossip
+from bench import breakdown, matrix, models, tables, wire
+from bench.__main__ import main
+from bench.allreduce import NAME
+from bench.measuring import Updates, pooled
+from bench.scale import measured
+from gossip import UsageError, World
+
+
+def asked(**more: Any) -> argparse.Namespace:
+    few = {"algorithms": ["none", "sgp", "local"], "sizes": [4, 8], "compute": [0.1, 0.2], "topologies": ["a", "b"]}
+    return argparse.Namespace(**few | {"period": 3, "steps": 6, "warmup": 1, "free": 3} | more)
+
+
+def result(algorithm: str, seconds: list[float], waits: float, in_flight: float) -> matrix.Result:
+    """Of two ranks, timed from a barrier; without barriers it takes one second more."""
+    middle = sum(seconds) / 2
+    slowest = seconds.index(max(seconds))
+    return {
+        "algorithm": algorithm,
+        "bytes": 4,
+        "compute": 1.0,
+        "seconds": {"median": middle},
+        "exposed": {"median": waits},
+        "in_flight": in_flight,
+        "by_rank": seconds,
+        "slowest": {"rank": slowest, "seconds": {"median": seconds[slowest]}},
+        "free": {"seconds": {"median": middle + 1}},
+    }
+
+
+def test_what_needs_no_graph_is_measured_under_one() -> None:
+    cells = matrix.cells(asked())
+    for name, graphs in (("none", ["a"]), ("sgp", ["a", "b"]), ("local", ["a"]), (NAME, ["a"])):
+        assert [cell.place.graph for cell in cells if cell.name == name] == graphs * 4
+    assert {(cell.place.nbytes, cell.place.compute) for cell in cells} == {(4, 0.1), (4, 0.2), (8, 0.1), (8, 0.2)}
+    assert {cell.name: cell.window for cell in cells} == {"none": 1, "sgp": 1, "local": 3, NAME: 1}
+
+
+def test_the_bar_of_progress_ends_where_the_updates_do() -> None:
+    cell = matrix.Cell("osgp", matrix.Place(4, 0.1, "a"), window=1, level=False)
+    assert matrix.updates_of(cell, asked()) == 7
+    cell.level = True
+    assert matrix.updates_of(cell, asked()) == 11
+    assert matrix.updates_of(cell, asked(free=0)) == 7
+
+
+def test_exposed_is_what_an_update_takes_beyond_one_without_communication() -> None:
+    none = result("none", [1.0, 1.5], 0.0, 0.0)
+    sgp = result("sgp", [1.75, 2.25], 0.5, 1.0)
+    compared = [sgp, none]
+    matrix.compare(compared, {4: 0.5})
+    assert (none["over_none"], none["hidden"]) == (0.0, None)
+    assert (sgp["over_none"], sgp["slowest"]["over_none"], sgp["free"]["over_none"]) == (0.75, 0.75, 0.75)
+    assert sgp["hidden"] == 0.25
+    assert sgp["over_line"] == 1.5
+
+
+def test_what_was_waited_for_is_not_hidden() -> None:
+    compared = [result("none", [2.0, 2.0], 0.0, 0.0), result("sgp", [1.9, 1.9], 0.75, 1.0)]
+    matrix.compare(compared, {})
+    assert compared[1]["hidden"] == 0.25
+    assert compared[1]["over_line"] is None
+
+
+def test_without_that_loop_nothing_is_said_of_it() -> None:
+    [sgp] = [result("sgp", [1.0, 1.0], 0.5, 1.0)]
+    matrix.compare([sgp], {4: 0.5})
+    assert sgp["over_none"] is sgp["hidden"] is sgp["over_line"] is None
+    assert breakdown.spans({**sgp, "computing": {"median": 0.75}}) == (0.75, 0.25, 0.5)
+
+
+def test_figures_are_of_all_ranks_and_whole_windows() -> None:
+    def rank(*seconds: float) -> Updates:
+        count = len(seconds)
+        nothing = {name: [0.0] * count for name in ("computing", "exposed", "in_flight", "merging")}
+        counts = {f"{what}_{way}": [2] * count for what in ("bytes", "messages") for way in ("sent", "received")}
+        return Updates(seconds=list(seconds), **nothing, **counts, threads=float(count))  # type: ignore[arg-type]
+
+    ranks = [rank(1, 3, 9).whole(2), rank(2, 4, 9).whole(2), rank(5, 5, 9).whole(2)]
+    figures = pooled(ranks).figures(2)
+    assert figures["seconds"]["median"] == 3.0
+    assert figures["messages_received"] == 2.0
+    assert figures["threads_cpu"] == pytest.approx(1.0)
+
+
+def test_consensus_is_the_distance_from_the_mean() -> None:
+    def on_rank(world: World) -> float:
+        module = torch.nn.Linear(2, 1, bias=False)
+        # z_i = (3, ±1): the mean is (3, 0), each a distance of 1 away
+        torch.nn.init.constant_(module.weight, 3.0)
+        with torch.no_grad():
+            module.weight[0, 1] = 1.0 if world.rank else -1.0
+        return matrix.consensus(world, module)
+
+    assert gossip.testing.run(2, on_rank) == pytest.approx([1 / 3] * 2)
+
+
+@pytest.mark.parametrize("nbytes", [64, 40_000, 10**6])
+def test_a_network_has_almost_as_many_bytes_as_asked(nbytes: int) -> None:
+    with gossip.init() as world:
+        task = models.mlp(nbytes, world, 0.0)
+        assert nbytes - 48 * math.isqrt(nbytes) < task.nbytes <= nbytes
+        task.compute()
+        gradients = [parameter.grad for parameter in task.module.parameters() if parameter.grad is not None]
+        assert len(gradients) == 6
+        assert any(bool(gradient.any()) for gradient in gradients)
+
+
+def test_the_line_of_the_cluster_is_read() -> None:
+    assert wire.handed({}) is None
+    assert wire.handed({wire.VARIABLE: '{"nodes": 8, "seconds": {"1024000": 0.083}}'}) == {
+        "nodes": 8,
+        "seconds": {"1024000": 0.083},
+    }
+    for wrong in ("", "[]", "{}", '{"seconds": {"many": 1}}'):
+        with pytest.raises(UsageError, match="bench cluster"):
+            wire.handed({wire.VARIABLE: wrong})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--compute", "0.1,0.1"], "names one of them twice"),
+        (["--topology", "exponential", "--topology", "mesh"], "--topology"),
+        (["--topologies", "exponential;"], "--topology"),
+        (["--steps", "5"], "--steps 5 is less than one --period 8"),
+        (["--free", "5"], "--free 5 is less than one --period 8"),
+        (["--model", "mlp", "--compute", "0.1"], "--compute is how long the ranks sleep"),
+        (["--plan", "/nowhere.json"], "/nowhere.json cannot be read"),
+    ],
+)
+def test_wrong_options_are_refused(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sentence in refused(arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    ("plan", "sentence"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "holds no JSON object"),
+        ('{"speed": 1}', "'speed' is not one of algorithms, sizes"),
+        ('{"sizes": ["1MB", 2]}', "sizes: '2' is not a size"),
+        ('{"algorithms": "magic"}', "algorithms: 'magic' is not one of none"),
+        ('{"topologies": ["mesh"]}', "--topology"),
+    ],
+)
+def test_a_wrong_plan_is_refused(plan: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "plan.json").write_text(plan)
+    assert sentence in refused(["--plan", str(tmp_path / "plan.json")], capsys)
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    try:
+        code: object = main(["update", *arguments])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    return capsys.readouterr().err
+
+
+def test_a_plan_under_mpirun_and_its_four_files(tmp_path: Path) -> None:
+    plan = {"algorithms": ["none", "ar", "sgp"], "sizes": "40kB", "compute": 0.001, "period": 2}
+    (tmp_path / "plan.json").write_text(json.dumps({**plan, "topologies": ["exponential", "base,peers=1"]}))
+    few = ["--steps", "4", "--warmup", "1", "--repeats", "2", "--out", str(tmp_path / "out")]
+    outcome = run_mpirun(2, ["-m", "bench", "update", "--plan", str(tmp_path / "plan.json"), *few], 60)
+    assert outcome.code == 0, outcome.output[-4000:]
+    record = json.loads((tmp_path / "out" / "update.json").read_text())
+    results = record["results"]
+    assert len(results) == 4 + 1
+    for found in results:
+        apart = found["consensus"]
+        assert apart is None if found["algorithm"] == NAME else (apart > 0) == (found["algorithm"] != "ar"), found
+        assert found["bytes_sent"] == pytest.approx(found["bytes_received"])
+        assert found["seconds"]["median"] >= found["computing"]["median"] >= found["compute"]
+        assert len(found["by_rank"]) == 2
+        assert found["slowest"]["seconds"]["median"] == max(found["by_rank"])
+        assert found["line"] is None
+    with (tmp_path / "out" / "update.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["seconds_median"]) for row in rows] == [found["seconds"]["median"] for found in results]
+    text = (tmp_path / "out" / "update.md").read_text()
+    assert text.count("| SGP | exponential |") == text.count("| SGP | base,peers=1 |") == 1
+    assert (tmp_path / "out" / "update.png").read_bytes().startswith(b"\x89PNG")
+    # What `bench scale` reads of it.
+    points = measured.read(tmp_path / "out" / "update.json")
+    assert {point.topology for point in points.points} == {"exponential", "base,peers=1"}
+    assert all(point.alone is not None for point in points.points)
+
+
+def test_a_real_network_under_torchrun(tmp_path: Path) -> None:
+    few = ["--sizes", "40kB", "--algorithms", "none,osgp", "--steps", "4", "--period", "2", "--free", "0"]
+    given = ["--model", "mlp", "--json", str(tmp_path / "mlp.json"), *few]
+    outcome = run_torchrun(2, ["-m", "bench", "update", *given], 60)
+    assert outcome.code == 0, outcome.output[-4000:]
+    record = json.loads((tmp_path / "mlp.json").read_text())
+    assert record["transport"] == "gloo"
+    none, osgp, _ = record["results"]
+    assert none["compute"] == osgp["compute"] == none["computing"]["median"] > 0
+    assert none["free"] is None
+    assert osgp["free"]["seconds"] == osgp["seconds"]
+    assert 39_000 < osgp["model_bytes"] < osgp["bytes_sent"] < 40_200
+    assert {path.name for path in tmp_path.iterdir()} == {f"mlp.{ending}" for ending in ("json", "csv", "md", "png")}
+
+
+def test_lines_have_columns_where_they_were_measured() -> None:
+    compared = [result("none", [1.0, 1.0], 0.0, 0.0) | {"topology": "ring"}]
+    matrix.compare(compared, {})
+    assert not {"line", "x line"} & {column.head for column in tables.columns(compared)}
+    matrix.compare(compared, {4: 0.5})
+    assert {"line", "x line"} <= {column.head for column in tables.columns(compared)}
+
+
+@pytest.mark.parametrize("width", [80, 100, 180])
+def test_a_narrow_screen_has_fewer_columns_rather_than_broken_ones(width: int) -> None:
+    nothing = dict.fromkeys(("merging", "bytes_sent", "messages_sent", "messages_received"), 0.0)
+    spread = {"median": 1.0, "p10": 1.0, "p90": 1.0}
+    more = {"topology": "ring", "consensus": 0.5, "computing": spread, **nothing}
+    compared = [result(name, [1.0, 1.0], 0.0, 0.5) | more for name in ("none", "sgp-noaverage")]
+    matrix.compare(compared, {4: 0.5})
+    for each in compared:
+        each["seconds"] = spread
+    [part] = tables.parts(compared)
+    table = tables.on_screen(part, width)
+    console = Console(width=width)
+    assert console.measure(table).maximum <= width
+    assert (len(table.columns) == 14) == (width == 180)
