@@ -241,7 +241,10 @@ for transport in sys.argv[2:]:
 
 @real
 @pytest.mark.usefixtures("_spotless")
-@pytest.mark.parametrize(("launcher", "transports"), [("mpirun", ["mpi", "gloo"]), ("torchrun", ["gloo"])])
+@pytest.mark.parametrize(
+    ("launcher", "transports"),
+    [("mpirun", ["mpi", "gloo"]), pytest.param("torchrun", ["gloo"], marks=pytest.mark.slow)],
+)
 def test_ranks_stand_on_hosts_of_their_own(
     launcher: str, transports: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -457,7 +460,8 @@ def test_what_a_killed_run_left_is_removed_by_the_next(
 @pytest.mark.parametrize("transport", ["mpi", "gloo"])
 def test_an_update_takes_its_compute_and_the_line(transport: str, tmp_path: Path) -> None:
     path = tmp_path / "update.json"
-    update = ["--sizes", "1.024MB", "--compute", "0.1", "--algorithms", "none,sgp,osgp", "--transport", transport]
+    few = ["--steps", "16", "--warmup", "2", "--period", "8"]
+    update = [*few, "--sizes", "1.024MB", "--compute", "0.1", "--algorithms", "none,sgp,osgp", "--transport", transport]
     whole = [sys.executable, "-m", "bench", "cluster", "--nodes", "4", "--rate", "100mbit", "--timeout", "90", "--"]
     whole += ["python", "-m", "bench", "update", *update, "--json", str(path)]
     subprocess.run(whole, check=True, timeout=100, cwd=ROOT)

@@ -456,27 +456,28 @@ def test_small_worlds_that_fall_to_pieces(monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [family for family in ALL if family is not erdos_renyi])
 def test_a_hundred_thousand_ranks(family):
     size = 2**17 if family is hypercube else 100_000
-    start = time.perf_counter()
+    start = time.process_time()
     topology = family(size)
     assert topology.doubly_stochastic(0)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     looks = []
     for first in range(size // 2, size // 2 + 20):
-        start = time.perf_counter()
+        start = time.process_time()
         for round in range(100):
             topology.turn(first + 1000 * round % 50_000 % (size - first), round)
-        looks.append((time.perf_counter() - start) / 100)
+        looks.append((time.process_time() - start) / 100)
     assert min(looks) < 50e-6
 
 
 def test_erdos_renyi_graphs_of_many_ranks():
     """Of fewer than the others, as their million edges come from networkx one by one."""
-    start = time.perf_counter()
+    start = time.process_time()
     assert erdos_renyi(30_000).doubly_stochastic(0)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_the_hub_of_a_large_star_keeps_what_it_should():

@@ -449,21 +449,22 @@ MANY: dict[str, Callable[[int], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", MANY.values(), ids=MANY)
 def test_many_ranks(make):
     size = 100_000
     topology = make(size)
     values = np.random.default_rng(0).normal(size=size)
-    start = time.perf_counter()
+    start = time.process_time()
     for round in range(10):
         values = topology.mix(values, round)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 15
     ranks = [rank * 7919 % size for rank in range(200)]
     seconds = []
     for _ in range(10):
-        start = time.perf_counter()
+        start = time.process_time()
         for round, rank in enumerate(ranks):
             topology.turn(rank, round)
-        seconds.append((time.perf_counter() - start) / len(ranks))
+        seconds.append((time.process_time() - start) / len(ranks))
     # The least of ten: other processes take time from this one, and never give it any.
     assert min(seconds) < 100e-6

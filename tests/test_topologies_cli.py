@@ -485,7 +485,7 @@ def test_layouts_show_the_shape():
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
-@pytest.mark.parametrize("size", [1, 2, 8])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 8])
 def test_every_family_can_be_drawn(name, size):
     topology = CATALOGUE[name](size)
     numbers = range(min(topology.period or 3, 5))

@@ -111,10 +111,10 @@ def test_the_function_is_asked_lately_and_not_again_while_it_is_remembered():
 
 def test_a_turn_that_is_remembered_takes_microseconds():
     topology = from_function(lambda round: nx.cycle_graph(10_000), size=10_000, period=1)
-    start = time.perf_counter()
+    start = time.process_time()
     for rank in range(10_000):
         topology.turn(rank, 7)
-    assert (time.perf_counter() - start) / 10_000 < 50e-6
+    assert (time.process_time() - start) / 10_000 < 50e-6
 
 
 def test_ranks_that_are_threads_see_the_same_rounds():

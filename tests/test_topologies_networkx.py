@@ -228,7 +228,7 @@ def test_a_late_graph_is_named():
 
 def test_a_large_graph_is_read_in_seconds():
     graph = nx.cycle_graph(100_000)
-    start = time.perf_counter()
+    start = time.process_time()
     topology = from_networkx(graph)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert topology.turn(99_999, 5).sends.keys() == {0, 99_998}

@@ -136,10 +136,10 @@ def test_a_turn_costs_microseconds_at_any_size(graph):
         topology = graph.make(size)
         looks = []
         for rank in range(0, size, size // 32):
-            start = time.perf_counter()
+            start = time.process_time()
             for round in range(20):
                 topology.turn(rank, round)
-            looks.append((time.perf_counter() - start) / 20)
+            looks.append((time.process_time() - start) / 20)
         return min(looks)
 
     assert cost(1024) < max(3 * cost(64), 50e-6)

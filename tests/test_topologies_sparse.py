@@ -29,6 +29,7 @@ def test_entries_add_up_and_written_zeros_are_no_edges():
     assert topology.turn(2, 0).sends == {0: 0.5}
 
 
+@pytest.mark.slow
 def test_a_large_sparse_matrix_is_never_made_dense():
     size = 100_000
     ring = sparse.eye_array(size, format="csr") / 2 + sparse.eye_array(size, k=-1, format="csr") / 2
