@@ -51,11 +51,15 @@ def interfaces() -> set[str]:
     return {name for _, name in socket.if_nameindex()}
 
 
+def made_by(pid: int) -> list[str]:
+    """The folder and the namespaces of the hosts that process `pid` made."""
+    name = f"{network.PREFIX}{pid}"
+    return sorted(map(str, [*network.RUN.glob(f"{name}*"), *network.NAMESPACES.glob(f"{name}-*")]))
+
+
 def traces(pid: int) -> list[str]:
-    """What there is of the hosts that process `pid` made."""
-    folder = network.RUN / f"{network.PREFIX}{pid}"
-    found = [*network.RUN.glob(f"{folder.name}*"), *network.NAMESPACES.glob(f"{folder.name}-*")]
-    return [str(path) for path in found] + [str(process) for process in network.processes(folder)]
+    """These, and the processes on them."""
+    return made_by(pid) + [str(process) for process in network.processes(network.RUN / f"{network.PREFIX}{pid}")]
 
 
 @pytest.fixture
@@ -440,7 +444,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(
         killed.kill()
         killed.join(10)
         assert traces(killed.pid)
-        before = traces(alive.pid)
+        before = made_by(alive.pid)
         if launcher == "mpirun":
             assert cluster("--clean") == 0
         else:
@@ -448,7 +452,8 @@ def test_what_a_killed_run_left_is_removed_by_the_next(
         assert f"removed what gossip-bench-{killed.pid} left behind" in capfd.readouterr().err
         assert traces(killed.pid) == []
         # A run that lives beside them is not touched.
-        assert traces(alive.pid) == before
+        assert made_by(alive.pid) == before
+        assert network.processes(network.RUN / f"{network.PREFIX}{alive.pid}")
         assert alive.is_alive()
         assert cluster("--clean") == 0
         assert "nothing was left behind" in capfd.readouterr().err
