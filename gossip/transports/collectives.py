@@ -7,8 +7,10 @@ deadlines everywhere, and its sum has the same bits on every rank.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -56,42 +58,82 @@ class Relay(Flight):
     def missing(self) -> tuple[list[int], list[int]]:
         return self._leg.missing() if self._leg is not None else ([], [])
 
-    def pause(self, attempt: int, seconds: float) -> None:
+    def pause(self, waited: float, left: float) -> None:
         if self._leg is not None:
-            self._leg.pause(attempt, seconds)
+            self._leg.pause(min(waited, time.perf_counter() - self._leg.posted), left)
 
 
-def ring_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
-    """Reduce-scatter, then all-gather, around the ring: 2(n-1)/n of the bytes leave each rank, the least there is.
+SEGMENT, LEAST = 1 << 25, 1 << 17
+"""Bytes that are summed at once: at the most, a bound on the memory that this takes, and at the least where tensors are
+cut in two, below which another message costs more than it hides."""
 
-    Each element is summed in one order, by one rank, and copied to the others: all ranks end with the same bits.
+
+def circulant_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
+    """The exact sum, segment by segment and two at a time: one is on the line while the other is added up.
+
+    Each element is summed in one order, by one rank, and copied to the others: all ranks end with the same bits. Takes
+    as much memory as one segment beside the tensors.
+    """
+    lanes = (_circulant(transport, segment) for segment in _segments(tensors))
+    # All ranks walk through the same steps in the same order, so what two segments send on one channel never meets.
+    aloft = deque((lane, flight) for lane in itertools.islice(lanes, 2) for flight in itertools.islice(lane, 1))
+    while aloft:
+        lane, flight = aloft.popleft()
+        yield flight
+        for following in itertools.chain([lane], lanes):
+            after = next(following, None)
+            if after is not None:
+                aloft.append((following, after))
+                break
+
+
+def _circulant(transport: Transport, segment: Sequence[torch.Tensor]) -> Steps:
+    """Reduce-scatter, then all-gather: 2⌈log₂ n⌉ rounds for any n, and 2(n-1)/n of the bytes leave each rank.
+
+    Both are the least there is. Of n blocks, rank r ends the first half with the sum of block r: while it holds
+    s > 1 partial sums, those of blocks r, r+1, …, r+s-1, it gives the upper half to the rank that keeps them and takes
+    in as many from the rank on the other side. The second half goes the same way back with the sums.
+
+    Source: Träff, Optimal, Non-pipelined Reduce-scatter and Allreduce Algorithms, 2024, arXiv 2410.14234.
     """
     n, rank = transport.size, transport.rank
-    if n == 1:
-        return
-    right, left = (rank + 1) % n, (rank - 1) % n
-    chunks = [torch.tensor_split(tensor, n) for tensor in tensors]
-    scratch = [parts[0].new_empty(parts[0].shape) for parts in chunks]  # the first chunk is never the smaller one
-    for hop in range(n - 1):
-        give, take = (rank - hop) % n, (rank - hop - 1) % n
-        arriving = [room[: len(parts[take])] for room, parts in zip(scratch, chunks, strict=True)]
-        yield transport.post(
-            {right: _filled(parts[give] for parts in chunks)}, {left: _filled(arriving)}, f"hop {hop} of an exact sum"
-        )
-        for parts, addend in zip(chunks, arriving, strict=True):
-            parts[take].add_(addend)
-    for hop in range(n - 1):
-        give, take = (rank + 1 - hop) % n, (rank - hop) % n
-        yield transport.post(
-            {right: _filled(parts[give] for parts in chunks)},
-            {left: _filled(parts[take] for parts in chunks)},
-            f"hop {n - 1 + hop} of an exact sum",
-        )
+    held, rounds = n, []
+    while held > 1:
+        held, before = -(-held // 2), held
+        rounds.append((held, before - held))
+    for skip, count in rounds:
+        mine = _blocks(segment, rank, count, n)
+        arriving = [torch.empty_like(part) for part in mine]
+        give = _blocks(segment, rank + skip, count, n)
+        yield transport.post({(rank + skip) % n: give}, {(rank - skip) % n: arriving}, "an exact sum")
+        for part, addend in zip(mine, arriving, strict=True):
+            part.add_(addend)
+    for skip, count in reversed(rounds):
+        give, take = _blocks(segment, rank, count, n), _blocks(segment, rank + skip, count, n)
+        yield transport.post({(rank - skip) % n: give}, {(rank + skip) % n: take}, "an exact sum")
 
 
-def _filled(tensors: Iterator[torch.Tensor] | Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Those with anything in them: both ends know the sizes, so nothing is sent for the others."""
-    return [tensor for tensor in tensors if tensor.numel()]
+def _segments(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """All of the tensors, in parts of about half of their bytes, `LEAST` at least and `SEGMENT` at the most."""
+    size = min(max(-(-sum(tensor.nbytes for tensor in tensors) // 2), LEAST), SEGMENT)
+    segment: list[torch.Tensor] = []
+    room = size
+    for tensor in tensors:
+        while tensor.nbytes > room:
+            most = room // tensor.element_size()
+            yield [*segment, tensor[:most]]
+            tensor, segment, room = tensor[most:], [], size
+        segment.append(tensor)
+        room -= tensor.nbytes
+    yield segment
+
+
+def _blocks(tensors: Sequence[torch.Tensor], first: int, count: int, n: int) -> list[torch.Tensor]:
+    """Blocks first, first+1, …, modulo n, of each tensor; nothing is sent for those that are empty."""
+    first %= n
+    runs = [(first, min(first + count, n)), (0, max(0, first + count - n))]
+    parts = [tensor[start * len(tensor) // n : stop * len(tensor) // n] for tensor in tensors for start, stop in runs]
+    return [part for part in parts if part.numel()]
 
 
 def tree_broadcast(transport: Transport, tensors: Sequence[torch.Tensor], source: int) -> Steps:

@@ -53,8 +53,8 @@ class WaitedFlight(Flight):
         # Receives are waited for first: until they are there nothing is known of the sends.
         return sorted(self.unheard), [] if self.unheard else sorted(self.untaken)
 
-    def pause(self, attempt: int, seconds: float) -> None:
-        self.ended.wait(seconds)
+    def pause(self, waited: float, left: float) -> None:
+        self.ended.wait(left)
 
 
 class StreamedFlight(Flight):

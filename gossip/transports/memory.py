@@ -135,13 +135,13 @@ class MemoryFlight(Flight):
         untaken = {peer for peer, _, parcel in self._out if not parcel.landed}
         return sorted(unheard), sorted(untaken)
 
-    def pause(self, attempt: int, seconds: float) -> None:
+    def pause(self, waited: float, left: float) -> None:
         network = self.transport.network
         with network.changed:
             if network.failure is None:
                 # Nobody announces that a delay is over; and what landed between the question and this wait did so
                 # without being heard.
-                network.changed.wait(min(seconds, 1e-3))
+                network.changed.wait(min(left, 1e-3))
 
 
 class MemoryTransport(Transport):

@@ -9,21 +9,33 @@ hold everywhere, and a library without MPI_THREAD_MULTIPLE needs no more than MP
 from __future__ import annotations
 
 import atexit
+import itertools
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ..errors import PeerLost, PeerTimeout, TransportUnavailable
-from .base import Batch, Flight, Numbers, Transport
+from .base import Batch, Flight, Numbers, Transport, pace
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 PIECE = 1 << 30
-"""Bytes in one MPI message: the counts of most libraries are 32-bit, and buckets may be larger."""
+"""Bytes in one MPI message at the most: the counts of most libraries are 32-bit, and buckets may be larger."""
+
+EAGER, EAGER_PIECES = 65_280, 16
+"""A message of so many bytes leaves over TCP without asking its receiver first, by Open MPI's defaults.
+
+What is larger asks, and the answer would queue behind whatever the receiver itself has begun to send: for milliseconds
+on a shared link, for as long as its whole message where two ranks send to each other over one connection. So the end
+of each tensor goes in a few eager pieces. They keep the line busy while the question about the rest, which is posted
+before them, is answered.
+"""
 
 LAST_WAIT = 5.0
 """Seconds for what is still under way when the interpreter exits: the last round of a run that did not settle."""
@@ -59,6 +71,7 @@ class Engine:
         self.comm = self._own_communicator(timeout)
         self.numbers = Numbers()
         self._aloft: set[Flight] = set()
+        self._waiting = 0
         self._work = threading.Event()
         self._stopped = False
         self._thread: threading.Thread | None = None
@@ -84,20 +97,38 @@ class Engine:
         self._aloft.add(flight)
         self._work.set()
 
+    def forget(self, flight: Flight) -> None:
+        """`flight` has landed."""
+        self._aloft.discard(flight)
+
     def _run(self) -> None:
         while not self._stopped:
-            if not self._aloft:
+            if not self._aloft or self._waiting:
                 self._work.clear()
-                if not self._aloft:  # nothing was added between the two lines above
+                if not self._aloft or self._waiting:  # nothing has changed between the two lines above
                     self._work.wait()
                 continue
-            for flight in list(self._aloft):
-                if self._settled(flight):
-                    self._aloft.discard(flight)
-            # Ask often while a flight is young, and at most a thousand times a second once it is clear that it
-            # waits for its peer rather than for us.
             youngest = min((time.perf_counter() - flight.posted for flight in list(self._aloft)), default=0.0)
-            time.sleep(min(max(youngest / 50, 2e-4), 1e-3))
+            time.sleep(max(pace(youngest), 2e-4))
+            if not self._waiting:
+                self.advance()
+
+    def advance(self, but: Flight | None = None) -> None:
+        """Ask once for everything under way, `but` for what the caller asks for itself."""
+        for flight in list(self._aloft):
+            if flight is not but and self._settled(flight):
+                self._aloft.discard(flight)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The calling thread asks for everything meanwhile, and ours steps aside: one that asks is enough."""
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            if self._aloft:
+                self._work.set()
 
     @staticmethod
     def _settled(flight: Flight) -> bool:
@@ -174,8 +205,13 @@ class MpiFlight(Flight):
                 for tensor, host in self._landing:
                     tensor.copy_(host)
                 self.landed = time.perf_counter()
+                self.transport.engine.forget(self)
         except (mpi.Exception, RuntimeError) as error:  # kept for the rank's own thread: this may run in the other
             self._failure = error
+
+    def pause(self, waited: float, left: float) -> None:
+        self.transport.engine.advance(but=self)
+        super().pause(waited, left)
 
     def cancel(self) -> None:
         """Give up: the process ends, and the peer never came."""
@@ -206,6 +242,9 @@ class MpiTransport(Transport):
     def post(self, sends: Batch, receives: Batch, subject: str) -> MpiFlight:
         return MpiFlight(self, sends, receives, subject)
 
+    def waiting(self) -> AbstractContextManager[object]:
+        return self.engine.waiting()
+
     def drive(self, flight: Flight) -> Flight:
         self.engine.drive(flight)
         return flight
@@ -227,4 +266,6 @@ def _pieces(tensor: torch.Tensor) -> list[np.ndarray]:
     """The tensor's memory as MPI takes it, whatever its dtype and size."""
     assert tensor.is_contiguous(), "a transport moves dense memory"
     memory = tensor.detach().reshape(-1).view(torch.uint8).numpy()
-    return [memory[start : start + PIECE] for start in range(0, memory.size, PIECE)] or [memory]
+    eager = max(0, memory.size - EAGER * EAGER_PIECES)
+    starts = [*range(0, eager, PIECE), *range(eager, memory.size, EAGER)] or [0]
+    return [memory[start:stop] for start, stop in itertools.pairwise([*starts, memory.size])]
