@@ -91,7 +91,8 @@ def run(given: argparse.Namespace, course: screen.Course) -> tuple[str, list[Res
             with gossip.init(given.transport, given.timeout) as world:
                 transport = world.transport
                 if place[1:] == (given.compute[0], given.topologies[0]):
-                    found = wire.seconds(world, place.nbytes, given.timeout)
+                    graph = topologies.load(place.graph, world.size)
+                    found = wire.seconds(world, graph, place.nbytes, place.compute, given.timeout)
                     lines[place.nbytes] += [found] if found else []
                 for cell in everything:
                     if cell.place == place:

@@ -14,6 +14,7 @@ from gossip import Stats, World
 from topologies import Topology
 
 from .algorithms import Algorithm, Trained
+from .cluster import line
 from .models import Vector
 from .samples import summary
 
@@ -122,7 +123,7 @@ def measure(
         compute()
         computed = time.perf_counter()
         if level:
-            world.barrier()
+            line.level(world)
         levelled = time.perf_counter()
         optimizer.step()
         synchronise(world)

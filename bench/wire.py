@@ -9,12 +9,16 @@ from typing import Any
 
 from gossip import UsageError, World
 from gossip.transports.rendezvous import own_address
+from topologies import Topology
 
 from . import record
 from .cluster import line
 from .samples import summary
 
 VARIABLE = "GOSSIP_BENCH_LINE"
+
+LONGEST = 8
+"""Rounds of a graph at the most: each takes a pause and a transfer, and a connection to each of its peers."""
 
 
 def handed(environment: Mapping[str, str] = os.environ) -> dict[str, Any] | None:
@@ -34,14 +38,26 @@ def handed(environment: Mapping[str, str] = os.environ) -> dict[str, Any] | None
     return found
 
 
-def seconds(world: World, nbytes: int, timeout: float) -> dict[str, float] | None:
-    """Of `nbytes` from every host to the next, now, over all ranks and repeats; None where all ranks share a host.
+def seconds(world: World, graph: Topology, nbytes: int, pause: float, timeout: float) -> dict[str, float] | None:
+    """Of `nbytes` over the hops of `graph`, now, over all ranks and repeats; None where all ranks share a host.
 
-    Ranks that share a host send side by side: the link's time for all of them is the time of each.
+    The pause before each repeat is as long as a compute: a connection that was idle begins anew, slowly. Ranks that
+    share a host send side by side, so there every host sends to the next: the link's time for all of them is the time
+    of each.
     """
     if len(set(world.hosts)) == 1:
         return None
-    across = world.across
-    ranks = line.times(across, own_address(across.hosts), nbytes, line.REPEATS, hop=1, timeout=timeout)
-    everywhere = record.gather(world, [each for repeats in ranks for each in repeats])
+    ranks = world.across
+    rounds = line.neighbours(ranks) if ranks.size < world.size else _rounds(graph, world.rank)
+    repeats = max(line.REPEATS, 2 * len(rounds))
+    times = line.times(
+        ranks, own_address(ranks.hosts), nbytes, repeats, rounds, pause=max(pause, line.PAUSE), timeout=timeout
+    )
+    everywhere = record.gather(world, [each for repeats in times for each in repeats])
     return summary([each for rank in everywhere for each in rank])._asdict()
+
+
+def _rounds(graph: Topology, rank: int) -> list[line.Peers]:
+    """A period of the graph, as far as it is short enough to be walked through."""
+    turns = [graph.turn(rank, number) for number in range(min(graph.period or LONGEST, LONGEST))]
+    return [(list(turn.sends), list(turn.receives)) for turn in turns]

@@ -50,6 +50,10 @@ class Ranks(Protocol):
         """Return once every rank has called it."""
 
 
+Peers = tuple[Sequence[int], Sequence[int]]
+"""To whom this rank sends in a round, and from whom it receives."""
+
+
 def measure(
     world: World, nbytes: int, repeats: int = REPEATS, hop: int = 1, *, pause: float = PAUSE, timeout: float = 60.0
 ) -> float:
@@ -60,85 +64,120 @@ def measure(
     unseen. The median over repeats and ranks is returned, the same on every rank.
 
     Raises:
-        TimeoutError: nothing moved for `timeout` seconds; it names the two ranks.
-        ConnectionError: the neighbour is gone.
+        TimeoutError: nothing moved for `timeout` seconds; it names the ranks.
+        ConnectionError: a neighbour is gone.
     """
     from gossip.transports.rendezvous import own_address
 
     address = "127.0.0.1" if len(set(world.hosts)) == 1 else own_address(world.hosts)
-    ranks = times(world, address, nbytes, repeats, hop, pause=pause, timeout=timeout)
+    ranks = times(world, address, nbytes, repeats, neighbours(world, hop), pause=pause, timeout=timeout)
     return statistics.median(seconds for rank in ranks for seconds in rank)
 
 
+def neighbours(ranks: Ranks, hop: int = 1) -> list[Peers]:
+    """Every round to the rank `hop` places on, and from the one as many places back."""
+    return [([(ranks.rank + hop) % ranks.size], [(ranks.rank - hop) % ranks.size])]
+
+
 def times(
-    ranks: Ranks, address: str, nbytes: int, repeats: int, hop: int, *, pause: float = PAUSE, timeout: float = 60.0
+    ranks: Ranks,
+    address: str,
+    nbytes: int,
+    repeats: int,
+    rounds: Sequence[Peers],
+    *,
+    pause: float = PAUSE,
+    timeout: float = 60.0,
 ) -> list[list[float]]:
-    """The seconds of every repeat of every rank, [rank][repeat], on every rank, which others reach at `address`."""
-    source, target = (ranks.rank - hop) % ranks.size, (ranks.rank + hop) % ranks.size
-    with _connected(ranks, address, source, target, timeout) as (coming, going):
+    """The seconds of every repeat of every rank, [rank][repeat], on every rank, which others reach at `address`.
+
+    The repeats walk through `rounds`, in each of which `nbytes` go to every peer; once through, and at least one
+    round, goes before them, unseen.
+    """
+    with _connected(ranks, address, rounds, timeout) as (outwards, inwards):
         data, room = memoryview(bytes(nbytes)), memoryview(bytearray(nbytes))
         took = []
-        for _ in range(1 + repeats):
+        for number in range(len(rounds) + repeats):
+            targets, sources = rounds[number % len(rounds)]
+            going = {outwards[peer]: data for peer in targets}
+            coming = {inwards[peer]: room for peer in sources}
             time.sleep(pause)
-            ranks.barrier()
+            level(ranks)
             try:
-                took.append(_exchange(going, data, coming, room, timeout))
+                took.append(_exchange(going, coming, timeout))
             except TimeoutError as error:
                 raise TimeoutError(
-                    f"between rank {source}, {ranks.rank} and {target} nothing moved for {timeout:g} s: is a link cut?"
+                    f"between rank {ranks.rank} and ranks {sorted({*targets, *sources})} nothing moved for "
+                    f"{timeout:g} s: is a link cut?"
                 ) from error
-        return [json.loads(each)[1:] for each in ranks.gather(json.dumps(took).encode())]
+        return [json.loads(each)[len(rounds) :] for each in ranks.gather(json.dumps(took).encode())]
+
+
+def level(ranks: Ranks) -> None:
+    """Let all ranks go on together: a first barrier gathers them, and a second one finds all of them awake."""
+    ranks.barrier()
+    ranks.barrier()
 
 
 @contextlib.contextmanager
 def _connected(
-    ranks: Ranks, address: str, source: int, target: int, timeout: float
-) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A connection from `source` and one to `target`."""
+    ranks: Ranks, address: str, rounds: Sequence[Peers], timeout: float
+) -> Iterator[tuple[dict[int, socket.socket], dict[int, socket.socket]]]:
+    """A connection to every rank that is sent to, and one from every rank that is received from."""
+    targets = sorted({peer for out, _ in rounds for peer in out})
+    sources = sorted({peer for _, into in rounds for peer in into})
+    outwards: dict[int, socket.socket] = {}
+    inwards: dict[int, socket.socket] = {}
     with contextlib.ExitStack() as open_sockets:
-        listener = open_sockets.enter_context(socket.create_server(("", 0)))
+        listener = open_sockets.enter_context(socket.create_server(("", 0), backlog=ranks.size))
         listener.settimeout(timeout)
-        word = os.urandom(16)  # by which the neighbour is told from a stranger who tries our port
+        word = os.urandom(16)  # by which a neighbour is told from a stranger who tries our port
         mine = {"host": address, "port": listener.getsockname()[1], "word": word.hex()}
-        there = json.loads(ranks.gather(json.dumps(mine).encode())[target])
-        going = open_sockets.enter_context(socket.create_connection((there["host"], there["port"]), timeout))
-        going.sendall(bytes.fromhex(there["word"]))
-        while True:
+        everybody = [json.loads(each) for each in ranks.gather(json.dumps(mine).encode())]
+        for peer in targets:
+            there = everybody[peer]
+            outwards[peer] = open_sockets.enter_context(
+                socket.create_connection((there["host"], there["port"]), timeout)
+            )
+            outwards[peer].sendall(bytes.fromhex(there["word"]) + struct.pack("!I", ranks.rank))
+        while len(inwards) < len(sources):
             try:
                 coming = open_sockets.enter_context(listener.accept()[0])
             except TimeoutError as error:
-                raise TimeoutError(f"rank {source} did not connect to rank {ranks.rank} for {timeout:g} s") from error
+                missing = sorted(set(sources) - set(inwards))
+                raise TimeoutError(f"ranks {missing} did not connect to rank {ranks.rank} for {timeout:g} s") from error
             coming.settimeout(timeout)
-            if coming.recv(len(word), socket.MSG_WAITALL) == word:
-                break
-        for each in (coming, going):
+            said = coming.recv(len(word) + 4, socket.MSG_WAITALL)
+            if said[: len(word)] == word:
+                inwards[struct.unpack("!I", said[len(word) :])[0]] = coming
+        for each in (*outwards.values(), *inwards.values()):
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             each.setblocking(False)
-        yield coming, going
+        yield outwards, inwards
 
 
-def _exchange(going: socket.socket, data: memoryview, coming: socket.socket, room: memoryview, timeout: float) -> float:
-    """Seconds until `data` is handed over and `room` is full."""
+def _exchange(
+    going: dict[socket.socket, memoryview], coming: dict[socket.socket, memoryview], timeout: float
+) -> float:
+    """Seconds until everything is handed over and all room is full."""
     began = time.perf_counter()
+    left = {**going, **coming}
     with selectors.DefaultSelector() as ready:
-        ready.register(going, selectors.EVENT_WRITE)
-        ready.register(coming, selectors.EVENT_READ)
+        for each in left:
+            ready.register(each, selectors.EVENT_WRITE if each in going else selectors.EVENT_READ)
         while ready.get_map():
             events = ready.select(timeout)
             if not events:
                 raise TimeoutError
             for key, _ in events:
-                if key.fileobj is going:
-                    data = data[going.send(data) :]
-                    done = not data
-                else:
-                    got = coming.recv_into(room)
-                    if not got:
-                        raise ConnectionError("the neighbour closed the line: it has failed, and says why")
-                    room = room[got:]
-                    done = not room
-                if done:
-                    ready.unregister(key.fileobj)
+                each = key.fileobj
+                assert isinstance(each, socket.socket)
+                moved = each.send(left[each]) if each in going else each.recv_into(left[each])
+                if not moved:
+                    raise ConnectionError("a neighbour closed the line: it has failed, and says why")
+                left[each] = left[each][moved:]
+                if not left[each]:
+                    ready.unregister(each)
     return time.perf_counter() - began
 
 
@@ -189,7 +228,9 @@ def main() -> None:
     rank, size, address, sizes, repeats, pause, timeout, path, handles = sys.argv[1:]
     star = Star(int(rank), int(size), [socket.socket(fileno=int(each)) for each in handles.split(",")])
     found = {
-        nbytes: times(star, address, int(nbytes), int(repeats), hop=1, pause=float(pause), timeout=float(timeout))
+        nbytes: times(
+            star, address, int(nbytes), int(repeats), neighbours(star), pause=float(pause), timeout=float(timeout)
+        )
         for nbytes in sizes.split(",")
     }
     if star.rank == 0:
