@@ -9,13 +9,12 @@ from typing import NamedTuple
 
 import topologies
 
-from ..published import IMAGENET, LOCAL_PERIOD, PERIOD, RATE, SGP_OVERLAPS
+from ..published import COMPUTE, IMAGENET, LOCAL_PERIOD, NBYTES, PERIOD, RATE, SGP_OVERLAPS
 from .machine import Cluster, Machine
 from .methods import methods
 from .simulation import simulate
 
-assert IMAGENET.compute is not None and IMAGENET.nbytes is not None, "known of ResNet-50"
-MACHINE, NBYTES = Machine(compute=IMAGENET.compute, rate=RATE), IMAGENET.nbytes
+MACHINE = Machine(compute=COMPUTE, rate=RATE)
 TABLE = IMAGENET.seconds
 WITHIN = 0.12
 WHY = SGP_OVERLAPS
