@@ -87,7 +87,9 @@ def test_every_row_of_the_paper_is_measured_and_every_window_holds_a_period() ->
     for half in published.HALVES.values():
         assert set(half.seconds) <= set(BY_NAME)
     for row in ROWS:
-        assert row.window(PERIODS) == (row.period(PERIODS) if ALGORITHMS[row.name].periodic else 1)
+        algorithm = ALGORITHMS[row.name]
+        whole = algorithm.periodic or not algorithm.blocking
+        assert row.window(PERIODS) == (row.period(PERIODS) if whole else 1)
     assert {row.name for row in ROWS if row.period(PERIODS) == 12} == {"local", "local-slowmo"}
 
 
@@ -125,7 +127,7 @@ def test_what_differs_from_the_paper_gets_a_reason() -> None:
 @pytest.mark.parametrize(
     ("name", "over", "outside", "ranks", "word"),
     [
-        ("sgp", 1.2, True, 8, "what else these hosts did"),
+        ("sgp", 1.2, True, 8, "Its bytes do not put it there either"),
         ("ar", 0.8, False, 2, "2 ranks sends 1.00 models"),
         ("ar", 0.8, False, 32, "what else took time in the paper's run"),
         ("local", 0.8, False, 8, "what else took time in the paper's run"),
@@ -151,6 +153,13 @@ def test_of_wmt_no_milliseconds_are_compared() -> None:
     assert [column.head for column in report.columns(half)][-2:] == ["over SGP", "paper's over SGP"]
     assert picture.drawn_paper(half) * 1.225 == pytest.approx(found["sgp"]["measured"])
     assert picture.drawn_paper(compared()) == 1.0
+
+
+def test_where_transfer_is_longer_than_compute_osgp_may_be_crowded() -> None:
+    assert notes.CROWDED not in " ".join(compared("wmt").notes)
+    crowded = measured(compute=0.05, osgp=0.1)
+    assert f"OSGP: {notes.CROWDED}" in compared("wmt", crowded).notes
+    assert notes.CROWDED not in " ".join(compared(found=measured(osgp=0.3)).notes)
 
 
 def test_on_another_line_nothing_is_compared_with_the_paper() -> None:

@@ -16,9 +16,10 @@ average of n ranks:
 Rows that are more than 5 % from that are marked, and what is more than 10 % from the paper gets a sentence that says
 why. The order OSGP < Local SGD < SGP < AR is checked. A miss is no error: the exit code stays 0, and the JSON tells.
 
-Blocking methods are timed from a barrier just before the step, OSGP without one. Where something happens in every τ-th
-update only, windows of τ updates count, and the mean of an update over a window is shown. A half of 8 ranks takes about
-three minutes. Where all ranks share a host, there is no network: it shows that the command works.
+Blocking methods are timed from a barrier just before the step, OSGP without one. Without a barrier, and where something
+happens in every τ-th update only, windows of τ updates count, and the mean of an update over a window is shown. The
+ImageNet half of 8 ranks takes about three minutes, WMT one and a half. Where all ranks share a host, there is no
+network: it shows that the command works.
 
 Writes JSON, and beside it the same as CSV, as Markdown and as a picture (PNG).
 

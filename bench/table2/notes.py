@@ -16,6 +16,12 @@ SAME_LINE = 0.05
 """Of the paper's line at this scale: where ours carries as much."""
 
 
+CROWDED = (
+    "With less compute than transfer, and no barrier, ranks drift apart and messages of two rounds may meet on a link. "
+    "The prediction has each link to one message at a time."
+)
+
+
 def at_scale(line: float) -> bool:
     """Whether the line is the paper's, so that its figures are those to expect."""
     return abs(line / LINE - 1) <= SAME_LINE
@@ -27,7 +33,10 @@ def why(half: Half, row: Row, result: Mapping[str, Any], ranks: int) -> str | No
     if over is None or abs(over - 1) <= AS_PUBLISHED:
         return None
     if result["outside"]:
-        return "It is not where its bytes put it either: see what else these hosts did meanwhile."
+        return (
+            "Its bytes do not put it there either: the rounds of a sum, merging and the hosts' cores take time too, "
+            "or these hosts did something else meanwhile."
+        )
     if not half.same:
         return (
             f"{screen.ms(half.compute)} ms of compute beside {screen.ms(LINE)} ms of transfer are not the paper's "
@@ -46,6 +55,9 @@ def notes(half: Half, line: float, results: Sequence[Mapping[str, Any]], ranks: 
         paper = f"the paper's would take {screen.ms(LINE)} at this scale"
         return [f"Not compared with the paper: the line took {screen.ms(line)} ms, and {paper}."]
     found: dict[str, list[str]] = {}
+    crowded = [result for result in results if not result["level"] and result["outside"]]
+    if half.compute < line and crowded:
+        found[CROWDED] = [ALGORITHMS[result["algorithm"]].title for result in crowded]
     for result in results:
         if result["why"]:
             found.setdefault(result["why"], []).append(ALGORITHMS[result["algorithm"]].title)

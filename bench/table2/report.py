@@ -12,7 +12,7 @@ from ..algorithms import ALGORITHMS
 from .beside import WITHIN, Beside
 
 LEGEND = (
-    "ms of an update, medians over the updates of all ranks; of what communicates every τ-th, over means of τ updates.",
+    "ms of an update, medians over those of all ranks; of OSGP and what happens every τ-th, over means of τ updates.",
     "predicted: from `no communication` and the line, both of this run. x: measured over predicted; "
     f"! beyond {WITHIN * 100:.0f} %.",
     "Blocking methods are timed from a barrier just before the step, OSGP without one.",

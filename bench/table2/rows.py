@@ -67,8 +67,12 @@ class Row(NamedTuple):
         return periods.local if self.local else periods.slowmo
 
     def window(self, periods: Periods) -> int:
-        """Updates over which its time is the same again."""
-        return self.period(periods) if ALGORITHMS[self.name].periodic else 1
+        """Updates whose mean is a time: of one, where each is like the other and begins at a barrier.
+
+        Without a barrier a wait of one update is none of the next, so that only many of them together tell.
+        """
+        algorithm = ALGORITHMS[self.name]
+        return self.period(periods) if algorithm.periodic or not algorithm.blocking else 1
 
     def predicted(self, compute: float, line: float, ranks: int, periods: Periods) -> float:
         """Seconds of an update.
