@@ -23,10 +23,12 @@ for needed in ("rich", "sklearn", "matplotlib"):
 from . import digits, overhead, overlap, update  # noqa: E402  not before the look at what they need
 from .cluster import command as cluster  # noqa: E402
 from .scale import command as scale  # noqa: E402
+from .table2 import command as table2  # noqa: E402
 
 COMMANDS = {
     "digits": digits,
     "update": update,
+    "table2": table2,
     "overlap": overlap,
     "overhead": overhead,
     "cluster": cluster,
@@ -42,6 +44,7 @@ examples
   python -m bench overhead
   python -m bench scale --ranks 2..4096 --rate 25gbit --size 100MB
   python -m bench cluster --nodes 8 --rate 100mbit -- python -m bench update --sizes 1.024MB
+  python -m bench cluster --nodes 8 --rate 100mbit -- python -m bench table2
 
 Every command prints a table and writes JSON with the command, the machine, the date and the versions; see
 `python -m bench COMMAND --help`. With more ranks than cores, mpirun wants --oversubscribe --bind-to none, and Open MPI

@@ -52,6 +52,15 @@ def _local(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trai
     return GossipOptimizer(optimizer, Every(τ, ExactAverage(world)))
 
 
+def _ar_slowmo(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    return SlowMo(_ar(optimizer, world, graph, τ), ExactAverage(world), period=τ, buffers="reset")
+
+
+def _local_slowmo(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    # The average of Local SGD is that of the outer step.
+    return SlowMo(_alone(optimizer, world, graph, τ), ExactAverage(world), period=τ, buffers="reset")
+
+
 def _sgp_slowmo(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
     return SlowMo(_sgp(optimizer, world, graph, τ), ExactAverage(world), period=τ, buffers="reset")
 
@@ -64,6 +73,10 @@ def _sgp_noaverage(optimizer: Optimizer, world: World, graph: Topology, τ: int)
     return SlowMo(_sgp(optimizer, world, graph, τ), NoAverage(), period=τ, buffers="reset")
 
 
+def _osgp_noaverage(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    return SlowMo(_osgp(optimizer, world, graph, τ), NoAverage(), period=τ, buffers="reset")
+
+
 ALGORITHMS = {
     "none": Algorithm("no communication", _alone),
     "ar": Algorithm("AR-SGD", _ar),
@@ -71,7 +84,10 @@ ALGORITHMS = {
     "sgp": Algorithm("SGP", _sgp, gossips=True),
     "osgp": Algorithm("OSGP", _osgp, blocking=False, gossips=True),
     "local": Algorithm("Local SGD", _local, periodic=True),
+    "ar-slowmo": Algorithm("AR-SlowMo", _ar_slowmo, periodic=True),
+    "local-slowmo": Algorithm("Local-SlowMo", _local_slowmo, periodic=True),
     "sgp-slowmo": Algorithm("SGP-SlowMo", _sgp_slowmo, periodic=True, gossips=True),
     "osgp-slowmo": Algorithm("OSGP-SlowMo", _osgp_slowmo, periodic=True, blocking=False, gossips=True),
     "sgp-noaverage": Algorithm("SGP-SlowMo-noaverage", _sgp_noaverage, periodic=True, gossips=True),
+    "osgp-noaverage": Algorithm("OSGP-SlowMo-noaverage", _osgp_noaverage, periodic=True, blocking=False, gossips=True),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import gc
 import math
 from collections.abc import Iterator, Sequence
@@ -21,13 +20,17 @@ from gossip import World
 from . import record, screen, wire
 from .algorithms import ALGORITHMS
 from .allreduce import NAME, TITLE, AllReduce
-from .measuring import Steps, Updates, measure, pooled, sgd
+from .measuring import Steps, Updates, figures, gathered, measure, sgd
 from .models import MODELS, Task
 
 Result = dict[str, Any]
 
 SAMPLE = 65_536
 """Elements of the model at which the ranks are compared: all would take longer than what is measured."""
+
+
+FREE = ("seconds", "computing", "exposed", "in_flight", "by_rank", "mean_by_rank")
+"""What is told of the loop without barriers."""
 
 
 class Place(NamedTuple):
@@ -132,8 +135,8 @@ def _steps(cell: Cell, task: Task, world: World, given: argparse.Namespace) -> I
 
 def _gather(ranks: list[Updates], own: Updates, world: World) -> None:
     ranks += [Updates() for _ in range(world.size - len(ranks))]
-    for rank, more in zip(ranks, record.gather(world, dataclasses.asdict(own)), strict=True):
-        rank.add(Updates(**more))
+    for rank, more in zip(ranks, gathered(own, world), strict=True):
+        rank.add(more)
 
 
 @torch.no_grad()
@@ -149,11 +152,8 @@ def consensus(world: World, module: nn.Module) -> float:
 
 
 def _result(cell: Cell, given: argparse.Namespace) -> Result:
-    own = [rank.figures(cell.window) for rank in cell.ranks]
-    by_rank = [float(figures["seconds"]["median"]) for figures in own]
-    slowest = max(range(len(by_rank)), key=by_rank.__getitem__)
-    everywhere = pooled(cell.ranks).figures(cell.window)
-    free = pooled(cell.free).figures(cell.window) if cell.free else None if cell.level else everywhere
+    everywhere = figures(cell.ranks, cell.window)
+    free = figures(cell.free, cell.window) if cell.free else None if cell.level else everywhere
     return {
         "algorithm": cell.name,
         "bytes": cell.place.nbytes,
@@ -165,9 +165,7 @@ def _result(cell: Cell, given: argparse.Namespace) -> Result:
         "level": cell.level,
         **everywhere,
         "consensus": cell.consensus,
-        "by_rank": by_rank,
-        "slowest": {"rank": slowest, **own[slowest]},
-        "free": free and {name: free[name] for name in ("seconds", "computing", "exposed", "in_flight")},
+        "free": free and {name: free[name] for name in FREE},
     }
 
 

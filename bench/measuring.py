@@ -13,6 +13,7 @@ import torch
 from gossip import Stats, World
 from topologies import Topology
 
+from . import record
 from .algorithms import Algorithm, Trained
 from .cluster import line
 from .models import Vector
@@ -79,6 +80,24 @@ def pooled(ranks: Sequence[Updates]) -> Updates:
     for rank in ranks:
         pool.add(rank)
     return pool
+
+
+def gathered(own: Updates, world: World) -> list[Updates]:
+    """What every rank measured, by rank, on every rank."""
+    return [Updates(**each) for each in record.gather(world, dataclasses.asdict(own))]
+
+
+def figures(ranks: Sequence[Updates], window: int) -> dict[str, Any]:
+    """Of all ranks together, then median and mean of each, and all of the one with the highest median."""
+    own = [rank.figures(window) for rank in ranks]
+    medians = [float(each["seconds"]["median"]) for each in own]
+    slowest = max(range(len(own)), key=medians.__getitem__)
+    return {
+        **pooled(ranks).figures(window),
+        "by_rank": medians,
+        "mean_by_rank": [float(each["seconds"]["mean"]) for each in own],
+        "slowest": {"rank": slowest, **own[slowest]},
+    }
 
 
 class Steps(Protocol):

@@ -15,7 +15,7 @@ from .algorithms import ALGORITHMS
 from .matrix import Result, title
 
 LEGEND = (
-    "Times in ms, medians over the updates of all ranks; slowest: of the slowest rank. p10 - p90: of the updates.",
+    "Times in ms, medians over the updates of all ranks; slowest: of that rank (which). p10 - p90: of the updates.",
     "exposed: update less that of `no communication`; waits: blocked in the step. hidden: 1 - the larger / in flight.",
     "Blocking methods are timed from a barrier just before the step; free: the same loop without it.",
     "sent, received, messages: of a rank and update. consensus: rms over ranks of ‖z_i - mean‖ / ‖mean‖ at the end.",
@@ -41,7 +41,7 @@ def _ms(value: float | None) -> str:
 COLUMNS = (
     Column("update", lambda r: screen.ms(r["seconds"]["median"])),
     Column("p10 - p90", lambda r: f"{screen.ms(r['seconds']['p10'])} - {screen.ms(r['seconds']['p90'])}"),
-    Column("slowest", lambda r: screen.ms(r["slowest"]["seconds"]["median"])),
+    Column("slowest", lambda r: f"{screen.ms(r['slowest']['seconds']['median'])} ({r['slowest']['rank']})"),
     Column("free", lambda r: _ms(r["free"] and r["free"]["seconds"]["median"])),
     Column("compute", lambda r: screen.ms(r["computing"]["median"])),
     Column("exposed", lambda r: _ms(r["over_none"])),
@@ -56,6 +56,8 @@ COLUMNS = (
 )
 SPARED = ("free", "slowest", "merging", "compute", "consensus", "p10 - p90", "line", "sent")
 """What a narrow screen leaves out, in this order; the files hold everything."""
+MOST_RANKS = 16
+"""So many stand side by side in Markdown; the JSON has all."""
 GRAPH = Column("graph", lambda r: str(r["topology"]) if r["algorithm"] in GOSSIP else "")
 LINES = (
     Column("line", lambda r: _ms(r["line"])),
@@ -124,8 +126,28 @@ def markdown(heading: str, results: Sequence[Result]) -> str:
         for result in part.results:
             cells = [title(result["algorithm"]), *(column.cell(result) for column in chosen)]
             lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
+        lines += ["", *by_rank(part), ""]
     return "\n".join([*lines, *legend(results), ""])
+
+
+def by_rank(part: Part) -> list[str]:
+    """A line for each result: who waits. A median does not see what one update in three is held up by, a mean does."""
+    means = [result["mean_by_rank"] for result in part.results]
+    size = len(means[0])
+    last = sorted(range(size), key=lambda rank: max(ranks[rank] / sum(ranks) for ranks in means), reverse=True)
+    shown = sorted(last[:MOST_RANKS])
+    which = f"the {len(shown)} slowest of {size} ranks" if len(shown) < size else "by rank"
+    lines = [f"Update {which}, median / mean; the slowest mean of a line is bold:", ""]
+    lines += [f"| algorithm | {' | '.join(f'rank {rank}' for rank in shown)} |", "|---|" + "---:|" * len(shown)]
+    several = GRAPH in columns(part.results)
+    for result, ranks in zip(part.results, means, strict=True):
+        cells = []
+        for rank in shown:
+            bold = "**" if ranks[rank] == max(ranks) else ""
+            cells.append(f"{screen.ms(result['by_rank'][rank])} / {bold}{screen.ms(ranks[rank])}{bold}")
+        graph = f", {result['topology']}" if several and result["algorithm"] in GOSSIP else ""
+        lines.append(f"| {title(result['algorithm'])}{graph} | {' | '.join(cells)} |")
+    return lines
 
 
 def write_csv(path: Path, results: Sequence[Result]) -> None:

@@ -10,10 +10,12 @@ travel meanwhile. The loop without barriers stands beside it as "free". Figures 
 ranks; algorithms that communicate every --period steps are judged by windows of so many updates. On several hosts, raw
 sockets move the same bytes in the same run: the line, which nothing that waits for as many bytes can beat.
 
-Writes JSON, and beside it the same as CSV, as Markdown tables and as a bar chart (PNG).
+Writes JSON, and beside it the same as CSV, as Markdown tables and as a bar chart (PNG). The Markdown has every rank's
+own figures too, for where one is a straggler, medians of all do not tell who waits for it.
 
 examples
   mpirun -n 4 python -m bench update --sizes 1MB --compute 0.05,0.271 --topologies 'exponential;base,peers=2'
+  python -m bench cluster --nodes 8 --slow 3=25mbit -- python -m bench update --algorithms none,ar,sgp,osgp
   mpirun -n 4 python -m bench update --plan plan.json --out results
   where plan.json holds {"algorithms": ["none", "sgp", "osgp"], "sizes": ["1.024MB", "40MB"], "compute": [0.05, 0.271]}
 """

@@ -18,9 +18,11 @@ import gossip
 from bench import breakdown, matrix, models, tables, wire
 from bench.__main__ import main
 from bench.allreduce import NAME
-from bench.measuring import Updates, pooled
+from bench.measuring import Updates, figures, pooled
 from bench.scale import measured
 from gossip import UsageError, World
+
+LISTS = tuple(name for name, value in vars(Updates()).items() if isinstance(value, list))
 
 
 def asked(**more: Any) -> argparse.Namespace:
@@ -98,6 +100,34 @@ def test_figures_are_of_all_ranks_and_whole_windows() -> None:
     assert figures["seconds"]["median"] == 3.0
     assert figures["messages_received"] == 2.0
     assert figures["threads_cpu"] == pytest.approx(1.0)
+
+
+def test_the_ranks_that_wait_for_a_straggler_are_seen_in_the_means() -> None:
+    def rank(*seconds: float) -> Updates:
+        return Updates(seconds=list(seconds), **{name: [0.0] * 3 for name in LISTS if name != "seconds"})  # type: ignore[arg-type]
+
+    # Rank 2 is slow; rank 1 meets it in one update of three.
+    found = figures([rank(1, 1, 1), rank(1, 1, 4), rank(4, 4, 4)], window=1)
+    assert found["seconds"]["median"] == 1.0
+    assert found["by_rank"] == [1.0, 1.0, 4.0]
+    assert found["mean_by_rank"] == [1.0, 2.0, 4.0]
+    assert found["slowest"]["rank"] == 2
+    compared = [{**result("sgp", [1.0, 1.0], 0.0, 0.0), **found, "topology": "exponential", "consensus": None}]
+    compared[0]["computing"] = compared[0]["seconds"]
+    matrix.compare(compared, {})
+    text = tables.markdown("a straggler", compared)
+    assert "| SGP | 1000 / 1000 | 1000 / 2000 | 4000 / **4000** |" in text
+    assert "4000 (2)" in text
+
+
+def test_of_many_ranks_the_slowest_stand_side_by_side() -> None:
+    means = [1.0 + (rank in (7, 30)) for rank in range(40)]
+    [each] = [{**result("none", means, 0.0, 0.0), "mean_by_rank": means, "topology": "ring", "line": None}]
+    lines = tables.by_rank(tables.Part("", [each]))
+    assert "the 16 slowest of 40 ranks" in lines[0]
+    assert lines[2].count("rank") == 16
+    assert "| rank 7 |" in lines[2]
+    assert "| rank 30 |" in lines[2]
 
 
 def test_consensus_is_the_distance_from_the_mean() -> None:

@@ -28,6 +28,27 @@ def ring(cluster: Cluster, nbytes: float) -> float:
     return 2 * (n - 1) * (α + second * nbytes / n) + cluster.machine.merge * nbytes * (n - 1) / n
 
 
+def circulant(cluster: Cluster, nbytes: float) -> float:
+    """Reduce-scatter and all-gather along a circulant graph: ceil(log₂ n) rounds each, for any n.
+
+    In a round of the reduce-scatter a rank that holds partial sums of s' blocks of B/n keeps s = ceil(s'/2), sends the
+    others to rank r + s and receives as many from r − s; the all-gather goes the same way back.
+
+    Träff: Optimal, Non-pipelined Reduce-scatter and Allreduce Algorithms, 2024, arXiv 2410.14234.
+    """
+    n, host = cluster.size, cluster.machine.ranks_per_host
+    α, second = _hop(cluster, inside=host >= n)
+    total, held = 0.0, n
+    while held > 1:
+        kept = -(-held // 2)
+        # Of a host's ranks, as many reach another host as the hop is long.
+        through = min(kept, host) if host < n else 1
+        # 2(α + 8(s' − s)B/(nβ)), which adds up to 2(α ceil(log₂ n) + 8B(n − 1)/(nβ)) with one rank a host
+        total += 2 * (α + second * (held - kept) * nbytes / n * through)
+        held = kept
+    return total + cluster.machine.merge * nbytes * (n - 1) / n
+
+
 def tree(cluster: Cluster, nbytes: float) -> float:
     """Recursive halving and doubling, the nearest ranks and the largest parts first.
 
@@ -88,6 +109,7 @@ def _least(cluster: Cluster, nbytes: float) -> float:
 
 
 COLLECTIVES = {
+    "circulant": Collective("circulant", circulant, _least),
     "ring": Collective("ring", ring, _least),
     "tree": Collective("tree", tree, _least),
     "binomial": Collective("binomial tree", binomial, _least),

@@ -2,8 +2,9 @@
 
 Not measured but simulated: the clocks of all ranks, update after update, on hosts as the options describe them, or as
 they follow from files that `python -m bench update` has measured. Each update's compute is drawn, with a heavy tail.
-An all-reduce waits for all ranks and takes what its bytes and steps take; SGP waits for the peers of one round; OSGP
-sends a round while the next update computes. Left out: what a congested switch adds, compute that slows down while
+AR-SGD waits for all ranks and takes what the bytes and rounds of this runtime's exact sum take; other all-reduces, such
+as AR ring, whose rounds grow with the number of ranks, are to compare it with. SGP waits for the peers of one round;
+OSGP sends a round while the next update computes. Left out: what a congested switch adds, compute that slows down while
 messages are copied, and the outer step's own arithmetic.
 
 Median: of windows of updates (τ of them where something happens every τ-th) of up to 256 ranks. Exposed: what an update

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+OWN = "circulant"
+"""The collective of `collectives.COLLECTIVES` that this runtime's exact sum is."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -34,8 +37,11 @@ class Method:
         return self.every if self.average else 1
 
 
-def methods(period: int, local_period: int | None = None, average: str = "ring") -> dict[str, Method]:
+def methods(period: int, local_period: int | None = None, average: str = OWN) -> dict[str, Method]:
     """All methods by name; `period` is τ of SlowMo, `local_period` that of Local SGD where it is another one.
+
+    average: how this runtime's own exact sum goes, of gradients ("ar") or of parameters. The other all-reduces, ar-ring
+    and so on, are to compare it with.
 
     >>> methods(48)["osgp-noaverage"] == methods(48)["osgp"]
     True
@@ -43,7 +49,8 @@ def methods(period: int, local_period: int | None = None, average: str = "ring")
     local = period if local_period is None else local_period
     return {
         "none": Method("no communication"),
-        "ar": Method("AR ring", average="ring"),
+        "ar": Method("AR-SGD", average=average),
+        "ar-ring": Method("AR ring", average="ring"),
         "ar-tree": Method("AR tree", average="tree"),
         "ar-binomial": Method("AR binomial", average="binomial"),
         "ar-hierarchical": Method("AR hierarchical", average="hierarchical"),

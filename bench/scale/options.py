@@ -13,9 +13,9 @@ from .calibration import FITTING, Fitted
 from .collectives import COLLECTIVES
 from .machine import Machine
 from .measured import LINE
-from .methods import methods
+from .methods import OWN, methods
 
-DEFAULT = ["none", "ar", "ar-tree", "ar-hierarchical", "local", "sgp", "sgp-slowmo", "osgp", "osgp-slowmo"]
+DEFAULT = ["none", "ar", "ar-ring", "ar-hierarchical", "local", "sgp", "sgp-slowmo", "osgp", "osgp-slowmo"]
 RATE, LATENCY, JITTER, TAIL = 10e9, 50e-6, 0.03, 4.0
 MOST_RANKS = 1 << 20
 
@@ -44,8 +44,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--average",
         choices=tuple(COLLECTIVES),
-        default="ring",
-        help="the exact average of Local SGD and SlowMo (default: ring, as in this runtime)",
+        default=OWN,
+        help=f"the exact sum of AR-SGD, Local SGD and SlowMo (default: {OWN}, as in this runtime)",
     )
     options.add_topology(parser)
     add = parser.add_argument_group("hosts").add_argument

@@ -17,6 +17,7 @@ from .simulation import Prediction
 LOOKS: dict[str, dict[str, Any]] = {
     "none": {"color": QUIET, "linestyle": ":"},
     "ar": {"color": "#d55e00", "linestyle": "-"},
+    "ar-ring": {"color": "#e69f00", "linestyle": "-"},
     "ar-tree": {"color": "#d55e00", "linestyle": "--"},
     "ar-hierarchical": {"color": "#d55e00", "linestyle": "-."},
     "ar-binomial": {"color": "#d55e00", "linestyle": ":"},

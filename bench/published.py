@@ -1,0 +1,56 @@
+"""A paper's seconds per iteration, in one place, for what is predicted and what is measured to be held against.
+
+Wang, Tantia, Ballas, Rabbat: SlowMo, ICLR 2020, arXiv 1910.00643: table 2, and beside it the variant that does not
+average. 10 Gbit/s Ethernet; τ of SlowMo is 48, and 12 with Local SGD, which averages as often by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+RATE, PERIOD, LOCAL_PERIOD = 10e9, 48, 12
+NBYTES, COMPUTE = 102_400_000, 0.271
+"""Of ImageNet: ResNet-50's parameters, and what an iteration of OSGP takes, which hides all of its communication."""
+
+
+class Half(NamedTuple):
+    """One of the two data sets of the table: the nodes, and seconds of an iteration by a method's name here."""
+
+    title: str
+    nodes: int
+    seconds: Mapping[str, float]
+
+
+IMAGENET = Half(
+    "ImageNet, ResNet-50",
+    nodes=32,
+    seconds={
+        "ar": 0.420,
+        "local": 0.294,
+        "local-slowmo": 0.282,
+        "sgp": 0.304,
+        "sgp-slowmo": 0.302,
+        "sgp-noaverage": 0.298,
+        "osgp": 0.271,
+        "osgp-slowmo": 0.271,
+    },
+)
+WMT = Half(
+    "WMT'16 En-De, Transformer",
+    nodes=8,
+    seconds={
+        "ar": 1.648,
+        "local": 0.503,
+        "local-slowmo": 0.505,
+        "sgp": 1.225,
+        "sgp-slowmo": 1.279,
+        "sgp-noaverage": 1.227,
+    },
+)
+HALVES = {"imagenet": IMAGENET, "wmt": WMT}
+
+SGP_OVERLAPS = (
+    "The paper's SGP took 33 ms beyond its compute, and 102.4 MB take 82 ms one way at 10 Gbit/s: part of its transfer "
+    "ran while it computed. SGP here sends after the update and waits."
+)

@@ -1,0 +1,129 @@
+"""SlowMo's table 2, the time per iteration, measured again at a hundredth of its bytes and rate.
+
+102.4 MB of ResNet-50 over 10 Gbit/s take as long as 1.024 MB over 100 Mbit/s, so hosts with such links show the paper's
+milliseconds, whatever they are made of. Run it on ranks with a host and a link each; `python -m bench cluster` makes
+them on one machine. Every update sleeps for as long as the paper's computes, then steps.
+
+Two halves. ImageNet: 271 ms of compute, as OSGP takes in the paper, on 32 nodes there; milliseconds can be compared.
+WMT: 50 ms of compute and the same message. The paper's Transformer has other bytes and its table does not tell its
+compute, so there the order can be compared, and roughly what a row takes over SGP. Rows: AR-SGD, Local SGD (τ = 12),
+SGP and OSGP with and without SlowMo (τ = 48; with Local SGD 12), SGP-SlowMo without averages, and no communication.
+
+Predicted is what bytes over bandwidth say, from the update without communication (c) and the line (L: raw sockets
+moving the same bytes from every rank to the next), both measured in the same run, with A = 2(n - 1)/n L for an exact
+average of n ranks:
+  AR  c + A      Local SGD  c + A/τ      SGP  c + L      OSGP  max(c, L)      SlowMo  A/τ more
+Rows that are more than 5 % from that are marked, and what is more than 10 % from the paper gets a sentence that says
+why. The order OSGP < Local SGD < SGP < AR is checked. A miss is no error: the exit code stays 0, and the JSON tells.
+
+Blocking methods are timed from a barrier just before the step, OSGP without one. Without a barrier, and where something
+happens in every τ-th update only, windows of τ updates count, and the mean of an update over a window is shown. The
+ImageNet half of 8 ranks takes about three minutes, WMT one and a half. Where all ranks share a host, there is no
+network: it shows that the command works.
+
+Writes JSON, and beside it the same as CSV, as Markdown and as a picture (PNG).
+
+examples
+  python -m bench cluster --nodes 8 --rate 100mbit -- python -m bench table2 --transport mpi
+  python -m bench cluster --nodes 8 --launcher torchrun -- python -m bench table2 --transport gloo --halves imagenet
+  mpirun -n 4 python -m bench table2 --halves wmt --period 4 --local-period 2 --steps 4
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from gossip import UsageError
+from gossip.launchers import Launcher
+
+from .. import options, published, record, screen, tables
+from . import measurement, picture, report
+from .beside import beside
+from .rows import HALVES, ROWS, Periods
+
+UNITS = (
+    "seconds, bytes and messages of one update; measured: seconds.median, over windows of `window` updates of all "
+    "ranks; predicted: from `none` and the line; paper: as printed; over_paper: where the line is the paper's, measured"
+    " / paper, or over_sgp / paper_over_sgp where model and compute are others; outside: of 5 % around predicted"
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What can be asked for."""
+    every = list(HALVES)
+    parser.add_argument(
+        "--halves",
+        type=options.some_of(every),
+        default=every,
+        metavar="NAME,...",
+        help=f"some of {', '.join(every)} (default: {','.join(every)})",
+    )
+    parser.add_argument(
+        "--steps",
+        type=options.count,
+        default=published.PERIOD,
+        metavar="N",
+        help=f"measured updates of each row; what fills no window of τ is left out (default: {published.PERIOD})",
+    )
+    parser.add_argument("--warmup", type=options.natural, default=4, metavar="N", help="updates before (default: 4)")
+    for option, τ, what in (
+        ("--period", published.PERIOD, "SlowMo"),
+        ("--local-period", published.LOCAL_PERIOD, "Local SGD, with SlowMo or without"),
+    ):
+        parser.add_argument(option, type=options.count, default=τ, metavar="N", help=f"τ of {what} (default: {τ})")
+    options.add_world(parser)
+    parser.add_argument("--json", type=Path, metavar="PATH", help="(default: table2.json in --out)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="for CSV, Markdown and PNG (default: that of --json, or else out)"
+    )
+
+
+def check(given: argparse.Namespace, launcher: Launcher) -> None:
+    """Refuse what cannot be measured."""
+    start = "python -m bench cluster --nodes 8 -- python -m bench table2"
+    if launcher.size < 2:
+        raise UsageError(f"one rank has nobody to speak to: start it on several hosts, or as `{start}`")
+    if launcher.size > launcher.local_size > 1:
+        raise UsageError(
+            f"{launcher.local_size} ranks would share a host and its link, and the table has one on each: start one "
+            f"rank a host, as in `{start}`"
+        )
+    for option, period in (("--period", given.period), ("--local-period", given.local_period)):
+        if given.steps < period:
+            raise UsageError(f"--steps {given.steps} is less than one {option} {period}: no window would be full")
+    options.check_world(given)
+    given.out = given.out or (given.json.parent if given.json else Path("out"))
+    given.json = given.json or given.out / "table2.json"
+    for folder in (given.out, given.json.parent):
+        options.check_writable(folder, launcher)
+
+
+def run(given: argparse.Namespace, launcher: Launcher) -> None:
+    """Measure, set side by side, print, write."""
+    console = screen.screen(launcher)
+    with screen.Course(console, len(given.halves) * len(ROWS) * (given.warmup + given.steps)) as course:
+        transport, measured = measurement.run(given, course)
+    if launcher.rank > 0:
+        return
+    periods = Periods(given.period, given.local_period)
+    halves = [beside(name, found, launcher.size, periods) for name, found in measured.items()]
+    ranks = f"{launcher.size} ranks over {transport}, compute by sleep"
+    console.print(f"table2: {ranks}", "")
+    for half in halves:
+        console.print(report.on_screen(half))
+        for sentence in report.said(half):
+            console.print(sentence)
+        console.print("")
+    for sentence in report.LEGEND:
+        console.print(sentence)
+    results = [result for half in halves for result in half.results]
+    name = given.out / given.json.stem
+    record.write(
+        given, launcher, given.json, transport=transport, unit=UNITS,
+        halves=[half.record() for half in halves], results=results,
+    )  # fmt: skip
+    tables.write_csv(name.with_name(f"{name.name}.csv"), results)
+    name.with_name(f"{name.name}.md").write_text(report.markdown(f"SlowMo's table 2, {ranks}", halves))
+    picture.draw(name.with_name(f"{name.name}.png"), halves, ranks)
+    console.print(f"written to {given.json}, and as .csv, .md and .png to {name}")

@@ -1,0 +1,92 @@
+"""Why a row differs from the paper, and what else has to be said of a half, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .. import published, screen
+from ..algorithms import ALGORITHMS
+from .rows import LINE, Half, Row
+
+AS_PUBLISHED = 0.10
+"""Of the paper's figure: what needs no explanation."""
+
+SAME_LINE = 0.10
+"""Of the paper's line at this scale, bytes over rate: headers alone are 5 % more, and a shaper's burst is less."""
+
+
+CROWDED = (
+    "With less compute than transfer, and no barrier, ranks drift apart and messages of two rounds may meet on a link. "
+    "The prediction has each link to one message at a time."
+)
+
+
+def at_scale(line: float) -> bool:
+    """Whether the line is the paper's, so that its figures are those to expect."""
+    return abs(line / LINE - 1) <= SAME_LINE
+
+
+def why(half: Half, row: Row, result: Mapping[str, Any], ranks: int) -> str | None:
+    """A sentence on a row that differs from the paper by more than `AS_PUBLISHED`."""
+    over = result["over_paper"]
+    if over is None or abs(over - 1) <= AS_PUBLISHED:
+        return None
+    if result["outside"]:
+        return (
+            "Its bytes do not put it there either: the rounds of a sum, merging and the hosts' cores take time too, "
+            "or these hosts did something else meanwhile."
+        )
+    if not half.same:
+        return (
+            f"{screen.ms(half.compute)} ms of compute beside {screen.ms(LINE)} ms of transfer are not the paper's "
+            "shares, and this row's time over that of SGP depends on them."
+        )
+    if row.overlap == 0 and over > 1:
+        return published.SGP_OVERLAPS
+    if row.gradients and ranks != half.paper.nodes:
+        return _models(ranks, half.paper.nodes)
+    return "Its bytes predict what was measured; what else took time in the paper's run is not in its table."
+
+
+def notes(half: Half, line: float, results: Sequence[Mapping[str, Any]], ranks: int) -> list[str]:
+    """What has to be said of a half, and each sentence of `why` behind the rows that it is of."""
+    if not at_scale(line):
+        paper = f"the paper's would take {screen.ms(LINE)} at this scale"
+        return [f"Not compared with the paper: the line took {screen.ms(line)} ms, and {paper}."]
+    found: dict[str, list[str]] = {}
+    crowded = [result for result in results if not result["level"] and result["outside"]]
+    if half.compute < line and crowded:
+        found[CROWDED] = [ALGORITHMS[result["algorithm"]].title for result in crowded]
+    for result in results:
+        if result["why"]:
+            found.setdefault(result["why"], []).append(ALGORITHMS[result["algorithm"]].title)
+    reasons = [f"{', '.join(titles)}: {sentence}" for sentence, titles in found.items()]
+    if half.same:
+        return [_models(ranks, half.paper.nodes), *reasons]
+    by_bytes, measured = (
+        difference({result["algorithm"]: result[what] for result in results}) for what in ("predicted", "measured")
+    )
+    return [
+        "The paper's model is another one, and neither its bytes nor its compute are in the table, so its ms cannot be "
+        "predicted. What can be compared is the order and, as far as compute and transfer share the time alike, each "
+        "row over SGP.",
+        "(AR - SGP) / (SGP - Local), from which compute, bytes and rate cancel: "
+        f"{by_bytes:.2f} predicted, {measured:.2f} measured, {difference(half.paper.seconds):.2f} in the paper, where "
+        "an all-reduce must have cost less beside SGP than its bytes.",
+        *reasons,
+    ]
+
+
+def difference(seconds: Mapping[str, float]) -> float:
+    """What an exact average costs beyond a round of gossip, over what that costs beyond Local SGD.
+
+    >>> difference({"ar": 5.0, "sgp": 4.0, "local": 2.0})
+    0.5
+    """
+    return (seconds["ar"] - seconds["sgp"]) / (seconds["sgp"] - seconds["local"])
+
+
+def _models(ranks: int, nodes: int) -> str:
+    own, theirs = (2 * (n - 1) / n for n in (ranks, nodes))
+    return f"An exact average of {ranks} ranks sends {own:.2f} models, of the paper's {nodes} nodes {theirs:.2f}."

@@ -1,0 +1,105 @@
+"""The rows of the table, its two halves, and what bytes over bandwidth say of each row.
+
+With c the seconds of an update without communication, L the line, in which every rank sends a model's bytes and
+receives as many, n ranks and A = 2(n − 1)/n · L for an exact average:
+
+    AR          c + A
+    Local SGD   c + A/τ
+    SGP         c + L
+    OSGP        max(c, L)
+    SlowMo      A/τ more; Local SGD averages as often by itself, and the variant without averages sends nothing for it
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .. import published
+from ..algorithms import ALGORITHMS
+
+SCALE = 100
+NBYTES, RATE = published.NBYTES // SCALE, published.RATE / SCALE
+LINE = 8 * NBYTES / RATE
+"""Seconds that the paper's line takes, and at this scale those of ours."""
+
+
+class Half(NamedTuple):
+    """One of the table's data sets: the paper's figures, seconds of compute here, and whether they are the paper's."""
+
+    paper: published.Half
+    compute: float
+    same: bool
+
+
+HALVES = {
+    "imagenet": Half(published.IMAGENET, published.COMPUTE, same=True),
+    "wmt": Half(published.WMT, 0.05, same=False),
+}
+
+
+class Periods(NamedTuple):
+    """τ of SlowMo, and that of Local SGD with or without it."""
+
+    slowmo: int
+    local: int
+
+
+class Row(NamedTuple):
+    """What an algorithm, by its name in `ALGORITHMS`, communicates.
+
+    overlap: of the round of gossip in each update, None without. gradients: averaged over the world in each update.
+    averages: the parameters are, once in a period, which is Local SGD's if `local`.
+    """
+
+    name: str
+    overlap: int | None = None
+    gradients: bool = False
+    averages: bool = False
+    local: bool = False
+
+    @property
+    def title(self) -> str:
+        """What it is called in tables."""
+        return ALGORITHMS[self.name].title
+
+    def period(self, periods: Periods) -> int:
+        """Its τ."""
+        return periods.local if self.local else periods.slowmo
+
+    def window(self, periods: Periods) -> int:
+        """Updates whose mean is a time: of one, where each is like the other and begins at a barrier.
+
+        Without a barrier a wait of one update is none of the next, so that only many of them together tell.
+        """
+        algorithm = ALGORITHMS[self.name]
+        return self.period(periods) if algorithm.periodic or not algorithm.blocking else 1
+
+    def predicted(self, compute: float, line: float, ranks: int, periods: Periods) -> float:
+        """Seconds of an update.
+
+        >>> Row("sgp-slowmo", overlap=0, averages=True).predicted(0.25, 0.08, 2, Periods(48, 12))
+        0.3316666666666667
+        """
+        average = 2 * (ranks - 1) / ranks * line
+        seconds = max(compute, line) if self.overlap == 1 else compute
+        if self.overlap == 0:
+            seconds += line
+        if self.gradients:
+            seconds += average
+        if self.averages:
+            seconds += average / self.period(periods)
+        return seconds
+
+
+ROWS = (
+    Row("none"),
+    Row("ar", gradients=True),
+    Row("ar-slowmo", gradients=True, averages=True),
+    Row("local", averages=True, local=True),
+    Row("local-slowmo", averages=True, local=True),
+    Row("sgp", overlap=0),
+    Row("sgp-slowmo", overlap=0, averages=True),
+    Row("sgp-noaverage", overlap=0),
+    Row("osgp", overlap=1),
+    Row("osgp-slowmo", overlap=1, averages=True),
+)
