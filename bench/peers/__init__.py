@@ -4,7 +4,7 @@ Each file holds one library, written from its public behaviour, imports it when 
 its row has to know. What they need is the extra `peers` in setup.cfg; what is not installed is left out with a word.
 """
 
-from . import allreduce, ddp, post_local_sgd
+from . import allreduce, ddp, decent_dp, post_local_sgd
 from .peer import Peer, Running
 
 YARDSTICK = "torch-allreduce"
@@ -15,6 +15,8 @@ PEERS = {
     "ddp": ddp.PEER,
     "ddp-overlap": ddp.OVERLAP,
     "post-local-sgd": post_local_sgd.PEER,
+    "decent-dp": decent_dp.PEER,
+    "decent-dp-ring": decent_dp.RING,
 }
 
 __all__ = ["PEERS", "YARDSTICK", "Peer", "Running"]
