@@ -4,7 +4,7 @@ Each file holds one library, written from its public behaviour, imports it when 
 its row has to know. What they need is the extra `peers` in setup.cfg; what is not installed is left out with a word.
 """
 
-from . import allreduce, ddp, decent_dp, post_local_sgd, torchft
+from . import allreduce, ddp, decent_dp, fairscale, post_local_sgd, torchft
 from .peer import Peer, Running
 
 YARDSTICK = "torch-allreduce"
@@ -19,6 +19,9 @@ PEERS = {
     "decent-dp-ring": decent_dp.RING,
     "torchft": torchft.PEER,
     "torchft-diloco": torchft.DILOCO,
+    "fairscale-sgp": fairscale.PEER,
+    "fairscale-slowmo": fairscale.SLOWMO,
+    "fairscale-local-slowmo": fairscale.LOCAL,
 }
 
 __all__ = ["PEERS", "YARDSTICK", "Peer", "Running"]
