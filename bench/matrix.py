@@ -18,10 +18,11 @@ import topologies
 from gossip import World
 
 from . import record, screen, wire
-from .algorithms import ALGORITHMS
-from .allreduce import NAME, TITLE, AllReduce
+from .algorithms import ALGORITHMS, Algorithm
+from .emulated import Compute
 from .measuring import Steps, Updates, figures, gathered, measure, sgd
 from .models import MODELS, Task
+from .peers import PEERS, YARDSTICK, Peer
 
 Result = dict[str, Any]
 
@@ -55,25 +56,28 @@ class Cell:
     consensus: float | None = None
 
 
+KNOWN: dict[str, Algorithm | Peer] = {**ALGORITHMS, **PEERS}
+"""All that can be measured."""
+
+
 def title(name: str) -> str:
     """What an algorithm is called in tables."""
-    return ALGORITHMS[name].title if name in ALGORITHMS else TITLE
+    return KNOWN[name].title
 
 
 def cells(given: argparse.Namespace) -> list[Cell]:
     """All that is asked for; what uses no graph stands under the first one alone."""
     found = []
+    names = [*(name for name in given.algorithms if name != YARDSTICK), YARDSTICK]
     for nbytes in given.sizes:
         for compute in given.compute:
             for number, graph in enumerate(given.topologies):
                 place = Place(nbytes, compute, graph)
-                for name in given.algorithms:
-                    algorithm = ALGORITHMS[name]
+                for name in names:
+                    algorithm = KNOWN[name]
                     if number == 0 or algorithm.gossips:
                         window = given.period if algorithm.periodic else 1
                         found.append(Cell(name, place, window, algorithm.blocking))
-                if number == 0:
-                    found.append(Cell(NAME, place, 1, True))
     return found
 
 
@@ -112,25 +116,32 @@ def run(given: argparse.Namespace, course: screen.Course) -> tuple[str, list[Res
 def _measure(cell: Cell, world: World, given: argparse.Namespace) -> None:
     task = MODELS[given.model](cell.place.nbytes, world, cell.place.compute)
     cell.nbytes = task.nbytes
-    with _steps(cell, task, world, given) as optimizer:
-        own = measure(optimizer, world, task.compute, given.steps, given.warmup, level=cell.level)
+    with _running(cell, task, world, given) as running:
+        own = measure(running.steps, world, running.compute, given.steps, given.warmup, level=cell.level)
         _gather(cell.ranks, own.whole(cell.window), world)
         if cell.level and given.free:
-            own = measure(optimizer, world, task.compute, given.free, given.warmup, level=False)
+            own = measure(running.steps, world, running.compute, given.free, given.warmup, level=False)
             _gather(cell.free, own.whole(cell.window), world)
-        if cell.name != NAME:
-            cell.consensus = consensus(world, task.module)
+        if running.module is not None:
+            cell.consensus = consensus(world, running.module)
+
+
+class _Running(NamedTuple):
+    steps: Steps
+    compute: Compute
+    module: nn.Module | None
 
 
 @contextmanager
-def _steps(cell: Cell, task: Task, world: World, given: argparse.Namespace) -> Iterator[Steps]:
-    if cell.name == NAME:
-        yardstick = AllReduce(world, task.nbytes, given.timeout)
-        yield yardstick
-        yardstick.close()
+def _running(cell: Cell, task: Task, world: World, given: argparse.Namespace) -> Iterator[_Running]:
+    if cell.name in PEERS:
+        peer = PEERS[cell.name].build(task, world, given.period, given.timeout)
+        yield _Running(peer, peer.compute, peer.module)
+        peer.close()
     else:
         graph = topologies.load(cell.place.graph, world.size)
-        yield ALGORITHMS[cell.name].build(sgd(task.module), world, graph, given.period)
+        optimizer = ALGORITHMS[cell.name].build(sgd(task.module), world, graph, given.period)
+        yield _Running(optimizer, task.compute, task.module)
 
 
 def _gather(ranks: list[Updates], own: Updates, world: World) -> None:
@@ -154,6 +165,10 @@ def consensus(world: World, module: nn.Module) -> float:
 def _result(cell: Cell, given: argparse.Namespace) -> Result:
     everywhere = figures(cell.ranks, cell.window)
     free = figures(cell.free, cell.window) if cell.free else None if cell.level else everywhere
+    if cell.name in PEERS:
+        untold = dict.fromkeys(PEERS[cell.name].unknown)
+        for each in (everywhere, everywhere["slowest"], *([free] if free else [])):
+            each |= untold
     return {
         "algorithm": cell.name,
         "bytes": cell.place.nbytes,
@@ -203,10 +218,10 @@ def compare(results: Sequence[Result], lines: dict[int, float]) -> None:
         result["over_line"] = beyond / line if line and beyond is not None else None
 
 
-def hidden(exposed: float, in_flight: float) -> float | None:
+def hidden(exposed: float, in_flight: float | None) -> float | None:
     """The share of the time in flight that costs the update nothing: 1 − exposed / in flight; None where nothing flew.
 
     >>> hidden(0.02, 0.08), hidden(0.09, 0.08), hidden(0.0, 0.0)
     (0.75, 0.0, None)
     """
-    return 1 - min(max(exposed, 0.0), in_flight) / in_flight if in_flight > 0 else None
+    return 1 - min(max(exposed, 0.0), in_flight) / in_flight if in_flight else None

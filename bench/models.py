@@ -18,10 +18,11 @@ BATCH = 16
 
 
 class Task(NamedTuple):
-    """The parameters that are trained, and what leaves a gradient in them."""
+    """The parameters that are trained, what leaves a gradient in them, and how much of that is slept."""
 
     module: nn.Module
     compute: Compute
+    seconds: float = 0.0
 
     @property
     def nbytes(self) -> int:
@@ -67,7 +68,7 @@ def _normal(count: int, seed: int) -> torch.Tensor:
 
 def sleep(nbytes: int, world: World, seconds: float) -> Task:
     """Compute that leaves the cores alone for `seconds`, as an accelerator's does."""
-    return Task(Vector(nbytes, world), sleeping(seconds))
+    return Task(Vector(nbytes, world), sleeping(seconds), seconds)
 
 
 def mlp(nbytes: int, world: World, seconds: float) -> Task:

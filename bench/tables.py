@@ -13,6 +13,7 @@ from rich.table import Table
 from . import screen
 from .algorithms import ALGORITHMS
 from .matrix import Result, title
+from .peers import PEERS
 
 LEGEND = (
     "Times in ms, medians over the updates of all ranks; slowest: of that rank (which). p10 - p90: of the updates.",
@@ -38,6 +39,15 @@ def _ms(value: float | None) -> str:
     return "" if value is None else screen.ms(value)
 
 
+def _size(value: float | None) -> str:
+    return "" if value is None else screen.size(value)
+
+
+def _messages(result: Result) -> str:
+    sent, received = result["messages_sent"], result["messages_received"]
+    return "" if sent is None else f"{sent:.3g} / {received:.3g}"
+
+
 COLUMNS = (
     Column("update", lambda r: screen.ms(r["seconds"]["median"])),
     Column("p10 - p90", lambda r: f"{screen.ms(r['seconds']['p10'])} - {screen.ms(r['seconds']['p90'])}"),
@@ -47,11 +57,11 @@ COLUMNS = (
     Column("exposed", lambda r: _ms(r["over_none"])),
     Column("hidden", lambda r: "" if r["hidden"] is None else f"{r['hidden'] * 100:.0f} %"),
     Column("waits", lambda r: screen.ms(r["exposed"]["median"]), narrow=False),
-    Column("in flight", lambda r: screen.ms(r["in_flight"])),
-    Column("merging", lambda r: screen.ms(r["merging"])),
-    Column("sent", lambda r: screen.size(r["bytes_sent"])),
-    Column("received", lambda r: screen.size(r["bytes_received"]), narrow=False),
-    Column("messages", lambda r: f"{r['messages_sent']:.3g} / {r['messages_received']:.3g}", narrow=False),
+    Column("in flight", lambda r: _ms(r["in_flight"])),
+    Column("merging", lambda r: _ms(r["merging"])),
+    Column("sent", lambda r: _size(r["bytes_sent"])),
+    Column("received", lambda r: _size(r["bytes_received"]), narrow=False),
+    Column("messages", _messages, narrow=False),
     Column("consensus", lambda r: "" if r["consensus"] is None else f"{r['consensus']:.1e}"),
 )
 SPARED = ("free", "slowest", "merging", "compute", "consensus", "p10 - p90", "line", "sent")
@@ -88,6 +98,12 @@ def legend(results: Sequence[Result]) -> list[str]:
     return [*LEGEND, *([LINE] if any(result["line"] for result in results) else [])]
 
 
+def limits(results: Sequence[Result]) -> list[str]:
+    """What a reader of the rows of other libraries has to know, a sentence for each."""
+    names = dict.fromkeys(result["algorithm"] for result in results if result["algorithm"] in PEERS)
+    return [f"{PEERS[name].title}: {PEERS[name].limits}" for name in names]
+
+
 def columns(results: Sequence[Result]) -> list[Column]:
     """Graphs where there are several, lines where they were measured."""
     several = len({result["topology"] for result in results}) > 1
@@ -116,8 +132,8 @@ def _wide(column: Column, part: Part) -> int:
     return 2 + max(map(len, [column.head, *(column.cell(result) for result in part.results)]))
 
 
-def markdown(heading: str, results: Sequence[Result]) -> str:
-    """A heading, a table for each part, and the legend."""
+def markdown(heading: str, results: Sequence[Result], left_out: Sequence[str] = ()) -> str:
+    """A heading, a table for each part, the legend, and what there is to know of other libraries."""
     lines = [f"# {heading}", ""]
     for part in parts(results):
         chosen = columns(part.results)
@@ -127,7 +143,8 @@ def markdown(heading: str, results: Sequence[Result]) -> str:
             cells = [title(result["algorithm"]), *(column.cell(result) for column in chosen)]
             lines.append(f"| {' | '.join(cells)} |")
         lines += ["", *by_rank(part), ""]
-    return "\n".join([*lines, *legend(results), ""])
+    lines += [*legend(results), ""]
+    return "\n".join([*lines, *(f"- {sentence}" for sentence in (*limits(results), *left_out)), ""])
 
 
 def by_rank(part: Part) -> list[str]:

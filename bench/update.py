@@ -4,6 +4,10 @@ Every update computes and steps. Compute is a sleep, which leaves the cores alon
 --model mlp the forward and backward pass of a small network. The last row of each table is an all-reduce of the same
 bytes by torch.distributed over Gloo (NCCL with --transport nccl), which blocks after the compute.
 
+--algorithms takes other libraries too: torch's DistributedDataParallel and post-local SGD, and with the extra `peers`
+Decent-DP, torchft and fairscale. They train the same parameters on the CPU over Gloo, after the same sleep, in the same
+loop. What a reader of their rows has to know stands below the tables; what is not installed is left out with a word.
+
 Exposed communication is an update's time less that of `none` in the same run. What blocks is timed from a barrier just
 before its step, so that ranks wait for bytes and not for each other's compute; OSGP has none, for its messages would
 travel meanwhile. The loop without barriers stands beside it as "free". Figures are medians over the updates of all
@@ -16,6 +20,7 @@ own figures too, for where one is a straggler, medians of all do not tell who wa
 examples
   mpirun -n 4 python -m bench update --sizes 1MB --compute 0.05,0.271 --topologies 'exponential;base,peers=2'
   python -m bench cluster --nodes 8 --slow 3=25mbit -- python -m bench update --algorithms none,ar,sgp,osgp
+  mpirun -n 4 python -m bench update --algorithms none,sgp,osgp,ddp,ddp-overlap,decent-dp
   mpirun -n 4 python -m bench update --plan plan.json --out results
   where plan.json holds {"algorithms": ["none", "sgp", "osgp"], "sizes": ["1.024MB", "40MB"], "compute": [0.05, 0.271]}
 """
@@ -24,6 +29,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from gossip import UsageError
 from gossip.launchers import Launcher
@@ -31,6 +39,7 @@ from gossip.launchers import Launcher
 from . import breakdown, matrix, options, record, screen, tables, wire
 from .algorithms import ALGORITHMS
 from .models import MODELS
+from .peers import PEERS
 from .plan import Plan
 
 DEFAULT = ["none", "ar", "exact", "sgp", "osgp", "local", "sgp-slowmo", "osgp-slowmo", "sgp-noaverage"]
@@ -47,7 +56,7 @@ UNITS = (
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What can be asked for."""
-    algorithms = options.some_of(ALGORITHMS)
+    algorithms = options.some_of(matrix.KNOWN)
     parser.add_argument(
         "--sizes",
         type=options.sizes,
@@ -60,7 +69,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=algorithms,
         default=DEFAULT,
         metavar="NAME,...",
-        help=f"some of {', '.join(ALGORITHMS)} (default: {','.join(DEFAULT)})",
+        help=f"some of {', '.join(ALGORITHMS)}, and of other libraries {', '.join(PEERS)} "
+        f"(default: {','.join(DEFAULT)})",
     )
     parser.add_argument(
         "--compute", type=options.several_seconds, metavar="SECONDS,...", help="of each update (default: 0.1)"
@@ -134,6 +144,7 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
     for graph in given.topologies:
         options.check_graph(graph, launcher)
     options.check_world(given)
+    _check_peers(given, launcher)
     wire.handed()
     given.out = given.out or (given.json.parent if given.json else Path("out"))
     given.json = given.json or given.out / "update.json"
@@ -141,11 +152,42 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
         options.check_writable(folder, launcher)
 
 
+def _check_peers(given: argparse.Namespace, launcher: Launcher) -> None:
+    """Leave out the peers that are not installed, and refuse those that cannot be measured as asked."""
+    given.left_out = [
+        f"{name} is left out: {PEERS[name].package} is not installed, pip install 'gossip-runtime[peers]' brings it"
+        for name in given.algorithms
+        if name in PEERS and not PEERS[name].installed
+    ]
+    given.algorithms = [name for name in given.algorithms if name not in PEERS or PEERS[name].installed]
+    for name in given.algorithms:
+        if name not in PEERS or not PEERS[name].trains:
+            continue
+        if given.model != "sleep":
+            raise UsageError(
+                f"--algorithms {name} is another library's, which is driven by a sleep as compute, not by --model "
+                f"{given.model}: leave one of them out"
+            )
+        if torch.cuda.is_available():
+            raise UsageError(
+                f"--algorithms {name} is measured on CPUs over Gloo, and this process sees a GPU: set "
+                "CUDA_VISIBLE_DEVICES= on every rank, or leave it out"
+            )
+        reason = PEERS[name].refuses(launcher.size)
+        if reason:
+            raise UsageError(
+                f"--algorithms {name}: {reason}, and there are {launcher.size}: start another number of ranks, or "
+                "leave it out"
+            )
+
+
 def run(given: argparse.Namespace, launcher: Launcher) -> None:
     """Measure, print, write."""
     console = screen.screen(launcher)
     if not console.is_terminal:
         console.width = WIDE
+    for sentence in given.left_out:
+        console.print(sentence, markup=False)
     updates = given.repeats * sum(matrix.updates_of(cell, given) for cell in matrix.cells(given))
     with screen.Course(console, updates) as course:
         transport, results, lines = matrix.run(given, course)
@@ -162,11 +204,29 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         console.print(tables.on_screen(part, console.width))
     for sentence in tables.legend(results):
         console.print(sentence)
+    for sentence in tables.limits(results):
+        console.print(f"- {sentence}", markup=False)
     beside = given.out / given.json.stem
     record.write(
-        given, launcher, given.json, transport=transport, unit=UNITS, line_before=handed, results=[*results, *lines]
+        given,
+        launcher,
+        given.json,
+        transport=transport,
+        unit=UNITS,
+        line_before=handed,
+        peers=_peers(results),
+        results=[*results, *lines],
     )
     tables.write_csv(beside.with_name(f"{beside.name}.csv"), results)
-    beside.with_name(f"{beside.name}.md").write_text(tables.markdown(f"Time per update, {ranks}", results))
+    text = tables.markdown(f"Time per update, {ranks}", results, given.left_out)
+    beside.with_name(f"{beside.name}.md").write_text(text)
     breakdown.draw(beside.with_name(f"{beside.name}.png"), parts, ranks)
     console.print(f"written to {given.json}, and as .csv, .md and .png to {beside}")
+
+
+def _peers(results: list[matrix.Result]) -> dict[str, Any]:
+    names = dict.fromkeys(result["algorithm"] for result in results if result["algorithm"] in PEERS)
+    return {
+        name: {"title": peer.title, "package": peer.package or "torch", "version": peer.version, "limits": peer.limits}
+        for name, peer in ((name, PEERS[name]) for name in names)
+    }

@@ -168,19 +168,19 @@ def test_the_line_between_ranks_is_the_same_on_all_of_them() -> None:
 
 
 def test_every_rank_gets_as_many_bytes_as_it_sends_whatever_the_hop() -> None:
-    ranks = testing.run(4, lambda world: line.times(world, "127.0.0.1", 3000, 2, hop=3, pause=0.0))
+    ranks = testing.run(4, lambda world: line.times(world, "127.0.0.1", 3000, 2, line.neighbours(world, 3), pause=0.0))
     assert [[len(repeats) for repeats in rank] for rank in ranks] == [[2] * 4] * 4
 
 
 def test_a_line_on_which_nothing_moves_is_an_error_that_names_the_ranks() -> None:
     def half(world: World) -> str:
         if world.rank == 1:  # connects, and then sends nothing
-            with line._connected(world, "127.0.0.1", 0, 0, timeout=20):
+            with line._connected(world, "127.0.0.1", [([0], [0])], timeout=20):
                 world.barrier()
                 world.barrier()
             return ""
         with pytest.raises(TimeoutError, match=r"between rank 1, 0 and 1 nothing moved for 0\.2 s") as raised:
-            line.times(world, "127.0.0.1", 1000, 1, hop=1, pause=0.0, timeout=0.2)
+            line.times(world, "127.0.0.1", 1000, 1, line.neighbours(world), pause=0.0, timeout=0.2)
         world.barrier()
         return str(raised.value)
 

@@ -17,8 +17,8 @@ from spawn import run_mpirun, run_torchrun
 import gossip
 from bench import breakdown, matrix, models, tables, wire
 from bench.__main__ import main
-from bench.allreduce import NAME
 from bench.measuring import Updates, figures, pooled
+from bench.peers import YARDSTICK as NAME
 from bench.scale import measured
 from gossip import UsageError, World
 

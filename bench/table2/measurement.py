@@ -32,7 +32,7 @@ def run(given: argparse.Namespace, course: screen.Course) -> tuple[str, dict[str
         # A world for each half: the channels of one world are numbered, and there are not many of them.
         with gossip.init(given.transport, given.timeout) as world:
             transport = world.transport
-            measured = Measured(_line(world, given.timeout), {})
+            measured = Measured(_line(world, HALVES[name].compute, given.timeout), {})
             for row in ROWS:
                 course.part(f"{name}: {row.title}")
                 measured.rows[row.name] = _row(row, HALVES[name], world, given, periods)
@@ -50,7 +50,7 @@ def _row(row: Row, half: Half, world: World, given: argparse.Namespace, periods:
     return figures(gathered(own.whole(window), world), window)
 
 
-def _line(world: World, timeout: float) -> float:
+def _line(world: World, pause: float, timeout: float) -> float:
     """Of raw sockets, now; where all ranks share a host, through its loopback."""
-    found = wire.seconds(world, NBYTES, timeout)
+    found = wire.seconds(world, exponential(world.size), NBYTES, pause, timeout)
     return found["median"] if found else line.measure(world, NBYTES, timeout=timeout)

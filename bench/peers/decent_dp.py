@@ -1,0 +1,86 @@
+"""Decent-DP: pairs average their parameters while the next forward and backward pass computes."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gossip import World
+
+from ..models import Task
+from .passes import Passes
+from .peer import UNTOLD, Peer, Training
+
+PRIMING = 2
+"""Passes after which it has looked at the order of the gradients, made its buckets and sent them once."""
+
+
+class DecentDp(Training):
+    """The compute is slept; the backward pass after it mixes what has arrived, updates, and sends in the background."""
+
+    def __init__(self, topology: str, task: Task, world: World, period: int, timeout: float) -> None:
+        from decent_dp.ddp import DecentralizedDataParallel
+        from loguru import logger
+
+        logger.disable("decent_dp")  # it tells rank 0's screen what it was made with
+        super().__init__(task, world)
+        self._sent = task.nbytes
+        with self.groups(timeout):
+            # Who shares a host matters to none of the graphs that are used here.
+            self._model = DecentralizedDataParallel(
+                Passes(task.module), self._optimizer, topology=topology, _local_world_size=1
+            )
+        for _ in range(PRIMING):
+            self.update()
+
+    def _optimizer(self, named: list[tuple[str, Tensor]]) -> Optimizer:
+        return self.clocked(nn.ParameterList([tensor for _, tensor in named]))
+
+    def update(self) -> None:
+        """A pass, in whose backward everything happens."""
+        self._model().backward()
+
+    def sent(self, number: int) -> int:
+        """Between two ranks an all-reduce by a ring sends everything once."""
+        return self._sent
+
+    def settle(self) -> None:
+        """Wait for what is under way; the next step mixes it."""
+        # Its own way to wait also averages over all ranks, which is not what was measured.
+        for work in self._model._comm_ops:
+            if work is not None:
+                work.wait()
+
+
+def _power_of_two(ranks: int) -> str:
+    if ranks > 1 and ranks & (ranks - 1) == 0:
+        return ""
+    return "its one-peer exponential graph pairs ranks only where their number is a power of two, from 2 on"
+
+
+def _even(ranks: int) -> str:
+    return "" if ranks > 1 and ranks % 2 == 0 else "its ring pairs ranks only where their number is even"
+
+
+LIMITS = (
+    "{}; it owns the optimizer and updates in the backward pass, which fills all gradients at once after the slept "
+    "compute, so that a transfer has a whole update to travel in; waits include its passes over the parameters; bytes, "
+    "by arithmetic, are a ring's of two, without its padding."
+)
+PEER = Peer(
+    "Decent-DP, one-peer",
+    partial(DecentDp, "one-peer-exp"),
+    LIMITS.format("its own one-peer exponential graph of pairs, for powers of two"),
+    package="decent-dp",
+    blocking=False,
+    refuses=_power_of_two,
+    unknown=(*UNTOLD, "in_flight"),
+)
+RING = PEER._replace(
+    title="Decent-DP, ring",
+    build=partial(DecentDp, "ring"),
+    limits=LIMITS.format("its own ring of pairs, for even numbers of ranks"),
+    refuses=_even,
+)

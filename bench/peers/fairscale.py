@@ -1,0 +1,134 @@
+"""fairscale's SlowMoDistributedDataParallel: SGP or Local SGD, and slow momentum on top."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import ExitStack, nullcontext
+from functools import partial
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+
+from gossip import World
+
+from ..models import Task
+from .passes import Passes
+from .peer import Peer, Training, ring
+
+
+class Setting(NamedTuple):
+    """base: of its base algorithms. momentum: of the outer step; None for no outer step."""
+
+    base: str
+    momentum: float | None
+
+
+class FairScale(Training):
+    """The compute is slept; a pass that fills the gradients, the optimizer's step and `perform_slowmo` follow."""
+
+    def __init__(self, setting: Setting, task: Task, world: World, period: int, timeout: float) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of parts of it that are not used here
+            from fairscale.experimental.nn.data_parallel import SlowMoBaseAlgorithm, SlowMoDistributedDataParallel
+
+        super().__init__(task, world)
+        self._period = period
+        self._gossips = setting.base == "sgp"
+        self._outer = setting.momentum is not None
+        self._nbytes, self._ring = task.nbytes, ring(world.size, task.nbytes)
+        self._without_cuda = without_cuda()
+        with self.groups(timeout):
+            self._model = SlowMoDistributedDataParallel(
+                Passes(task.module),
+                nprocs_per_node=1,
+                slowmo_base_algorithm=SlowMoBaseAlgorithm(setting.base),
+                slowmo_momentum=setting.momentum or 0.0,
+                # In shards, an outer step would be a reduction and a broadcast for each rank, one after another.
+                slowmo_memory_efficient=False,
+                slowmo_frequency=period,
+                slowmo_sgp_average_params=True,
+                localsgd_frequency=period,
+            )
+        self._optimizer = self.clocked(task.module)
+
+    def update(self) -> None:
+        """A pass, the optimizer's step, and what it calls slowmo."""
+        self._optimizer.zero_grad()
+        self._model().backward()
+        self._optimizer.step()
+        self._model.perform_slowmo(self._optimizer)
+
+    def sent(self, number: int) -> int:
+        """SGP sends everything to one peer, but where an outer step is due all ranks average instead."""
+        due = (number + 1) % self._period == 0
+        if self._gossips and not (due and self._outer):
+            return self._nbytes
+        return self._ring if due else 0
+
+    def close(self) -> None:
+        """Its thread cannot be ended: it waits, for good, for a next step."""
+        super().close()
+        self._without_cuda.close()
+
+
+def without_cuda() -> ExitStack:
+    """Until it is closed, the calls of CUDA that it makes do nothing, so that it runs on CPUs."""
+
+    class Stream:
+        def synchronize(self) -> None: ...
+
+        def wait_stream(self, _: object) -> None: ...
+
+    def same(tensor: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return tensor
+
+    stubs = ExitStack()
+    nothing: dict[str, Any] = {
+        "synchronize": lambda *_: None,
+        "Stream": Stream,
+        "current_stream": Stream,
+        "stream": lambda _: nullcontext(),
+    }
+    for name, stub in nothing.items():
+        stubs.enter_context(mock.patch.object(torch.cuda, name, stub))
+    for name in ("cuda", "pin_memory"):
+        stubs.enter_context(mock.patch.object(torch.Tensor, name, same))
+    # One for each pass over its old-fashioned hook, which it needs no better one for.
+    stubs.enter_context(warnings.catch_warnings())
+    warnings.filterwarnings("ignore", message=".*non-full backward hook.*")
+    return stubs
+
+
+def _several(ranks: int) -> str:
+    return "" if ranks > 1 else "its graph needs at least 2 ranks"
+
+
+LIMITS = "{}; made for GPUs: its calls of CUDA are stubbed so that it runs on CPUs; {}bytes are by arithmetic."
+SGP = "its own directed one-peer exponential graph, in a thread that the step waits for (it refuses OSGP); "
+PEER = Peer(
+    "fairscale SGP",
+    partial(FairScale, Setting("sgp", None)),
+    LIMITS.format("SGP without slow momentum", SGP),
+    package="fairscale",
+    refuses=_several,
+)
+SLOWMO = PEER._replace(
+    title="fairscale SGP-SlowMo",
+    build=partial(FairScale, Setting("sgp", 0.5)),
+    limits=LIMITS.format(
+        "SGP with an exact average and slow momentum (0.5) every period, not sharded",
+        SGP + "its anchor is taken after the first local step, so that ranks do not agree after an exact average; ",
+    ),
+    periodic=True,
+)
+LOCAL = PEER._replace(
+    title="fairscale Local-SlowMo",
+    build=partial(FairScale, Setting("localsgd", 0.5)),
+    limits=LIMITS.format(
+        "Local SGD with slow momentum (0.5) every period, not sharded",
+        "its anchor is taken after the first local step, so that ranks do not agree after an average; ",
+    ),
+    periodic=True,
+    refuses=lambda ranks: "" if ranks > 1 else "one rank has nobody to average with",
+)

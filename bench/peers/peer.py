@@ -1,0 +1,170 @@
+"""What a peer is to the loop that times updates, and what the peers share."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch.distributed as dist
+from torch import nn
+from torch.optim import Optimizer
+
+from gossip import Stats, World
+from gossip.launchers import detect
+from gossip.transports.rendezvous import connect
+
+from ..measuring import sgd
+from ..models import Task
+
+
+class Running(ABC):
+    """A peer at work: `compute`, `step`, and `stats` of the last step, as `bench.measuring.measure` asks for them.
+
+    Attributes:
+        module: what is trained, which `compute` and `step` change; None where nothing is.
+        stats: seconds blocked and, where arithmetic says them, bytes of the last step.
+    """
+
+    def __init__(self, task: Task, world: World, module: nn.Module | None) -> None:
+        self.module = module
+        self.stats = Stats()
+        self._compute = task.compute
+        self._world = world
+        self._closing: list[dist.ProcessGroup] = []
+
+    def compute(self) -> None:
+        """What an update computes."""
+        self._compute()
+
+    @abstractmethod
+    def step(self) -> None:
+        """The rest of the update."""
+
+    def settle(self) -> None:
+        """Land everything in flight."""
+
+    def close(self) -> None:
+        """Give back what it holds of the network; every rank does so."""
+        self._world.barrier()
+        for group in self._closing:
+            dist.destroy_process_group(group)
+
+    @contextmanager
+    def groups(self, timeout: float) -> Iterator[None]:
+        """Process groups made inside end with this, and what waits in them has a deadline.
+
+        Peers make groups and keep them to themselves: without this they would pile up, one set for each measurement.
+        """
+        connect(detect(), timeout)
+        make = dist.new_group
+
+        def new_group(*given: Any, **more: Any) -> Any:
+            group = make(*given, **{"timeout": timedelta(seconds=timeout), **more})
+            if isinstance(group, dist.ProcessGroup):  # on ranks outside, torch returns something else
+                self._closing.append(group)
+            return group
+
+        with mock.patch.object(dist, "new_group", new_group):
+            yield
+
+
+class Training(Running):
+    """A peer that trains: blocked is what a step takes beyond the steps of the optimizer inside it."""
+
+    def __init__(self, task: Task, world: World) -> None:
+        super().__init__(task, world, task.module)
+        self._number = 0
+        self._began = self._inside = 0.0
+
+    @abstractmethod
+    def update(self) -> None:
+        """The step itself."""
+
+    @abstractmethod
+    def sent(self, number: int) -> int:
+        """Bytes that this rank sends in step `number`, counted from 0; it receives as many."""
+
+    def step(self) -> None:
+        """One step, timed."""
+        with self.stats.step(0):
+            self._inside = 0.0
+            began = time.perf_counter()
+            self.update()
+            last = self.stats.last
+            last.seconds_exposed = last.seconds_in_flight = self._blocked(time.perf_counter() - began)
+            last.bytes_sent = last.bytes_received = self.sent(self._number)
+            self._number += 1
+
+    def clocked(self, module: nn.Module) -> Optimizer:
+        """The optimizer that all algorithms are built around, on a watch."""
+        optimizer = sgd(module)
+
+        def begin(*_: object) -> None:
+            self._began = time.perf_counter()
+
+        def end(*_: object) -> None:
+            self._inside += time.perf_counter() - self._began
+
+        # The first hooks are the innermost: what a peer hooks in later is the peer's own time.
+        optimizer.register_step_pre_hook(begin)
+        optimizer.register_step_post_hook(end)
+        return optimizer
+
+    def _blocked(self, step: float) -> float:
+        return step - self._inside
+
+
+UNTOLD = ("merging", "messages_sent", "messages_received")
+"""Figures that no peer tells and no arithmetic gives."""
+
+
+def anywhere(ranks: int) -> str:
+    """Runs on any number of ranks."""
+    return ""
+
+
+class Peer(NamedTuple):
+    """What is measured beside our own algorithms.
+
+    title: in tables. build: for a task, a world, a period τ and a timeout; every rank calls it. limits: what a reader
+    of its row has to know. package: the distribution that it needs beside torch. `periodic` and `blocking` as in
+    `bench.algorithms.Algorithm`. refuses: a reason why it cannot run on so many ranks. unknown: figures that it leaves
+    blank. trains: parameters, through the emulated pass and on the CPU; the yardstick does not, and takes any.
+    """
+
+    title: str
+    build: Callable[[Task, World, int, float], Running]
+    limits: str
+    package: str | None = None
+    periodic: bool = False
+    blocking: bool = True
+    refuses: Callable[[int], str] = anywhere
+    unknown: tuple[str, ...] = UNTOLD
+    trains: bool = True
+
+    @property
+    def gossips(self) -> bool:
+        """Of the graph that --topologies names: each has graphs of its own, or none."""
+        return False
+
+    @property
+    def installed(self) -> bool:
+        """What it needs is here."""
+        return self.package is None or importlib.util.find_spec(self.package.replace("-", "_")) is not None
+
+    @property
+    def version(self) -> str:
+        """Of its package, or of torch."""
+        return importlib.metadata.version(self.package or "torch")
+
+
+def ring(ranks: int, nbytes: int) -> int:
+    """Bytes that each of so many ranks sends in an all-reduce by a ring, which is what Gloo does."""
+    return 2 * (ranks - 1) * nbytes // ranks

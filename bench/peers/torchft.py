@@ -1,0 +1,143 @@
+"""torchft: Local SGD and DiLoCo over an all-reduce whose members are agreed on before each."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from abc import abstractmethod
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch.distributed as dist
+from torch.optim import SGD
+
+from gossip import World
+from gossip.transports.rendezvous import own_address
+
+from .. import record
+from ..models import Task
+from .passes import Passes
+from .peer import Peer, Training, ring
+
+
+class TorchFt(Training):
+    """Every rank is a replica of its own, with a store and a manager; rank 0 serves the lighthouse that they ask."""
+
+    def __init__(self, task: Task, world: World, period: int, timeout: float) -> None:
+        # Otherwise it logs what each average was agreed on.
+        os.environ.setdefault("RUST_LOG", "warn")
+        logging.getLogger("torchft").setLevel(logging.ERROR)
+        from torchft.coordination import LighthouseServer
+        from torchft.manager import Manager
+        from torchft.process_group import ProcessGroupGloo
+
+        super().__init__(task, world)
+        self._period = period
+        self._sent = ring(world.size, task.nbytes)
+        hosts = [str(name) for name in record.gather(world, socket.gethostname())]
+        address = own_address(hosts) if len(set(hosts)) > 1 else "127.0.0.1"
+        self._lighthouse = None
+        if world.rank == 0:
+            self._lighthouse = LighthouseServer(bind="0.0.0.0:0", min_replicas=world.size)
+        own = f"http://{address}:{urlsplit(self._lighthouse.address()).port}" if self._lighthouse else ""
+        deadline = timedelta(seconds=timeout)
+        self._store = dist.TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=deadline)
+        self._ranks = ProcessGroupGloo(timeout=deadline)
+        self.manager = Manager(
+            self._ranks,
+            load_state_dict=lambda _: None,
+            state_dict=dict,
+            min_replica_size=world.size,
+            # DiLoCo wants it so, and nothing is to be gained where the average follows at once.
+            use_async_quorum=False,
+            timeout=deadline,
+            quorum_timeout=deadline,
+            connect_timeout=deadline,
+            rank=0,
+            world_size=1,
+            store_addr=address,
+            store_port=self._store.port,
+            lighthouse_addr=str(record.gather(world, own)[0]),
+            replica_id=f"rank_{world.rank}",
+            hostname=address,
+            # All ranks begin with the same parameters.
+            init_sync=False,
+        )
+        self._optimizer = self.clocked(task.module)
+        self._outer = self.wrapped(task)
+        self._outer.__enter__()
+
+    @abstractmethod
+    def wrapped(self, task: Task) -> AbstractContextManager[Any]:
+        """What hooks itself behind the optimizer's step."""
+
+    def update(self) -> None:
+        """The optimizer's step, behind which the rest happens."""
+        self._optimizer.step()
+
+    def sent(self, number: int) -> int:
+        """What a ring sends, where an average is due."""
+        return self._sent if (number + 1) % self._period == 0 else 0
+
+    def close(self) -> None:
+        """End the hooks, the manager and the lighthouse."""
+        self._outer.__exit__(None, None, None)
+        self._world.barrier()
+        self.manager.shutdown()
+        self._ranks.shutdown()
+        # The others' managers speak to it until they are shut down.
+        self._world.barrier()
+        if self._lighthouse is not None:
+            self._lighthouse.shutdown()
+
+
+class TorchFtLocalSgd(TorchFt):
+    """An average of the parameters every τ steps."""
+
+    def wrapped(self, task: Task) -> AbstractContextManager[Any]:
+        """Its LocalSGD."""
+        from torchft.local_sgd import LocalSGD
+
+        local: AbstractContextManager[Any] = LocalSGD(self.manager, task.module, self._optimizer, self._period)
+        return local
+
+
+class TorchFtDiLoCo(TorchFt):
+    """An outer Nesterov step with the averaged change of the parameters every τ steps."""
+
+    def wrapped(self, task: Task) -> AbstractContextManager[Any]:
+        """Its DiLoCo, of one fragment, with the outer optimizer of the paper."""
+        from torchft.local_sgd import DiLoCo
+
+        self._passes = Passes(task.module)
+        outer = SGD(task.module.parameters(), lr=0.7, momentum=0.9, nesterov=True)
+        diloco: AbstractContextManager[Any] = DiLoCo(self.manager, [task.module], self._optimizer, outer, self._period)
+        return diloco
+
+    def update(self) -> None:
+        """The outer step takes the gradients away, so that a pass brings new ones."""
+        self._optimizer.zero_grad()
+        self._passes().backward()
+        self._optimizer.step()
+
+
+LIMITS = (
+    "{}; before each average the ranks ask a lighthouse, on rank 0, who takes part, and after it whether to keep it: "
+    "this is counted as waiting, but not its bytes; tensors are reduced one by one, as is its default; bytes, by "
+    "arithmetic, are a ring's."
+)
+PEER = Peer(
+    "torchft Local SGD",
+    TorchFtLocalSgd,
+    LIMITS.format("blocking averages of the parameters without slow momentum"),
+    package="torchft",
+    periodic=True,
+)
+DILOCO = PEER._replace(
+    title="torchft DiLoCo",
+    build=TorchFtDiLoCo,
+    limits=LIMITS.format("blocking outer steps of one fragment, with Nesterov momentum (0.9) and rate 0.7"),
+)
