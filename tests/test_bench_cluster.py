@@ -176,10 +176,10 @@ def test_a_line_on_which_nothing_moves_is_an_error_that_names_the_ranks() -> Non
     def half(world: World) -> str:
         if world.rank == 1:  # connects, and then sends nothing
             with line._connected(world, "127.0.0.1", [([0], [0])], timeout=20):
-                world.barrier()
+                line.level(world)
                 world.barrier()
             return ""
-        with pytest.raises(TimeoutError, match=r"between rank 1, 0 and 1 nothing moved for 0\.2 s") as raised:
+        with pytest.raises(TimeoutError, match=r"between rank 0 and ranks \[1\] nothing moved for 0\.2 s") as raised:
             line.times(world, "127.0.0.1", 1000, 1, line.neighbours(world), pause=0.0, timeout=0.2)
         world.barrier()
         return str(raised.value)

@@ -156,22 +156,19 @@ def _connected(
         yield outwards, inwards
 
 
-def _exchange(
-    going: dict[socket.socket, memoryview], coming: dict[socket.socket, memoryview], timeout: float
-) -> float:
+def _exchange(going: dict[socket.socket, memoryview], coming: dict[socket.socket, memoryview], timeout: float) -> float:
     """Seconds until everything is handed over and all room is full."""
     began = time.perf_counter()
     left = {**going, **coming}
     with selectors.DefaultSelector() as ready:
         for each in left:
-            ready.register(each, selectors.EVENT_WRITE if each in going else selectors.EVENT_READ)
+            ready.register(each, selectors.EVENT_WRITE if each in going else selectors.EVENT_READ, each)
         while ready.get_map():
             events = ready.select(timeout)
             if not events:
                 raise TimeoutError
             for key, _ in events:
-                each = key.fileobj
-                assert isinstance(each, socket.socket)
+                each = key.data
                 moved = each.send(left[each]) if each in going else each.recv_into(left[each])
                 if not moved:
                     raise ConnectionError("a neighbour closed the line: it has failed, and says why")
