@@ -21,7 +21,7 @@ LEGEND = (
     "Blocking methods are timed from a barrier just before the step; free: the same loop without it.",
     "sent, received, messages: of a rank and update. consensus: rms over ranks of ‖z_i - mean‖ / ‖mean‖ at the end.",
 )
-LINE = "line: raw sockets that move the same bytes from every host to the next; x line: exposed, in lines."
+LINE = "line: raw sockets that move the same bytes over the graph's hops after a pause; x line: exposed, in lines."
 
 
 GOSSIP = [name for name, algorithm in ALGORITHMS.items() if algorithm.gossips]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import zlib
 from collections import deque
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 
@@ -21,7 +20,7 @@ import topologies
 from .averaging import Averager, State
 from .errors import PeerLost, UsageError
 from .mass import Mass
-from .transports import Flight, Room
+from .transports import Flight
 from .world import World
 
 MOST_ALOFT = 2
@@ -47,14 +46,6 @@ class Round:
     arriving: dict[int, list[torch.Tensor]]
     leaving: list[torch.Tensor] | None
     flight: Flight | None
-
-
-class Coming(NamedTuple):
-    """The next round, as far as it is known before it is posted: room for what peers send who post it earlier."""
-
-    turn: topologies.Turn
-    arriving: dict[int, list[torch.Tensor]]
-    room: Room
 
 
 class PushSum(Averager):
@@ -111,7 +102,6 @@ class PushSum(Averager):
         self._channel = world.channel()
         self._aloft: deque[Round] = deque()
         self._room: list[list[torch.Tensor]] = []
-        self._coming: Coming | None = None
 
     def describe(self) -> str:
         return f"PushSum({self.topology.describe()}, overlap={self.overlap}, landing={self.landing!r})"
@@ -149,33 +139,19 @@ class PushSum(Averager):
 
     def _give(self, step: int) -> Round:
         """Keep a share of the weight, and put the others on their way with the values."""
-        coming = self._coming or self._expected()
-        self._coming = None
-        mass, turn = self.mass, coming.turn
+        mass, turn = self.mass, self.topology.turn(self._rank, self.rounds)
         number, self.rounds = self.rounds, self.rounds + 1
         # With overlap 0 and 1 the values stand still until the round has landed, so they are sent as they lie.
         leaving = self._snapshot() if self.overlap > 1 else None
         values = mass.values if leaving is None else leaving[1:]
         sends = {peer: [self._envelope(share * mass.weight, number), *values] for peer, share in turn.sends.items()}
-        flight = self._channel.post(sends, coming.room, f"round {number}")
+        arriving = {peer: self._take_room() for peer in sorted(turn.receives)}
+        flight = self._channel.post(sends, arriving, f"round {number}")
         if leaving is None:
             mass.reading.append(flight)
         mass.give(turn.keep, self.topology.doubly_stochastic(number), self.topology.keeps_alike(number))
         mass.stats.last.rounds_posted += 1
-        return Round(number, step, step + self.overlap, coming.arriving, leaving, flight)
-
-    def _expected(self) -> Coming:
-        """Make room for what the next round brings."""
-        turn = self.topology.turn(self._rank, self.rounds)
-        arriving = {peer: self._take_room() for peer in sorted(turn.receives)}
-        return Coming(turn, arriving, self._channel.make_room(arriving))
-
-    def _expect_nothing(self) -> None:
-        """What peers may have begun to send in the next round is for the channel that is left here, on every rank."""
-        if self._coming is not None:
-            self._channel.leave(self._coming.room)
-            self._coming = None
-            self._channel = self.worlds[0].channel()
+        return Round(number, step, step + self.overlap, arriving, leaving, flight)
 
     def _land(self, round: Round) -> None:
         mass = self.mass
@@ -186,8 +162,6 @@ class PushSum(Averager):
             mass.merge_(envelope[0], values)
         mass.round_landed()
         self._give_back(round)
-        if self.overlap <= 1 and self._coming is None:  # beyond, rounds in the air need what room there is
-            self._coming = self._expected()
         mass.stats.last.rounds_landed += 1
         mass.stats.last.oldest_age = max(mass.stats.last.oldest_age, self._step - round.posted)
 
@@ -234,7 +208,6 @@ class PushSum(Averager):
 
     def rebind(self) -> None:
         assert not self._aloft, "the buckets change with nothing in flight"
-        self._expect_nothing()
         self._room.clear()
 
     def state_dict(self) -> State:
@@ -261,7 +234,6 @@ class PushSum(Averager):
             self._give_back(round)
         self.mass.aloft -= len(self._aloft)
         self._aloft.clear()
-        self._expect_nothing()
         self.rounds = 0
 
     def load_state_dict(self, state: State) -> None:

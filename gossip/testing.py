@@ -71,7 +71,7 @@ def check_transport(
     Order between a pair of ranks, several tensors and dtypes in a message, empty batches, channels and groups that do
     not meet, sums with equal bits everywhere, broadcast, gather, barrier, and a deadline that names the peer.
     """
-    for law in (_exchange, _order, _rooms, _channels, _sums, _broadcasts, _gathers, _groups, _asks, _deadline):
+    for law in (_exchange, _order, _channels, _sums, _broadcasts, _gathers, _groups, _asks, _deadline):
         law(world, dtypes)
         world.barrier()
 
@@ -112,27 +112,6 @@ def _order(world: World, dtypes: Sequence[torch.dtype]) -> None:
     for flight in reversed(flights):
         flight.wait()
     assert [int(room[0]) for room in rooms] == list(range(20)), "batches overtook one another"
-
-
-def _rooms(world: World, dtypes: Sequence[torch.dtype]) -> None:
-    """Room is made for batches before they are posted; large messages fill the first room first, small ones as well."""
-    channel, n = world.channel(), world.size
-    if n == 1:
-        return
-    right, left = (world.rank + 1) % n, (world.rank - 1) % n
-    for count in (10, 100_003):
-        arriving = [_filled(world, count, -1) for _ in range(3)]
-        rooms = [channel.make_room({left: [tensor]}) for tensor in arriving]
-        world.barrier()
-        sent = [_filled(world, count, number) for number in range(3)]
-        flights = [channel.post({right: [tensor]}, room, "a batch") for tensor, room in zip(sent, rooms, strict=True)]
-        for flight in flights:
-            flight.wait()
-            assert flight.bytes_received == flight.bytes_sent == sent[0].nbytes
-        assert [int(tensor[-1]) for tensor in arriving] == [0, 1, 2], "a message filled the room of another"
-    left_alone = world.channel()
-    left_alone.leave(left_alone.make_room({left: [_filled(world, 100_003, -1)]}))
-    world.barrier()
 
 
 def _channels(world: World, dtypes: Sequence[torch.dtype]) -> None:

@@ -10,7 +10,7 @@ from .. import published
 from ..algorithms import ALGORITHMS
 from . import notes
 from .measurement import Measured
-from .rows import HALVES, NBYTES, ROWS, Half, Periods, Row
+from .rows import HALVES, NBYTES, ROWS, Half, Line, Periods, Row
 
 WITHIN = 0.05
 """Of its prediction: where a row belongs."""
@@ -35,7 +35,7 @@ class Beside(NamedTuple):
 
     name: str
     half: Half
-    line: float
+    line: Line
     results: list[dict[str, Any]]
     order: Order
     notes: list[str]
@@ -48,7 +48,14 @@ class Beside(NamedTuple):
             "compute_is_the_papers": self.half.same,
         }
         order = {"expected": self.order.names, "holds": self.order.holds}
-        return {"half": self.name, **paper, "line": self.line, "order": order, "notes": self.notes}
+        return {
+            "half": self.name,
+            **paper,
+            "line": self.line.paused,
+            "line_steady": self.line.steady,
+            "order": order,
+            "notes": self.notes,
+        }
 
 
 def beside(name: str, measured: Measured, ranks: int, periods: Periods) -> Beside:
@@ -57,7 +64,7 @@ def beside(name: str, measured: Measured, ranks: int, periods: Periods) -> Besid
     compute = _seconds(measured, "none")
     results = [_result(name, half, row, measured, compute, ranks, periods) for row in ROWS]
     order = _order(half.paper, {result["algorithm"]: result["measured"] for result in results})
-    return Beside(name, half, measured.line, results, order, notes.notes(half, measured.line, results, ranks))
+    return Beside(name, half, measured.line, results, order, notes.notes(half, measured.line.paused, results, ranks))
 
 
 def _seconds(measured: Measured, name: str) -> float:
@@ -73,7 +80,7 @@ def _result(
     over_sgp = seconds / _seconds(measured, "sgp")
     paper_over_sgp = None if paper is None else paper / half.paper.seconds["sgp"]
     over_paper = None
-    if paper is not None and paper_over_sgp is not None and notes.at_scale(measured.line):
+    if paper is not None and paper_over_sgp is not None and notes.at_scale(measured.line.paused):
         over_paper = seconds / paper if half.same else over_sgp / paper_over_sgp
     result = {
         "half": name,

@@ -7,12 +7,13 @@ them on one machine. Every update sleeps for as long as the paper's computes, th
 Two halves. ImageNet: 271 ms of compute, as OSGP takes in the paper, on 32 nodes there; milliseconds can be compared.
 WMT: 50 ms of compute and the same message. The paper's Transformer has other bytes and its table does not tell its
 compute, so there the order can be compared, and roughly what a row takes over SGP. Rows: AR-SGD, Local SGD (τ = 12),
-SGP and OSGP with and without SlowMo (τ = 48; with Local SGD 12), SGP-SlowMo without averages, and no communication.
+SGP and OSGP with and without SlowMo (τ = 48; with Local SGD 12), both without SlowMo's averages, and no communication.
 
-Predicted is what bytes over bandwidth say, from the update without communication (c) and the line (L: raw sockets
-moving the same bytes from every rank to the next), both measured in the same run, with A = 2(n - 1)/n L for an exact
-average of n ranks:
-  AR  c + A      Local SGD  c + A/τ      SGP  c + L      OSGP  max(c, L)      SlowMo  A/τ more
+Predicted is what bytes over bandwidth say, from the update without communication (c) and the line, raw sockets moving
+the same bytes over the same hops after the same barrier, all measured in the same run. L is the line after a pause,
+when a shaper lets a first burst through at once, S without one, where a message follows another (what twice the bytes
+take more than L), and A = 2(n - 1)/n L an exact average of n ranks:
+  AR  c + A      Local SGD  c + A/τ      SGP  c + L      OSGP  max(c, S)      SlowMo  A/τ more
 Rows that are more than 5 % from that are marked, and what is more than 10 % from the paper gets a sentence that says
 why. The order OSGP < Local SGD < SGP < AR is checked. A miss is no error: the exit code stays 0, and the JSON tells.
 

@@ -14,13 +14,13 @@ from .. import models, screen, wire
 from ..algorithms import ALGORITHMS
 from ..cluster import line
 from ..measuring import figures, gathered, measure, sgd
-from .rows import HALVES, NBYTES, ROWS, Half, Periods, Row
+from .rows import HALVES, NBYTES, ROWS, Half, Line, Periods, Row
 
 
 class Measured(NamedTuple):
-    """A half's line in seconds, and what `measuring.figures` has of each row."""
+    """A half's line, and what `measuring.figures` has of each row."""
 
-    line: float
+    line: Line
     rows: dict[str, dict[str, Any]]
 
 
@@ -50,7 +50,12 @@ def _row(row: Row, half: Half, world: World, given: argparse.Namespace, periods:
     return figures(gathered(own.whole(window), world), window)
 
 
-def _line(world: World, pause: float, timeout: float) -> float:
-    """Of raw sockets, now; where all ranks share a host, through its loopback."""
-    found = wire.seconds(world, exponential(world.size), NBYTES, pause, timeout)
-    return found["median"] if found else line.measure(world, NBYTES, timeout=timeout)
+def _line(world: World, pause: float, timeout: float) -> Line:
+    """Of raw sockets, now, over the hops of the graph; where all ranks share a host, through its loopback."""
+
+    def seconds(nbytes: int) -> float:
+        found = wire.seconds(world, exponential(world.size), nbytes, pause, timeout)
+        return found["median"] if found else line.measure(world, nbytes, timeout=timeout)
+
+    paused = seconds(NBYTES)
+    return Line(paused, seconds(2 * NBYTES) - paused)

@@ -52,8 +52,9 @@ OTHER = (Column("over SGP", _times("over_sgp")), Column("paper's over SGP", _tim
 
 def setting(half: Beside) -> str:
     """What it was in the paper, and is here."""
-    here = f"{screen.ms(half.half.compute)} ms of compute, line {screen.ms(half.line)} ms"
-    return f"Paper: {half.half.paper.nodes} nodes. Here: {here}"
+    paused, steady = (screen.ms(seconds) for seconds in half.line)
+    line = f"the line {paused} ms after a pause and {steady} ms without one"
+    return f"Paper: {half.half.paper.nodes} nodes. Here: {screen.ms(half.half.compute)} ms of compute, {line}"
 
 
 def columns(half: Beside) -> list[Column]:

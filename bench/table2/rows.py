@@ -1,12 +1,12 @@
 """The rows of the table, its two halves, and what bytes over bandwidth say of each row.
 
 With c the seconds of an update without communication, L the line, in which every rank sends a model's bytes and
-receives as many, n ranks and A = 2(n − 1)/n · L for an exact average:
+receives as many after a pause, S the same without one, n ranks and A = 2(n − 1)/n · L for an exact average:
 
     AR          c + A
     Local SGD   c + A/τ
     SGP         c + L
-    OSGP        max(c, L)
+    OSGP        max(c, S)
     SlowMo      A/τ more; Local SGD averages as often by itself, and the variant without averages sends nothing for it
 """
 
@@ -44,6 +44,17 @@ class Periods(NamedTuple):
     local: int
 
 
+class Line(NamedTuple):
+    """Seconds that the line takes for a model's bytes.
+
+    paused: after a pause, in which a shaper, as a switch's buffer, makes room for a burst. steady: one message right
+    after another, which is what twice the bytes take more.
+    """
+
+    paused: float
+    steady: float
+
+
 class Row(NamedTuple):
     """What an algorithm, by its name in `ALGORITHMS`, communicates.
 
@@ -74,16 +85,16 @@ class Row(NamedTuple):
         algorithm = ALGORITHMS[self.name]
         return self.period(periods) if algorithm.periodic or not algorithm.blocking else 1
 
-    def predicted(self, compute: float, line: float, ranks: int, periods: Periods) -> float:
+    def predicted(self, compute: float, line: Line, ranks: int, periods: Periods) -> float:
         """Seconds of an update.
 
-        >>> Row("sgp-slowmo", overlap=0, averages=True).predicted(0.25, 0.08, 2, Periods(48, 12))
+        >>> Row("sgp-slowmo", overlap=0, averages=True).predicted(0.25, Line(0.08, 0.085), 2, Periods(48, 12))
         0.3316666666666667
         """
-        average = 2 * (ranks - 1) / ranks * line
-        seconds = max(compute, line) if self.overlap == 1 else compute
+        average = 2 * (ranks - 1) / ranks * line.paused
+        seconds = max(compute, line.steady) if self.overlap == 1 else compute
         if self.overlap == 0:
-            seconds += line
+            seconds += line.paused
         if self.gradients:
             seconds += average
         if self.averages:
@@ -102,4 +113,5 @@ ROWS = (
     Row("sgp-noaverage", overlap=0),
     Row("osgp", overlap=1),
     Row("osgp-slowmo", overlap=1, averages=True),
+    Row("osgp-noaverage", overlap=1),
 )

@@ -4,7 +4,7 @@
 `mpi` and `distributed` are imported by `gossip.world` when they are chosen, since they need what may not be installed.
 """
 
-from .base import Batch, Flight, Room, Transport
+from .base import Batch, Flight, Transport
 from .memory import MemoryTransport, Network
 
-__all__ = ["Batch", "Flight", "MemoryTransport", "Network", "Room", "Transport"]
+__all__ = ["Batch", "Flight", "MemoryTransport", "Network", "Transport"]

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -37,17 +37,6 @@ def pace(waited: float) -> float:
     (2e-05, 0.0005, 0.001)
     """
     return min(max(waited / 10, 2e-5), 1e-3)
-
-
-@dataclass
-class Room:
-    """The receives of a batch that is posted later: a peer that is ahead finds its place.
-
-    `ready` holds whatever a transport has begun for them.
-    """
-
-    receives: Batch
-    ready: Any = None
 
 
 class Flight(ABC):
@@ -169,19 +158,8 @@ class Transport(ABC):
         return self.ranks[self.rank]
 
     @abstractmethod
-    def post(self, sends: Batch, receives: Batch | Room, subject: str) -> Flight:
+    def post(self, sends: Batch, receives: Batch, subject: str) -> Flight:
         """Start one batch; `subject` (such as "round 17") is what errors call it."""
-
-    def make_room(self, receives: Batch) -> Room:
-        """Get ready for the receives of a batch that is posted later, and takes the room in their place.
-
-        Rooms for one peer are filled in the order in which they are made. The tensors are left alone from now on.
-        Transports that post sends and receives together do nothing yet.
-        """
-        return Room(receives)
-
-    def leave(self, room: Room) -> None:
-        """Give up a room whose batch is never posted. Neither is anything else on its channel, from then on."""
 
     def channel(self: Own) -> Own:
         """The same ranks over a new channel: numbered in construction order, which is the same on every rank.

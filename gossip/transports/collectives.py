@@ -12,12 +12,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 
 from ..errors import PeerLost
-from .base import Flight, Room, Transport
+from .base import Flight, Transport
 
 Steps = Iterator[Flight]
 
@@ -57,11 +56,15 @@ class Relay(Flight):
             self._failure = error
 
     def missing(self) -> tuple[list[int], list[int]]:
-        return self._leg.missing() if self._leg is not None else ([], [])
+        leg = self._leg
+        return ([], []) if leg is None else leg.missing()
 
     def pause(self, waited: float, left: float) -> None:
-        if self._leg is not None:
-            self._leg.pause(min(waited, time.perf_counter() - self._leg.posted), left)
+        leg = self._leg  # another thread may go on to the next one, or end, meanwhile
+        if leg is None:
+            super().pause(waited, left)
+        else:
+            leg.pause(min(waited, time.perf_counter() - leg.posted), left)
 
 
 SEGMENT, LEAST = 1 << 25, 1 << 22
@@ -73,7 +76,7 @@ def circulant_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Step
     """The exact sum, segment by segment and two at a time: one is on the line while the other is added up.
 
     Each element is summed in one order, by one rank, and copied to the others: all ranks end with the same bits. Takes
-    as much memory as one segment beside the tensors.
+    as much memory as half of each of the two segments beside the tensors.
     """
     lanes = (_circulant(transport, segment) for segment in _segments(tensors))
     # All ranks walk through the same steps in the same order, so what two segments send on one channel never meets.
@@ -102,33 +105,16 @@ def _circulant(transport: Transport, segment: Sequence[torch.Tensor]) -> Steps:
     while held > 1:
         held, before = -(-held // 2), held
         rounds.append((held, before - held))
-    legs = []
     for skip, count in rounds:
         mine = _blocks(segment, rank, count, n)
         arriving = [torch.empty_like(part) for part in mine]
-        legs.append(_Leg((rank + skip) % n, _blocks(segment, rank + skip, count, n), (rank - skip) % n, arriving, mine))
+        give = _blocks(segment, rank + skip, count, n)
+        yield transport.post({(rank + skip) % n: give}, {(rank - skip) % n: arriving}, "an exact sum")
+        for part, addend in zip(mine, arriving, strict=True):
+            part.add_(addend)
     for skip, count in reversed(rounds):
         give, take = _blocks(segment, rank, count, n), _blocks(segment, rank + skip, count, n)
-        legs.append(_Leg((rank - skip) % n, give, (rank + skip) % n, take, []))
-    room: Room | None = None
-    for leg, following in itertools.zip_longest(legs, legs[1:]):
-        flight = transport.post({leg.target: leg.give}, room or {leg.source: leg.take}, "an exact sum")
-        # Room for the next round is made now, but at the turn: what it fills is what this round sends.
-        turning = following is None or (leg.into and not following.into)
-        room = None if turning else transport.make_room({following.source: following.take})
-        yield flight
-        for part, addend in zip(leg.into, leg.take, strict=bool(leg.into)):
-            part.add_(addend)
-
-
-class _Leg(NamedTuple):
-    """A round of an exact sum: to whom what, from whom where to, and what that is added to."""
-
-    target: int
-    give: list[torch.Tensor]
-    source: int
-    take: list[torch.Tensor]
-    into: list[torch.Tensor]
+        yield transport.post({(rank - skip) % n: give}, {(rank + skip) % n: take}, "an exact sum")
 
 
 def _segments(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from ..errors import PeerLost, TransportUnavailable
-from .base import Batch, Flight, Numbers, Room, Transport
+from .base import Batch, Flight, Numbers, Transport
 
 BACKENDS = {"gloo": "gloo", "nccl": "cpu:gloo,cuda:nccl"}
 COUNT_BITS = 12
@@ -185,26 +185,24 @@ class DistributedTransport(Transport):
             right, left = (self.rank + 1) % self.size, (self.rank - 1) % self.size
             self.post({right: [out]}, {left: [into]}, "the first exchange").wait()
 
-    def post(self, sends: Batch, receives: Batch | Room, subject: str) -> Flight:
-        room = receives if isinstance(receives, Room) else Room(receives)
-        into, out = _listed("receive", room.receives), _listed("send", sends)
-        if any(tensor.is_cuda for _, _, tensor in (*into, *out)):
-            return self._streamed([*into, *out], sends, room.receives, subject)
-        flight = WaitedFlight(self, sends, room.receives, subject)
-        works = self._start([*into, *out], subject) if room.ready is None else [*room.ready, *self._start(out, subject)]
+    def post(self, sends: Batch, receives: Batch, subject: str) -> Flight:
+        operations = [
+            (kind, peer, tensor)
+            for kind, batch in (("receive", receives), ("send", sends))
+            for peer, tensors in batch.items()
+            for tensor in tensors
+        ]
+        if any(tensor.is_cuda for _, _, tensor in operations):
+            return self._streamed(operations, sends, receives, subject)
+        flight = WaitedFlight(self, sends, receives, subject)
+        works = self._start(operations, subject)
         if works:
             waiter = self._waiters[self.number]
-            waiter.add(flight, [(k, p, work) for (k, p, _), work in zip((*into, *out), works, strict=True)])
+            waiter.add(flight, [(k, p, work) for (k, p, _), work in zip(operations, works, strict=True)])
         else:
             flight.landed = time.perf_counter()
             flight.ended.set()
         return flight
-
-    def make_room(self, receives: Batch) -> Room:
-        operations = _listed("receive", receives)
-        if any(tensor.is_cuda for _, _, tensor in operations):  # NCCL wants sends and receives in one batch
-            return Room(receives)
-        return Room(receives, self._start(operations, "a round to come"))
 
     def _start(self, operations: list[tuple[str, int, torch.Tensor]], subject: str) -> list[dist.Work]:
         if not operations:
@@ -274,8 +272,3 @@ class DistributedTransport(Transport):
         self._watchdog.stop()
         for group in {self._group, self._sums}:
             dist.destroy_process_group(group)
-
-
-def _listed(kind: str, batch: Batch) -> list[tuple[str, int, torch.Tensor]]:
-    """(kind, peer, tensor) of every message of a batch."""
-    return [(kind, peer, tensor) for peer, tensors in batch.items() for tensor in tensors]

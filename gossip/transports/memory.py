@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..errors import PeerLost
-from .base import Batch, Flight, Numbers, Room, Transport
+from .base import Batch, Flight, Numbers, Transport
 
 Line = tuple[int, int, int]
 """Number of a channel, source, target."""
@@ -153,8 +153,8 @@ class MemoryTransport(Transport):
         super().__init__(rank, size, timeout, Numbers())
         self.network = network
 
-    def post(self, sends: Batch, receives: Batch | Room, subject: str) -> MemoryFlight:
-        return MemoryFlight(self, sends, receives.receives if isinstance(receives, Room) else receives, subject)
+    def post(self, sends: Batch, receives: Batch, subject: str) -> MemoryFlight:
+        return MemoryFlight(self, sends, receives, subject)
 
     def end_job(self, code: int) -> None:
         self.network.break_off(PeerLost(f"rank {self.me} ended the job with code {code}"))

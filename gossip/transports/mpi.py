@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from ..errors import PeerLost
-from .base import Batch, Flight, Room, Transport
-from .mpi_engine import Engine, Parcel, Places
+from .base import Batch, Flight, Transport
+from .mpi_engine import Engine, Parcel
 
 PIECE = 1 << 30
 """Bytes in one MPI message at the most: the counts of most libraries are 32-bit, and buckets may be larger."""
@@ -26,7 +26,7 @@ EAGER, EAGER_PIECES = 65_280, 16
 """A message of so many bytes leaves over TCP without MPI's own question to its receiver, by Open MPI's defaults.
 
 So a tensor ends in a few such pieces. They keep the line busy while the question about the rest, which is posted before
-them, is answered. A tensor that is no larger than one asks nobody.
+them, is answered. A tensor of one piece leaves at once.
 """
 
 NOTHING = np.empty(0, dtype=np.uint8)
@@ -38,28 +38,40 @@ class MpiFlight(Flight):
 
     transport: MpiTransport
 
-    def __init__(self, transport: MpiTransport, sends: Batch, room: Room, subject: str) -> None:
-        super().__init__(transport, sends, room.receives, subject)
+    def __init__(self, transport: MpiTransport, sends: Batch, receives: Batch, subject: str) -> None:
+        super().__init__(transport, sends, receives, subject)
         self._failure: Exception | None = None
+        self._landing: list[tuple[torch.Tensor, torch.Tensor]] = []
         engine, ranks, tag = transport.engine, transport.ranks, 2 * transport.number
-        places, self._landing = room.ready
+        comm, byte = engine.comm, engine.mpi.BYTE
+        room = [(peer, _pieces(self._room(tensor))) for peer, tensors in receives.items() for tensor in tensors]
         cargo = [(peer, _pieces(_on_host(tensor))) for peer, tensors in sends.items() for tensor in tensors]
-        self._sends = []
         try:
             with engine.lock:
+                self._receives = [
+                    (peer, comm.Irecv([piece, byte], ranks[peer], tag)) for peer, pieces in room for piece in pieces
+                ]
+                words = [comm.Isend(NOTHING, ranks[peer], tag + 1) for peer, pieces in room if len(pieces) > 1]
+                self._sends = []
                 for peer, pieces in cargo:
-                    word = engine.comm.Irecv(NOTHING, ranks[peer], tag + 1) if len(pieces) > 1 else None
+                    word = comm.Irecv(NOTHING, ranks[peer], tag + 1) if len(pieces) > 1 else None
                     self._sends.append((peer, Parcel(ranks[peer], tag, pieces, word)))
                 for _, parcel in self._sends:
                     engine.send(parcel)
         except engine.mpi.Exception as error:
             raise PeerLost(f"rank {transport.me} could not post {subject}: MPI says {error}") from error
-        engine.take(places)
-        self._receives = places.requests
-        self._requests = [*places.words, *(request for _, request in places.requests)]
+        self._requests = [*words, *(request for _, request in self._receives)]
         self._held = [parcel for _, parcel in self._sends]
         if self._requests or self._held:
             engine.drive(self)
+
+    def _room(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The memory that MPI fills: the tensor's own, or pinned host memory that is copied to it on landing."""
+        if tensor.device.type == "cpu":
+            return tensor
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        self._landing.append((tensor, host))
+        return host
 
     def done(self) -> bool:
         if self.landed is None and self._failure is None:
@@ -102,7 +114,11 @@ class MpiFlight(Flight):
 
     def cancel(self) -> None:
         words = [parcel.word for parcel in self._held if parcel.word is not None]
-        self.transport.engine.cancel([*words, *(request for _, request in self._receives)])
+        with self.transport.engine.lock:
+            for request in (*words, *(request for _, request in self._receives)):
+                if not request.Test():  # which also tells of one that has landed already
+                    request.Cancel()
+                    request.Test()
 
     def missing(self) -> tuple[list[int], list[int]]:
         with self.transport.engine.lock:
@@ -126,32 +142,8 @@ class MpiTransport(Transport):
         with self.engine.lock:  # MPI promises tags up to 32,767; a number takes two, the other for words
             self.most_numbers = int(self.engine.comm.Get_attr(self.engine.mpi.TAG_UB) or 32767) // 2
 
-    def post(self, sends: Batch, receives: Batch | Room, subject: str) -> MpiFlight:
-        return MpiFlight(self, sends, receives if isinstance(receives, Room) else self.make_room(receives), subject)
-
-    def make_room(self, receives: Batch) -> Room:
-        engine, tag = self.engine, 2 * self.number
-        landing: list[tuple[torch.Tensor, torch.Tensor]] = []
-        room = [(peer, _pieces(_place(tensor, landing))) for peer, tensors in receives.items() for tensor in tensors]
-        try:
-            with engine.lock:
-                requests = [
-                    (peer, engine.comm.Irecv([piece, engine.mpi.BYTE], self.ranks[peer], tag))
-                    for peer, pieces in room
-                    for piece in pieces
-                ]
-                words = [
-                    engine.comm.Isend(NOTHING, self.ranks[peer], tag + 1) for peer, pieces in room if len(pieces) > 1
-                ]
-        except engine.mpi.Exception as error:
-            raise PeerLost(f"rank {self.me} could not make room for messages: MPI says {error}") from error
-        places = Places(requests, words)
-        engine.keep(places)
-        return Room(receives, (places, landing))
-
-    def leave(self, room: Room) -> None:
-        places, _ = room.ready
-        self.engine.leave(places)
+    def post(self, sends: Batch, receives: Batch, subject: str) -> MpiFlight:
+        return MpiFlight(self, sends, receives, subject)
 
     def waiting(self) -> AbstractContextManager[object]:
         return self.engine.waiting()
@@ -162,15 +154,6 @@ class MpiTransport(Transport):
 
     def end_job(self, code: int) -> None:
         self.engine.mpi.COMM_WORLD.Abort(code)
-
-
-def _place(tensor: torch.Tensor, landing: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """The memory that MPI fills: the tensor's own, or pinned host memory, noted in `landing`, that is copied to it."""
-    if tensor.device.type == "cpu":
-        return tensor
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    landing.append((tensor, host))
-    return host
 
 
 def _on_host(tensor: torch.Tensor) -> torch.Tensor:

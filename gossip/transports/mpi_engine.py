@@ -1,8 +1,8 @@
 """The process's MPI: what may enter it, and who moves its messages along.
 
 Most MPI libraries move large messages only inside MPI calls, so a message posted before a forward pass would stand
-still until somebody asks for it. One thread per process asks, a few thousand times a second while something is under
-way and not at all otherwise, nor while another thread waits and asks by itself. Every MPI call of the process stands
+still until somebody asks for it. One thread per process asks, some thousand times a second while something is under way
+and not at all otherwise, nor while another thread waits and asks by itself. Every MPI call of the process stands
 behind one lock, and none of them blocks: deadlines hold everywhere, and a library without MPI_THREAD_MULTIPLE needs no
 more than MPI_THREAD_SERIALIZED.
 """
@@ -48,14 +48,6 @@ class Parcel:
     requests: list[MPI.Request] | None = None
 
 
-@dataclass(eq=False)
-class Places:
-    """The receives of a batch: the requests of each peer, and the words that tell peers of them."""
-
-    requests: list[tuple[int, MPI.Request]]
-    words: list[MPI.Request]
-
-
 class Engine:
     """The process's MPI: one communicator of our own, one lock, and the thread that moves messages along."""
 
@@ -87,7 +79,6 @@ class Engine:
         self.numbers = Numbers()
         self._queues: defaultdict[tuple[int, int], deque[Parcel]] = defaultdict(deque)
         self._aloft: set[Flight] = set()
-        self._rooms: set[Places] = set()
         self._waiting = 0
         self._work = threading.Event()
         self._stopped = False
@@ -115,8 +106,9 @@ class Engine:
         """Send what may be sent of the queue that `parcel` is in, in order; the caller holds the lock."""
         queue = self._queues[parcel.peer, parcel.tag]
         while queue and (queue[0].word is None or queue[0].word.Test()):
-            first = queue.popleft()
+            first = queue[0]
             first.requests = [self.comm.Isend([piece, self.mpi.BYTE], first.peer, first.tag) for piece in first.pieces]
+            queue.popleft()
 
     def drive(self, flight: Flight) -> None:
         """Move `flight` along in the background until it has landed."""
@@ -134,7 +126,7 @@ class Engine:
         while not self._stopped:
             if not self._aloft or self._waiting:
                 self._work.clear()
-                if not self._aloft or self._waiting:  # nothing has changed between the two lines above
+                if not self._stopped and (not self._aloft or self._waiting):  # still, after the line above
                     self._work.wait()
                 continue
             youngest = min((time.perf_counter() - flight.posted for flight in list(self._aloft)), default=0.0)
@@ -151,11 +143,13 @@ class Engine:
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """The calling thread asks for everything meanwhile, and ours steps aside: one that asks is enough."""
-        self._waiting += 1
+        with self.lock:
+            self._waiting += 1
         try:
             yield
         finally:
-            self._waiting -= 1
+            with self.lock:
+                self._waiting -= 1
             if self._aloft:
                 self._work.set()
 
@@ -180,26 +174,3 @@ class Engine:
             time.sleep(2e-4)
         for flight in list(self._aloft):
             flight.cancel()
-        for places in list(self._rooms):
-            self.leave(places)
-
-    def keep(self, places: Places) -> None:
-        """Hold `places` until a flight takes them, so that MPI never fills memory that is gone."""
-        self._rooms.add(places)
-
-    def take(self, places: Places) -> None:
-        """A flight has them now."""
-        self._rooms.discard(places)
-
-    def leave(self, places: Places) -> None:
-        """Nobody will send there any more."""
-        self.take(places)
-        self.cancel([request for _, request in places.requests])
-
-    def cancel(self, receives: list[MPI.Request]) -> None:
-        """Give up receives."""
-        with self.lock:
-            for request in receives:
-                if not request.Test():  # which also tells of one that has landed already
-                    request.Cancel()
-                    request.Test()
