@@ -226,19 +226,27 @@ def test_a_short_run_and_its_four_files(tmp_path: Path) -> None:
     assert 0 < half["line"] < LINE
     found = {result["algorithm"]: result for result in record["results"]}
     assert list(found) == [row.name for row in ROWS]
+    lines = Line(half["line"], half["line_steady"])
     for name, result in found.items():
         row: Row = BY_NAME[name]
         assert result["period"] == (2 if row.local else 4)
         assert result["measured"] == result["seconds"]["median"] > result["compute"] == 0.05
         alone = found["none"]["measured"]
-        assert result["predicted"] == pytest.approx(row.predicted(alone, half["line"], 3, Periods(4, 2)))
+        assert result["predicted"] == pytest.approx(row.predicted(alone, lines, 3, Periods(4, 2)))
         assert result["outside"] == (abs(result["over_predicted"] - 1) > 0.05)
         assert len(result["by_rank"]) == 3
         assert result["over_paper"] is None, "the loopback is not the paper's line"
     # Bytes of a window: of an exact average 4/3 of the model, of a round of gossip all of it.
     sent = {name: result["bytes_sent"] / NBYTES for name, result in found.items()}
     averages = {"none": 0, "ar": 4 / 3, "ar-slowmo": 4 / 3 + 1 / 3, "local": 2 / 3, "local-slowmo": 2 / 3}
-    gossip = {"sgp": 1, "sgp-slowmo": 1 + 1 / 3, "sgp-noaverage": 1, "osgp": 1, "osgp-slowmo": 1 + 1 / 3}
+    gossip = {
+        "sgp": 1,
+        "sgp-slowmo": 1 + 1 / 3,
+        "sgp-noaverage": 1,
+        "osgp": 1,
+        "osgp-slowmo": 1 + 1 / 3,
+        "osgp-noaverage": 1,
+    }
     assert sent == pytest.approx(averages | gossip, rel=0.01)
     with (tmp_path / "out" / "table2.csv").open() as file:
         rows = list(csv.DictReader(file))

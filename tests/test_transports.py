@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import networkx as nx
 import pytest
@@ -15,6 +15,10 @@ import gossip
 import topologies
 from gossip import testing
 from gossip.testing import Network
+from gossip.transports import Transport, collectives
+
+Sum = Callable[[Transport, Sequence[torch.Tensor]], collectives.Steps]
+Patch = pytest.MonkeyPatch
 
 CYCLE = topologies.from_networkx(nx.DiGraph([(0, 1), (1, 2), (2, 0)]))
 HOSTS = {"even": ["a", "a", "b", "b"], "uneven": ["a", "b", "a", "a", "c"], "alone": ["a"]}
@@ -138,3 +142,34 @@ def test_wait_for_a_rank_that_failed_ends_at_once() -> None:
     with pytest.raises(ZeroDivisionError, match="rank 1 cannot go on"):
         testing.run(3, run, timeout=60)
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 17])
+@pytest.mark.parametrize("way", [collectives.ring_sum, collectives.circulant_sum])
+def test_both_ways_to_sum_give_the_sum_for_the_least_bytes(way: Sum, size: int, monkeypatch: Patch) -> None:
+    """In segments of a few elements too, several of which are under way at once."""
+    monkeypatch.setattr(collectives, "SEGMENT", 4000)
+    monkeypatch.setattr(collectives, "LEAST", 100)
+
+    def run(world: gossip.World) -> tuple[list[torch.Tensor], float]:
+        generator = torch.Generator().manual_seed(world.rank)
+        shapes = [
+            (1, torch.float64),
+            (5, torch.float32),
+            (1003, torch.float32),
+            (0, torch.float32),
+            (701, torch.float64),
+        ]
+        tensors = [torch.randint(-99, 99, (n,), generator=generator).to(dtype) for n, dtype in shapes]
+        exact = [tensor.clone() for tensor in tensors]
+        flight = collectives.Relay(world.channel(), way(world.channel(), tensors), "a sum")
+        flight.wait()
+        for tensor, before in zip(tensors, exact, strict=True):
+            parts = world.gather(before.numpy().tobytes())
+            total = sum(torch.frombuffer(bytearray(part), dtype=before.dtype) for part in parts) if len(before) else 0
+            assert bool((tensor == total).all())
+        return tensors, flight.bytes_sent / sum(tensor.nbytes for tensor in tensors)
+
+    ranks = testing.run(size, run)
+    assert all(torch.equal(a, b) for tensors, _ in ranks for a, b in zip(tensors, ranks[0][0], strict=True))
+    assert [sent for _, sent in ranks] == pytest.approx([2 * (size - 1) / size] * size, abs=0.06)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-OWN = "circulant"
+OWN = "own"
 """The collective of `collectives.COLLECTIVES` that this runtime's exact sum is."""
 
 

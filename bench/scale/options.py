@@ -45,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--average",
         choices=tuple(COLLECTIVES),
         default=OWN,
-        help=f"the exact sum of AR-SGD, Local SGD and SlowMo (default: {OWN}, as in this runtime)",
+        help=f"the exact sum of AR-SGD, Local SGD and SlowMo (default: {OWN}, a ring, beyond 16 ranks circulant)",
     )
     options.add_topology(parser)
     add = parser.add_argument_group("hosts").add_argument

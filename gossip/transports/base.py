@@ -158,8 +158,12 @@ class Transport(ABC):
         return self.ranks[self.rank]
 
     @abstractmethod
-    def post(self, sends: Batch, receives: Batch, subject: str) -> Flight:
-        """Start one batch; `subject` (such as "round 17") is what errors call it."""
+    def post(self, sends: Batch, receives: Batch, subject: str, *, together: bool = False) -> Flight:
+        """Start one batch; `subject` (such as "round 17") is what errors call it.
+
+        together: no message of another rank can meet this one on its way, as on a ring on which all ranks are in the
+        same step; it is welcome at any time. Both ends say the same.
+        """
 
     def channel(self: Own) -> Own:
         """The same ranks over a new channel: numbered in construction order, which is the same on every rank.
@@ -211,9 +215,9 @@ class Transport(ABC):
 
     def sum(self, tensors: Sequence[torch.Tensor]) -> Flight:
         """Start the exact sum over all ranks, in place, of one-dimensional tensors."""
-        from .collectives import Relay, circulant_sum
+        from .collectives import Relay, exact_sum
 
-        return self.drive(Relay(self, circulant_sum(self, tensors), "an exact sum"))
+        return self.drive(Relay(self, exact_sum(self, tensors), "an exact sum"))
 
     def broadcast(self, tensors: Sequence[torch.Tensor], source: int = 0) -> Flight:
         """Start copying the tensors of rank `source` into those of every other rank."""

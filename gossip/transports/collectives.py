@@ -67,16 +67,45 @@ class Relay(Flight):
             leg.pause(min(waited, time.perf_counter() - leg.posted), left)
 
 
+RING = 16
+"""Ranks up to which the exact sum goes around a ring."""
+
 SEGMENT, LEAST = 1 << 25, 1 << 22
-"""Bytes that are summed at once: at the most, a bound on the memory that this takes, and at the least where there are
-several, below which another message costs more than it hides."""
+"""Bytes that are summed at once on more ranks: at the most, a bound on the memory that this takes, and at the least
+where there are several, below which another message costs more than it hides."""
+
+
+def exact_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
+    """The sum over all ranks, in place; 2(n-1)/n of the bytes leave each rank, the least there is.
+
+    Each element is summed in one order, by one rank, and copied to the others: all ranks end with the same bits. On a
+    ring every link carries one message at a time, so few ranks lose least there (2 to 4 % of an exact average on 8).
+    On many, its 2(n-1) rounds would take longer than their bytes.
+    """
+    return ring_sum(transport, tensors) if transport.size <= RING else circulant_sum(transport, tensors)
+
+
+def ring_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
+    """Reduce-scatter, then all-gather, around the ring, in 2(n-1) rounds."""
+    n, rank = transport.size, transport.rank
+    right, left = (rank + 1) % n, (rank - 1) % n
+    for hop in range(n - 1):
+        mine = _blocks(tensors, rank - hop - 1, 1, n)
+        arriving = [torch.empty_like(part) for part in mine]
+        yield transport.post(
+            {right: _blocks(tensors, rank - hop, 1, n)}, {left: arriving}, f"hop {hop} of an exact sum", together=True
+        )
+        for part, addend in zip(mine, arriving, strict=True):
+            part.add_(addend)
+    for hop in range(n - 1):
+        give, take = _blocks(tensors, rank + 1 - hop, 1, n), _blocks(tensors, rank - hop, 1, n)
+        yield transport.post({right: give}, {left: take}, f"hop {n - 1 + hop} of an exact sum", together=True)
 
 
 def circulant_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
-    """The exact sum, segment by segment and two at a time: one is on the line while the other is added up.
+    """In 2⌈log₂ n⌉ rounds, segment by segment and two at a time: one is on the line while the other is added up.
 
-    Each element is summed in one order, by one rank, and copied to the others: all ranks end with the same bits. Takes
-    as much memory as half of each of the two segments beside the tensors.
+    Takes as much memory as half of each of the two segments beside the tensors.
     """
     lanes = (_circulant(transport, segment) for segment in _segments(tensors))
     # All ranks walk through the same steps in the same order, so what two segments send on one channel never meets.

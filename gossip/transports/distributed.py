@@ -185,7 +185,7 @@ class DistributedTransport(Transport):
             right, left = (self.rank + 1) % self.size, (self.rank - 1) % self.size
             self.post({right: [out]}, {left: [into]}, "the first exchange").wait()
 
-    def post(self, sends: Batch, receives: Batch, subject: str) -> Flight:
+    def post(self, sends: Batch, receives: Batch, subject: str, *, together: bool = False) -> Flight:
         operations = [
             (kind, peer, tensor)
             for kind, batch in (("receive", receives), ("send", sends))

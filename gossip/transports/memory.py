@@ -153,7 +153,7 @@ class MemoryTransport(Transport):
         super().__init__(rank, size, timeout, Numbers())
         self.network = network
 
-    def post(self, sends: Batch, receives: Batch, subject: str) -> MemoryFlight:
+    def post(self, sends: Batch, receives: Batch, subject: str, *, together: bool = False) -> MemoryFlight:
         return MemoryFlight(self, sends, receives, subject)
 
     def end_job(self, code: int) -> None:

@@ -3,7 +3,8 @@
 A large message leaves when its receiver has said that there is room for it. Sent at once, it would share its
 receiver's link with those of ranks that are a round ahead, and delay the one that is waited for. MPI libraries ask too,
 but the answer then queues behind what the receiver itself has begun to send, over one connection for as long as that
-whole message takes. Here the word goes out with the receive, before anything of the same batch is sent.
+whole message takes. Here the word goes out with the receive, before anything of the same batch is sent. Where messages
+cannot meet, nobody asks.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class MpiFlight(Flight):
 
     transport: MpiTransport
 
-    def __init__(self, transport: MpiTransport, sends: Batch, receives: Batch, subject: str) -> None:
+    def __init__(self, transport: MpiTransport, sends: Batch, receives: Batch, subject: str, *, asking: bool) -> None:
         super().__init__(transport, sends, receives, subject)
         self._failure: Exception | None = None
         self._landing: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -51,10 +52,13 @@ class MpiFlight(Flight):
                 self._receives = [
                     (peer, comm.Irecv([piece, byte], ranks[peer], tag)) for peer, pieces in room for piece in pieces
                 ]
-                words = [comm.Isend(NOTHING, ranks[peer], tag + 1) for peer, pieces in room if len(pieces) > 1]
+                words = [
+                    comm.Isend(NOTHING, ranks[peer], tag + 1) for peer, pieces in room if asking and len(pieces) > 1
+                ]
                 self._sends = []
                 for peer, pieces in cargo:
-                    word = comm.Irecv(NOTHING, ranks[peer], tag + 1) if len(pieces) > 1 else None
+                    asked = asking and len(pieces) > 1
+                    word = comm.Irecv(NOTHING, ranks[peer], tag + 1) if asked else None
                     self._sends.append((peer, Parcel(ranks[peer], tag, pieces, word)))
                 for _, parcel in self._sends:
                     engine.send(parcel)
@@ -142,8 +146,8 @@ class MpiTransport(Transport):
         with self.engine.lock:  # MPI promises tags up to 32,767; a number takes two, the other for words
             self.most_numbers = int(self.engine.comm.Get_attr(self.engine.mpi.TAG_UB) or 32767) // 2
 
-    def post(self, sends: Batch, receives: Batch, subject: str) -> MpiFlight:
-        return MpiFlight(self, sends, receives, subject)
+    def post(self, sends: Batch, receives: Batch, subject: str, *, together: bool = False) -> MpiFlight:
+        return MpiFlight(self, sends, receives, subject, asking=not together)
 
     def waiting(self) -> AbstractContextManager[object]:
         return self.engine.waiting()
