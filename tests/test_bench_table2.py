@@ -213,6 +213,7 @@ def test_wrong_options_are_refused(
     assert not said.out
 
 
+@pytest.mark.slow
 def test_a_short_run_and_its_four_files(tmp_path: Path) -> None:
     few = ["--halves", "wmt", "--steps", "5", "--warmup", "1", "--period", "4", "--local-period", "2"]
     outcome = run_mpirun(3, ["-m", "bench", "table2", *few, "--out", str(tmp_path / "out")], 90)
