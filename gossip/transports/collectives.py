@@ -79,8 +79,7 @@ def exact_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
     """The sum over all ranks, in place; 2(n-1)/n of the bytes leave each rank, the least there is.
 
     Each element is summed in one order, by one rank, and copied to the others: all ranks end with the same bits. On a
-    ring every link carries one message at a time, so few ranks lose least there (2 to 4 % of an exact average on 8).
-    On many, its 2(n-1) rounds would take longer than their bytes.
+    ring every link carries one message at a time, which suits few ranks; many would spend its 2(n-1) rounds waiting.
     """
     return ring_sum(transport, tensors) if transport.size <= RING else circulant_sum(transport, tensors)
 
