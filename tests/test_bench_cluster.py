@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import code_of
 
-from bench.__main__ import main
 from bench.cluster import changes, launching, line, needs, network, watching
 from gossip import UsageError, World, testing
 
@@ -41,10 +41,7 @@ real = pytest.mark.skipif(LACKING is not None, reason=f"no hosts can be made: {L
 
 def cluster(*arguments: str) -> int:
     """The exit code of `python -m bench cluster arguments...`, in this process."""
-    try:
-        return main(["cluster", *arguments])
-    except SystemExit as ended:
-        return int(ended.code or 0)
+    return code_of("cluster", *arguments)
 
 
 def interfaces() -> set[str]:

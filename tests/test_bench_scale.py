@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import code_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import topologies
-from bench.__main__ import main
 from bench.scale import Cluster, Machine, Method, Overhead, Point, calibrate, compare, methods, read, simulate
 from bench.scale import options as asked
 from bench.scale.collectives import COLLECTIVES
@@ -472,7 +472,7 @@ def test_other_files_are_refused(text: str, sentence: str, tmp_path: Path) -> No
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
-def scale(folder: Path, *arguments: str) -> object:
+def scale(folder: Path, *arguments: str) -> int:
     """The exit code."""
     quick = [
         "--steps",
@@ -484,10 +484,7 @@ def scale(folder: Path, *arguments: str) -> object:
         "--picture",
         f"{folder}/b/s.png",
     ]
-    try:
-        return main(["scale", *quick, *arguments])
-    except SystemExit as ended:
-        return ended.code
+    return code_of("scale", *quick, *arguments)
 
 
 def test_the_command_and_its_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import refusal
 from spawn import run_mpirun
 
 from bench import published
-from bench.__main__ import main
 from bench.algorithms import ALGORITHMS
 from bench.scale import Cluster, Machine, methods, simulate
 from bench.table2 import notes, picture, report
@@ -203,14 +203,7 @@ def test_wrong_options_are_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     as_ranks(monkeypatch, *ranks)
-    try:
-        code: object = main(["table2", *arguments])
-    except SystemExit as ended:
-        code = ended.code
-    assert code == 2
-    said = capsys.readouterr()
-    assert sentence in said.err
-    assert not said.out
+    assert sentence in refusal(capsys, "table2", *arguments)
 
 
 @pytest.mark.slow

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from commands import refusal
 from rich.console import Console
 from spawn import run_mpirun, run_torchrun
 
 import gossip
 from bench import breakdown, matrix, models, tables, wire
-from bench.__main__ import main
 from bench.measuring import Updates, figures, pooled
 from bench.peers import YARDSTICK as NAME
 from bench.scale import measured
@@ -177,7 +177,7 @@ def test_the_line_of_the_cluster_is_read() -> None:
     ],
 )
 def test_wrong_options_are_refused(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert sentence in refused(arguments, capsys)
+    assert sentence in refusal(capsys, "update", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -193,16 +193,7 @@ def test_wrong_options_are_refused(arguments: list[str], sentence: str, capsys: 
 )
 def test_a_wrong_plan_is_refused(plan: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "plan.json").write_text(plan)
-    assert sentence in refused(["--plan", str(tmp_path / "plan.json")], capsys)
-
-
-def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    try:
-        code: object = main(["update", *arguments])
-    except SystemExit as ended:
-        code = ended.code
-    assert code == 2
-    return capsys.readouterr().err
+    assert sentence in refusal(capsys, "update", "--plan", str(tmp_path / "plan.json"))
 
 
 def test_a_plan_under_mpirun_and_its_four_files(tmp_path: Path) -> None:
