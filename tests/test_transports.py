@@ -147,9 +147,8 @@ def test_wait_for_a_rank_that_failed_ends_at_once() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 17])
 @pytest.mark.parametrize("way", [collectives.ring_sum, collectives.circulant_sum])
 def test_both_ways_to_sum_give_the_sum_for_the_least_bytes(way: Sum, size: int, monkeypatch: Patch) -> None:
-    """In segments of a few elements too, several of which are under way at once."""
+    """Where a segment ends in the middle of a tensor too."""
     monkeypatch.setattr(collectives, "SEGMENT", 4000)
-    monkeypatch.setattr(collectives, "LEAST", 100)
 
     def run(world: gossip.World) -> tuple[list[torch.Tensor], float]:
         generator = torch.Generator().manual_seed(world.rank)

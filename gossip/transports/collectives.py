@@ -7,10 +7,8 @@ deadlines everywhere, and its sum has the same bits on every rank.
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -70,9 +68,8 @@ class Relay(Flight):
 RING = 16
 """Ranks up to which the exact sum goes around a ring."""
 
-SEGMENT, LEAST = 1 << 25, 1 << 22
-"""Bytes that are summed at once on more ranks: at the most, a bound on the memory that this takes, and at the least
-where there are several, below which another message costs more than it hides."""
+SEGMENT = 1 << 26
+"""Bytes that are summed at once on more ranks, which bounds the memory that this takes beside the tensors."""
 
 
 def exact_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
@@ -102,29 +99,11 @@ def ring_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
 
 
 def circulant_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
-    """In 2⌈log₂ n⌉ rounds, segment by segment and two at a time: one is on the line while the other is added up.
+    """Reduce-scatter, then all-gather, segment by segment: 2⌈log₂ n⌉ rounds for any n, the least there is.
 
-    Takes as much memory as half of each of the two segments beside the tensors.
-    """
-    lanes = (_circulant(transport, segment) for segment in _segments(tensors))
-    # All ranks walk through the same steps in the same order, so what two segments send on one channel never meets.
-    aloft = deque((lane, flight) for lane in itertools.islice(lanes, 2) for flight in itertools.islice(lane, 1))
-    while aloft:
-        lane, flight = aloft.popleft()
-        yield flight
-        for following in itertools.chain([lane], lanes):
-            after = next(following, None)
-            if after is not None:
-                aloft.append((following, after))
-                break
-
-
-def _circulant(transport: Transport, segment: Sequence[torch.Tensor]) -> Steps:
-    """Reduce-scatter, then all-gather: 2⌈log₂ n⌉ rounds for any n, and 2(n-1)/n of the bytes leave each rank.
-
-    Both are the least there is. Of n blocks, rank r ends the first half with the sum of block r: while it holds
-    s > 1 partial sums, those of blocks r, r+1, …, r+s-1, it gives the upper half to the rank that keeps them and takes
-    in as many from the rank on the other side. The second half goes the same way back with the sums.
+    Of n blocks, rank r ends the first half with the sum of block r: while it holds s > 1 partial sums, those of blocks
+    r, r+1, …, r+s-1, it gives the upper half to the rank that keeps them and takes in as many from the rank on the
+    other side. The second half goes the same way back with the sums. Takes as much memory as half a segment.
 
     Source: Träff, Optimal, Non-pipelined Reduce-scatter and Allreduce Algorithms, 2024, arXiv 2410.14234.
     """
@@ -133,28 +112,28 @@ def _circulant(transport: Transport, segment: Sequence[torch.Tensor]) -> Steps:
     while held > 1:
         held, before = -(-held // 2), held
         rounds.append((held, before - held))
-    for skip, count in rounds:
-        mine = _blocks(segment, rank, count, n)
-        arriving = [torch.empty_like(part) for part in mine]
-        give = _blocks(segment, rank + skip, count, n)
-        yield transport.post({(rank + skip) % n: give}, {(rank - skip) % n: arriving}, "an exact sum")
-        for part, addend in zip(mine, arriving, strict=True):
-            part.add_(addend)
-    for skip, count in reversed(rounds):
-        give, take = _blocks(segment, rank, count, n), _blocks(segment, rank + skip, count, n)
-        yield transport.post({(rank - skip) % n: give}, {(rank + skip) % n: take}, "an exact sum")
+    for segment in _segments(tensors):
+        for skip, count in rounds:
+            mine = _blocks(segment, rank, count, n)
+            arriving = [torch.empty_like(part) for part in mine]
+            give = _blocks(segment, rank + skip, count, n)
+            yield transport.post({(rank + skip) % n: give}, {(rank - skip) % n: arriving}, "an exact sum")
+            for part, addend in zip(mine, arriving, strict=True):
+                part.add_(addend)
+        for skip, count in reversed(rounds):
+            give, take = _blocks(segment, rank, count, n), _blocks(segment, rank + skip, count, n)
+            yield transport.post({(rank - skip) % n: give}, {(rank + skip) % n: take}, "an exact sum")
 
 
 def _segments(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """All of the tensors, in parts of about half of their bytes, `LEAST` at least and `SEGMENT` at the most."""
-    size = min(max(-(-sum(tensor.nbytes for tensor in tensors) // 2), LEAST), SEGMENT)
+    """All of the tensors, in parts that together have at most `SEGMENT` bytes."""
     segment: list[torch.Tensor] = []
-    room = size
+    room = SEGMENT
     for tensor in tensors:
         while tensor.nbytes > room:
             most = room // tensor.element_size()
             yield [*segment, tensor[:most]]
-            tensor, segment, room = tensor[most:], [], size
+            tensor, segment, room = tensor[most:], [], SEGMENT
         segment.append(tensor)
         room -= tensor.nbytes
     yield segment
