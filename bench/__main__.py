@@ -77,7 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(share(launcher))
-    command.run(given, launcher)
+    try:
+        command.run(given, launcher)
+    except UsageError as error:  # of what ranks can only see together
+        print(f"python -m bench {given.command}: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

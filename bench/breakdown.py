@@ -37,10 +37,10 @@ def spans(result: Result) -> tuple[float, float, float]:
     >>> spans({"seconds": {"median": 3.0}, "computing": {"median": 2.25}, **waited})
     (2.5, 0.5, 1.5)
     """
-    total = float(result["seconds"]["median"])
+    total, waits = float(result["seconds"]["median"]), float(result["exposed"]["median"])
     beyond = result["over_none"]
-    exposed = max(0.0, total - float(result["computing"]["median"]) if beyond is None else float(beyond))
-    waits = float(result["exposed"]["median"])
+    # Some wait while they compute.
+    exposed = max(waits, total - float(result["computing"]["median"])) if beyond is None else max(0.0, float(beyond))
     return total - exposed, exposed, max(0.0, float(result["in_flight"] or 0.0) - max(exposed, waits))
 
 

@@ -54,7 +54,7 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
         raise UsageError(f"--steps {given.steps} is less than one --period {given.period}: it would never be due")
     options.check_topology(given, launcher)
     options.check_world(given)
-    options.check_writable(given.out, launcher)
+    options.check_writable(given.out / "digits.json", launcher)
 
 
 def run(given: argparse.Namespace, launcher: Launcher) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import gc
 import math
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,9 +16,10 @@ from torch import nn
 
 import gossip
 import topologies
-from gossip import World
+from gossip import UsageError, World
+from gossip.transports import Transport
 
-from . import record, screen, wire
+from . import record, samples, screen, wire
 from .algorithms import ALGORITHMS, Algorithm
 from .emulated import Compute
 from .measuring import Steps, Updates, figures, gathered, measure, sgd
@@ -44,7 +46,11 @@ class Place(NamedTuple):
 
 @dataclass
 class Cell:
-    """One algorithm at one place; `ranks` from a barrier before each step, `free` without, one entry for each rank."""
+    """One algorithm at one place.
+
+    `ranks` was measured from a barrier before each step where it is `level`, `free` without, one entry for each rank;
+    `apart` is the distance between the ranks after each of the last τ updates before.
+    """
 
     name: str
     place: Place
@@ -53,7 +59,7 @@ class Cell:
     nbytes: int = 0
     ranks: list[Updates] = field(default_factory=list)
     free: list[Updates] = field(default_factory=list)
-    consensus: float | None = None
+    apart: list[float] = field(default_factory=list)
 
 
 KNOWN: dict[str, Algorithm | Peer] = {**ALGORITHMS, **PEERS}
@@ -76,7 +82,7 @@ def cells(given: argparse.Namespace) -> list[Cell]:
                 for name in names:
                     algorithm = KNOWN[name]
                     if number == 0 or algorithm.gossips:
-                        window = given.period if algorithm.periodic else 1
+                        window = samples.window(given.period, periodic=algorithm.periodic, blocking=algorithm.blocking)
                         found.append(Cell(name, place, window, algorithm.blocking))
     return found
 
@@ -90,40 +96,55 @@ def updates_of(cell: Cell, given: argparse.Namespace) -> int:
 def run(given: argparse.Namespace, course: screen.Course) -> tuple[str, list[Result], list[Result]]:
     """Measure everything on every rank: the transport, the results, and the line's own time at each size."""
     everything = cells(given)
-    lines: dict[int, list[dict[str, float]]] = {nbytes: [] for nbytes in given.sizes}
+    lines: dict[Place, list[dict[str, float]]] = defaultdict(list)
     transport = ""
     for _ in range(given.repeats):
         for place in dict.fromkeys(cell.place for cell in everything):
             # A world for each place: the channels of one world are numbered, and there are not many of them.
             with gossip.init(given.transport, given.timeout) as world:
                 transport = world.transport
-                if place[1:] == (given.compute[0], given.topologies[0]):
+                _agree(world, given)
+                if place.compute == given.compute[0]:
                     graph = topologies.load(place.graph, world.size)
                     found = wire.seconds(world, graph, place.nbytes, place.compute, given.timeout)
-                    lines[place.nbytes] += [found] if found else []
+                    lines[place] += [found] if found else []
                 for cell in everything:
                     if cell.place == place:
                         course.part(f"{cell.name}, {screen.size(place.nbytes)}")
                         _measure(cell, world, given)
                         course.advance(updates_of(cell, given))
                         gc.collect()
-    results = [_result(cell, given) for cell in everything]
+    alone = {cell.place[:2]: cell for cell in everything if cell.name == "none"}
+    results = [_result(cell, given, alone.get(cell.place[:2])) for cell in everything]
     if given.model != "sleep":
         _note_compute(results)
-    return transport, results, [_line(nbytes, each, given) for nbytes, each in lines.items() if each]
+    return transport, results, [_line(place, each, given) for place, each in lines.items() if each]
+
+
+def _agree(world: World, given: argparse.Namespace) -> None:
+    """Refuse to measure where ranks would not measure the same: what is not installed, each left out by itself."""
+    everywhere = record.gather(world, given.algorithms)
+    for rank, names in enumerate(everywhere):
+        missing = [name for each in everywhere for name in each if name not in names]
+        if missing:
+            raise UsageError(
+                f"rank {rank} on {world.hosts[rank]} cannot measure {missing[0]}, which other ranks can: install its "
+                "library on every host, or leave it out of --algorithms"
+            )
 
 
 def _measure(cell: Cell, world: World, given: argparse.Namespace) -> None:
     task = MODELS[given.model](cell.place.nbytes, world, cell.place.compute)
     cell.nbytes = task.nbytes
     with _running(cell, task, world, given) as running:
-        own = measure(running.steps, world, running.compute, given.steps, given.warmup, level=cell.level)
-        _gather(cell.ranks, own.whole(cell.window), world)
+        apart: list[float] = []
+        watch = _watch(world, running.module, apart) if running.module is not None else None
+        own = measure(running.steps, world, running.compute, given.steps, given.warmup, level=cell.level, watch=watch)
+        cell.apart += apart[-given.period :]
+        _gather(cell.ranks, own.whole(given.period), world)
         if cell.level and given.free:
             own = measure(running.steps, world, running.compute, given.free, given.warmup, level=False)
-            _gather(cell.free, own.whole(cell.window), world)
-        if running.module is not None:
-            cell.consensus = consensus(world, running.module)
+            _gather(cell.free, own.whole(given.period), world)
 
 
 class _Running(NamedTuple):
@@ -150,21 +171,28 @@ def _gather(ranks: list[Updates], own: Updates, world: World) -> None:
         rank.add(more)
 
 
+def _watch(world: World, module: nn.Module, apart: list[float]) -> Callable[[], None]:
+    """Notes how far the ranks are apart."""
+    channel = world.channel()
+    return lambda: apart.append(consensus(world, channel, module))
+
+
 @torch.no_grad()
-def consensus(world: World, module: nn.Module) -> float:
+def consensus(world: World, channel: Transport, module: nn.Module) -> float:
     """sqrt(mean_i ‖z_i − z̄‖²) / ‖z̄‖ over at most about `SAMPLE` elements, evenly spaced; every rank calls it."""
     every = max(1, sum(parameter.numel() for parameter in module.parameters()) // SAMPLE)
     z = torch.cat([parameter.reshape(-1)[::every].double() for parameter in module.parameters()])
     mean = z.clone()
-    world.channel().sum([mean]).wait()
+    channel.sum([mean]).wait()
     mean /= world.size
     squares = record.gather(world, float((z - mean).norm()) ** 2)
     return math.sqrt(math.fsum(squares) / world.size) / float(mean.norm())
 
 
-def _result(cell: Cell, given: argparse.Namespace) -> Result:
+def _result(cell: Cell, given: argparse.Namespace, alone: Cell | None) -> Result:
     everywhere = figures(cell.ranks, cell.window)
-    free = figures(cell.free, cell.window) if cell.free else None if cell.level else everywhere
+    # Without barriers, windows: see `samples.window`.
+    free = figures(cell.free, given.period) if cell.free else None if cell.level else everywhere
     if cell.name in PEERS:
         untold = dict.fromkeys(PEERS[cell.name].unknown)
         for each in (everywhere, everywhere["slowest"], *([free] if free else [])):
@@ -179,8 +207,19 @@ def _result(cell: Cell, given: argparse.Namespace) -> Result:
         "window": cell.window,
         "level": cell.level,
         **everywhere,
-        "consensus": cell.consensus,
+        "none": alone and _base(alone, cell.window, given.period),
+        "consensus": math.fsum(cell.apart) / len(cell.apart) if cell.apart else None,
         "free": free and {name: free[name] for name in FREE},
+    }
+
+
+def _base(alone: Cell, window: int, period: int) -> Result:
+    """Seconds of an update without communication, as means over as many updates as those it is compared with."""
+    found, free = figures(alone.ranks, window), figures(alone.free or alone.ranks, period)
+    return {
+        "seconds": found["seconds"]["median"],
+        "by_rank": found["by_rank"],
+        "free": free["seconds"]["median"],
     }
 
 
@@ -191,19 +230,18 @@ def _note_compute(results: Sequence[Result]) -> None:
         result["compute"] = took.setdefault(result["bytes"], float(result["computing"]["median"]))
 
 
-def _line(nbytes: int, repeats: Sequence[dict[str, float]], given: argparse.Namespace) -> Result:
+def _line(place: Place, repeats: Sequence[dict[str, float]], given: argparse.Namespace) -> Result:
     seconds = {name: math.fsum(each[name] for each in repeats) / len(repeats) for name in repeats[0]}
     # As an update without compute, under the name by which `bench scale` finds it.
-    place = {"compute": 0.0, "topology": given.topologies[0], "period": given.period, "window": 1}
-    return {"algorithm": "line", "bytes": nbytes, **place, "seconds": seconds, "exposed": seconds}
+    where = {"bytes": place.nbytes, "compute": 0.0, "topology": place.graph}
+    return {"algorithm": "line", **where, "period": given.period, "window": 1, "seconds": seconds, "exposed": seconds}
 
 
-def compare(results: Sequence[Result], lines: dict[int, float]) -> None:
-    """Set each beside the loop without communication of its size and compute, and beside the line."""
-    alone = {(each["bytes"], each["compute"]): each for each in results if each["algorithm"] == "none"}
+def compare(results: Sequence[Result], line: Callable[[int, str], float | None]) -> None:
+    """Set each beside the loop without communication, and beside the `line` of its bytes and graph."""
     for result in results:
-        base = alone.get((result["bytes"], result["compute"]))
-        beyond = None if base is None else result["seconds"]["median"] - base["seconds"]["median"]
+        base = result["none"]
+        beyond = None if base is None else result["seconds"]["median"] - base["seconds"]
         result["over_none"] = beyond
         # What was waited for is not hidden, even where a noisy `none` says so.
         costs = None if beyond is None else max(beyond, result["exposed"]["median"])
@@ -211,11 +249,10 @@ def compare(results: Sequence[Result], lines: dict[int, float]) -> None:
         slowest, free = result["slowest"], result["free"]
         slowest["over_none"] = base and slowest["seconds"]["median"] - base["by_rank"][slowest["rank"]]
         if free is not None:
-            other = base and (base["free"] or base)
-            free["over_none"] = other and free["seconds"]["median"] - other["seconds"]["median"]
-        line = lines.get(result["bytes"])
-        result["line"] = line
-        result["over_line"] = beyond / line if line and beyond is not None else None
+            free["over_none"] = base and free["seconds"]["median"] - base["free"]
+        took = line(result["bytes"], result["topology"])
+        result["line"] = took
+        result["over_line"] = beyond / took if took and beyond is not None else None
 
 
 def hidden(exposed: float, in_flight: float | None) -> float | None:

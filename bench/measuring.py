@@ -125,13 +125,20 @@ def build(algorithm: Algorithm, world: World, graph: Topology, nbytes: int, peri
 
 
 def measure(
-    optimizer: Steps, world: World, compute: Callable[[], object], steps: int, warmup: int, *, level: bool
+    optimizer: Steps,
+    world: World,
+    compute: Callable[[], object],
+    steps: int,
+    warmup: int,
+    *,
+    level: bool,
+    watch: Callable[[], object] | None = None,
 ) -> Updates:
     """Time `steps` updates of compute and step, after `warmup` of them.
 
     With `level` a barrier, which is not timed, stands between compute and step: a blocking method then waits for its
     transfer alone, and not for peers whose compute took longer. Where messages travel during the compute there must be
-    none, for they would travel during the barrier too.
+    none, for they would travel during the barrier too. `watch` is called after each update that is not timed.
     """
     updates = Updates()
     world.barrier()
@@ -147,7 +154,10 @@ def measure(
         optimizer.step()
         synchronise(world)
         ended = time.perf_counter()
-        if number >= 0:
+        if number < 0:
+            if watch is not None:
+                watch()
+        else:
             last = dataclasses.replace(optimizer.stats.last)
             updates.seconds.append(ended - levelled + computed - began)
             updates.computing.append(computed - began)

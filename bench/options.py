@@ -8,12 +8,15 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 import topologies
 from gossip import UsageError
 from gossip.launchers import Launcher
+
+Number = TypeVar("Number", int, float)
 
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -84,15 +87,15 @@ def graphs(text: str) -> list[str]:
     return [part.strip() for part in text.split(";")]
 
 
-def _once(text: str, values: list[float]) -> list[float]:
+def _once(text: str, values: list[Number]) -> list[Number]:
     if len(set(values)) < len(values):
         raise argparse.ArgumentTypeError(f"{text!r} names one of them twice")
     return values
 
 
 def sizes(text: str) -> list[int]:
-    """Several sizes, separated by commas."""
-    return [size(part) for part in text.split(",")]
+    """Several sizes, separated by commas, each once."""
+    return _once(text, [size(part) for part in text.split(",")])
 
 
 def some_of(names: Iterable[str]) -> Callable[[str], list[str]]:
@@ -143,6 +146,24 @@ def add_json(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--json", type=Path, default=Path(default), metavar="PATH", help=f"(default: {default})")
 
 
+def add_files(parser: argparse.ArgumentParser, name: str) -> None:
+    """Where the record goes, and what is made of it."""
+    parser.add_argument("--json", type=Path, metavar="PATH", help=f"(default: {name}.json in --out)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="for CSV, Markdown and PNG (default: that of --json, or else out)"
+    )
+
+
+def check_files(given: argparse.Namespace, launcher: Launcher) -> None:
+    """Settle where the files go that `add_files` asks for, and make room for them."""
+    given.out = given.out or (given.json.parent if given.json else Path("out"))
+    given.json = given.json or given.out / f"{given.command}.json"
+    check_writable(given.json, launcher)
+    beside = given.out / given.json.stem
+    for ending in (".csv", ".md", ".png"):
+        check_writable(beside.with_name(beside.name + ending), launcher)
+
+
 def check_topology(given: argparse.Namespace, launcher: Launcher) -> None:
     """Refuse a graph that is none, or not one for so many ranks."""
     check_graph(given.topology, launcher)
@@ -162,13 +183,18 @@ def check_world(given: argparse.Namespace) -> None:
         raise UsageError("--transport nccl needs CUDA and a GPU for each rank: choose mpi or gloo")
 
 
-def check_writable(folder: Path, launcher: Launcher) -> None:
-    """Make the folder of the results now, rather than fail when they are there. Rank 0 writes."""
+def check_writable(file: Path, launcher: Launcher) -> None:
+    """Make the folder of a result now, rather than fail when it is there. Rank 0 writes."""
     if launcher.rank > 0:
         return
+    folder = file.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make the folder {folder} for the results: {error.strerror}") from error
     if not os.access(folder, os.W_OK):
         raise UsageError(f"cannot write to the folder {folder}, where the results go")
+    if file.is_dir():
+        raise UsageError(f"{file} is a folder, where a result is to be written: name a file in it")
+    if file.exists() and not os.access(file, os.W_OK):
+        raise UsageError(f"{file} exists and cannot be written to: move it away, or name another file")

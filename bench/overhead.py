@@ -40,7 +40,7 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
     """Refuse what cannot be measured."""
     if launcher.size > 1:
         raise UsageError("this measures one rank by itself: start it as `python -m bench overhead`, without a launcher")
-    options.check_writable(given.json.parent, launcher)
+    options.check_writable(given.json, launcher)
 
 
 def run(given: argparse.Namespace, launcher: Launcher) -> None:

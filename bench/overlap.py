@@ -58,7 +58,7 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
     if launcher.size < 2:
         raise UsageError("one rank has nobody to speak to: start it as `mpirun -n 4 python -m bench overlap`")
     options.check_world(given)
-    options.check_writable(given.json.parent if given.json else Path("out"), launcher)
+    options.check_writable(given.json or Path("out/overlap.json"), launcher)
 
 
 def run(given: argparse.Namespace, launcher: Launcher) -> None:

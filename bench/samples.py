@@ -33,6 +33,18 @@ def summary(values: Sequence[float], window: int = 1) -> Summary:
     return Summary(float(median), float(p10), float(p90), float(means.mean()))
 
 
+def window(period: int, *, periodic: bool, blocking: bool) -> int:
+    """Updates whose mean is one value: of one, where each is like the other and begins at a barrier.
+
+    Where something happens in every τ-th update only, τ of them are like the next τ. Without a barrier, what one update
+    waits for the next one need not, so that only many of them together tell.
+
+    >>> window(12, periodic=False, blocking=True), window(12, periodic=False, blocking=False)
+    (1, 12)
+    """
+    return period if periodic or not blocking else 1
+
+
 def smooth(values: Sequence[float], width: int) -> list[float]:
     """Means over the last `width` values, of fewer at the beginning.
 

@@ -18,10 +18,11 @@ from .peers import PEERS
 LEGEND = (
     "Times in ms, medians over the updates of all ranks; slowest: of that rank (which). p10 - p90: of the updates.",
     "exposed: update less that of `no communication`; waits: blocked in the step. hidden: 1 - the larger / in flight.",
-    "Blocking methods are timed from a barrier just before the step; free: the same loop without it.",
-    "sent, received, messages: of a rank and update. consensus: rms over ranks of ‖z_i - mean‖ / ‖mean‖ at the end.",
+    "Blocking methods are timed from a barrier just before the step; free: the same loop without it. Without it, and",
+    "where something happens every τ-th update, each value is a mean over τ updates.",
+    "sent, received, messages: of a rank and update. consensus: rms over ranks of ‖z_i - mean‖ / ‖mean‖, mean over τ.",
 )
-LINE = "line: raw sockets that move the same bytes over the graph's hops after a pause; x line: exposed, in lines."
+LINE = "line: raw sockets that move a round's bytes over the graph's hops after a pause; x line: exposed, in lines."
 
 
 GOSSIP = [name for name, algorithm in ALGORITHMS.items() if algorithm.gossips]

@@ -11,8 +11,10 @@ loop. What a reader of their rows has to know stands below the tables; what is n
 Exposed communication is an update's time less that of `none` in the same run. What blocks is timed from a barrier just
 before its step, so that ranks wait for bytes and not for each other's compute; OSGP has none, for its messages would
 travel meanwhile. The loop without barriers stands beside it as "free". Figures are medians over the updates of all
-ranks; algorithms that communicate every --period steps are judged by windows of so many updates. On several hosts, raw
-sockets move the same bytes in the same run: the line, which nothing that waits for as many bytes can beat.
+ranks; algorithms that communicate every --period steps, and all loops without barriers, are judged by the means over
+windows of so many updates, beside windows of `none` that are as long. On several hosts, raw sockets move the bytes of a
+round over the same hops of the graph in the same run: the line, which nothing that waits for as many bytes can beat.
+Where ranks share hosts, it goes from each host to the next.
 
 Writes JSON, and beside it the same as CSV, as Markdown tables and as a bar chart (PNG). The Markdown has every rank's
 own figures too, for where one is a straggler, medians of all do not tell who waits for it.
@@ -28,7 +30,6 @@ examples
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,8 +50,9 @@ WIDE = 180
 
 UNITS = (
     "seconds, bytes and messages of one update; quantiles over windows of `window` updates of all ranks; exposed: "
-    "blocked in waits; over_none: the update less that of `none`; hidden: 1 - the larger of both / in_flight; free: "
-    "without barriers; slowest: the rank with the highest median; line: raw sockets moving as many bytes"
+    "blocked in waits; none: an update of `none` in windows as long; over_none: the update less that; hidden: 1 - the "
+    "larger of exposed and over_none / in_flight; free: without barriers, in windows of `period`; slowest: the rank "
+    "with the highest median; line: raw sockets moving the bytes of a round"
 )
 
 
@@ -86,7 +88,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "semicolons, or the option is repeated (default: exponential)",
     )
     parser.add_argument("--steps", type=options.count, default=24, metavar="N", help="measured updates (default: 24)")
-    parser.add_argument("--warmup", type=options.natural, default=4, metavar="N", help="updates before (default: 4)")
+    parser.add_argument(
+        "--warmup",
+        type=options.natural,
+        metavar="N",
+        help="updates before, over whose last τ consensus is told (default: --period)",
+    )
     parser.add_argument(
         "--repeats", type=options.count, default=1, metavar="N", help="times that all is measured (default: 1)"
     )
@@ -125,10 +132,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "(default: none)",
     )
     options.add_world(parser)
-    parser.add_argument("--json", type=Path, metavar="PATH", help="(default: update.json in --out)")
-    parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="for CSV, Markdown and PNG (default: that of --json, or else out)"
-    )
+    options.add_files(parser, "update")
 
 
 def check(given: argparse.Namespace, launcher: Launcher) -> None:
@@ -138,6 +142,7 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
     given.compute = given.compute or (COMPUTE if given.model == "sleep" else [0.0])
     given.topologies = list(dict.fromkeys(given.topologies or ["exponential"]))
     given.free = given.steps if given.free is None else given.free
+    given.warmup = given.period if given.warmup is None else given.warmup
     for name, count in (("--steps", given.steps), ("--free", given.free or given.period)):
         if count < given.period:
             raise UsageError(f"{name} {count} is less than one --period {given.period}: it would never be due")
@@ -146,20 +151,17 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
     options.check_world(given)
     _check_peers(given, launcher)
     wire.handed()
-    given.out = given.out or (given.json.parent if given.json else Path("out"))
-    given.json = given.json or given.out / "update.json"
-    for folder in (given.out, given.json.parent):
-        options.check_writable(folder, launcher)
+    options.check_files(given, launcher)
 
 
 def _check_peers(given: argparse.Namespace, launcher: Launcher) -> None:
     """Leave out the peers that are not installed, and refuse those that cannot be measured as asked."""
     given.left_out = [
-        f"{name} is left out: {PEERS[name].package} is not installed, pip install 'gossip-runtime[peers]' brings it"
+        f"{name} is left out: {missing}, pip install 'gossip-runtime[peers]' brings it"
         for name in given.algorithms
-        if name in PEERS and not PEERS[name].installed
+        if (missing := name in PEERS and PEERS[name].missing)
     ]
-    given.algorithms = [name for name in given.algorithms if name not in PEERS or PEERS[name].installed]
+    given.algorithms = [name for name in given.algorithms if name not in PEERS or not PEERS[name].missing]
     for name in given.algorithms:
         if name not in PEERS or not PEERS[name].trains:
             continue
@@ -192,12 +194,14 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     with screen.Course(console, updates) as course:
         transport, results, lines = matrix.run(given, course)
     handed = wire.handed()
-    seconds = {int(nbytes): float(took) for nbytes, took in (handed or {"seconds": {}})["seconds"].items()}
-    seconds |= {line["bytes"]: line["seconds"]["median"] for line in lines}
-    matrix.compare(results, seconds)
+    before: dict[str, float] = handed["seconds"] if handed else {}
+    seconds = {(line["bytes"], line["topology"]): line["seconds"]["median"] for line in lines}
+    matrix.compare(results, lambda nbytes, graph: seconds.get((nbytes, graph), before.get(str(nbytes))))
     if launcher.rank > 0:
         return
     ranks = f"{launcher.size} rank{'s' * (launcher.size > 1)} over {transport}, compute by {given.model}"
+    if transport == "mpi":
+        ranks += "; torch and other libraries over gloo"
     parts = tables.parts(results)
     console.print(f"update: {ranks}")
     for part in parts:

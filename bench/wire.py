@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,13 +40,16 @@ def handed(environment: Mapping[str, str] = os.environ) -> dict[str, Any] | None
 
 
 def seconds(world: World, graph: Topology, nbytes: int, pause: float, timeout: float) -> dict[str, float] | None:
-    """Of `nbytes` over the hops of `graph`, now, over all ranks and repeats; None where all ranks share a host.
+    """Of `nbytes` over the hops of `graph`, now, over all ranks and repeats.
+
+    None where all ranks share a host, and where hosts have unequal numbers of them: links then carry unequal loads.
 
     The pause before each repeat is as long as a compute: a connection that was idle begins anew, slowly. Ranks that
     share a host send side by side, so there every host sends to the next: the link's time for all of them is the time
     of each.
     """
-    if len(set(world.hosts)) == 1:
+    hosts = Counter(world.hosts)
+    if len(hosts) == 1 or len(set(hosts.values())) > 1:
         return None
     ranks = world.across
     rounds = line.neighbours(ranks) if ranks.size < world.size else _rounds(graph, world.rank)

@@ -7,9 +7,10 @@ t steps.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -165,14 +166,15 @@ def test_a_pass_leaves_the_gradients_that_stood_there_and_takes_its_time() -> No
 def checked(*arguments: str, ranks: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     update.add_options(parser)
-    given = parser.parse_args(arguments)
+    given = parser.parse_args(arguments, argparse.Namespace(command="update"))
     update.check(given, Launcher("openmpi", rank=1, size=ranks))
     return given
 
 
 @pytest.fixture
 def nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    for name in ("torchft", "decent_dp", "fairscale"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
 
 
 @pytest.mark.usefixtures("nothing_is_missing")
@@ -201,7 +203,8 @@ def test_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_absent_are_left_out_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for name in ("torchft", "decent_dp"):
+        monkeypatch.setitem(sys.modules, name, None)
     # 6 ranks are no matter to one that is not there
     given = checked("--algorithms", "none,torchft,decent-dp,ddp", ranks=6)
     assert given.algorithms == ["none", "ddp"]
@@ -225,7 +228,7 @@ def test_the_yardstick_is_measured_last_and_once() -> None:
 
 
 def test_peers_in_the_same_run_and_table(tmp_path: Path) -> None:
-    present = [name for name in PEERS if PEERS[name].installed and name != YARDSTICK]
+    present = [name for name in PEERS if not PEERS[name].missing and name != YARDSTICK]
     # One that cannot be imported, whether or not it is installed.
     script = "import sys; sys.modules['torchft'] = None; from bench.__main__ import main; sys.exit(main(sys.argv[1:]))"
     few = ["--sizes", "40kB", "--compute", "0.003", "--steps", "4", "--warmup", "1", "--period", "2"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 from pathlib import Path
@@ -14,10 +15,11 @@ from spawn import run_mpirun
 from bench import published
 from bench.algorithms import ALGORITHMS
 from bench.scale import Cluster, Machine, methods, simulate
-from bench.table2 import notes, picture, report
+from bench.table2 import measurement, notes, picture, report
 from bench.table2.beside import Beside, beside
 from bench.table2.measurement import Measured
 from bench.table2.rows import HALVES, LINE, NBYTES, RATE, ROWS, Line, Periods, Row
+from gossip import UsageError
 from topologies import exponential
 
 PERIODS = Periods(48, 12)
@@ -186,7 +188,6 @@ def as_ranks(monkeypatch: pytest.MonkeyPatch, size: int, local_size: int) -> Non
     ("ranks", "arguments", "sentence"),
     [
         ((1, 1), [], "one rank has nobody to speak to"),
-        ((8, 2), [], "2 ranks would share a host and its link"),
         ((8, 1), ["--steps", "47"], "--steps 47 is less than one --period 48"),
         ((8, 1), ["--steps", "11", "--period", "4"], "--steps 11 is less than one --local-period 12"),
         ((8, 1), ["--steps", "0"], "'0' is not a whole number of at least 1"),
@@ -204,6 +205,19 @@ def test_wrong_options_are_refused(
 ) -> None:
     as_ranks(monkeypatch, *ranks)
     assert sentence in refusal(capsys, "table2", *arguments)
+
+
+def test_ranks_that_share_a_link_are_refused_by_each_of_them() -> None:
+    measurement.refuse_shared(["a", "a"])
+    measurement.refuse_shared(["a", "b"])
+    with pytest.raises(UsageError, match="2 ranks would share b and its link"):
+        measurement.refuse_shared(["a", "b", "b"])
+
+
+def test_what_is_timed_happened_before() -> None:
+    given = argparse.Namespace(warmup=4, steps=96)
+    counts = {row.name: measurement.warmup_of(row, given, PERIODS) for row in ROWS}
+    assert (counts["sgp"], counts["local"], counts["osgp"]) == (4, PERIODS.local, PERIODS.slowmo)
 
 
 @pytest.mark.slow

@@ -30,6 +30,18 @@ def asked(**more: Any) -> argparse.Namespace:
     return argparse.Namespace(**few | {"period": 3, "steps": 6, "warmup": 1, "free": 3} | more)
 
 
+NONE = {"seconds": 1.25, "by_rank": [1.0, 1.5], "free": 2.25}
+
+
+def half_a_second(nbytes: int, graph: str) -> float | None:
+    """The line of four bytes."""
+    return {(4, "a"): 0.5}.get((nbytes, graph))
+
+
+def no_line(nbytes: int, graph: str) -> None:
+    """All ranks share a host."""
+
+
 def result(algorithm: str, seconds: list[float], waits: float, in_flight: float) -> matrix.Result:
     """Of two ranks, timed from a barrier; without barriers it takes one second more."""
     middle = sum(seconds) / 2
@@ -42,6 +54,8 @@ def result(algorithm: str, seconds: list[float], waits: float, in_flight: float)
         "exposed": {"median": waits},
         "in_flight": in_flight,
         "by_rank": seconds,
+        "topology": "a",
+        "none": NONE,
         "slowest": {"rank": slowest, "seconds": {"median": seconds[slowest]}},
         "free": {"seconds": {"median": middle + 1}},
     }
@@ -67,7 +81,7 @@ def test_exposed_is_what_an_update_takes_beyond_one_without_communication() -> N
     none = result("none", [1.0, 1.5], 0.0, 0.0)
     sgp = result("sgp", [1.75, 2.25], 0.5, 1.0)
     compared = [sgp, none]
-    matrix.compare(compared, {4: 0.5})
+    matrix.compare(compared, half_a_second)
     assert (none["over_none"], none["hidden"]) == (0.0, None)
     assert (sgp["over_none"], sgp["slowest"]["over_none"], sgp["free"]["over_none"]) == (0.75, 0.75, 0.75)
     assert sgp["hidden"] == 0.25
@@ -75,17 +89,34 @@ def test_exposed_is_what_an_update_takes_beyond_one_without_communication() -> N
 
 
 def test_what_was_waited_for_is_not_hidden() -> None:
-    compared = [result("none", [2.0, 2.0], 0.0, 0.0), result("sgp", [1.9, 1.9], 0.75, 1.0)]
-    matrix.compare(compared, {})
-    assert compared[1]["hidden"] == 0.25
-    assert compared[1]["over_line"] is None
+    [sgp] = [result("sgp", [1.2, 1.2], 0.75, 1.0)]
+    matrix.compare([sgp], no_line)
+    assert sgp["over_none"] < 0
+    assert sgp["hidden"] == 0.25
+    assert sgp["over_line"] is None
 
 
 def test_without_that_loop_nothing_is_said_of_it() -> None:
-    [sgp] = [result("sgp", [1.0, 1.0], 0.5, 1.0)]
-    matrix.compare([sgp], {4: 0.5})
+    [sgp] = [result("sgp", [1.0, 1.0], 0.25, 1.0) | {"none": None}]
+    matrix.compare([sgp], half_a_second)
     assert sgp["over_none"] is sgp["hidden"] is sgp["over_line"] is None
-    assert breakdown.spans({**sgp, "computing": {"median": 0.75}}) == (0.75, 0.25, 0.5)
+    assert breakdown.spans({**sgp, "computing": {"median": 0.75}}) == (0.75, 0.25, 0.75)
+    # What overlaps its messages with its own compute waits inside that.
+    assert breakdown.spans({**sgp, "computing": {"median": 1.0}}) == (0.75, 0.25, 0.75)
+
+
+def test_exposed_is_told_by_windows_as_long_as_those_of_none() -> None:
+    def cell(name: str, window: int, *seconds: float) -> matrix.Cell:
+        own = Updates(**{each: [1.0] * len(seconds) for each in LISTS})  # type: ignore[arg-type]
+        own.seconds = list(seconds)
+        return matrix.Cell(name, matrix.Place(4, 0.1, "a"), window, level=window == 1, ranks=[own])
+
+    alone = cell("none", 1, 1.0, 1.0, 4.0)
+    for osgp in (cell("osgp", 3, 1.0, 1.0, 4.0), cell("sgp", 1, 1.0, 1.0, 4.0)):
+        found = matrix._result(osgp, asked(), alone)
+        matrix.compare([found], no_line)
+        assert found["over_none"] == 0.0
+        assert found["seconds"]["median"] == {"osgp": 2.0, "sgp": 1.0}[osgp.name]
 
 
 def test_figures_are_of_all_ranks_and_whole_windows() -> None:
@@ -113,8 +144,8 @@ def test_the_ranks_that_wait_for_a_straggler_are_seen_in_the_means() -> None:
     assert found["mean_by_rank"] == [1.0, 2.0, 4.0]
     assert found["slowest"]["rank"] == 2
     compared = [{**result("sgp", [1.0, 1.0], 0.0, 0.0), **found, "topology": "exponential", "consensus": None}]
-    compared[0]["computing"] = compared[0]["seconds"]
-    matrix.compare(compared, {})
+    compared[0] |= {"computing": compared[0]["seconds"], "none": NONE | {"by_rank": [1.0] * 3}}
+    matrix.compare(compared, no_line)
     text = tables.markdown("a straggler", compared)
     assert "| SGP | 1000 / 1000 | 1000 / 2000 | 4000 / **4000** |" in text
     assert "4000 (2)" in text
@@ -137,7 +168,7 @@ def test_consensus_is_the_distance_from_the_mean() -> None:
         torch.nn.init.constant_(module.weight, 3.0)
         with torch.no_grad():
             module.weight[0, 1] = 1.0 if world.rank else -1.0
-        return matrix.consensus(world, module)
+        return matrix.consensus(world, world.channel(), module)
 
     assert gossip.testing.run(2, on_rank) == pytest.approx([1 / 3] * 2)
 
@@ -241,10 +272,10 @@ def test_a_real_network_under_torchrun(tmp_path: Path) -> None:
 
 
 def test_lines_have_columns_where_they_were_measured() -> None:
-    compared = [result("none", [1.0, 1.0], 0.0, 0.0) | {"topology": "ring"}]
-    matrix.compare(compared, {})
+    compared = [result("none", [1.0, 1.0], 0.0, 0.0)]
+    matrix.compare(compared, lambda nbytes, graph: half_a_second(nbytes, "b"))
     assert not {"line", "x line"} & {column.head for column in tables.columns(compared)}
-    matrix.compare(compared, {4: 0.5})
+    matrix.compare(compared, half_a_second)
     assert {"line", "x line"} <= {column.head for column in tables.columns(compared)}
 
 
@@ -252,9 +283,9 @@ def test_lines_have_columns_where_they_were_measured() -> None:
 def test_a_narrow_screen_has_fewer_columns_rather_than_broken_ones(width: int) -> None:
     nothing = dict.fromkeys(("merging", "bytes_sent", "messages_sent", "messages_received"), 0.0)
     spread = {"median": 1.0, "p10": 1.0, "p90": 1.0}
-    more = {"topology": "ring", "consensus": 0.5, "computing": spread, **nothing}
+    more = {"consensus": 0.5, "computing": spread, **nothing}
     compared = [result(name, [1.0, 1.0], 0.0, 0.5) | more for name in ("none", "sgp-noaverage")]
-    matrix.compare(compared, {4: 0.5})
+    matrix.compare(compared, half_a_second)
     for each in compared:
         each["seconds"] = spread
     [part] = tables.parts(compared)

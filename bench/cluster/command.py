@@ -39,11 +39,10 @@ from gossip.launchers import Launcher
 from topologies.commands import units
 
 from .. import options, record, screen
+from ..wire import VARIABLE
 from . import changes, launching, needs
 from .network import MOST, ClusterError, Network, clean, network
 from .watching import TIMED_OUT, Asked, Signals, watch
-
-VARIABLE = "GOSSIP_BENCH_LINE"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -135,7 +134,7 @@ def _check_options(given: argparse.Namespace, launcher: Launcher) -> None:
     if len({slow.host for slow in given.slow}) < len(given.slow):
         raise UsageError("--slow names one host twice: give each one rate")
     if given.json is not None:
-        options.check_writable(given.json.parent, launcher)
+        options.check_writable(given.json, launcher)
 
 
 def run(given: argparse.Namespace, launcher: Launcher) -> None:

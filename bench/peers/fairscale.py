@@ -31,6 +31,7 @@ class FairScale(Training):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of parts of it that are not used here
             from fairscale.experimental.nn.data_parallel import SlowMoBaseAlgorithm, SlowMoDistributedDataParallel
+            from fairscale.experimental.nn.data_parallel.gossip import distributed
 
         super().__init__(task, world)
         self._period = period
@@ -50,6 +51,8 @@ class FairScale(Training):
                 slowmo_sgp_average_params=True,
                 localsgd_frequency=period,
             )
+        # So long it would wait for its thread: 300 s, whatever the deadline of the run.
+        self._without_cuda.enter_context(mock.patch.object(distributed, "HEARTBEAT_TIMEOUT", timeout))
         self._optimizer = self.clocked(task.module)
 
     def update(self) -> None:
@@ -58,6 +61,8 @@ class FairScale(Training):
         self._model().backward()
         self._optimizer.step()
         self._model.perform_slowmo(self._optimizer)
+        if self._gossips and (self._model.gossip_ps_weight[0] == -1 or not self._model.gossip_thread.is_alive()):
+            raise RuntimeError("a round of fairscale's SGP failed in its thread, and it goes on without")
 
     def sent(self, number: int) -> int:
         """SGP sends everything to one peer, but where an outer step is due all ranks average instead."""

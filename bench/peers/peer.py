@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
-import importlib.util
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -112,7 +112,7 @@ class Training(Running):
         def end(*_: object) -> None:
             self._inside += time.perf_counter() - self._began
 
-        # The first hooks are the innermost: what a peer hooks in later is the peer's own time.
+        # The first post-hook is the innermost: what a peer hooks in behind the step later is the peer's own time.
         optimizer.register_step_pre_hook(begin)
         optimizer.register_step_post_hook(end)
         return optimizer
@@ -155,9 +155,20 @@ class Peer(NamedTuple):
         return False
 
     @property
-    def installed(self) -> bool:
-        """What it needs is here."""
-        return self.package is None or importlib.util.find_spec(self.package.replace("-", "_")) is not None
+    def missing(self) -> str:
+        """Why it cannot be measured here, if so: what it needs is not installed, or cannot be imported."""
+        if self.package is None:
+            return ""
+        name = self.package.replace("-", "_")
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name == name:
+                return f"{self.package} is not installed"
+            return f"{self.package} cannot be imported ({error})"
+        except (ImportError, OSError, AttributeError, RuntimeError) as error:  # as one that was built for another torch
+            return f"{self.package} cannot be imported ({error})"
+        return ""
 
     @property
     def version(self) -> str:

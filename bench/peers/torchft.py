@@ -56,6 +56,8 @@ class TorchFt(Training):
             timeout=deadline,
             quorum_timeout=deadline,
             connect_timeout=deadline,
+            # An average that failed is an error, where it would go on without and be fast.
+            max_retries=0,
             rank=0,
             world_size=1,
             store_addr=address,

@@ -61,8 +61,10 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
     fitted = _fitted(given)
     if given.validate and not _unused(given, fitted):
         raise UsageError("--validate: these files hold no point that was not fitted to, so nothing can be judged")
-    common.check_writable(given.json.parent, launcher)
-    common.check_writable(given.picture.parent, launcher)
+    for point in _unused(given, fitted):
+        _check_graph(point.topology, point.ranks)
+    common.check_writable(given.json, launcher)
+    common.check_writable(given.picture, launcher)
 
 
 def run(given: argparse.Namespace, launcher: Launcher) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from topologies.pictures.canvas import FAINT, GREY, INK, QUIET, canvas, save
 
+from .machine import Floats
 from .methods import Method
 from .simulation import Prediction
 
@@ -46,8 +47,7 @@ def draw(
     axes = figure.add_axes((LEFT, BOTTOM, RIGHT - LEFT, TOP - BOTTOM))
     ranks = list(found)
     curves = {name: np.array([found[n][name].seconds.mean * 1e3 for n in ranks]) for name in methods}
-    low = min(float(curve.min()) for curve in curves.values()) / 1.06
-    high = max(float(curve.max()) for curve in curves.values()) * 1.1
+    low, high = _range(np.concatenate(list(curves.values())))
     axes.set(xscale="log", yscale="log", xlim=(ranks[0], max(ranks[-1], ranks[0] * 1.1)), ylim=(low, high))
     axes.set_xticks(shown := _some(ranks), labels=[f"{n:,}" for n in shown], minor=False)
     axes.set_xticks([], minor=True)
@@ -66,7 +66,7 @@ def draw(
     axes.yaxis.set_label_coords(-0.085, 0.5)
     names = sorted(curves, key=lambda name: (curves[name][-1], list(curves).index(name)))
     scale = np.log([low, high])
-    ends = [float((np.log(curves[name][-1]) - scale[0]) / (scale[1] - scale[0])) for name in names]
+    ends = [float((np.log(max(curves[name][-1], low)) - scale[0]) / (scale[1] - scale[0])) for name in names]
     for name, end, place in zip(names, ends, _apart(ends), strict=True):
         look = LOOKS[name]
         axes.plot([1.005, 1.025, 1.04], [end, place, place], transform=axes.transAxes, color=look["color"], lw=0.8,
@@ -76,6 +76,12 @@ def draw(
         axes.text(1.17, place, f"{curves[name][-1]:,.0f}", ha="right", weight="bold", **at)
         axes.text(1.182, place, methods[name].title, **at)
     save(figure, path)
+
+
+def _range(milliseconds: Floats) -> tuple[float, float]:
+    """What is shown; nothing, which a curve may take where nobody computes, has no place on a logarithmic scale."""
+    seen = milliseconds[milliseconds > 0]
+    return (float(seen.min()) / 1.06, float(seen.max()) * 1.1) if len(seen) else (0.1, 10.0)
 
 
 def _some(ranks: Sequence[int]) -> list[int]:

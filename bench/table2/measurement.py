@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import gc
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gossip
-from gossip import World
+from gossip import UsageError, World
 from topologies import exponential
 
 from .. import models, screen, wire
@@ -31,22 +33,44 @@ def run(given: argparse.Namespace, course: screen.Course) -> tuple[str, dict[str
     for name in given.halves:
         # A world for each half: the channels of one world are numbered, and there are not many of them.
         with gossip.init(given.transport, given.timeout) as world:
+            refuse_shared(world.hosts)
             transport = world.transport
             measured = Measured(_line(world, HALVES[name].compute, given.timeout), {})
             for row in ROWS:
                 course.part(f"{name}: {row.title}")
                 measured.rows[row.name] = _row(row, HALVES[name], world, given, periods)
-                course.advance(given.warmup + given.steps)
+                course.advance(updates_of(row, given, periods))
                 gc.collect()
             found[name] = measured
     return transport, found
+
+
+def refuse_shared(hosts: Sequence[str]) -> None:
+    """Refuse several hosts of which one has several ranks, who would share its link."""
+    host, most = Counter(hosts).most_common(1)[0]
+    if len(set(hosts)) > 1 and most > 1:
+        raise UsageError(
+            f"{most} ranks would share {host} and its link, and the table has one on each: start one rank a host, as "
+            "in `python -m bench cluster --nodes 8 -- python -m bench table2`"
+        )
+
+
+def warmup_of(row: Row, given: argparse.Namespace, periods: Periods) -> int:
+    """At least a window, so that nothing which is timed happens for the first time."""
+    return max(int(given.warmup), row.window(periods))
+
+
+def updates_of(row: Row, given: argparse.Namespace, periods: Periods) -> int:
+    """How many are made, warm-ups among them."""
+    return warmup_of(row, given, periods) + int(given.steps)
 
 
 def _row(row: Row, half: Half, world: World, given: argparse.Namespace, periods: Periods) -> dict[str, Any]:
     task = models.sleep(NBYTES, world, half.compute)
     algorithm, window = ALGORITHMS[row.name], row.window(periods)
     optimizer = algorithm.build(sgd(task.module), world, exponential(world.size), row.period(periods))
-    own = measure(optimizer, world, task.compute, given.steps, given.warmup, level=algorithm.blocking)
+    warmup = warmup_of(row, given, periods)
+    own = measure(optimizer, world, task.compute, given.steps, warmup, level=algorithm.blocking)
     return figures(gathered(own.whole(window), world), window)
 
 

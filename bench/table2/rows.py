@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from .. import published
 from ..algorithms import ALGORITHMS
+from ..samples import window
 
 SCALE = 100
 NBYTES, RATE = published.NBYTES // SCALE, published.RATE / SCALE
@@ -78,12 +79,9 @@ class Row(NamedTuple):
         return periods.local if self.local else periods.slowmo
 
     def window(self, periods: Periods) -> int:
-        """Updates whose mean is a time: of one, where each is like the other and begins at a barrier.
-
-        Without a barrier a wait of one update is none of the next, so that only many of them together tell.
-        """
+        """Updates whose mean is a time."""
         algorithm = ALGORITHMS[self.name]
-        return self.period(periods) if algorithm.periodic or not algorithm.blocking else 1
+        return window(self.period(periods), periodic=algorithm.periodic, blocking=algorithm.blocking)
 
     def predicted(self, compute: float, line: Line, ranks: int, periods: Periods) -> float:
         """Seconds of an update.

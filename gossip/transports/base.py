@@ -161,8 +161,8 @@ class Transport(ABC):
     def post(self, sends: Batch, receives: Batch, subject: str, *, together: bool = False) -> Flight:
         """Start one batch; `subject` (such as "round 17") is what errors call it.
 
-        together: no message of another rank can meet this one on its way, as on a ring on which all ranks are in the
-        same step; it is welcome at any time. Both ends say the same.
+        together: all ranks post this and wait for it, as a round of SGP or a hop around a ring, so that messages of
+        different steps hardly meet: it is welcome at any time. Both ends say the same.
         """
 
     def channel(self: Own) -> Own:

@@ -3,8 +3,8 @@
 A large message leaves when its receiver has said that there is room for it. Sent at once, it would share its
 receiver's link with those of ranks that are a round ahead, and delay the one that is waited for. MPI libraries ask too,
 but the answer then queues behind what the receiver itself has begun to send, over one connection for as long as that
-whole message takes. Here the word goes out with the receive, before anything of the same batch is sent. Where messages
-cannot meet, nobody asks.
+whole message takes. Here the word goes out with the receive, before anything of the same batch is sent. Where all ranks
+wait for the same step, messages of different steps hardly meet, and nobody asks.
 """
 
 from __future__ import annotations
