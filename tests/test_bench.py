@@ -66,6 +66,7 @@ def test_help_tells_every_option_and_what_is_measured(command: str, capsys: pyte
         (["update", "--compute", "-1"], "'-1' seconds are less than none"),
         (["update", "--algorithms", "sgp,magic"], "'magic' is not one of none, ar"),
         (["update", "--algorithms", "sgp,sgp"], "names one of them twice"),
+        (["update", "--sizes", "1MB,1000kB"], "names one of them twice"),
         (["update", "--transport", "pigeon"], "invalid choice: 'pigeon'"),
         (["overlap"], "one rank has nobody to speak to"),
         (["overhead", "--rounds", "many"], "'many' is not a whole number"),
@@ -74,6 +75,23 @@ def test_help_tells_every_option_and_what_is_measured(command: str, capsys: pyte
 )
 def test_wrong_options_are_refused(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert sentence in refusal(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "file"),
+    [
+        ("update", "--json", "there"),
+        ("update", "--out", "there/update.png"),
+        ("overhead", "--json", "there"),
+        ("scale", "--picture", "there.png"),
+    ],
+)
+def test_a_result_that_could_not_be_written_is_refused_before(
+    command: str, option: str, file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / file).mkdir(parents=True)
+    given = tmp_path / ("there" if option == "--out" else file)
+    assert f"{tmp_path / file} is a folder" in refusal(capsys, command, option, str(given))
 
 
 @pytest.mark.parametrize("rank", [0, 1])

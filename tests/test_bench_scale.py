@@ -591,6 +591,23 @@ def test_files_that_tell_nothing_are_refused(tmp_path: Path, capsys: pytest.Capt
     assert "these files hold no point that was not fitted to" in capsys.readouterr().err
 
 
+def test_a_graph_that_cannot_be_had_is_refused_before_anything_is_simulated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = {"algorithm": "sgp", "bytes": 8, "seconds": figures(0.1), "topology": "my_graphs:swing"}
+    file = write_record(tmp_path / "own.json", 4, [result], compute=0.1)
+    assert scale(tmp_path, "--validate", str(file)) == 2
+    said = capsys.readouterr()
+    assert f"{file} was measured on my_graphs:swing, which cannot be had" in said.err
+    assert not said.out
+
+
+def test_curves_of_nothing_are_drawn_too(tmp_path: Path) -> None:
+    assert scale(tmp_path, "--compute", "0", "--ranks", "2,4") == 0
+    assert scale(tmp_path, "--compute", "0", "--ranks", "2,4", "--methods", "none") == 0
+    assert (tmp_path / "b" / "s.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_it_wants_no_launcher(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

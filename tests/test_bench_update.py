@@ -69,6 +69,20 @@ def test_what_needs_no_graph_is_measured_under_one() -> None:
     assert {cell.name: cell.window for cell in cells} == {"none": 1, "sgp": 1, "local": 3, NAME: 1}
 
 
+def test_ranks_that_would_not_measure_the_same_all_refuse() -> None:
+    def on_rank(world: World) -> str:
+        names = ["none", "torchft"] if world.rank else ["none"]
+        with pytest.raises(UsageError) as refused:
+            matrix._agree(world, asked(algorithms=names))
+        matrix._agree(world, asked())
+        return str(refused.value)
+
+    [one, other] = gossip.testing.run(2, on_rank)
+    assert one == other
+    assert one.startswith("rank 0 on ")
+    assert "cannot measure torchft, which other ranks can" in one
+
+
 def test_the_bar_of_progress_ends_where_the_updates_do() -> None:
     cell = matrix.Cell("osgp", matrix.Place(4, 0.1, "a"), window=1, level=False)
     assert matrix.updates_of(cell, asked()) == 7

@@ -53,13 +53,15 @@ def test_late_messages(case: Case) -> None:
     agree(case, 3, testing.run(3, lambda world: train(case, world), network=slow))
 
 
-Launch = Callable[[int], "list[spawn.Saved]"]
+Launch = Callable[[str], "list[spawn.Saved]"]
 RUNS = {
-    8: ["8=5+2+1", "mpi", "gloo", "mpi/graphs"],
-    5: ["5", "mpi/graphs"],
-    3: ["3", "mpi", "gloo"],
+    "8": ["8=5+2+1", "mpi"],
+    "8 over gloo": ["8=5+2+1", "gloo"],
+    "3": ["3=2+1", "mpi", "gloo"],
+    "8 over graphs": ["8", "mpi/graphs"],
+    "5 over graphs": ["5", "mpi/graphs"],
 }
-"""The launches; the first also splits its world into smaller ones that train side by side."""
+"""The launches; some also split their world into smaller ones that train side by side."""
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +69,15 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Launch:
     """The cases of a launch, one after another in the same processes, under one mpirun."""
 
     @cache
-    def results(size: int) -> list[spawn.Saved] | AssertionError:
-        folder = tmp_path_factory.mktemp(f"mpirun-{size}")
+    def results(name: str) -> list[spawn.Saved] | AssertionError:
+        folder = tmp_path_factory.mktemp("mpirun")
         try:
-            return spawn.mpirun(size, "workers.train", folder, *RUNS[size], timeout=170)
+            return spawn.mpirun(int(name.split()[0]), "workers.train", folder, *RUNS[name], timeout=170)
         except AssertionError as failure:
             return failure  # kept too, or every case would launch again
 
-    def launch(size: int) -> list[spawn.Saved]:
-        ranks = results(size)
+    def launch(name: str) -> list[spawn.Saved]:
+        ranks = results(name)
         if isinstance(ranks, AssertionError):
             raise ranks
         return ranks
@@ -83,14 +85,22 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Launch:
     return launch
 
 
+OF_8, OF_3 = [(8, 0), (5, 0), (2, 5), (1, 7)], [(3, 0), (2, 0), (1, 2)]
+"""How many ranks each world has, and which process is the first of them."""
+
+
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("case", CORE, ids=lambda case: case.name)
-@pytest.mark.parametrize("transport", ["mpi", "gloo"])
 @pytest.mark.parametrize(
-    ("size", "processes", "first"), [(8, 8, 0), (5, 8, 0), (2, 8, 5), (1, 8, 7), (3, 3, 0)], ids=str
+    ("name", "transport", "size", "first"),
+    [
+        *(("3", transport, *part) for transport in ("mpi", "gloo") for part in OF_3),
+        *(("8", "mpi", *part) for part in OF_8),
+        *(pytest.param("8 over gloo", "gloo", *part, marks=pytest.mark.slow) for part in OF_8),
+    ],
 )
-def test_mpirun(size: int, processes: int, first: int, transport: str, case: Case, launched: Launch) -> None:
-    agree(case, size, launched(processes)[first : first + size], f"{transport}/{size}/{case.name}/")
+def test_mpirun(name: str, transport: str, size: int, first: int, case: Case, launched: Launch) -> None:
+    agree(case, size, launched(name)[first : first + size], f"{transport}/{size}/{case.name}/")
 
 
 def test_torchrun(tmp_path: Path) -> None:
@@ -100,9 +110,16 @@ def test_torchrun(tmp_path: Path) -> None:
         agree(case, 2, ranks, f"gloo/2/{case.name}/")
 
 
+def test_every_graph_that_ships() -> None:
+    """OSGP over each."""
+    for case in over_every_graph(5):
+        agree(case, 5, testing.run(5, lambda world, case=case: train(case, world)))  # type: ignore[misc]
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("size", [5, 8])
-def test_every_graph_that_ships(size: int, launched: Launch) -> None:
+def test_every_graph_that_ships_under_mpirun(size: int, launched: Launch) -> None:
     """OSGP over each on 5 ranks, SGP on 8."""
     for case in over_every_graph(size):
-        agree(case, size, launched(size), f"mpi/graphs/{size}/{case.name}/")
+        agree(case, size, launched(f"{size} over graphs"), f"mpi/graphs/{size}/{case.name}/")

@@ -121,6 +121,14 @@ def compare(points: Sequence[Point], machine: Machine, overhead: Overhead, seed:
     return found
 
 
+def graph_of(point: Point) -> topologies.Topology:
+    """Over which it was measured; raises `UsageError` where that cannot be had here."""
+    try:
+        return topologies.load(point.topology, point.ranks)
+    except topologies.TopologyError as error:
+        raise UsageError(f"{point.file} was measured on {point.topology}, which cannot be had: {error}") from error
+
+
 def _linear(point: Point) -> bool:
     return point.algorithm == LINE or (_method(point).blocking and point.level)
 
@@ -148,11 +156,7 @@ def _method(point: Point) -> Method:
 
 def _simulated(point: Point, machine: Machine, seed: int) -> Prediction:
     method = _method(point)
-    cluster = Cluster(machine, point.ranks, seed)
-    try:
-        graph = topologies.load(point.topology, point.ranks)
-    except topologies.TopologyError as error:
-        raise UsageError(f"{point.file} was measured on {point.topology}, which cannot be had: {error}") from error
+    cluster, graph = Cluster(machine, point.ranks, seed), graph_of(point)
     steps = max(WINDOWS * method.window, LEAST // method.window * method.window)
     level = point.level and method.blocking
     return simulate({"": method}, cluster, graph, point.nbytes, steps, SETTLING, level=level)[""]

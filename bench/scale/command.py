@@ -27,7 +27,7 @@ from gossip.launchers import Launcher
 from .. import options as common
 from .. import record, screen
 from . import options, picture, published, report
-from .calibration import Fitted, Overhead, calibrate, compare
+from .calibration import Fitted, Overhead, calibrate, compare, graph_of
 from .machine import Cluster
 from .measured import Point, read
 from .methods import Method, methods
@@ -62,7 +62,7 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
     if given.validate and not _unused(given, fitted):
         raise UsageError("--validate: these files hold no point that was not fitted to, so nothing can be judged")
     for point in _unused(given, fitted):
-        _check_graph(point.topology, point.ranks)
+        graph_of(point)
     common.check_writable(given.json, launcher)
     common.check_writable(given.picture, launcher)
 

@@ -23,11 +23,18 @@ from .mpi_engine import Engine, Parcel
 PIECE = 1 << 30
 """Bytes in one MPI message at the most: the counts of most libraries are 32-bit, and buckets may be larger."""
 
-EAGER, EAGER_PIECES = 65_280, 16
+EAGER = 65_280
 """A message of so many bytes leaves over TCP without MPI's own question to its receiver, by Open MPI's defaults.
 
-So a tensor ends in a few such pieces. They keep the line busy while the question about the rest, which is posted before
-them, is answered. A tensor of one piece leaves at once.
+That question is answered through the receiver's own sends, behind all that they have in its queues, some megabytes. So
+a tensor ends in a few such pieces, which keep the line busy while the question about the rest, posted before them, is
+answered. A tensor of one piece leaves at once.
+"""
+
+ASKED, UNASKED = 256, 16
+"""Pieces at the most: 17 MB where the receiver waits for them, and 1 MB where it may have to keep what comes early.
+
+None on the same host, where memory is shared: one copy of the whole is faster there than any pieces.
 """
 
 NOTHING = np.empty(0, dtype=np.uint8)
@@ -45,8 +52,10 @@ class MpiFlight(Flight):
         self._landing: list[tuple[torch.Tensor, torch.Tensor]] = []
         engine, ranks, tag = transport.engine, transport.ranks, 2 * transport.number
         comm, byte = engine.comm, engine.mpi.BYTE
-        room = [(peer, _pieces(self._room(tensor))) for peer, tensors in receives.items() for tensor in tensors]
-        cargo = [(peer, _pieces(_on_host(tensor))) for peer, tensors in sends.items() for tensor in tensors]
+        most = ASKED if asking else UNASKED
+        eager = {peer: 0 if ranks[peer] in engine.near else most for peer in (*receives, *sends)}
+        room = [(peer, _pieces(self._room(tensor), eager[peer])) for peer in receives for tensor in receives[peer]]
+        cargo = [(peer, _pieces(_on_host(tensor), eager[peer])) for peer in sends for tensor in sends[peer]]
         try:
             with engine.lock:
                 self._receives = [
@@ -169,10 +178,10 @@ def _on_host(tensor: torch.Tensor) -> torch.Tensor:
     return host
 
 
-def _pieces(tensor: torch.Tensor) -> list[np.ndarray]:
-    """The tensor's memory as MPI takes it, whatever its dtype and size."""
+def _pieces(tensor: torch.Tensor, most: int) -> list[np.ndarray]:
+    """The tensor's memory as MPI takes it, whatever its dtype and size; `most` pieces at its end are eager."""
     assert tensor.is_contiguous(), "a transport moves dense memory"
     memory = tensor.detach().reshape(-1).view(torch.uint8).numpy()
-    eager = max(0, memory.size - EAGER * EAGER_PIECES)
-    starts = [*range(0, eager, PIECE), *range(eager, memory.size, EAGER)] or [0]
+    rest = max(0, memory.size - EAGER * most)
+    starts = [*range(0, rest, PIECE), *range(rest, memory.size, EAGER)] or [0]
     return [memory[start:stop] for start, stop in itertools.pairwise([*starts, memory.size])]

@@ -76,6 +76,7 @@ class Engine:
         self.mpi = MPI
         self.lock = threading.Lock()
         self.comm = self._own_communicator(timeout)
+        self.near = self._ranks_of_this_host(timeout)
         self.numbers = Numbers()
         self._queues: defaultdict[tuple[int, int], deque[Parcel]] = defaultdict(deque)
         self._aloft: set[Flight] = set()
@@ -87,15 +88,28 @@ class Engine:
 
     def _own_communicator(self, timeout: float) -> MPI.Intracomm:
         comm, request = self.mpi.COMM_WORLD.Idup()
+        self._all_come(request, timeout)
+        return comm
+
+    def _ranks_of_this_host(self, timeout: float) -> frozenset[int]:
+        """Those that are spoken to through shared memory, this one among them."""
+        own = np.zeros(self.mpi.MAX_PROCESSOR_NAME, dtype=np.uint8)
+        name = self.mpi.Get_processor_name().encode()
+        own[: len(name)] = np.frombuffer(name, dtype=np.uint8)
+        names = np.empty((self.comm.size, len(own)), dtype=np.uint8)
+        self._all_come(self.comm.Iallgather(own, names), timeout)
+        return frozenset(np.flatnonzero((names == own).all(axis=1)).tolist())
+
+    def _all_come(self, request: MPI.Request, timeout: float) -> None:
+        world = self.mpi.COMM_WORLD
         deadline = time.monotonic() + timeout
         while not request.Test():
             if time.monotonic() > deadline:
                 raise PeerTimeout(
-                    f"rank {comm.rank} waited {timeout:g} s for all {comm.size} ranks to call gossip.init over MPI: "
+                    f"rank {world.rank} waited {timeout:g} s for all {world.size} ranks to call gossip.init over MPI: "
                     "does every rank call it?"
                 )
             time.sleep(1e-4)
-        return comm
 
     def send(self, parcel: Parcel) -> None:
         """Put `parcel` behind what waits for the same peer on the same channel; the caller holds the lock."""
