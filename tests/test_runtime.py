@@ -57,7 +57,7 @@ Launch = Callable[[str], "list[spawn.Saved]"]
 RUNS = {
     "8": ["8=5+2+1", "mpi"],
     "8 over gloo": ["8=5+2+1", "gloo"],
-    "3": ["3=2+1", "mpi", "gloo"],
+    "3": ["3=2+1", "mpi/far", "gloo"],
     "8 over graphs": ["8", "mpi/graphs"],
     "5 over graphs": ["5", "mpi/graphs"],
 }
@@ -94,7 +94,7 @@ OF_8, OF_3 = [(8, 0), (5, 0), (2, 5), (1, 7)], [(3, 0), (2, 0), (1, 2)]
 @pytest.mark.parametrize(
     ("name", "transport", "size", "first"),
     [
-        *(("3", transport, *part) for transport in ("mpi", "gloo") for part in OF_3),
+        *(("3", transport, *part) for transport in ("mpi/far", "gloo") for part in OF_3),
         *(("8", "mpi", *part) for part in OF_8),
         *(pytest.param("8 over gloo", "gloo", *part, marks=pytest.mark.slow) for part in OF_8),
     ],

@@ -15,7 +15,7 @@ import gossip
 import topologies
 from gossip import testing
 from gossip.testing import Network
-from gossip.transports import Transport, collectives
+from gossip.transports import Transport, collectives, mpi
 
 Sum = Callable[[Transport, Sequence[torch.Tensor]], collectives.Steps]
 Patch = pytest.MonkeyPatch
@@ -44,7 +44,20 @@ def test_memory_sub_worlds(hosts: Sequence[str]) -> None:
 @pytest.mark.parametrize("size", [1, 3])
 def test_mpirun(size: int) -> None:
     """MPI and Gloo one after another in the same processes."""
-    ended(spawn.run_mpirun(size, ["-m", "workers.contract", "mpi", "gloo"], timeout=90))
+    ended(spawn.run_mpirun(size, ["-m", "workers.contract", "mpi", "mpi/far", "gloo"], timeout=90))
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, mpi.EAGER, mpi.EAGER + 1, 5 * mpi.EAGER, 40 * mpi.EAGER - 1])
+@pytest.mark.parametrize("most", [0, 1, 16])
+def test_a_message_is_cut_the_same_way_at_both_ends(nbytes: int, most: int, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(mpi, "PIECE", 10 * mpi.EAGER)
+    memory = torch.arange(nbytes).to(torch.uint8)
+    pieces = mpi._pieces(memory, most)
+    assert torch.equal(torch.cat([torch.from_numpy(piece) for piece in pieces]), memory)
+    assert all(piece.size <= mpi.PIECE for piece in pieces)
+    # As few as there can be: whole pieces but for the last of each kind.
+    eager_bytes = min(nbytes, most * mpi.EAGER)
+    assert len(pieces) == max(1, -(-(nbytes - eager_bytes) // mpi.PIECE) + -(-eager_bytes // mpi.EAGER))
 
 
 def test_torchrun() -> None:

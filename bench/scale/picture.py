@@ -33,7 +33,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "osgp-noaverage": {"color": "#009e73", "linestyle": ":"},
 }
 WIDTH, HEIGHT = 9.6, 5.6
-LEFT, RIGHT, BOTTOM, TOP = 0.08, 0.7, 0.1, 0.84
+LEFT, RIGHT, BOTTOM, TOP = 0.09, 0.69, 0.1, 0.84
 LINE_HEIGHT = 0.047
 """Of a label at the end of a curve, in heights of the axes."""
 
@@ -63,7 +63,7 @@ def draw(
     axes.set_axisbelow(True)
     for name, curve in curves.items():
         axes.plot(ranks, curve, **LOOKS[name], linewidth=2.0, solid_capstyle="round")
-    axes.yaxis.set_label_coords(-0.085, 0.5)
+    axes.yaxis.set_label_coords(-0.115, 0.5)
     names = sorted(curves, key=lambda name: (curves[name][-1], list(curves).index(name)))
     scale = np.log([low, high])
     ends = [float((np.log(max(curves[name][-1], low)) - scale[0]) / (scale[1] - scale[0])) for name in names]
@@ -73,8 +73,8 @@ def draw(
                   clip_on=False)  # fmt: skip
         axes.plot([1.04, 1.09], [place, place], transform=axes.transAxes, **look, lw=2.0, clip_on=False)
         at: dict[str, Any] = {"transform": axes.transAxes, "size": 9.5, "va": "center", "color": INK}
-        axes.text(1.17, place, f"{curves[name][-1]:,.0f}", ha="right", weight="bold", **at)
-        axes.text(1.182, place, methods[name].title, **at)
+        axes.text(1.195, place, f"{curves[name][-1]:,.0f}", ha="right", weight="bold", **at)
+        axes.text(1.207, place, methods[name].title, **at)
     save(figure, path)
 
 

@@ -56,7 +56,7 @@ def _panel(axes: Any, half: Beside) -> None:
         SHEET.label(axes, row, ALGORITHMS[result["algorithm"]].title, texts, bold="measured")
     left = SHEET.margin()
     axes.set_title(half.half.paper.title, loc="left", x=left, size=10.5, color=INK, weight="bold", pad=24)
-    scaled = "" if half.half.same else "; bars of the paper scaled to our SGP"
+    scaled = "" if half.half.same else "; its bars scaled to our SGP"
     axes.annotate(
         report.setting(half) + scaled, (left, 1), (0, 10), "axes fraction", "offset points", size=9, color=QUIET
     )
