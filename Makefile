@@ -22,7 +22,7 @@ endif
 
 define HELP
 make demo     train a small network on 4 ranks with six algorithms; table, picture and JSON in out/
-make test     run the tests                       ARGS="-m slow" runs the long ones, ARGS="-k push" some
+make test     run the tests, two files at a time  ARGS="-n 0 -m slow" runs the long ones, ARGS="-k push" some
 make check    ruff and strict mypy
 make bench    time per update and exposed communication of each algorithm   N=4  ARGS="--help"
 make setup    make .venv and install into it; the targets above do this by themselves, once
@@ -58,7 +58,7 @@ demo: $(READY)
 	$(MPIRUN) $(BIN)/python -m bench digits $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(READY)
 	$(BIN)/python -m ruff check .
