@@ -6,6 +6,7 @@
     ├── Disagreement                 ranks hold different things; raised alike on every rank
     ├── PeerTimeout                  a peer did not answer before the deadline; also a TimeoutError
     └── PeerLost                     the connection to a peer broke
+        └── PeerDied                 its process ended, and what is left may go on without it
 
 `topologies.TopologyError`, a ValueError, says what is wrong with a graph.
 Errors of MPI and of torch.distributed are turned into these where they enter, in `gossip.transports`.
@@ -44,3 +45,7 @@ class PeerTimeout(GossipError, TimeoutError):
 
 class PeerLost(GossipError):
     """The connection to a peer broke, or the message that arrived was not the one expected."""
+
+
+class PeerDied(PeerLost):
+    """A rank's process has ended. Those that are left can go on: `GossipOptimizer(..., on_failure="shrink")`."""

@@ -9,10 +9,10 @@ from typing import TypeVar
 import torch
 
 from .errors import PeerTimeout
-from .transports import Network
+from .transports import Killed, Network
 from .world import World, memory_world
 
-__all__ = ["Network", "check_transport", "run"]
+__all__ = ["Killed", "Network", "check_transport", "run"]
 
 Result = TypeVar("Result")
 
@@ -26,6 +26,8 @@ def run(
     hosts: Sequence[str] | None = None,
 ) -> list[Result]:
     """Run `function(world)` on `size` ranks that are threads of this process; what each returned, by rank.
+
+    A rank whose function raises `Killed` has died, and is left out of what is returned.
 
     Deterministic, as long as the function draws from generators of its own: torch's global one is shared by threads.
 
@@ -49,6 +51,8 @@ def run(
     def rank_main(rank: int) -> None:
         try:
             results[rank] = function(memory_world(wires, rank, size, timeout, hosts))
+        except Killed:
+            wires.kill(rank)
         except BaseException as error:
             errors.append(error)
             wires.break_off(error)
@@ -60,7 +64,7 @@ def run(
         thread.join()
     if errors:
         raise errors[0]
-    return [results[rank] for rank in range(size)]
+    return [results[rank] for rank in sorted(results)]
 
 
 def check_transport(

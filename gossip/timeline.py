@@ -160,7 +160,7 @@ class Timeline:
             self._name("thread_name", track, name="flights" if track == 1 else f"flights {track}")
             self._name("thread_sort_index", track, sort_index=track)
         self._free[track - 1] = ended
-        ranks = flight.transport.ranks
+        ranks = flight.ranks
         args = {
             "to": [ranks[peer] for peer in flight.sends],
             "from": [ranks[peer] for peer in flight.receives],

@@ -2,6 +2,7 @@
 
 Everything else that ranks do together (the exact sum, broadcast, gather, barrier) is built from `post` alone, in
 `collectives.py`, so that a new transport is one method and one kind of flight. It knows nothing of graphs or weights.
+What outlives a rank's death does so by its carrier, in `survival.py`.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ import copy
 import itertools
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 
 from ..errors import PeerTimeout, UsageError
+from .survival import Carrier
 
 Own = TypeVar("Own", bound="Transport")
+Result = TypeVar("Result")
 
 CHANNELS = 128
 """Channels of one group; a message carries the number group·CHANNELS + channel."""
@@ -50,6 +52,7 @@ class Flight(ABC):
 
     def __init__(self, transport: Transport, sends: Batch, receives: Batch, subject: str) -> None:
         self.transport = transport
+        self.ranks = transport.ranks
         self.sends = sends
         self.receives = receives
         self.subject = subject
@@ -74,6 +77,14 @@ class Flight(ABC):
 
     def cancel(self) -> None:
         """Give up: the process ends, and the peer never came."""
+
+    def over(self) -> bool:
+        """Whether a flight that was broken off, by a death, touches its tensors no more."""
+        return True
+
+    def arrived(self) -> set[int]:
+        """Peers whose part had come whole when that was so."""
+        return set(self.receives) if self.landed is not None else set()
 
     def wait(self, timeout: float | None = None) -> None:
         """Block until the batch has landed; raise `PeerTimeout` after `timeout` seconds (default: the transport's)."""
@@ -105,15 +116,8 @@ class Flight(ABC):
 
     def _called(self, peers: list[int]) -> str:
         """`rank 3` or `ranks 3, 5`, as the whole job numbers them."""
-        ranks = sorted(self.transport.ranks[peer] for peer in peers)
+        ranks = sorted(self.ranks[peer] for peer in peers)
         return f"rank {ranks[0]}" if len(ranks) == 1 else "ranks " + ", ".join(map(str, ranks))
-
-
-@dataclass
-class Numbers:
-    """The next number for a group that this process has not used yet, shared by all transports over one carrier."""
-
-    next_group: int = 1
 
 
 class Transport(ABC):
@@ -129,9 +133,10 @@ class Transport(ABC):
 
     Attributes:
         name: "mpi", "gloo", "nccl" or "memory".
-        rank, size: this process among the ranks of the transport.
+        me: this rank as the whole job numbers it, and as errors call it.
         timeout: seconds after which any wait is an error.
-        ranks: what the carrier below (a communicator, a process group, a network of threads) calls each rank.
+        members: the ranks of the job that belonged to it at first, in its own order.
+        carrier: what is below (a communicator, a process group, a network of threads), for all channels and groups.
         number: what the messages of this channel carry, so that they meet no others between the same two ranks.
         most_numbers: how many numbers the carrier can tell apart.
         closed: `close` was called.
@@ -143,19 +148,33 @@ class Transport(ABC):
     outermost = True
     closed = False
 
-    def __init__(self, rank: int, size: int, timeout: float, numbers: Numbers) -> None:
-        self.rank = rank
-        self.size = size
+    def __init__(self, me: int, size: int, timeout: float, carrier: Carrier) -> None:
+        self.me = me
         self.timeout = timeout
-        self.ranks: Sequence[int] = range(size)
+        self.members: Sequence[int] = range(size)
+        self.carrier = carrier
         self.number = 0
-        self._numbers = numbers
         self._channels = itertools.count(1)
+        self._seen = -1
 
     @property
-    def me(self) -> int:
-        """This rank as the whole job numbers it, and as errors call it."""
-        return self.ranks[self.rank]
+    def ranks(self) -> Sequence[int]:
+        """Those of `members` that are left, in their order: what the job calls rank 0, 1, … of this transport."""
+        if self._seen != len(self.carrier.lost):
+            self._seen = len(self.carrier.lost)
+            self._ranks = [member for member in self.members if member not in self.carrier.lost]
+            self._rank = self._ranks.index(self.me)
+        return self._ranks
+
+    @property
+    def rank(self) -> int:
+        """This process among the ranks that are left."""
+        return self._rank if self._seen == len(self.carrier.lost) else self.ranks.index(self.me)
+
+    @property
+    def size(self) -> int:
+        """How many ranks are left."""
+        return len(self.ranks)
 
     @abstractmethod
     def post(self, sends: Batch, receives: Batch, subject: str, *, together: bool = False) -> Flight:
@@ -193,14 +212,14 @@ class Transport(ABC):
             raise UsageError(f"rank {self.rank} asked for a group of ranks {list(ranks)}, which it is not one of")
         other = copy.copy(self)
         other.outermost = False
-        other.ranks = [self.ranks[rank] for rank in ranks]
-        other.rank, other.size = list(ranks).index(self.rank), len(ranks)
+        other.members = [self.ranks[rank] for rank in ranks]
+        other._seen = -1
         # The members agree on a number that none of them has used; number 0 is kept for this alone.
         other.number = 0
-        group = max(int(proposal) for proposal in other.gather(b"%d" % self._numbers.next_group))
+        group = max(int(proposal) for proposal in other.gather(b"%d" % self.carrier.next_group))
         if (group + 1) * CHANNELS > self.most_numbers:
             raise UsageError(f"transport {self.name!r} has numbers for {group} groups, and all of them are in use")
-        self._numbers.next_group = group + 1
+        self.carrier.next_group = group + 1
         other.number = group * CHANNELS
         other._channels = itertools.count(1)
         return other
@@ -229,13 +248,22 @@ class Transport(ABC):
         """What every rank gave, by rank, on every rank. Blocks."""
         from .collectives import gather
 
-        return gather(self, data)
+        return self.together(lambda: gather(self, data))
 
     def barrier(self) -> None:
         """Return once every rank has called it."""
         from .collectives import Relay, barrier
 
-        Relay(self, barrier(self), "a barrier").wait()
+        self.together(lambda: Relay(self, barrier(self), "a barrier").wait())
+
+    def together(self, act: Callable[[], Result]) -> Result:
+        """Do what all ranks do: each of them, or none. It is done again where a rank died meanwhile, if that is wanted.
+
+        What `act` changes has to be done anew by its next call, and to count only once this has returned.
+        """
+        if not self.carrier.parties or len(self.ranks) < self.carrier.size:
+            return act()
+        return self.carrier.together(act)
 
     def end_job(self, code: int) -> None:
         """End the processes of every rank, where the transport can; the caller ends its own process afterwards."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from ..errors import PeerLost
+from ..errors import PeerDied, PeerLost
 from .base import Flight, Transport
 
 Steps = Iterator[Flight]
@@ -36,7 +36,8 @@ class Relay(Flight):
             finally:
                 self._turn.release()
         if self._failure is not None:
-            raise PeerLost(f"rank {self.transport.me}: {self.subject} broke off: {self._failure}") from self._failure
+            kind = PeerDied if isinstance(self._failure, PeerDied) else PeerLost
+            raise kind(f"rank {self.transport.me}: {self.subject} broke off: {self._failure}") from self._failure
         return self.landed is not None
 
     def _advance(self) -> None:

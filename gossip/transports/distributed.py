@@ -23,7 +23,8 @@ import torch
 import torch.distributed as dist
 
 from ..errors import PeerLost, TransportUnavailable
-from .base import Batch, Flight, Numbers, Transport
+from .base import Batch, Flight, Transport
+from .survival import Carrier
 
 BACKENDS = {"gloo": "gloo", "nccl": "cpu:gloo,cuda:nccl"}
 COUNT_BITS = 12
@@ -157,7 +158,7 @@ class DistributedTransport(Transport):
                 "transport 'nccl' needs CUDA, a GPU for each rank and a torch built with NCCL, and this process has "
                 "not all of them: choose transport='mpi' or 'gloo'"
             )
-        super().__init__(dist.get_rank(), dist.get_world_size(), timeout, Numbers())
+        super().__init__(dist.get_rank(), dist.get_world_size(), timeout, Carrier(dist.get_world_size()))
         self.name = name
         self.most_numbers = 1 << (31 - COUNT_BITS)
         self.device = device

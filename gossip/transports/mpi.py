@@ -12,13 +12,17 @@ from __future__ import annotations
 import itertools
 import time
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from ..errors import PeerLost
+from ..errors import PeerDied, PeerLost
 from .base import Batch, Flight, Transport
 from .mpi_engine import Engine, Parcel
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 PIECE = 1 << 30
 """Bytes in one MPI message at the most: the counts of most libraries are 32-bit, and buckets may be larger."""
@@ -50,33 +54,46 @@ class MpiFlight(Flight):
         super().__init__(transport, sends, receives, subject)
         self._failure: Exception | None = None
         self._landing: list[tuple[torch.Tensor, torch.Tensor]] = []
-        engine, ranks, tag = transport.engine, transport.ranks, 2 * transport.number
-        comm, byte = engine.comm, engine.mpi.BYTE
+        engine, ranks = transport.engine, self.ranks
         most = ASKED if asking else UNASKED
         eager = {peer: 0 if ranks[peer] in engine.near else most for peer in (*receives, *sends)}
         room = [(peer, _pieces(self._room(tensor), eager[peer])) for peer in receives for tensor in receives[peer]]
         cargo = [(peer, _pieces(_on_host(tensor), eager[peer])) for peer in sends for tensor in sends[peer]]
+        self._requests: list[MPI.Request] = []
+        self._receives: list[tuple[int, MPI.Request]] = []
+        self._sends: list[tuple[int, Parcel]] = []
+        self._held: list[Parcel] = []
+        self._came: set[int] = set()  # requests that ended well, of a flight that was broken off
         try:
             with engine.lock:
-                self._receives = [
-                    (peer, comm.Irecv([piece, byte], ranks[peer], tag)) for peer, pieces in room for piece in pieces
-                ]
-                words = [
-                    comm.Isend(NOTHING, ranks[peer], tag + 1) for peer, pieces in room if asking and len(pieces) > 1
-                ]
-                self._sends = []
-                for peer, pieces in cargo:
-                    asked = asking and len(pieces) > 1
-                    word = comm.Irecv(NOTHING, ranks[peer], tag + 1) if asked else None
-                    self._sends.append((peer, Parcel(ranks[peer], tag, pieces, word)))
-                for _, parcel in self._sends:
-                    engine.send(parcel)
+                self._post(room, cargo, asking)
         except engine.mpi.Exception as error:
-            raise PeerLost(f"rank {transport.me} could not post {subject}: MPI says {error}") from error
-        self._requests = [*words, *(request for _, request in self._receives)]
-        self._held = [parcel for _, parcel in self._sends]
+            if not engine.died(error):
+                raise PeerLost(f"rank {transport.me} could not post {subject}: MPI says {error}") from error
+            self._failure = error  # said by whoever waits for it; what was posted before ends once that is known
         if self._requests or self._held:
             engine.drive(self)
+
+    def _post(
+        self, room: list[tuple[int, list[np.ndarray]]], cargo: list[tuple[int, list[np.ndarray]]], asking: bool
+    ) -> None:
+        engine, tag = self.transport.engine, 2 * self.transport.number
+        comm, byte = engine.comm, engine.mpi.BYTE
+        place = {peer: engine.places[self.ranks[peer]] for peer in (*self.receives, *self.sends)}
+        for peer, pieces in room:
+            for piece in pieces:
+                self._requests.append(comm.Irecv([piece, byte], place[peer], tag))
+                self._receives.append((peer, self._requests[-1]))
+        for peer, pieces in room:
+            if asking and len(pieces) > 1:
+                self._requests.append(comm.Isend(NOTHING, place[peer], tag + 1))
+        for peer, pieces in cargo:
+            word = comm.Irecv(NOTHING, place[peer], tag + 1) if asking and len(pieces) > 1 else None
+            parcel = Parcel(place[peer], tag, pieces, word)
+            self._sends.append((peer, parcel))
+            self._held.append(parcel)
+        for parcel in self._held:
+            engine.send(parcel)
 
     def _room(self, tensor: torch.Tensor) -> torch.Tensor:
         """The memory that MPI fills: the tensor's own, or pinned host memory that is copied to it on landing."""
@@ -89,25 +106,58 @@ class MpiFlight(Flight):
     def done(self) -> bool:
         if self.landed is None and self._failure is None:
             with self.transport.engine.lock:
-                if self.landed is None:  # the other thread may have seen it land meanwhile
+                if self.landed is None and self._failure is None:  # the other thread may have asked meanwhile
                     self._ask()
         if self._failure is not None:
-            raise PeerLost(
+            raise (PeerDied if self.transport.engine.died(self._failure) else PeerLost)(
                 f"rank {self.transport.me} lost a message of {self.subject}: MPI says {self._failure}"
             ) from self._failure
         return self.landed is not None
 
     def _ask(self) -> None:
-        mpi = self.transport.engine.mpi
+        engine = self.transport.engine
+        # What became of each request is only of interest where some of them may outlive others.
+        statuses = [engine.mpi.Status() for _ in self._requests] if engine.outlives else None
         try:
             self._let_go()
-            if mpi.Request.Testall(self._requests) and not self._held:
+            if statuses is not None:
+                statuses += [engine.mpi.Status() for _ in self._requests[len(statuses) :]]
+            if engine.mpi.Request.Testall(self._requests, statuses) and not self._held:
                 for tensor, host in self._landing:
                     tensor.copy_(host)
                 self.landed = time.perf_counter()
-                self.transport.engine.forget(self)
-        except (mpi.Exception, RuntimeError) as error:  # kept for the rank's own thread: this may run in the other
+                engine.forget(self)
+        except (engine.mpi.Exception, RuntimeError) as error:  # kept for the rank's own thread: this may be the other
             self._failure = error
+            for request, status in zip(self._requests, statuses or (), strict=False):
+                if request == engine.mpi.REQUEST_NULL and not status.Get_error():
+                    self._came.add(id(request))
+
+    def over(self) -> bool:
+        with self.transport.engine.lock:
+            left = [request for request in self._every_request() if not self._over(request)]
+        return not left
+
+    def _every_request(self) -> list[MPI.Request]:
+        words = [parcel.word for _, parcel in self._sends if parcel.word is not None]
+        sends = [request for _, parcel in self._sends for request in parcel.requests or ()]
+        return [*self._requests, *words, *sends]
+
+    def _over(self, request: MPI.Request) -> bool:
+        null = self.transport.engine.mpi.REQUEST_NULL
+        if request == null:
+            return True
+        try:
+            if request.Test():
+                self._came.add(id(request))
+        except self.transport.engine.mpi.Exception:
+            return bool(request == null)  # ended in an error, or asked again
+        return bool(request == null)
+
+    def arrived(self) -> set[int]:
+        if self.landed is not None:
+            return set(self.receives)
+        return set(self.receives) - {peer for peer, request in self._receives if id(request) not in self._came}
 
     def _let_go(self) -> None:
         """Send what has room by now."""
@@ -151,7 +201,7 @@ class MpiTransport(Transport):
 
     def __init__(self, timeout: float) -> None:
         self.engine = Engine.shared(timeout)
-        super().__init__(self.engine.comm.rank, self.engine.comm.size, timeout, self.engine.numbers)
+        super().__init__(self.engine.rank, self.engine.size, timeout, self.engine)
         with self.engine.lock:  # MPI promises tags up to 32,767; a number takes two, the other for words
             self.most_numbers = int(self.engine.comm.Get_attr(self.engine.mpi.TAG_UB) or 32767) // 2
 

@@ -5,26 +5,34 @@ still until somebody asks for it. One thread per process asks, some thousand tim
 and not at all otherwise, nor while another thread waits and asks by itself. Every MPI call of the process stands
 behind one lock, and none of them blocks: deadlines hold everywhere, and a library without MPI_THREAD_MULTIPLE needs no
 more than MPI_THREAD_SERIALIZED.
+
+Under `mpirun --with-ft ulfm` Open MPI tells of a dead process instead of ending the job, and the communicator can be
+made anew without it: revoke, agree and shrink of MPI's user-level failure mitigation.
 """
 
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from ..errors import PeerLost, PeerTimeout, TransportUnavailable
-from .base import Flight, Numbers, pace
+from ..errors import PeerDied, PeerLost, PeerTimeout, TransportUnavailable
+from .base import Flight, pace
+from .survival import Carrier
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+FAULT_TOLERANT = "OMPI_MCA_mpi_ft_enable"
+"""What mpirun --with-ft ulfm sets to 1."""
 
 LAST_WAIT = 5.0
 """Seconds for what is still under way when the interpreter exits: the last round of a run that did not settle."""
@@ -48,8 +56,13 @@ class Parcel:
     requests: list[MPI.Request] | None = None
 
 
-class Engine:
-    """The process's MPI: one communicator of our own, one lock, and the thread that moves messages along."""
+class Engine(Carrier):
+    """The process's MPI: one communicator of our own, one lock, and the thread that moves messages along.
+
+    Attributes:
+        places: what the communicator calls each rank of the job that is left.
+        near: ranks of the job on this host, spoken to through shared memory; this one is among them.
+    """
 
     _shared: Engine | None = None
 
@@ -61,6 +74,10 @@ class Engine:
         return cls._shared
 
     def __init__(self, timeout: float) -> None:
+        self.outlives = os.environ.get(FAULT_TOLERANT) == "1"
+        if self.outlives:
+            # MPI_Finalize otherwise ends in a barrier, which a dead process may keep from ending.
+            os.environ.setdefault("OMPI_MCA_async_mpi_finalize", "1")
         try:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
@@ -76,8 +93,10 @@ class Engine:
         self.mpi = MPI
         self.lock = threading.Lock()
         self.comm = self._own_communicator(timeout)
+        super().__init__(self.comm.size)
+        self.timeout = timeout
+        self.places = {rank: rank for rank in range(self.size)}
         self.near = self._ranks_of_this_host(timeout)
-        self.numbers = Numbers()
         self._queues: defaultdict[tuple[int, int], deque[Parcel]] = defaultdict(deque)
         self._aloft: set[Flight] = set()
         self._waiting = 0
@@ -89,10 +108,11 @@ class Engine:
     def _own_communicator(self, timeout: float) -> MPI.Intracomm:
         comm, request = self.mpi.COMM_WORLD.Idup()
         self._all_come(request, timeout)
+        self.rank = comm.rank
         return comm
 
     def _ranks_of_this_host(self, timeout: float) -> frozenset[int]:
-        """Those that are spoken to through shared memory, this one among them."""
+        """Those whose processor has the name of this one's."""
         own = np.zeros(self.mpi.MAX_PROCESSOR_NAME, dtype=np.uint8)
         name = self.mpi.Get_processor_name().encode()
         own[: len(name)] = np.frombuffer(name, dtype=np.uint8)
@@ -110,6 +130,66 @@ class Engine:
                     "does every rank call it?"
                 )
             time.sleep(1e-4)
+
+    def died(self, error: Exception) -> bool:
+        """Whether `error` of MPI says that a process has ended, or that the communicator was revoked for it."""
+        return (
+            self.outlives
+            and isinstance(error, self.mpi.Exception)
+            and error.Get_error_class()
+            in (
+                self.mpi.ERR_PROC_FAILED,
+                self.mpi.ERR_PROC_FAILED_PENDING,
+                self.mpi.ERR_REVOKED,
+                self.mpi.ERR_IN_STATUS,
+            )
+        )
+
+    def revoke(self) -> None:
+        with self.lock:
+            if not self.comm.Is_revoked():
+                self.comm.Revoke()
+        # Now each flight ends, in an error or because it had arrived. None may be left to be moved along by the other
+        # thread, onto the communicator that takes this one's place, or to be written into.
+        deadline = time.monotonic() + self.timeout
+        while self._aloft and time.monotonic() < deadline:
+            self.advance()
+            time.sleep(1e-4)
+
+    def agree(self, done: bool) -> bool:
+        flag = np.array([done], dtype=np.int32)
+        deadline = time.monotonic() + self.timeout
+        try:
+            with self.lock:
+                request = self.comm.Iagree(flag)
+            while not self._tested(request):
+                if time.monotonic() > deadline:
+                    raise PeerTimeout(
+                        f"rank {self.rank} waited {self.timeout:g} s for the {self.size} ranks to agree after one of "
+                        "them died: does every rank still call step()?"
+                    )
+                time.sleep(1e-4)
+        except self.mpi.Exception:  # on all ranks alike: one of them died and did not answer
+            return False
+        return bool(flag[0])
+
+    def _tested(self, request: MPI.Request) -> bool:
+        with self.lock:
+            return bool(request.Test())
+
+    def shrink(self) -> set[int]:
+        # Ishrink of Open MPI 5.0 fails when a process has died; but everybody is here, so this blocks for no long.
+        with self.lock:
+            new = cast("MPI.Intracomm", self.comm.Shrink())
+            before, after = self.comm.Get_group(), new.Get_group()
+            kept = self.mpi.Group.Translate_ranks(after, range(after.size), before)
+            ranks = {place: rank for rank, place in self.places.items()}
+            gone = set(self.places) - {ranks[place] for place in kept}
+            self.places = {ranks[place]: number for number, place in enumerate(kept)}
+            new.Set_errhandler(self.mpi.ERRORS_RETURN)
+            self.comm = new
+            self._queues.clear()
+        return gone
 
     def send(self, parcel: Parcel) -> None:
         """Put `parcel` behind what waits for the same peer on the same channel; the caller holds the lock."""
@@ -171,6 +251,8 @@ class Engine:
     def _settled(flight: Flight) -> bool:
         try:
             return flight.done()
+        except PeerDied:
+            return flight.over()
         except PeerLost:
             return True  # the flight keeps its error for the rank's own thread
 

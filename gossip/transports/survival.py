@@ -1,0 +1,129 @@
+"""How the ranks that are left go on after a rank died.
+
+A wait that the death breaks off raises `PeerDied`, on some ranks and not on others: those that spoke to others may be
+steps further on. So whoever notices revokes the carrier, which breaks off every wait of everybody. Then all that are
+left agree that they have left what they were doing, meet again without the dead, tell one another where each stands,
+and begin again from there. When another one dies meanwhile, they do so once more.
+
+What all ranks do together, such as an exact average, must count on all of them or on none: some could have finished it
+when it broke. So it ends with an agreement, and is done again when that fails.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from ..errors import PeerDied
+
+if TYPE_CHECKING:
+    from .base import Transport
+
+Result = TypeVar("Result")
+Told = Mapping[int, Any]
+"""Rank, as the job numbers it -> what it told; of the ranks that are left."""
+
+
+class Party(Protocol):
+    """Somebody who goes on after a loss: an optimizer."""
+
+    def tell(self) -> Any:
+        """What the others have to know of this rank, as JSON takes it. Everything in flight has been broken off."""
+
+    def go_on(self, told: Told) -> None:
+        """Begin again among the ranks that have told."""
+
+
+class Carrier:
+    """What all transports over one communicator, process group or network share, and what a death does to it.
+
+    Attributes:
+        size: ranks that are left.
+        next_group: the next number for a group that this process has not used yet.
+        lost: ranks that died, as the job numbers them.
+        parties: who goes on after a loss, in the order in which every rank has made them. While there are none, a loss
+            is an error.
+        outlives: whether it can go on without a rank that died.
+        seconds: from noticing the last death until those that are left had met again.
+    """
+
+    outlives = False
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.next_group = 1
+        self.lost: set[int] = set()
+        self.parties: list[Party] = []
+        self.seconds = 0.0
+        self._meeting: Transport | None = None
+
+    def enrol(self, party: Party, meeting: Transport) -> None:
+        """Let `party` go on after a loss. Every rank does so, in the same order; `meeting` is a channel of all."""
+        self.parties.append(party)
+        self._meeting = self._meeting or meeting
+
+    # -- what a carrier that outlives its ranks can do -----------------------------------------------------------------
+
+    def revoke(self) -> None:
+        """Break off every wait of every rank, this one's and those to come, until they meet again."""
+        raise NotImplementedError
+
+    def agree(self, done: bool) -> bool:
+        """Whether all ranks said `done`, and none died before it did: the same answer on every rank that is left."""
+        raise NotImplementedError
+
+    def shrink(self) -> set[int]:
+        """Meet without the dead, who are returned. Nothing that was in flight before is delivered afterwards."""
+        raise NotImplementedError
+
+    # -- and how it is used --------------------------------------------------------------------------------------------
+
+    def together(self, act: Callable[[], Result]) -> Result:
+        """Do `act` on all ranks or on none; again, among those that are left, until it succeeds."""
+        while True:
+            began = time.monotonic()
+            try:
+                result, done = act(), True
+            except PeerDied:
+                began = time.monotonic()
+                self.revoke()
+                done = False
+            if self.agree(done):
+                return result
+            self._meet(began)
+
+    def go_on(self, act: Callable[[], Result]) -> Result:
+        """Do what each rank does at its own time; again, if somebody died meanwhile."""
+        while True:
+            try:
+                return act()
+            except PeerDied:
+                began = time.monotonic()
+                self.revoke()
+                self.agree(False)  # whoever was at the end of something together learns that it was broken off
+                self._meet(began)
+
+    def _meet(self, began: float) -> None:
+        """Meet without the dead, and begin again: everybody who is left has agreed to come."""
+        assert self._meeting is not None, "somebody enrolled"
+        from .collectives import gather
+
+        while True:
+            self.revoke()
+            gone = self.shrink()
+            self.lost |= gone
+            self.size -= len(gone)
+            try:
+                rows = gather(self._meeting, json.dumps([party.tell() for party in self.parties]).encode())
+                done = True
+            except PeerDied:
+                self.revoke()
+                done = False
+            if self.agree(done):
+                break
+        self.seconds = time.monotonic() - began
+        told = [json.loads(row) for row in rows]
+        for number, party in enumerate(self.parties):
+            party.go_on({rank: row[number] for rank, row in zip(self._meeting.ranks, told, strict=True)})
