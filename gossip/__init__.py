@@ -7,7 +7,8 @@
 
 from . import testing
 from .averaging import Averager, Chain, Every, ExactAverage, NoAverage
-from .errors import Disagreement, GossipError, PeerLost, PeerTimeout, TransportUnavailable, UsageError
+from .deaths import Death
+from .errors import Disagreement, GossipError, PeerDied, PeerLost, PeerTimeout, TransportUnavailable, UsageError
 from .optimizer import GossipOptimizer
 from .push_sum import PushSum
 from .stats import Counters, Stats
@@ -23,6 +24,7 @@ __all__ = [  # noqa: RUF022  grouped by use
     "GossipOptimizer",
     "Stats",
     "Counters",
+    "Death",
     # averagers
     "Averager",
     "PushSum",
@@ -39,4 +41,5 @@ __all__ = [  # noqa: RUF022  grouped by use
     "Disagreement",
     "PeerTimeout",
     "PeerLost",
+    "PeerDied",
 ]

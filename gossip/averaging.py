@@ -14,6 +14,7 @@ import torch
 
 from .errors import UsageError
 from .mass import Mass
+from .transports import Told
 from .world import World
 
 State = dict[str, Any]
@@ -77,6 +78,18 @@ class Averager(ABC):
     def forget(self) -> None:
         """Drop what is in flight, once it has arrived, and begin with the first round."""
 
+    def tell(self) -> State:
+        """What the others have to know when a rank has died, everything in flight having been broken off."""
+        return {}
+
+    def weights(self, told: Told) -> dict[int, float]:
+        """The weight that each rank that is left finds again: given to nobody, or arrived and not merged yet."""
+        return dict.fromkeys(told, 0.0)
+
+    def go_on(self, told: Told, scale: float) -> float:
+        """Begin again among the ranks that are left, weights times `scale`; what it keeps of `weights`, unmerged."""
+        return 0.0
+
     def state_dict(self) -> State:
         """What it takes to go on, flights that have arrived included, unmerged. Alters nothing."""
         return {}
@@ -114,17 +127,9 @@ class ExactAverage(Averager):
     def average(self, step: int) -> None:
         if not self.due(step):
             return
-        mass, n = self.mass, self.worlds[0].size
-        mass.settle()
-        mass.quiet()
-        # x = w·z, in place where the dtype is wide enough to be summed in
-        numerators = [wide(values) for values in mass.values]
-        if not mass.whole:
-            for x in numerators:
-                x.mul_(scalar(mass.weight))
-        companions = [wide(tensor.detach().reshape(-1)).clone() for tensor in mass.companions]
-        total = mass.weight.clone().reshape(1)
-        mass.stats.wait(self._channel.sum([*numerators, total, *companions]))
+        mass = self.mass
+        numerators, total, companions = self._channel.together(self._sums)
+        n = self._channel.size
         # z = Σ x / Σ w
         for values, x in zip(mass.values, numerators, strict=True):
             x.div_(scalar(total[0]))
@@ -136,8 +141,24 @@ class ExactAverage(Averager):
         # w = Σ w / n, which is 1 for all ranks together; some of them share what they hold together.
         if mass.balanced or abs(total.item() / n - 1) < ROUNDING:
             mass.become_whole()
+            mass.balanced |= n == self._channel.carrier.size  # where every rank of the job has taken part
         else:
             mass.weight = total[0] / n
+
+    def _sums(self) -> tuple[list[torch.Tensor], torch.Tensor, list[torch.Tensor]]:
+        """Σ x, Σ w and the sums of the companions over all ranks."""
+        mass = self.mass
+        mass.settle()
+        # x = w·z, in place where the dtype is wide enough to be summed in, and where the values need not outlive that
+        outlives = bool(self._channel.carrier.parties)
+        numerators = [wide(values.clone() if outlives else values) for values in mass.values]
+        if not mass.whole:
+            for x in numerators:
+                x.mul_(scalar(mass.weight))
+        companions = [wide(tensor.detach().reshape(-1)).clone() for tensor in mass.companions]
+        total = mass.weight.clone().reshape(1)
+        mass.stats.wait(self._channel.sum([*numerators, total, *companions]))
+        return numerators, total, companions
 
 
 def wide(values: torch.Tensor) -> torch.Tensor:
@@ -182,6 +203,22 @@ class Composite(Averager):
     def forget(self) -> None:
         for member in self.members:
             member.forget()
+
+    def tell(self) -> State:
+        return {str(number): member.tell() for number, member in enumerate(self.members)}
+
+    def weights(self, told: Told) -> dict[int, float]:
+        each = [member.weights(part) for member, part in self._parts(told)]
+        return {rank: sum(weights[rank] for weights in each) for rank in told}
+
+    def go_on(self, told: Told, scale: float) -> float:
+        return sum(member.go_on(part, scale) for member, part in self._parts(told))
+
+    def _parts(self, told: Told) -> list[tuple[Averager, Told]]:
+        return [
+            (member, {rank: each[str(number)] for rank, each in told.items()})
+            for number, member in enumerate(self.members)
+        ]
 
     def state_dict(self) -> State:
         return {str(number): member.state_dict() for number, member in enumerate(self.members)}

@@ -28,6 +28,23 @@ class GradientAverage:
 
     def average_(self, buckets: Sequence[Bucket], skip: bool) -> bool:
         """Average in place; whether any rank skips. Every rank calls this in every step."""
+        counts = self._channel.together(lambda: self._totals(buckets, skip))
+        if counts[-1]:
+            return True
+        number = 0
+        for room, bucket in zip(self._room, buckets, strict=True):
+            for slot in bucket.slots:
+                if counts[number]:
+                    if slot.parameter.grad is None:
+                        slot.parameter.grad = torch.empty_like(slot.parameter)
+                    total = _as(slot.parameter, room[slot.start : slot.stop])
+                    # g = Σ_j g_j / n
+                    torch.div(total, self._channel.size, out=slot.parameter.grad)
+                number += 1
+        return False
+
+    def _totals(self, buckets: Sequence[Bucket], skip: bool) -> list[float]:
+        """Σ_j g_j into the room; on how many ranks each parameter has a gradient, and last how many of them skip."""
         if [room.numel() for room in self._room] != [bucket.values.numel() for bucket in buckets]:
             self._room = [wide(torch.zeros_like(bucket.values)) for bucket in buckets]
         slots = [slot for bucket in buckets for slot in bucket.slots]
@@ -50,20 +67,7 @@ class GradientAverage:
                 number += 1
         held = present.to(self._room[0].device) if self._room else present
         self._stats.wait(self._channel.sum([*self._room, held]))
-        counts = held.tolist()
-        if counts[-1]:
-            return True
-        number = 0
-        for room, bucket in zip(self._room, buckets, strict=True):
-            for slot in bucket.slots:
-                if counts[number]:
-                    if slot.parameter.grad is None:
-                        slot.parameter.grad = torch.empty_like(slot.parameter)
-                    total = _as(slot.parameter, room[slot.start : slot.stop])
-                    # g = Σ_j g_j / n
-                    torch.div(total, self.world.size, out=slot.parameter.grad)
-                number += 1
-        return False
+        return held.tolist()
 
 
 def _as(parameter: torch.Tensor, flat: torch.Tensor) -> torch.Tensor:

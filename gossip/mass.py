@@ -58,9 +58,10 @@ class Mass:
         self._landers.append(land)
 
     def settle(self) -> None:
-        """Land everything in flight."""
+        """Land everything in flight, and let nothing read the buckets."""
         for land in self._landers:
             land()
+        self.quiet()
 
     def arrive(self, flight: Flight) -> None:
         """Wait until `flight` has landed, so that it reads the buckets no longer."""
@@ -93,6 +94,14 @@ class Mass:
             ratio = weight / self.weight
             for own, other in zip(self.values, values, strict=True):
                 lerp_(own, other, ratio, out=own)
+
+    def go_on(self, weight: float, balanced: bool) -> None:
+        """Hold `weight` after a death; `balanced` when every rank that is left holds 1, with nothing in flight."""
+        self.reading.clear()
+        self.weight = torch.full_like(self.weight, weight)
+        self.balanced, self.whole, self.equal = balanced, False, False
+        if balanced:
+            self.become_whole()
 
     def round_landed(self) -> None:
         """One round fewer in flight. Balanced and with nothing in flight, w is 1 but for rounding: make it so."""

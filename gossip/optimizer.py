@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from . import deaths
 from .averaging import Averager
+from .deaths import Death
 from .errors import GossipError, UsageError
 from .gradients import GradientAverage
 from .mass import Mass
 from .parameters import Parameters
 from .stats import Stats
 from .timeline import VARIABLE, Timeline
+from .transports import Carrier, Told
 from .world import World
 from .wrapper import Wrapper
 
@@ -22,6 +25,7 @@ Rewrite = Callable[[int], None]
 """Changes whole values in a step; called after the update, when nothing that reads them is in flight."""
 
 Loss = Any
+Result = TypeVar("Result")
 
 
 class GossipOptimizer(Wrapper):
@@ -51,6 +55,10 @@ class GossipOptimizer(Wrapper):
             floating-point ones whenever an exact average happens.
         initial: "broadcast" takes the parameters (and buffers of `module`) of rank 0; "check" compares them. Both
             speak in the worlds of `averager` and `gradients`; without any, each rank begins with its own.
+        on_failure: what happens when a rank's process dies. "raise" ends the job with an error; with "shrink" the ranks
+            that are left go on without it, over `topologies.without` it. That needs `mpirun --with-ft ulfm` and
+            averagers over the whole world. The step in which it was noticed goes on where it stood; `deaths` and the
+            log tell of it, and `world.survivors` is who is left.
         trace: a folder into which each rank writes its timeline, rank-0.json and so on, for Perfetto; without it the
             variable GOSSIP_TRACE, and without that nothing is written. `python -m gossip.trace` joins the ranks. An
             optimizer that averages with nobody has no rank to write for.
@@ -78,6 +86,7 @@ class GossipOptimizer(Wrapper):
         module: torch.nn.Module | None = None,
         module_buffers: str = "local",
         initial: str = "broadcast",
+        on_failure: str = "raise",
         trace: str | os.PathLike[str] | None = None,
     ) -> None:
         if isinstance(optimizer, Wrapper):
@@ -95,6 +104,8 @@ class GossipOptimizer(Wrapper):
             raise UsageError("module_buffers='average' needs module=..., whose buffers they are")
         if initial not in ("broadcast", "check"):
             raise UsageError(f"initial is {initial!r}; there are 'broadcast' and 'check'")
+        if on_failure not in ("raise", "shrink"):
+            raise UsageError(f"on_failure is {on_failure!r}; there are 'raise' and 'shrink'")
         self._compares = isinstance(optimizer, torch.optim.LBFGS)
         if self._compares and gradients is not None and gradients.size > 1:
             raise UsageError(
@@ -103,16 +114,19 @@ class GossipOptimizer(Wrapper):
             )
         super().__init__(optimizer)
         self.averager = averager
+        self.on_failure = on_failure
+        self.deaths: list[Death] = []
         self.steps = 0
         self.rewrites: list[Rewrite] = []
         self.stats = Stats()
         self.mass = Mass(self.stats)
         self.parameters = Parameters(optimizer, module, self.mass, initial)
         self._averagers: list[Averager] = []
+        self._carrier: Carrier | None = None  # that goes on without ranks that died
         self._trace = os.environ.get(VARIABLE) if trace is None else trace
         self._gradients = GradientAverage(gradients, self.stats) if gradients is not None else None
         options = (
-            f"optimizer {type(optimizer).__name__} with module_buffers={module_buffers!r}, initial={initial!r}, "
+            f"optimizer {type(optimizer).__name__} with {module_buffers=}, {initial=}, {on_failure=}, "
             f"gradients {f'over {gradients.size} ranks' if gradients else 'of each rank'}"
         )
         self.attach(averager, 1, options, [gradients] if gradients is not None else [])
@@ -123,6 +137,8 @@ class GossipOptimizer(Wrapper):
         """Let `averager` act on the values, once the ranks of its worlds and of `worlds` agree on it and `options`."""
         self.settle()
         worlds = [*averager.worlds, *worlds]
+        if self.on_failure == "shrink":
+            self._refuse_mortal(worlds)
         if self._trace and worlds:
             home = worlds[0]
             self.stats.timeline = Timeline.of(self._trace, home.base.me, home.hosts[home.rank])
@@ -130,6 +146,9 @@ class GossipOptimizer(Wrapper):
         averager.bind(self.mass, every)
         self._averagers.append(averager)
         self.parameters.share(newcomers, worlds)
+        if self.on_failure == "shrink" and worlds and self._carrier is None:
+            self._carrier, self._me = worlds[0].base.carrier, worlds[0].base.me
+            self._carrier.enrol(self, worlds[0].channel())
         if self.stats.timeline is not None and newcomers.places():
             self.stats.timeline.align()
 
@@ -153,23 +172,60 @@ class GossipOptimizer(Wrapper):
         if closure is not None and not self._compares:
             closure = self._evaluated(closure)
         with span("land"):
-            self.averager.land(step)
+            self.persist(lambda: self.averager.land(step))
         skip = self._unscale()
         if self._gradients is not None:
+            gradients = self._gradients
             with span("gradients"):
-                skip = self._gradients.average_(self.mass.buckets, skip)
-        loss = None
+                skip = self.persist(lambda: gradients.average_(self.mass.buckets, skip))
+        result = None
         if not skip:
+            self.persist(self.mass.quiet)
             with span("update"), self.mass.update():
-                loss = self.optimizer.step() if closure is None else self.optimizer.step(closure)
+                result = self.optimizer.step() if closure is None else self.optimizer.step(closure)
         with span("average"):
-            self.averager.average(step)
+            self.persist(lambda: self.averager.average(step))
         for rewrite in self.rewrites:
             rewrite(step)
-        self.averager.post(step)
+        self.persist(lambda: self.averager.post(step))
         self._note_weight()
         self.steps += 1
-        return loss
+        return result
+
+    # -- when a rank has died ------------------------------------------------------------------------------------------
+
+    def persist(self, act: Callable[[], Result]) -> Result:
+        """Do `act`; with on_failure="shrink" again, without them, when ranks have died meanwhile."""
+        return act() if self._carrier is None else self._carrier.go_on(act)
+
+    def tell(self) -> dict[str, Any]:
+        """What the other ranks have to know of this one, when one has died."""
+        return deaths.tell(self.mass, self._averagers)
+
+    def go_on(self, told: Told) -> None:
+        """Begin again among the ranks that have told."""
+        carrier = self._carrier
+        assert carrier is not None, "it is enrolled there"
+        before = deaths.go_on(self.mass, self._averagers, self._me, told)
+        gone = tuple(sorted(carrier.lost.difference(*(each.ranks for each in self.deaths))))
+        weight = len(told) + len(gone) - before
+        self.deaths.append(Death(gone, self.steps, len(told), weight, carrier.seconds))
+        if self._me == min(told):
+            deaths.log.warning("%s", self.deaths[-1])
+
+    def _refuse_mortal(self, worlds: Sequence[World]) -> None:
+        for world in worlds:
+            if not world.base.carrier.outlives:
+                raise UsageError(
+                    f"on_failure='shrink' needs a transport that outlives a process, and {world.transport!r} as it was "
+                    "started here does not: launch with mpirun --with-ft ulfm and take transport 'mpi', or leave "
+                    "on_failure='raise' and restart from a checkpoint"
+                )
+            if world.size < world.base.carrier.size:
+                raise UsageError(
+                    f"on_failure='shrink' works over the whole world, and here are averages over {world.size} of its "
+                    f"{world.base.carrier.size} ranks: leave on_failure='raise' with sub-worlds"
+                )
 
     def _note_weight(self) -> None:
         if not self.mass.weight.is_cuda:  # reading it there would stop the host
@@ -219,8 +275,7 @@ class GossipOptimizer(Wrapper):
     def settle(self) -> None:
         """Land everything in flight. Every rank calls it: before evaluation, before the end, before close()."""
         with self.stats.span("settle"):
-            self.mass.settle()
-            self.mass.quiet()
+            self.persist(self.mass.settle)
         self._note_weight()
         if self.stats.timeline is not None:
             self.stats.timeline.write()

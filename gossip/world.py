@@ -48,12 +48,19 @@ class World:
     transport: str
     hosts: tuple[str, ...]
     base: Transport
+    _called: tuple[int, ...]
     _made: dict[str, World] = field(default_factory=dict, repr=False)
 
     @property
     def node(self) -> World:
         """The ranks of this world that share this host; made when it is first asked for."""
         return self._once("node", [rank for rank, host in enumerate(self.hosts) if host == self.hosts[self.rank]])
+
+    @property
+    def survivors(self) -> World:
+        """The ranks that are left of this world, renumbered; all of them while none has died."""
+        hosts = dict(zip(self._called, self.hosts, strict=True))
+        return _world(self.base, tuple(hosts[rank] for rank in self.base.ranks), self.device)
 
     @property
     def across(self) -> World:
@@ -117,7 +124,7 @@ class World:
 
 def _world(base: Transport, hosts: tuple[str, ...], device: torch.device) -> World:
     local_rank, local_size = local_place(hosts, base.rank)
-    return World(base.rank, base.size, local_rank, local_size, device, base.name, hosts, base)
+    return World(base.rank, base.size, local_rank, local_size, device, base.name, hosts, base, tuple(base.ranks))
 
 
 def local_place(hosts: Sequence[str], rank: int) -> tuple[int, int]:

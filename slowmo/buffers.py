@@ -61,23 +61,26 @@ class Average(Buffers):
 
     def __init__(self, optimizer: torch.optim.Optimizer, world: World, stats: Stats) -> None:
         self._optimizer = optimizer
-        self._world = world
         self._stats = stats
         self._channel = world.channel()
 
     def outer_step(self) -> None:
         """Agree on what there is, then one exact sum over all of it."""
+        shared, sums = self._channel.together(self._sums)
+        for tensor, total in zip(shared, sums, strict=True):
+            tensor.copy_(total.div_(self._channel.size).reshape(tensor.shape))
+
+    def _sums(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The tensors that every rank has, and the sum of each over the ranks."""
         own = self._moments()
         common = set.intersection(
             *(set(map(tuple, json.loads(keys))) for keys in self._channel.gather(json.dumps(list(own)).encode()))
         )
         shared = [tensor for key, tensor in own.items() if key in common]
         sums = [wide(tensor.reshape(-1)).clone() for tensor in shared]
-        if not sums:
-            return
-        self._stats.wait(self._channel.sum(sums))
-        for tensor, total in zip(shared, sums, strict=True):
-            tensor.copy_(total.div_(self._world.size).reshape(tensor.shape))
+        if sums:
+            self._stats.wait(self._channel.sum(sums))
+        return shared, sums
 
     def _moments(self) -> dict[tuple[int, str], torch.Tensor]:
         """(number of the parameter, name in the state) -> tensor, in the same order on every rank.

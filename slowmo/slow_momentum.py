@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gossip import Averager, GossipOptimizer, NoAverage, Stats, UsageError
+from gossip import Averager, Death, GossipOptimizer, NoAverage, Stats, UsageError
 from gossip.wrapper import Wrapper
 
 from .buffers import Average, Buffers, Maintain, Reset
@@ -168,10 +168,9 @@ class SlowMo(Wrapper):
     def _end_iteration(self) -> None:
         """Average, outer step, and the next iteration begins where that leaves the values."""
         mass = self.optimizer.mass
-        mass.settle()
-        mass.quiet()
+        self.optimizer.persist(mass.settle)
         # x_{t,τ}, exact or gossiped or as it is
-        self.averager.average(self.steps - 1)
+        self.optimizer.persist(lambda: self.averager.average(self.steps - 1))
         rates = [math.fsum(rates) / len(rates) for rates in self._rates]
         for bucket, anchor, m in zip(mass.buckets, self.anchors, self.momenta, strict=True):
             for group, where in bucket.segments():
@@ -179,7 +178,7 @@ class SlowMo(Wrapper):
         for group, rate in enumerate(rates):
             self._last_rates[group] = rate or self._last_rates[group]
             self._rates[group].clear()
-        self._buffers.outer_step()
+        self.optimizer.persist(self._buffers.outer_step)
 
     def _ratio(self, group: int, rate: float) -> float | None:
         """r = γ_t/γ_{t−1}, 1 the first time; None for a rate of 0, where nothing was learned."""
@@ -223,6 +222,11 @@ class SlowMo(Wrapper):
     def stats(self) -> Stats:
         """Counters of the last step and of the run, outer steps included."""
         return self.optimizer.stats
+
+    @property
+    def deaths(self) -> list[Death]:
+        """Ranks that died while the others went on."""
+        return self.optimizer.deaths
 
     def settle(self) -> None:
         """Land everything in flight. Every rank calls it."""
