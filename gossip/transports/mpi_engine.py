@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import time
 from collections import defaultdict, deque
@@ -270,3 +271,19 @@ class Engine(Carrier):
             time.sleep(2e-4)
         for flight in list(self._aloft):
             flight.cancel()
+        if self.lost:
+            self._finalize()
+
+    def _finalize(self) -> None:
+        """MPI_Finalize, which may wait for a dead process for ever: then this one ends without, its work being done."""
+        ended = threading.Event()
+
+        def end() -> None:
+            if not ended.wait(LAST_WAIT):
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(0)
+
+        threading.Thread(target=end, name="gossip-mpi-end", daemon=True).start()
+        self.mpi.Finalize()
+        ended.set()
