@@ -30,11 +30,13 @@ class Averager(ABC):
         overlap: for how many steps what it posts may travel; 0 where everything ends inside the step.
         worlds: the worlds it speaks in, the outermost first.
         every: it acts in each step t with (t + 1) mod every = 0.
+        outlives: whether it can go on without ranks that died.
     """
 
     overlap: int = 0
     worlds: tuple[World, ...] = ()
     every: int = 1
+    outlives: bool = True
     _mass: Mass | None = None
 
     @property
@@ -178,6 +180,7 @@ class Composite(Averager):
         self.members = members
         self.worlds = tuple(world for member in members for world in member.worlds)
         self.overlap = max((member.overlap for member in members), default=0)
+        self.outlives = all(member.outlives for member in members)
 
     def bind(self, mass: Mass, every: int) -> None:
         for member in self.members:

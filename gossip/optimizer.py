@@ -138,7 +138,7 @@ class GossipOptimizer(Wrapper):
         self.settle()
         worlds = [*averager.worlds, *worlds]
         if self.on_failure == "shrink":
-            self._refuse_mortal(worlds)
+            self._refuse_mortal(averager, worlds)
         if self._trace and worlds:
             home = worlds[0]
             self.stats.timeline = Timeline.of(self._trace, home.base.me, home.hosts[home.rank])
@@ -213,7 +213,11 @@ class GossipOptimizer(Wrapper):
         if self._me == min(told):
             deaths.log.warning("%s", self.deaths[-1])
 
-    def _refuse_mortal(self, worlds: Sequence[World]) -> None:
+    def _refuse_mortal(self, averager: Averager, worlds: Sequence[World]) -> None:
+        if not averager.outlives:
+            raise UsageError(
+                f"on_failure='shrink' cannot tell what was under way in {averager.describe()}: use landing='due' with it"
+            )
         for world in worlds:
             if not world.base.carrier.outlives:
                 raise UsageError(

@@ -1,81 +1,46 @@
-"""Push-sum over a time-varying graph: SGP with `overlap=0`, OSGP with `overlap=1`.
+"""Push-sum over a time-varying graph: SGP, OSGP, and gossip that no straggler holds up.
 
-In round t rank j keeps the share P[j,j](t) of its weight and gives P[i,j](t) of it, with its values as they stand, to
-each out-peer i. What is given travels while the next forward and backward pass compute, and is merged `overlap` steps
-later, just before that step's update: overlap is only where the wait stands.
+What is given and when it is merged is one strategy in a file: `rounds` lands them when they are due, `early` as soon as
+they have arrived, `asynchronous` has no rounds in common.
 
-Source: Assran et al., ICML 2019, arXiv 1811.10792, algorithms 1 (SGP) and 2 (OSGP).
+Source: Assran et al., ICML 2019, arXiv 1811.10792.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-import torch
-
 import topologies
 
-from .averaging import Averager, State
-from .errors import PeerLost, UsageError
-from .mass import Mass
-from .transports import Flight, Told
+from .asynchronous import Asynchronous
+from .averaging import Composite, State
+from .early import Early
+from .errors import UsageError
+from .rounds import Rounds
 from .world import World
 
-MOST_ALOFT = 2
-"""Rounds in the air at once. With τ of them the weight settles at 2/(τ+1), and 1/w amplifies the update."""
-
-REMEMBERED = 16
-"""Rounds whose weight is taken back when it turns out that they never arrived: by so many a rank may be ahead."""
+LANDINGS: dict[str, type[Rounds]] = {"due": Rounds, "early": Early, "any": Asynchronous}
 
 
-@dataclass
-class Round:
-    """A round that was posted.
-
-    Attributes:
-        number: which round of the topology it is.
-        posted: the step at whose end it was posted.
-        due: the step before whose update it is merged.
-        arriving: in-peer -> envelope and values, in room of our own.
-        leaving: the room of the snapshot that is sent, where it is not the buckets themselves.
-        ranks: what the job calls the peers.
-        flight: what carries it; None when it has arrived, out of a checkpoint or as far as it came before a death.
-    """
-
-    number: int
-    posted: int
-    due: int
-    arriving: dict[int, list[torch.Tensor]]
-    leaving: list[torch.Tensor] | None
-    ranks: Sequence[int]
-    flight: Flight | None
-
-
-class PushSum(Averager):
+class PushSum(Composite):
     """Gossip of (weight, values) pairs over `topology`; one round for each post.
 
         give     w_j <- P[j,j] w_j ,  send (P[i,j] w_j, z_j) to each i
         merge    w <- w + w' ,        z <- z + (w'/w)(z' − z)
 
     Σ w and Σ w·z over all ranks, held and in flight, never change by it. With a doubly stochastic schedule w is
-    exactly 1 at every update with overlap 0 or 1.
+    exactly 1 at every update with overlap 0 or 1 and landing="due".
 
     Args:
         world: the ranks that gossip. Between steps their parameters may be on their way: settle before writing them.
         topology: who gives to whom; its size is the world's.
         overlap: steps that a round may travel. 0 and 1 send the parameters' own memory; above that a snapshot.
-        landing: "due", the only one so far: a round is merged exactly `overlap` steps after its post, so that runs
-            repeat bit for bit.
-
-    When a rank has died and the others go on (`GossipOptimizer(..., on_failure="shrink")`), they do so over
-    `topologies.without` it, from the round that the first of them has come to. Whoever is behind takes its next steps
-    by itself until then. Weight that had not arrived is taken back by whoever gave it, with the values as they are.
+        landing: "due": a round is merged exactly `overlap` steps after its post, so that runs repeat bit for bit.
+            "early": as soon as it has arrived, and at most `overlap` steps after its post, so that pauses of so many
+            steps hold nobody up. "any": whatever has arrived, however late; no rank waits for another, `overlap` bounds
+            nothing, and every rank may call `step()` as often as it likes. See `gossip.early`, `gossip.asynchronous`.
 
     Raises:
-        UsageError: an overlap or landing that does not exist, or a topology of another size.
+        UsageError: an overlap or landing that does not exist or that the transport cannot have, or a topology of
+            another size.
         TopologyError: a schedule that breaks the laws of `topologies.Topology`.
 
     >>> import gossip, topologies
@@ -86,8 +51,13 @@ class PushSum(Averager):
     def __init__(self, world: World, topology: topologies.Topology, overlap: int = 0, landing: str = "due") -> None:
         if isinstance(overlap, bool) or not isinstance(overlap, int) or overlap < 0:
             raise UsageError(f"overlap is {overlap!r}, but it is a number of steps: 0, 1 or more")
-        if landing != "due":
-            raise UsageError(f"landing {landing!r} does not exist; there is 'due'")
+        if landing not in LANDINGS:
+            raise UsageError(f"landing {landing!r} does not exist; there are {', '.join(map(repr, LANDINGS))}")
+        if landing != "due" and world.transport == "nccl":
+            raise UsageError(
+                f"landing={landing!r} asks which message has come, and over nccl messages come in the one order of a "
+                "stream: use landing='due', or gossip.init('mpi')"
+            )
         if isinstance(topology, str):
             raise UsageError(
                 f"topology is the text {topology!r}: topologies.load({topology!r}, world.size) makes a graph of it"
@@ -102,232 +72,21 @@ class PushSum(Averager):
                 f"the topology has {topology.size} ranks and the world has {world.size}: make it with size=world.size"
             )
         topologies.validate(topology)
-        self.worlds = (world,)
-        self.topology = topology
-        self.overlap = overlap
         self.landing = landing
-        self.rounds = 0
-        self._whole = topology
-        self._step = 0
-        self._next = 0  # the first step that has not been posted
-        self._given: deque[tuple[int, int, float]] = deque()
-        self._heard: dict[int, int] = {}
-        self._channel = world.channel()
-        self._aloft: deque[Round] = deque()
-        self._room: list[list[torch.Tensor]] = []
+        self._description = f"PushSum({topology.describe()}, overlap={overlap}, landing={landing!r})"
+        self._rounds = LANDINGS[landing](world, topology, overlap, self._description)
+        super().__init__(self._rounds)
+
+    @property
+    def topology(self) -> topologies.Topology:
+        """The graph; without the ranks that died."""
+        return self._rounds.topology
 
     def describe(self) -> str:
-        return f"PushSum({self.topology.describe()}, overlap={self.overlap}, landing={self.landing!r})"
-
-    def bind(self, mass: Mass, every: int) -> None:
-        aloft = -(-self.overlap // every)
-        if aloft > MOST_ALOFT:
-            raise UsageError(
-                f"overlap={self.overlap} posted every {every} step(s) keeps {aloft} rounds in the air: the weight held "
-                f"would settle at 2/{aloft + 1} and amplify each update by its inverse, until training diverges. Use "
-                f"overlap=1, or post as rarely as rounds land: Every({self.overlap}, PushSum(..., "
-                f"overlap={self.overlap}))"
-            )
-        super().bind(mass, every)
-        mass.lands_with(self._settle)
-        self._fingerprint = self._print()
-
-    def _print(self) -> float:
-        return float(zlib.crc32(self.describe().encode()))
-
-    def due(self, step: int) -> bool:
-        return super().due(step) and step >= self._next
-
-    def land(self, step: int) -> None:
-        self._step = step
-        while self._aloft and self._aloft[0].due <= step:
-            self._land()
-
-    def average(self, step: int) -> None:
-        if self.overlap == 0:
-            if self.due(step):
-                self._post(step)
-            self.land(step)
-
-    def post(self, step: int) -> None:
-        if self.overlap > 0 and self.due(step):
-            self._post(step)
-
-    def _post(self, step: int) -> None:
-        with self.mass.stats.span("post"):
-            self._aloft.append(self._give(step))
-        self._next = step + 1
-
-    def _give(self, step: int) -> Round:
-        """Keep a share of the weight, and put the others on their way with the values."""
-        mass, turn = self.mass, self.topology.turn(self._channel.rank, self.rounds)
-        number, self.rounds = self.rounds, self.rounds + 1
-        # With overlap 0 and 1 the values stand still until the round has landed, so they are sent as they lie.
-        leaving = self._snapshot() if self.overlap > 1 else None
-        values = mass.values if leaving is None else leaving[1:]
-        sends = {peer: [self._envelope(share * mass.weight, number), *values] for peer, share in turn.sends.items()}
-        arriving = {peer: self._take_room() for peer in sorted(turn.receives)}
-        # Where all wait for a round, a rank is hardly ahead of another, and asking for room would only cost time.
-        flight = self._channel.post(sends, arriving, f"round {number}", together=self.overlap == 0)
-        if leaving is None:
-            mass.reading.append(flight)
-        if self._channel.carrier.parties:
-            ranks = self._channel.ranks
-            self._given.extend((number, ranks[peer], float(envelope[0])) for peer, (envelope, *_) in sends.items())
-            while self._given and self._given[0][0] <= number - REMEMBERED:
-                self._given.popleft()
-        mass.give(turn.keep, self.topology.doubly_stochastic(number), self.topology.keeps_alike(number))
-        mass.stats.last.rounds_posted += 1
-        return Round(number, step, step + self.overlap, arriving, leaving, self._channel.ranks, flight)
-
-    def _land(self) -> None:
-        """Merge the oldest round that is in flight."""
-        mass, round = self.mass, self._aloft[0]
-        if round.flight is not None:
-            mass.arrive(round.flight)
-        mass.quiet()
-        self._aloft.popleft()  # from here on nothing can break off
-        for peer, (envelope, *values) in round.arriving.items():
-            self._check(envelope, round.ranks[peer], round.number, self._fingerprint)
-            self._heard[round.ranks[peer]] = round.number
-            mass.merge_(envelope[0], values)
-        mass.round_landed()
-        self._give_back(round)
-        mass.stats.last.rounds_landed += 1
-        mass.stats.last.oldest_age = max(mass.stats.last.oldest_age, self._step - round.posted)
-
-    def _settle(self) -> None:
-        while self._aloft:
-            self._land()
-
-    def _envelope(self, weight: torch.Tensor, number: int) -> torch.Tensor:
-        """The weight that a message carries, and on hosts enough to know that both ends mean the same round."""
-        if weight.is_cuda:  # the order of a stream is the order of rounds, and nothing is read back
-            return weight.reshape(1)
-        return torch.tensor([weight.item(), number, self._fingerprint], dtype=torch.float64)
-
-    def _check(self, envelope: torch.Tensor, rank: int, number: int, expected: float) -> None:
-        if envelope.is_cuda:
-            return
-        _, sent, fingerprint = envelope.tolist()
-        if sent != number or fingerprint != expected:
-            raise PeerLost(
-                f"rank {self._channel.me} expected round {number} from rank {rank} and got round {sent:g}"
-                + (" of another topology" if fingerprint != expected else "")
-                + ": does every rank call step() equally often, and did all resume from the same checkpoint?"
-            )
-
-    def _take_room(self) -> list[torch.Tensor]:
-        """Room for one message, used again once it has landed: one model for each in-peer and round aloft."""
-        if self._room:
-            return self._room.pop()
-        weight = self.mass.weight
-        envelope = torch.zeros(1 if weight.is_cuda else 3, dtype=torch.float64, device=weight.device)
-        return [envelope, *(torch.empty_like(values) for values in self.mass.values)]
-
-    def _snapshot(self) -> list[torch.Tensor]:
-        room = self._take_room()
-        for copy, values in zip(room[1:], self.mass.values, strict=True):
-            copy.copy_(values)
-        return room
-
-    def _give_back(self, round: Round) -> None:
-        self._room.extend(round.arriving.values())
-        if round.leaving is not None:
-            self._room.append(round.leaving)
-
-    def rebind(self) -> None:
-        assert not self._aloft, "the buckets change with nothing in flight"
-        self._room.clear()
-
-    # -- when a rank has died ------------------------------------------------------------------------------------------
-
-    def tell(self) -> State:
-        heard = dict(self._heard)
-        for round in self._aloft:
-            if round.flight is not None:
-                heard |= dict.fromkeys(self._come(round), round.number)
-        return {
-            "rounds": self.rounds,
-            "next": self._next,
-            "aloft": [round.number for round in self._aloft if round.flight is not None],
-            "heard": list(heard.items()),
-            "given": list(self._given),
-            "unmerged": sum(float(message[0][0]) for round in self._aloft for message in self._come(round).values()),
-        }
-
-    def _come(self, round: Round) -> dict[int, list[torch.Tensor]]:
-        """The messages of a round that have arrived, by the rank that sent each, as the job numbers it."""
-        come = round.arriving if round.flight is None else sorted(round.flight.arrived())
-        return {round.ranks[peer]: round.arriving[peer] for peer in come}
-
-    def weights(self, told: Told) -> dict[int, float]:
-        heard = {rank: dict(each["heard"]) for rank, each in told.items()}
-        found = {rank: float(each["unmerged"]) for rank, each in told.items()}
-        for rank, each in told.items():
-            for number, peer, weight in each["given"]:
-                back = heard[peer].get(rank, -1) < number if peer in told else number in each["aloft"]
-                found[rank] += back * weight
-        return found
-
-    def go_on(self, told: Told, scale: float) -> float:
-        members = list(self._channel.members)
-        self.topology = topologies.without(self._whole, [members.index(rank) for rank in members if rank not in told])
-        self.rounds = max(each["rounds"] for each in told.values())
-        self._next = max(each["next"] for each in told.values())
-        self._given.clear()
-        before, self._fingerprint = self._fingerprint, self._print()
-        unmerged = 0.0
-        for round in self._aloft:
-            come = self._come(round)
-            self._room.extend(message for peer, message in round.arriving.items() if round.ranks[peer] not in come)
-            round.arriving = {peer: round.arriving[peer] for peer in round.arriving if round.ranks[peer] in come}
-            for rank, (envelope, *_) in come.items():
-                self._check(envelope, rank, round.number, before)
-                self._heard[rank] = round.number
-                envelope[0] *= scale
-                envelope[2] = self._fingerprint
-                unmerged += float(envelope[0])
-            round.flight = None
-        return unmerged
+        return self._description
 
     def state_dict(self) -> State:
-        for round in self._aloft:
-            if round.flight is not None:
-                round.flight.wait()
-        return {
-            "rounds": self.rounds,
-            "aloft": [
-                {
-                    "number": round.number,
-                    "posted": round.posted,
-                    "due": round.due,
-                    "arriving": {peer: [t.clone() for t in tensors] for peer, tensors in round.arriving.items()},
-                }
-                for round in self._aloft
-            ],
-        }
-
-    def forget(self) -> None:
-        for round in self._aloft:
-            if round.flight is not None:
-                self.mass.arrive(round.flight)
-            self._give_back(round)
-        self.mass.aloft -= len(self._aloft)
-        self._aloft.clear()
-        self._given.clear()
-        self._heard.clear()
-        self.rounds = self._next = 0
+        return self._rounds.state_dict()
 
     def load_state_dict(self, state: State) -> None:
-        self.forget()
-        self.rounds = state["rounds"]
-        for saved in state["aloft"]:
-            arriving = {}
-            for peer, tensors in saved["arriving"].items():
-                arriving[peer] = self._take_room()
-                for room, tensor in zip(arriving[peer], tensors, strict=True):
-                    room.copy_(tensor)
-            ranks = self._channel.ranks
-            self._aloft.append(Round(saved["number"], saved["posted"], saved["due"], arriving, None, ranks, None))
-        self.mass.aloft += len(self._aloft)
+        self._rounds.load_state_dict(state)

@@ -72,10 +72,11 @@ def check_transport(
 ) -> None:
     """The contract of a transport, run on every rank of any world; raises AssertionError where it is broken.
 
-    Order between a pair of ranks, several tensors and dtypes in a message, empty batches, channels and groups that do
-    not meet, sums with equal bits everywhere, broadcast, gather, barrier, and a deadline that names the peer.
+    Order between a pair of ranks and none between pairs, several tensors and dtypes in a message, empty batches,
+    channels and groups that do not meet, sums with equal bits everywhere, broadcast, gather, barrier, and a deadline
+    that names the peer.
     """
-    for law in (_exchange, _order, _channels, _sums, _broadcasts, _gathers, _groups, _asks, _deadline):
+    for law in (_exchange, _order, _apart, _channels, _sums, _broadcasts, _gathers, _groups, _asks, _deadline):
         law(world, dtypes)
         world.barrier()
 
@@ -116,6 +117,25 @@ def _order(world: World, dtypes: Sequence[torch.dtype]) -> None:
     for flight in reversed(flights):
         flight.wait()
     assert [int(room[0]) for room in rooms] == list(range(20)), "batches overtook one another"
+
+
+def _apart(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """What comes from one peer lands while another, asked before on the same channel, has not sent yet."""
+    channel = world.channel()
+    if world.size < 3 or world.transport == "nccl":  # there messages come in the order of the stream
+        return
+    room, word = _filled(world, 1000, -1), _filled(world, 1, 0)
+    if world.rank == 0:
+        late = channel.post({}, {1: [torch.empty_like(room)]}, "what comes late")
+        channel.post({}, {2: [room]}, "what comes early").wait()
+        assert int(room[0]) == 2, "landed, but not filled"
+        assert not late.done(), "landed before it was sent"
+        channel.post({1: [word]}, {}, "a word").wait()
+        late.wait()
+    elif world.rank <= 2:
+        if world.rank == 1:
+            channel.post({}, {0: [word]}, "a word").wait()
+        channel.post({0: [_filled(world, 1000, world.rank)]}, {}, "what comes").wait()
 
 
 def _channels(world: World, dtypes: Sequence[torch.dtype]) -> None:

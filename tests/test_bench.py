@@ -69,6 +69,8 @@ def test_help_tells_every_option_and_what_is_measured(command: str, capsys: pyte
         (["update", "--sizes", "1MB,1000kB"], "names one of them twice"),
         (["update", "--transport", "pigeon"], "invalid choice: 'pigeon'"),
         (["overlap"], "one rank has nobody to speak to"),
+        (["straggler"], "one rank has nobody to wait for"),
+        (["straggler", "--methods", "osgp,soon"], "'soon' is not one of ar, osgp"),
         (["overhead", "--rounds", "many"], "'many' is not a whole number"),
         (["fly"], "invalid choice: 'fly'"),
     ],
@@ -175,6 +177,22 @@ def test_overlap_and_its_record(tmp_path: Path) -> None:
     assert set(record["results"]) == {"none", "sgp", "osgp"}
     assert record["results"]["sgp"]["exposed"] > 0
     assert record["hidden"] <= 1
+
+
+def test_straggler_and_its_record(tmp_path: Path) -> None:
+    path = tmp_path / "straggler.json"
+    few = ["--methods", "osgp,early-4,any", "--steps", "12", "--compute", "0.002", "--slow", "3", "--repeats", "2"]
+    said = bench(3, "straggler", *few, "--json", str(path))
+    assert "pace kept" in said
+    record = check_record(path, "straggler", ranks=3)
+    assert set(record["results"]) == {"osgp", "early-4", "any"}
+    for name, method in record["results"].items():
+        assert method["pace"] > 0
+        for run in method["runs"]:
+            assert run["slow"]["steps_by_rank"] == [12, 12, 4 if name == "any" else 12]
+            for course in run.values():
+                assert abs(course["mass_error"]) < 1e-9
+                assert 0 <= course["accuracy"] <= 1
 
 
 def test_memory_is_what_it_must_be() -> None:

@@ -51,7 +51,10 @@ ARGUMENTS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: gossip.GossipOptimizer(sgd(), gossip.PushSum(WORLD, RING, overlap=3)),
         "overlap=3 posted every 1 step.* until training diverges.* Every(3, PushSum(..., overlap=3))",
     ),
-    "landing": (lambda: gossip.PushSum(WORLD, RING, landing="soon"), "landing 'soon' does not exist; there is 'due'"),
+    "landing": (
+        lambda: gossip.PushSum(WORLD, RING, landing="soon"),
+        "landing 'soon' does not exist; there are 'due', 'early', 'any'",
+    ),
     "size": (
         lambda: gossip.PushSum(WORLD, topologies.ring(4)),
         "topology has 4 ranks and the world has 1: make it with size=world.size",

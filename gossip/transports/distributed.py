@@ -167,7 +167,8 @@ class DistributedTransport(Transport):
         self._sums = self._new_group() if name == "nccl" else self._group
         self._stream = torch.cuda.Stream(device, priority=-1) if name == "nccl" else None
         self._watchdog = Watchdog()
-        self._waiters: defaultdict[int, Waiter] = defaultdict(Waiter)  # by the number of the channel
+        # By the number of the channel, and the peers of what only goes to some or only comes from some.
+        self._waiters: defaultdict[tuple[int, tuple[tuple[int, ...], ...]], Waiter] = defaultdict(Waiter)
         self._counts: defaultdict[tuple[int, str, int], itertools.count[int]] = defaultdict(itertools.count)
         if name == "nccl":
             self._open_connections()
@@ -198,7 +199,9 @@ class DistributedTransport(Transport):
         flight = WaitedFlight(self, sends, receives, subject)
         works = self._start(operations, subject)
         if works:
-            waiter = self._waiters[self.number]
+            # What only goes to some peers, or only comes from some, has landed however late the others are.
+            apart = () if sends and receives else (tuple(sends), tuple(receives))
+            waiter = self._waiters[self.number, apart]
             waiter.add(flight, [(k, p, work) for (k, p, _), work in zip(operations, works, strict=True)])
         else:
             flight.landed = time.perf_counter()
