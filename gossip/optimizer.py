@@ -216,7 +216,7 @@ class GossipOptimizer(Wrapper):
     def _refuse_mortal(self, averager: Averager, worlds: Sequence[World]) -> None:
         if not averager.outlives:
             raise UsageError(
-                f"on_failure='shrink' cannot tell what was under way in {averager.describe()}: use landing='due' with it"
+                "on_failure='shrink' needs landing='due', by which each rank knows what is under way"
             )
         for world in worlds:
             if not world.base.carrier.outlives:

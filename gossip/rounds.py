@@ -59,9 +59,9 @@ class Rounds(Averager):
 
     With a doubly stochastic schedule w is exactly 1 at every update with overlap 0 or 1.
 
-    When ranks have died, the others go on over `topologies.without` them, from the round that the first of them has come
-    to. Whoever is behind takes its next steps by itself until then. Weight that had not arrived is taken back by whoever
-    gave it, with the values as they are.
+    When ranks have died, the others go on over `topologies.without` them, from the round that the first of them has
+    come to. Whoever is behind takes its next steps by itself until then. Weight that had not arrived is taken back by
+    whoever gave it, with the values as they are.
     """
 
     def __init__(self, world: World, topology: topologies.Topology, overlap: int, description: str) -> None:
