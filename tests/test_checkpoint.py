@@ -424,7 +424,7 @@ def mutations(folder: Path, count: int, seed: int) -> str:
 
 def test_mutated_files(tmp_path: Path) -> None:
     """None crashes the interpreter, hangs, runs code or passes for another."""
-    assert "altered, loaded step 1" in mutations(tmp_path, 100, 0)
+    assert "altered, loaded step 1" in mutations(tmp_path, 200, 0)
 
 
 @pytest.mark.slow
@@ -678,11 +678,3 @@ def test_command_line(
     assert newer.startswith("step 2: 3 ranks, 0.1 MB, ")
     assert newer.endswith("its digest is not the one in the manifest")
     assert older == "step 1: 3 ranks, 0.1 MB, sound"
-
-
-def test_resume_without_a_folder(tmp_path: Path) -> None:
-    """Is refused before the script starts, on every rank that misses it."""
-    outcome = spawn.run_mpirun(2, job(tmp_path / "absent", tmp_path), 60)
-    assert outcome.code == 2
-    assert "finds no folder" in outcome.output
-    assert "step 0" not in outcome.output

@@ -22,6 +22,7 @@ CHAINS = (
     ("topologies", ("catalogue", "loading", "analysis", "commands")),
     ("gossip", ("errors", "transports", "world", "averaging")),
     ("gossip", ("buckets", "mass", "averaging", "push_sum", "optimizer", "launch")),
+    ("gossip", ("optimizer", "checkpoint")),
     ("gossip", ("errors", "launchers", "world")),
     ("gossip", ("transports", "stats", "mass")),
     ("gossip", ("timeline", "stats", "mass")),

@@ -11,10 +11,11 @@ import torch
 
 def keep(device: torch.device) -> dict[str, Any]:
     """All of them, as plain numbers and tensors."""
-    kind, key, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    version, words, following = random.getstate()
+    kind, key, *rest = np.random.get_state(legacy=True)
     states: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": [kind, torch.from_numpy(np.asarray(key).astype(np.int64)), position, has_gauss, gauss],
+        "python": [version, torch.tensor(words), following],
+        "numpy": [kind, torch.from_numpy(np.asarray(key).astype(np.int64)), *rest],
         "torch": torch.get_rng_state(),
     }
     if device.type == "cuda":
@@ -24,7 +25,8 @@ def keep(device: torch.device) -> dict[str, Any]:
 
 def restore(states: dict[str, Any], device: torch.device) -> None:
     """Go on from there."""
-    random.setstate(states["python"])
+    version, words, following = states["python"]
+    random.setstate((version, tuple(words.tolist()), following))
     kind, key, *rest = states["numpy"]
     np.random.set_state((kind, key.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(states["torch"])
