@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..errors import CheckpointError, UsageError
+from ..errors import CheckpointError, PeerLost, PeerTimeout, UsageError
 from ..world import World
 from . import files, randomness
 from .consensus import Consensus
@@ -136,6 +136,8 @@ def _newest(
                 raise CheckpointError(f"the manifest of step {step} has changed while it was read")
             resized |= manifest.size != world.size
             shard = _share(home, world, manifest, optimizer)
+        except (PeerTimeout, PeerLost):  # there is nobody to tell
+            raise
         except Exception as error:  # none may leave the others waiting
             reason = f"rank {world.rank} on {world.hosts[world.rank]}: {sentence(error)}"
         failed = [said.decode() for said in world.gather(reason.encode()) if said]
@@ -168,9 +170,9 @@ def _text(home: Path, step: int) -> bytes:
 def _share(home: Path, world: World, manifest: files.Manifest, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     if manifest.size == world.size:
         return files.unpack(home, world.rank, manifest)
-    everyone = _all_of(home, manifest, world.rank % manifest.size)
+    everyone, live = _all_of(home, manifest, world.rank % manifest.size), optimizer.state_dict()
     try:
-        return everyone.shard(optimizer.state_dict())
+        return everyone.shard(live)
     except Exception as error:
         raise _misfit(files.place(home, manifest.step), error) from error
 

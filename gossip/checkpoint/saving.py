@@ -31,7 +31,7 @@ def save(
     """Write a checkpoint; every rank calls this between the same two steps, and what is in flight stays there.
 
     When it returns the checkpoint is on disk, and the two newest are kept. A rank that dies on the way leaves the one
-    before it whole.
+    before it whole. Ranks wait for the slowest disk, and no longer than the world's deadline.
 
     Args:
         folder: shared by all hosts, or on each host's own disk; made if it is not there. None takes that of `--resume`.

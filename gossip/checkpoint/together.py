@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import CheckpointError, UsageError
+from ..errors import CheckpointError, PeerLost, PeerTimeout, UsageError
 from ..world import World
 
 RESUME = "GOSSIP_RESUME"
@@ -44,6 +44,8 @@ def together(world: World, act: Callable[[], bytes | None]) -> list[bytes]:
     failure: Exception | None = None
     try:
         said = _DONE + (act() or b"")
+    except (PeerTimeout, PeerLost):  # there is nobody to tell
+        raise
     except UsageError as error:
         failure, said = error, _MISUSED + str(error).encode()
     except Exception as error:  # none may leave the others waiting
