@@ -24,6 +24,7 @@ import gossip
 from gossip import checkpoint, testing
 from gossip.checkpoint import files
 from gossip.checkpoint.__main__ import main
+from gossip.checkpoint.manifest import Manifest
 from gossip.checkpoint.plain import plain
 
 SIZE = 3
@@ -399,7 +400,7 @@ def test_no_file_runs_code(tmp_path: Path) -> None:
     """Though its digests fit: whoever writes into the folder can make them."""
     state = {"format": 1, "rank": 0, "size": 1, "step": 1, "more": Runs(tmp_path / "ran")}
     made = files.write(files.place(tmp_path, 1), 0, state)
-    files.commit(tmp_path, 0, files.Manifest(1, (made,)))
+    files.commit(tmp_path, 0, Manifest(1, (made,)))
     model = torch.nn.Linear(2, 2)
     world, optimizer = alone(model)
     with pytest.raises(gossip.CheckpointError, match="is no shard"):

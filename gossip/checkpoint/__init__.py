@@ -6,8 +6,9 @@
         if (step + 1) % 500 == 0:
             gossip.checkpoint.save("out/run", world, step + 1, model=model, optimizer=optimizer, scheduler=scheduler)
 
-`saving` and `loading` are the two calls, `consensus` is what all shards hold together, `files` says what lies on disk,
-`plain` what may go into a file, `randomness` keeps the generators. `python -m gossip.checkpoint FOLDER` looks at them.
+`saving` and `loading` are the two calls, `consensus` is what all shards hold together, `files` and `manifest` say what
+lies on disk, `plain` what may go into a file, `randomness` keeps the generators. `python -m gossip.checkpoint FOLDER`
+looks at them.
 """
 
 from .loading import Saved, consensus, load

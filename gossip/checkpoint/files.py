@@ -12,101 +12,26 @@ the folder can make a sound checkpoint of any numbers, though none that runs cod
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
-import json
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, cast
 
 import torch
 
 from ..errors import CheckpointError, UsageError
+from .manifest import FORMAT, Manifest, Shard, digest_of, hasher, parse
 
-FORMAT = 1
 KEPT = 2
 
 MANIFEST = "manifest.json"
 PASSED_OVER = "manifest.refused.json"
 
 _STEP = re.compile(r"step-([0-9]{8,})")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _ZIP = b"PK\x03\x04"  # how torch.save begins; older formats are left to torch alone
-
-
-class Shard(NamedTuple):
-    """The file of one rank: how many bytes, and their digest."""
-
-    bytes: int
-    digest: str
-
-    def name(self, rank: int) -> str:
-        """What the file is called."""
-        return f"rank-{rank:05d}-{self.digest[:16]}.pt"
-
-
-class Manifest(NamedTuple):
-    """A checkpoint: the shards of all ranks, by rank."""
-
-    step: int
-    shards: tuple[Shard, ...]
-
-    @property
-    def size(self) -> int:
-        """How many ranks saved it."""
-        return len(self.shards)
-
-    @property
-    def digest(self) -> str:
-        """The same for the same content."""
-        return _digest(json.dumps(self._body(), sort_keys=True).encode())
-
-    def text(self) -> bytes:
-        """As it stands in the file."""
-        return json.dumps({**self._body(), "digest": self.digest}, indent=1).encode()
-
-    def _body(self) -> dict[str, Any]:
-        return {"format": FORMAT, "step": self.step, "shards": [list(shard) for shard in self.shards]}
-
-
-def parse(text: bytes) -> Manifest:
-    """The manifest of a file.
-
-    Raises:
-        CheckpointError: it is torn, altered, or of a format that is not known here.
-    """
-    try:
-        body = json.loads(text.decode())
-        digest = body.pop("digest")
-        sound = digest == _digest(json.dumps(body, sort_keys=True).encode())
-        if sound and body["format"] != FORMAT:
-            raise CheckpointError(f"has format {body['format']}, and this version of gossip reads format {FORMAT}")
-        manifest = Manifest(body["step"], tuple(Shard(*shard) for shard in body["shards"]))
-        # Equal where every number is the kind of number that it should be.
-        sound = sound and manifest.digest == digest and _possible(manifest)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise CheckpointError("is torn or altered: it does not read as a manifest") from error
-    if not sound:
-        raise CheckpointError("is torn or altered: its digest is not that of its content")
-    return manifest
-
-
-def _possible(manifest: Manifest) -> bool:
-    return (
-        _counts(manifest.step)
-        and bool(manifest.shards)
-        and all(
-            _counts(shard.bytes) and isinstance(shard.digest, str) and _DIGEST.fullmatch(shard.digest) is not None
-            for shard in manifest.shards
-        )
-    )
-
-
-def _counts(number: object) -> bool:
-    return type(number) is int and number >= 0
 
 
 def place(folder: Path, step: int) -> Path:
@@ -181,7 +106,7 @@ def read(path: Path, rank: int, shard: Shard) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror})") from error
-    if _digest(data) != shard.digest:
+    if digest_of(data) != shard.digest:
         raise CheckpointError(f"{path} is altered: its digest is not the one in the manifest")
     return data
 
@@ -276,10 +201,6 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=32).hexdigest()
-
-
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "")[:200]
 
@@ -291,7 +212,7 @@ class _Digesting:
         self.error: OSError | None = None
         self._file = file
         self._count = 0
-        self._hash = hashlib.blake2b(digest_size=32)
+        self._hash = hasher()
 
     def write(self, data: bytes) -> int:
         """As the file does it."""

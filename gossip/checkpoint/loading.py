@@ -14,6 +14,7 @@ from ..errors import CheckpointError, PeerLost, PeerTimeout, UsageError
 from ..world import World
 from . import files, randomness
 from .consensus import Consensus
+from .manifest import Manifest, parse
 from .together import folder_of, sentence, together
 
 
@@ -74,8 +75,8 @@ def load(
     if chosen is None:
         return None
     manifest, shard = chosen
-    together(world, lambda: _settle_on(home, world, manifest))
     together(world, lambda: _apply(shard, manifest, world, model, optimizer, more))
+    together(world, lambda: _settle_on(home, world, manifest))
     left = {name: value for name, value in shard["more"].items() if name not in more}
     return Saved(manifest.step, manifest.size, left)
 
@@ -123,7 +124,7 @@ def _newest(
     found: list[tuple[int, str, int]],
     damaged: list[tuple[int, str]],
     optimizer: torch.optim.Optimizer,
-) -> tuple[files.Manifest, dict[str, Any]] | None:
+) -> tuple[Manifest, dict[str, Any]] | None:
     """The newest that every rank can read, and what this rank goes on from."""
     resized, unread = False, list(damaged)
     for step, digest, holder in found:
@@ -131,7 +132,7 @@ def _newest(
         text = world.gather(_text(home, step) if world.rank == holder else b"")[holder]
         shard, reason = None, ""
         try:
-            manifest = files.parse(text)
+            manifest = parse(text)
             if manifest.digest != digest:
                 raise CheckpointError(f"the manifest of step {step} has changed while it was read")
             resized |= manifest.size != world.size
@@ -167,7 +168,7 @@ def _text(home: Path, step: int) -> bytes:
         return b""
 
 
-def _share(home: Path, world: World, manifest: files.Manifest, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def _share(home: Path, world: World, manifest: Manifest, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     if manifest.size == world.size:
         return files.unpack(home, world.rank, manifest)
     everyone, live = _all_of(home, manifest, world.rank % manifest.size), optimizer.state_dict()
@@ -177,7 +178,7 @@ def _share(home: Path, world: World, manifest: files.Manifest, optimizer: torch.
         raise _misfit(files.place(home, manifest.step), error) from error
 
 
-def _all_of(home: Path, manifest: files.Manifest, counterpart: int = 0) -> Consensus:
+def _all_of(home: Path, manifest: Manifest, counterpart: int = 0) -> Consensus:
     """All shards together; what else was saved is that of rank `counterpart`."""
     everyone = Consensus(counterpart)
     for rank in range(manifest.size):
@@ -195,7 +196,7 @@ def _misfit(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{path} does not hold what a checkpoint holds ({type(error).__name__}: {error})")
 
 
-def _settle_on(home: Path, world: World, manifest: files.Manifest) -> None:
+def _settle_on(home: Path, world: World, manifest: Manifest) -> None:
     """On each host this is the newest checkpoint from now on."""
     if world.local_rank == 0:
         files.pass_over(home, manifest)
@@ -205,7 +206,7 @@ def _settle_on(home: Path, world: World, manifest: files.Manifest) -> None:
 
 def _apply(
     shard: dict[str, Any],
-    manifest: files.Manifest,
+    manifest: Manifest,
     world: World,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,

@@ -15,6 +15,7 @@ from ..optimizer import GossipOptimizer
 from ..world import World
 from ..wrapper import Wrapper
 from . import files, randomness
+from .manifest import FORMAT, Manifest, Shard
 from .plain import plain
 from .together import folder_of, together
 
@@ -66,7 +67,7 @@ def save(
     # Here, while no rank is writing: a later save may begin elsewhere before this one has been left.
     together(world, lambda: _make_room(home, step) if leads else None)
     written = together(world, lambda: _write(home, world, step, model, optimizer, more))
-    manifest = files.Manifest(step, tuple(files.Shard(*json.loads(shard)) for shard in written))
+    manifest = Manifest(step, tuple(Shard(*json.loads(shard)) for shard in written))
     together(world, lambda: files.commit(home, world.rank, manifest) if leads else None)
     if leads:
         files.prune(home)
@@ -86,7 +87,7 @@ def _write(
     home: Path, world: World, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, more: dict[str, Any]
 ) -> bytes:
     state = {
-        "format": files.FORMAT,
+        "format": FORMAT,
         "rank": world.rank,
         "size": world.size,
         "step": step,

@@ -22,6 +22,7 @@ from workers.resume import Training, begin
 import gossip
 from gossip import testing
 from gossip.checkpoint import files
+from gossip.checkpoint.manifest import Shard, digest_of, parse
 
 SIZE = 2
 WRAP = "slowmo, overlap 1"
@@ -72,8 +73,8 @@ def _other_number(draw: random.Random, data: bytes) -> bytes:
 def resign(folder: Path, path: Path, data: bytes) -> None:
     """The checkpoint of a manifest that has the altered shard's digest."""
     rank = int(path.name.split("-")[1])
-    manifest = files.parse((path.parent / files.MANIFEST).read_bytes())
-    shard = files.Shard(len(data), files._digest(data))
+    manifest = parse((path.parent / files.MANIFEST).read_bytes())
+    shard = Shard(len(data), digest_of(data))
     shards = tuple(shard if number == rank else old for number, old in enumerate(manifest.shards))
     path.unlink()
     (path.parent / shard.name(rank)).write_bytes(data)
