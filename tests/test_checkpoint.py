@@ -621,6 +621,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[spawn.Saved]:
     return [{when: np.array(numbers) for when, numbers in bits.items()} for bits in threads]
 
 
+@pytest.mark.timeout(300)
 def test_killed_three_times(tmp_path: Path, undisturbed: list[spawn.Saved]) -> None:
     """And taken up by the same line each time."""
     checkpoints, draw = tmp_path / "run", random.Random(0)
