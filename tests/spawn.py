@@ -43,7 +43,7 @@ def run_mpirun(size: int, command: Sequence[str], timeout: float, env: Mapping[s
     return _run([_mpirun(size, command)], [_environment(env or {})], timeout)
 
 
-def kill_mpirun(size: int, command: Sequence[str], line: str, delay: float, timeout: float = 60) -> Outcome:
+def kill_mpirun(size: int, command: Sequence[str], line: str, delay: float, timeout: float = 120) -> Outcome:
     """The same, until it has printed `line` and run for `delay` seconds more: then SIGKILL to all of it, at once."""
     started, output = time.monotonic(), bytearray()
     read, write = os.pipe()

@@ -595,7 +595,7 @@ def job(checkpoints: Path, out: Path) -> list[str]:
 def resumed(checkpoints: Path) -> list[spawn.Saved]:
     out = checkpoints.with_name(f"{checkpoints.name} out")
     out.mkdir()
-    outcome = spawn.run_mpirun(KILL_SIZE, job(checkpoints, out), 90)
+    outcome = spawn.run_mpirun(KILL_SIZE, job(checkpoints, out), 120)
     assert outcome.code == 0, outcome.output
     return [dict(np.load(out / f"{rank}.npz")) for rank in range(KILL_SIZE)]
 
@@ -636,20 +636,16 @@ def test_killed_three_times(tmp_path: Path, undisturbed: list[spawn.Saved]) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_30_moments(tmp_path: Path, undisturbed: list[spawn.Saved]) -> None:
-    """One kill in each job, anywhere from its first step to its last; what lay half written then stands in the line."""
-    draw = random.Random(1)
-    for number in range(30):
-        checkpoints = tmp_path / str(number)
-        checkpoints.mkdir()
-        newest = killed(checkpoints, draw, range(KILL_STEPS - 5))
-        half = [path for _, path in files.steps(checkpoints) if not (path / files.MANIFEST).exists()]
-        print(
-            f"killed with step {newest} on disk,",
-            {path.name: os.listdir(path) for path in half} or "nothing on the way",
-        )
-        assert same(resumed(checkpoints), undisturbed), f"kill {number} changed the end"
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("moment", range(30))
+def test_30_moments(moment: int, tmp_path: Path, undisturbed: list[spawn.Saved]) -> None:
+    """One kill in each job, anywhere from its first step to its last; what lay half written then is printed."""
+    checkpoints = tmp_path / "run"
+    checkpoints.mkdir()
+    newest = killed(checkpoints, random.Random(moment), range(KILL_STEPS - 5))
+    half = [path for _, path in files.steps(checkpoints) if not (path / files.MANIFEST).exists()]
+    print(f"killed with step {newest} on disk,", {path.name: os.listdir(path) for path in half} or "nothing on the way")
+    assert same(resumed(checkpoints), undisturbed)
 
 
 # Out of the folder
