@@ -1,14 +1,23 @@
 """Gossip instead of all-reduce: push-sum SGP and OSGP over time-varying graphs, for any torch optimizer.
 
 `world` says who takes part, `averaging` and `push_sum` what happens between updates, `optimizer` puts it into a step.
-`transports` moves tensors, `testing` runs ranks as threads, `launch` runs a script on every rank, `timeline` and
-`trace` show what each rank did when.
+`transports` moves tensors, `checkpoint` keeps a job on disk, `testing` runs ranks as threads, `launch` runs a script on
+every rank, `timeline` and `trace` show what each rank did when.
 """
 
-from . import testing
+from . import checkpoint, testing
 from .averaging import Averager, Chain, Every, ExactAverage, NoAverage
 from .deaths import Death
-from .errors import Disagreement, GossipError, PeerDied, PeerLost, PeerTimeout, TransportUnavailable, UsageError
+from .errors import (
+    CheckpointError,
+    Disagreement,
+    GossipError,
+    PeerDied,
+    PeerLost,
+    PeerTimeout,
+    TransportUnavailable,
+    UsageError,
+)
 from .optimizer import GossipOptimizer
 from .push_sum import PushSum
 from .stats import Counters, Stats
@@ -32,6 +41,8 @@ __all__ = [  # noqa: RUF022  grouped by use
     "NoAverage",
     "Every",
     "Chain",
+    # what a killed job goes on from
+    "checkpoint",
     # ranks as threads, and the contract of a transport
     "testing",
     # what can go wrong
@@ -39,6 +50,7 @@ __all__ = [  # noqa: RUF022  grouped by use
     "UsageError",
     "TransportUnavailable",
     "Disagreement",
+    "CheckpointError",
     "PeerTimeout",
     "PeerLost",
     "PeerDied",

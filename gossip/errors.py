@@ -4,6 +4,7 @@
     ├── UsageError                   an argument that cannot work; also a ValueError
     ├── TransportUnavailable         this machine or process cannot run the transport that was asked for
     ├── Disagreement                 ranks hold different things; raised alike on every rank
+    ├── CheckpointError              a checkpoint cannot be written, read or taken up; raised alike on every rank
     ├── PeerTimeout                  a peer did not answer before the deadline; also a TimeoutError
     └── PeerLost                     the connection to a peer broke
         └── PeerDied                 its process ended, and what is left may go on without it
@@ -16,7 +17,13 @@ from __future__ import annotations
 
 
 class GossipError(RuntimeError):
-    """The root of every error that the runtime raises by itself."""
+    """The root of every error that the runtime raises by itself.
+
+    Attributes:
+        speaks: whether this rank is the one to print it, where several raise the same and nobody catches it.
+    """
+
+    speaks = True
 
 
 class UsageError(GossipError, ValueError):
@@ -28,15 +35,15 @@ class TransportUnavailable(GossipError):
 
 
 class Disagreement(GossipError):
-    """Ranks hold different models, options or topologies. Every rank raises the same sentence.
-
-    Attributes:
-        speaks: whether this rank is the one to print it, where nobody catches it.
-    """
+    """Ranks hold different models, options or topologies. Every rank raises the same sentence."""
 
     def __init__(self, sentence: str, speaks: bool = True) -> None:
         super().__init__(sentence)
         self.speaks = speaks
+
+
+class CheckpointError(GossipError):
+    """A checkpoint cannot be written, is not what was written, or does not fit. Every rank raises the same sentence."""
 
 
 class PeerTimeout(GossipError, TimeoutError):

@@ -32,9 +32,14 @@ examples:
   torchrun --nproc-per-node 4 -m gossip.launch --threads 2 train.py
   srun -n 4 python -m gossip.launch train.py
   mpirun -n 4 python -m gossip.launch --trace out/trace train.py && python -m gossip.trace out/trace
+  mkdir -p out/run && mpirun -n 4 python -m gossip.launch --resume out/run train.py
 
 The script sees sys.argv, sys.path and __main__ as under plain python, and needs no change. Options for launch stand
 before the script; all that follows it is the script's.
+
+With --resume, gossip.checkpoint.load(None, ...) in the script goes on from the newest sound checkpoint in the folder,
+and starts from the beginning while there is none; save(None, ...) adds to them. So the same line starts a job and takes
+it up again, as often as a scheduler likes. A folder that is not there is refused: a wrong path would start anew.
 
 When the script raises on one rank, that rank's traceback is printed once and every rank of the job is ended.
 
@@ -87,6 +92,12 @@ def main() -> None:
         help="write there what each rank does and what is in flight, for Perfetto; python -m gossip.trace FOLDER "
         "joins the ranks",
     )
+    parser.add_argument(
+        "--resume",
+        type=os.path.abspath,
+        metavar="FOLDER",
+        help="where gossip.checkpoint.load and save of the script find and keep their checkpoints; it has to be there",
+    )
     parser.add_argument("-m", dest="module", action="store_true", help="run a module, as python -m does")
     parser.add_argument("script", help="the script's path, or the module's name after -m")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the script's own arguments")
@@ -104,15 +115,23 @@ def main() -> None:
     if options.label:
         sys.stdout = cast(TextIO, Labelled(sys.stdout, f"[{launcher.rank}] "))
         sys.stderr = cast(TextIO, Labelled(sys.stderr, f"[{launcher.rank}] "))
+    if options.resume:
+        if not os.path.isdir(options.resume):
+            _refuse_missing(f"folder {options.resume} to resume from", launcher)
+        os.environ["GOSSIP_RESUME"] = options.resume
     if not options.module and not os.path.exists(options.script):
-        # Said by each rank that misses it: the file may be there on some hosts only.
-        print(
-            f"gossip.launch: rank {launcher.rank} on {socket.gethostname()} finds no script {options.script} "
-            f"in {os.getcwd()}: is the path right, and is the folder there on every host?",
-            file=sys.stderr,
-        )
-        end_job(2)
+        _refuse_missing(f"script {options.script} in {os.getcwd()}", launcher)
     run(options.script, options.arguments, module=options.module)
+
+
+def _refuse_missing(what: str, launcher: Launcher) -> NoReturn:
+    # Said by each rank that misses it: it may be there on some hosts only.
+    print(
+        f"gossip.launch: rank {launcher.rank} on {socket.gethostname()} finds no {what}: is the path right, and is the "
+        "folder there on every host?",
+        file=sys.stderr,
+    )
+    end_job(2)
 
 
 def run(script: str, arguments: list[str], *, module: bool = False) -> None:

