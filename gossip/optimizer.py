@@ -215,9 +215,7 @@ class GossipOptimizer(Wrapper):
 
     def _refuse_mortal(self, averager: Averager, worlds: Sequence[World]) -> None:
         if not averager.outlives:
-            raise UsageError(
-                "on_failure='shrink' needs landing='due', by which each rank knows what is under way"
-            )
+            raise UsageError("on_failure='shrink' needs landing='due', by which each rank knows what is under way")
         for world in worlds:
             if not world.base.carrier.outlives:
                 raise UsageError(
