@@ -123,6 +123,8 @@ class GossipOptimizer(Wrapper):
         """Let `averager` act on the values, once the ranks of its worlds and of `worlds` agree on it and `options`."""
         self.settle()
         worlds = [*averager.worlds, *worlds]
+        if worlds:
+            self.stats.board = worlds[0].base.board
         if self._trace and worlds:
             home = worlds[0]
             self.stats.timeline = Timeline.of(self._trace, home.base.me, home.hosts[home.rank])

@@ -42,6 +42,8 @@ class Relay(Flight):
     def _advance(self) -> None:
         try:
             while self.landed is None and (self._leg is None or self._leg.done()):
+                if self._leg is not None:
+                    self._leg.note_heard()
                 self._leg = next(self._steps, None)
                 if self._leg is None:
                     self.landed = time.perf_counter()
