@@ -6,6 +6,7 @@
 """
 
 from . import testing
+from .account import Account
 from .averaging import Averager, Chain, Every, ExactAverage, NoAverage
 from .errors import Disagreement, GossipError, PeerLost, PeerTimeout, TransportUnavailable, UsageError
 from .optimizer import GossipOptimizer
@@ -23,6 +24,7 @@ __all__ = [  # noqa: RUF022  grouped by use
     "GossipOptimizer",
     "Stats",
     "Counters",
+    "Account",
     # averagers
     "Averager",
     "PushSum",

@@ -117,6 +117,7 @@ class ExactAverage(Averager):
         mass, n = self.mass, self.worlds[0].size
         mass.settle()
         mass.quiet()
+        mass.look(mass.values)
         # x = w·z, in place where the dtype is wide enough to be summed in
         numerators = [wide(values) for values in mass.values]
         if not mass.whole:

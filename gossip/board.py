@@ -134,7 +134,9 @@ class Board:
             self.slot = _mapped(path, self.slot)
         except OSError:  # a host without room for it does without
             token = ""
-        told = [said.decode().split("\n") for said in gather(f"{host}\n{os.getpid()}\n{_namespace()}\n{token}".encode())]
+        told = [
+            said.decode().split("\n") for said in gather(f"{host}\n{os.getpid()}\n{_namespace()}\n{token}".encode())
+        ]
         self.hosts = tuple(name for name, *_ in told)
         for rank, (name, pid, namespace, theirs) in enumerate(told):
             if rank != self.rank and name == host and re.fullmatch("[0-9a-f]{32}", theirs):

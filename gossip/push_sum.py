@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,9 @@ import torch
 import topologies
 
 from .averaging import Averager, State
+from .buckets import layout
 from .errors import PeerLost, UsageError
+from .guard import checksum
 from .mass import Mass
 from .transports import Flight
 from .world import World
@@ -102,6 +105,7 @@ class PushSum(Averager):
         self._channel = world.channel()
         self._aloft: deque[Round] = deque()
         self._room: list[list[torch.Tensor]] = []
+        self._mark: float | None = None
 
     def describe(self) -> str:
         return f"PushSum({self.topology.describe()}, overlap={self.overlap}, landing={self.landing!r})"
@@ -117,7 +121,6 @@ class PushSum(Averager):
             )
         super().bind(mass, every)
         mass.lands_with(self._settle)
-        self._fingerprint = float(zlib.crc32(self.describe().encode()))
 
     def land(self, step: int) -> None:
         self._step = step
@@ -140,11 +143,14 @@ class PushSum(Averager):
     def _give(self, step: int) -> Round:
         """Keep a share of the weight, and put the others on their way with the values."""
         mass, turn = self.mass, self.topology.turn(self._rank, self.rounds)
+        mass.look(mass.values)
         number, self.rounds = self.rounds, self.rounds + 1
         # With overlap 0 and 1 the values stand still until the round has landed, so they are sent as they lie.
         leaving = self._snapshot() if self.overlap > 1 else None
         values = mass.values if leaving is None else leaving[1:]
-        sends = {peer: [self._envelope(share * mass.weight, number), *values] for peer, share in turn.sends.items()}
+        sends = {
+            peer: [self._envelope(share * mass.weight, number, values), *values] for peer, share in turn.sends.items()
+        }
         arriving = {peer: self._take_room() for peer in sorted(turn.receives)}
         # Where all wait for a round, a rank is hardly ahead of another, and asking for room would only cost time.
         flight = self._channel.post(sends, arriving, f"round {number}", together=self.overlap == 0)
@@ -159,7 +165,7 @@ class PushSum(Averager):
         if round.flight is not None:
             mass.arrive(round.flight)
         for peer, (envelope, *values) in round.arriving.items():
-            self._check(envelope, peer, round.number)
+            self._check(envelope, peer, round.number, values)
             mass.merge_(envelope[0], values)
         mass.round_landed()
         self._give_back(round)
@@ -170,30 +176,49 @@ class PushSum(Averager):
         while self._aloft:
             self._land(self._aloft.popleft())
 
-    def _envelope(self, weight: torch.Tensor, number: int) -> torch.Tensor:
+    def _envelope(self, weight: torch.Tensor, number: int, values: Sequence[torch.Tensor]) -> torch.Tensor:
         """The weight that a message carries, and on hosts enough to know that both ends mean the same round."""
         if weight.is_cuda:  # the order of a stream is the order of rounds, and nothing is read back
             return weight.reshape(1)
-        return torch.tensor([weight.item(), number, self._fingerprint], dtype=torch.float64)
+        header = torch.tensor([weight.item(), number, self._fingerprint], dtype=torch.float64)
+        return torch.cat([header, self._checksum(header, values)]) if self.mass.checksums else header
 
-    def _check(self, envelope: torch.Tensor, peer: int, number: int) -> None:
+    def _checksum(self, header: torch.Tensor, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.tensor([checksum([header, *values])], dtype=torch.float64)
+
+    def _check(self, envelope: torch.Tensor, peer: int, number: int, values: Sequence[torch.Tensor]) -> None:
         if envelope.is_cuda:
             return
-        _, sent, fingerprint = envelope.tolist()
+        _, sent, fingerprint = envelope[:3].tolist()
         if sent != number or fingerprint != self._fingerprint:
             raise PeerLost(
                 f"rank {self._channel.me} expected round {number} from rank {self._channel.ranks[peer]} "
                 f"and got round {sent:g}"
-                + (" of another topology" if fingerprint != self._fingerprint else "")
+                + (" of another topology or model" if fingerprint != self._fingerprint else "")
                 + ": does every rank call step() equally often, and did all resume from the same checkpoint?"
             )
+        if self.mass.checksums and envelope[3:] != self._checksum(envelope[:3], values):
+            raise PeerLost(
+                f"rank {self._channel.me} got other values in round {number} than rank {self._channel.ranks[peer]} "
+                "sent, by their checksum; they were not merged. Memory or network between the two are at fault, or "
+                "the sender wrote its parameters by hand without settle()"
+            )
+
+    @property
+    def _fingerprint(self) -> float:
+        """Of the topology and the model, the same on every rank."""
+        if self._mark is None:
+            self._mark = float(zlib.crc32("\n".join([self.describe(), *layout(self.mass.buckets)]).encode()))
+        return self._mark
 
     def _take_room(self) -> list[torch.Tensor]:
         """Room for one message, used again once it has landed: one model for each in-peer and round aloft."""
         if self._room:
             return self._room.pop()
         weight = self.mass.weight
-        envelope = torch.zeros(1 if weight.is_cuda else 3, dtype=torch.float64, device=weight.device)
+        envelope = torch.zeros(
+            1 if weight.is_cuda else 3 + self.mass.checksums, dtype=torch.float64, device=weight.device
+        )
         return [envelope, *(torch.empty_like(values) for values in self.mass.values)]
 
     def _snapshot(self) -> list[torch.Tensor]:
@@ -210,6 +235,7 @@ class PushSum(Averager):
     def rebind(self) -> None:
         assert not self._aloft, "the buckets change with nothing in flight"
         self._room.clear()
+        self._mark = None
 
     def state_dict(self) -> State:
         for round in self._aloft:

@@ -153,7 +153,7 @@ def report(board: Board) -> None:
 
 
 def last_words(board: Board) -> None:
-    """Before a timeout whose traceback was shown ends the job: this rank's position, and what the others here report."""
+    """Before a timeout ends the job, its traceback shown: this rank's position, and reports of the others here."""
     _tell(board, [])
     board.ask()
 

@@ -98,7 +98,7 @@ class World:
         self.base.barrier()
 
     def asked_to_stop(self) -> bool:
-        """Whether any rank was asked to end, by a scheduler's warning (SIGTERM, SIGUSR2) or Ctrl-C; on every rank alike.
+        """Whether any rank was asked to end, by a scheduler's warning (SIGTERM, SIGUSR2) or Ctrl-C; all ranks agree.
 
         Every rank calls it at the same step, such as every tenth: it costs a small gather. Where a loop asks, the first
         signal leaves it the time to save a checkpoint, and a second one, or no question for half a minute, ends the

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 import spawn
@@ -66,11 +67,159 @@ def test_hung(launcher: str, transport: str) -> None:
     outcome = ends(launcher, "hung", transport, 2)
     assert outcome.code == 1
     assert re.search(
-        r"PeerTimeout: rank 3 heard nothing from rank 1 .*in round 5 for 2 s over mpi \(rank 1, process \d+ on this host, "
-        r"is in step 6, computing for 2\.\d s, last heard in round 3 \d\.\d s ago\): is the peer alive",
-        outcome.output.replace("rank 1 and could not hand its message to rank 1", "rank 1"),
+        r"PeerTimeout: rank \d heard nothing from rank 1 .*in round \d for 2 s over mpi \((rank \d, .*; )?rank 1, "
+        r"process \d+ on this host, is in step 6, computing for [234]\.\d s, last heard in .* s ago\): is the peer",
+        outcome.output,
     ), outcome.output
-    hung = re.search(r"\[rank 1 on \S+\] in step 6, computing for 2\.\d s\n(\[rank 1 on \S+\] .*\n)+", outcome.output)
+    hung = re.search(
+        r"\[rank 1 on \S+\] in step 6, computing for [2345]\.\d s\n(\[rank 1 on \S+\] .*\n)+", outcome.output
+    )
     assert hung, outcome.output
     assert "threading.Event().wait(100)" in hung[0]
     assert re.search(r"\[rank \d on \S+\] in step \d, waiting in land for round \d for \d\.\d s\n", outcome.output)
+
+
+def test_asked_to_stop_by_one_rank() -> None:
+    """Every rank leaves its loop at the same step, with its state saved, and the job has ended well."""
+    outcome = ends("torchrun", "asked", "gloo")
+    assert outcome.codes == (0, 0, 0, 0), outcome.output
+    assert sorted(re.findall("rank . saves step .*", outcome.output)) == [f"rank {r} saves step 10" for r in range(4)]
+
+
+def test_asked_to_stop_through_mpirun() -> None:
+    """Which hands on SIGUSR2, as a scheduler sends it long before the end."""
+    outcome = ends("mpirun", "job asked", "mpi")
+    assert outcome.code == 0, outcome.output
+    assert len(set(re.findall(r"saves step (\d+)", outcome.output))) == 1
+    assert outcome.output.count("saves step") == 4
+
+
+def test_told_to_end() -> None:
+    """A loop that does not ask ends at once."""
+    outcome = ends("torchrun", "told", "gloo")
+    assert outcome.codes[1] == 143
+    assert re.search(r"gossip: rank 1 was told to end by SIGTERM, in step 6, computing for 0\.\d s", outcome.output)
+    assert 0 not in outcome.codes
+
+
+def test_told_through_mpirun() -> None:
+    """Which prints nothing more of its ranks then, and kills them a quarter of a second later."""
+    assert spawn.run_mpirun(4, ["-m", "workers.watched", "job told", "mpi", "5"], timeout=MOST).code
+
+
+def test_sigusr1_to_mpirun() -> None:
+    """Every rank says where it is, and goes on."""
+    outcome = ends("mpirun", "job watched", "mpi")
+    assert outcome.code == 0, outcome.output
+    for rank in range(4):
+        assert re.search(rf"\[rank {rank} on \S+\] in step \d+, ", outcome.output)
+        assert re.search(rf"\[rank {rank} on \S+\]   File .*workers/watched.py", outcome.output)
+
+
+# -- the signals of one process ----------------------------------------------------------------------------------------
+
+PLAIN = """
+import ctypes, os, signal, sys, threading, time
+from gossip import board, watch
+
+def end_job(code):
+    os._exit(code)
+"""
+
+ALONE: dict[str, tuple[str, int, str]] = {
+    "deep in a library, with all but the interpreter's lock": (
+        """
+watch.stand(board.Board(0), end_job)
+library = ctypes.CDLL(None)
+threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+for _ in range(2):
+    library.sleep(1)
+""",
+        0,
+        r"\[rank 0\] before its first step\n\[rank 0\] thread MainThread:\n\[rank 0\]   File \"<string>\", line 12",
+    ),
+    "a handler of the program's own": (
+        """
+signal.signal(signal.SIGTERM, lambda *_: print("mine"))
+watch.stand(board.Board(0), end_job).let_ask()
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(0.1)
+""",
+        0,
+        r"^mine\n$",
+    ),
+    "a forked process": (
+        """
+watch.stand(board.Board(0), end_job).let_ask()
+if not (child := os.fork()):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+print(os.waitpid(child, 0)[1])
+""",
+        0,
+        r"^15\n$",
+    ),
+    "a loop that asked once": (
+        """
+watch.GRACE = 0.3
+watch.stand(board.Board(0), end_job).let_ask()
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(10)
+""",
+        130,
+        "gossip: rank 0 was told to end by SIGINT and its loop did not ask for 0.3 s, before its first step",
+    ),
+    "twice": (
+        """
+import gossip
+world = gossip.init()
+assert not world.asked_to_stop()
+os.kill(os.getpid(), signal.SIGTERM)
+while not world.asked_to_stop():
+    time.sleep(0.01)
+print("saving", flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(10)
+""",
+        143,
+        r"saving\ngossip: rank 0 was told to end by SIGTERM again, before its first step",
+    ),
+    "somebody else takes the descriptor": (
+        """
+import asyncio
+watch.stand(board.Board(0), end_job)
+async def main():
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, print)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(10)
+asyncio.run(main())
+""",
+        143,
+        "was told to end by SIGTERM",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[dict[str, subprocess.Popen[str]]]:
+    started = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", PLAIN + text],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=spawn.ROOT,
+        )
+        for name, (text, _, _) in ALONE.items()
+    }
+    yield started
+    for process in started.values():
+        process.kill()
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_signal(name: str, alone: dict[str, subprocess.Popen[str]]) -> None:
+    output, _ = alone[name].communicate(timeout=60)
+    _, code, said = ALONE[name]
+    assert alone[name].returncode == code, output
+    assert re.search(said, output), output

@@ -74,6 +74,10 @@ SEGMENT = 1 << 26
 """Bytes that are summed at once on more ranks, which bounds the memory that this takes beside the tensors."""
 
 
+MOST_GATHERED = 1 << 26
+"""Bytes of one rank in a gather: each rank makes room for as many as the longest announces, of all."""
+
+
 def exact_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
     """The sum over all ranks, in place; 2(n-1)/n of the bytes leave each rank, the least there is.
 
@@ -178,6 +182,11 @@ def gather(transport: Transport, data: bytes) -> list[bytes]:
     length = torch.tensor([[len(data)]], dtype=torch.int64)
     lengths = [int(row.item()) for row in _all_rows(transport, length.view(torch.uint8)).view(torch.int64)]
     longest = max(*lengths, 1)
+    if longest > MOST_GATHERED:
+        raise PeerLost(
+            f"rank {transport.me} heard rank {transport.ranks[lengths.index(longest)]} announce {longest} bytes to a "
+            f"gather, which is for small things of {MOST_GATHERED} at the most: send tensors instead"
+        )
     row = torch.zeros(1, longest, dtype=torch.uint8)
     if data:
         row[0, : len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)

@@ -49,7 +49,7 @@ def main(what: str, transport: str, timeout: str, *more: str) -> None:
             break
         if world.rank == rank and step == at:
             happens(what, world)
-        if what == "job watched" and step == 200:
+        if what == "job watched" and step == at + 20:
             break
         optimizer.step()
         pause.wait(0.01)
