@@ -35,7 +35,8 @@ def connect(launcher: Launcher, timeout: float) -> None:
                 f"{launcher.size} processes: initialise it for all of them, or not at all before gossip.init"
             )
         return
-    store = _store(launcher, timeout)
+    global _kept
+    _kept = store = _store(launcher, timeout)
     hook = sys.excepthook
     # Twice ours: who is missing is said by our own deadlines.
     dist.init_process_group(
@@ -43,6 +44,9 @@ def connect(launcher: Launcher, timeout: float) -> None:
     )
     # torch puts a hook around it that keeps what is printed until the end, which one that ends the job never reaches.
     sys.excepthook = hook
+
+
+_kept: dist.Store | None = None  # torch holds on to the half of a store that is not Python's
 
 
 def _store(launcher: Launcher, timeout: float) -> dist.Store:
