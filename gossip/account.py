@@ -35,7 +35,7 @@ class Account:
 def account(mass: Mass, world: World | None) -> Account:
     """Sum over the ranks of `world`; a rank by itself has its own."""
     w = mass.weight.reshape(1)
-    total = torch.cat([w, mass.aloft_weight.reshape(1), w * w])
+    total = torch.cat([w, torch.as_tensor(mass.aloft_weight, dtype=w.dtype, device=w.device).reshape(1), w * w])
     if world is not None:
         mass.stats.wait(world.base.sum([total]))
     n = 1 if world is None else world.size

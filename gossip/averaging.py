@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .errors import UsageError
-from .mass import Mass
+from .mass import Mass, scalar
 from .world import World
 
 State = dict[str, Any]
@@ -144,11 +144,6 @@ class ExactAverage(Averager):
 def wide(values: torch.Tensor) -> torch.Tensor:
     """`values` where sums are accurate enough: themselves, or a float32 copy of 16-bit ones."""
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
-
-
-def scalar(number: torch.Tensor) -> torch.Tensor | float:
-    """A number for torch's scalar operations: a plain one from the host, left on a GPU where it is there."""
-    return number if number.is_cuda else number.item()
 
 
 class Composite(Averager):

@@ -49,7 +49,7 @@ class Mass:
         self.aloft = 0
         self.equal = True
         self.reading: list[Flight] = []
-        self.aloft_weight = torch.zeros((), dtype=torch.float64)
+        self.aloft_weight: torch.Tensor | float = 0.0
         self.checks_finite = False
         self.checksums = False
         self.companions: list[torch.Tensor] = []
@@ -87,7 +87,7 @@ class Mass:
         self.balanced &= doubly_stochastic and self.equal
         self.equal &= keeps_alike
         # w <- P[j,j]·w
-        self.aloft_weight.add_(self.weight, alpha=1 - keep)
+        self.aloft_weight += (1 - keep) * scalar(self.weight)
         self.weight = keep * self.weight
         self.whole = False
         self.aloft += 1
@@ -104,7 +104,7 @@ class Mass:
         with self.stats.merging():
             # w <- w + w' ;   z <- z + (w'/w)·(z' − z)
             self.weight = self.weight + weight
-            self.aloft_weight.sub_(weight)
+            self.aloft_weight -= scalar(weight)
             ratio = weight / self.weight
             for own, other in zip(self.values, values, strict=True):
                 lerp_(own, other, ratio, out=own)
@@ -117,7 +117,7 @@ class Mass:
 
     def become_whole(self) -> None:
         """w = 1 exactly; what that changes, if it is more than rounding, stays on the books."""
-        self.aloft_weight.add_(self.weight).sub_(1)
+        self.aloft_weight += scalar(self.weight) - 1
         self.weight = torch.ones_like(self.weight)
         self.whole = self.equal = True
 
@@ -126,7 +126,7 @@ class Mass:
         assert self.aloft == 0, "the averagers forget first"
         self.become_whole()
         self.balanced = True
-        self.aloft_weight = torch.zeros_like(self.weight)
+        self.aloft_weight = 0.0
 
     @contextmanager
     def update(self) -> Iterator[None]:
@@ -155,3 +155,8 @@ def lerp_(start: torch.Tensor, end: torch.Tensor, ratio: torch.Tensor, *, out: t
         torch.lerp(start, end, ratio.to(start.dtype), out=out)
     else:  # reading the ratio would stop the host, and 16 bits of it would lose mass
         out.copy_(torch.lerp(start.float(), end.float(), ratio.float()))
+
+
+def scalar(number: torch.Tensor) -> torch.Tensor | float:
+    """A number for torch's scalar operations: a plain one from the host, left on a GPU where it is there."""
+    return number if number.is_cuda else number.item()

@@ -301,7 +301,7 @@ class GossipOptimizer(Wrapper):
         self.averager.load_state_dict(saved["averager"])
         self.steps = saved["steps"]
         self.mass.weight = torch.full_like(self.mass.weight, saved["weight"])
-        self.mass.aloft_weight = torch.full_like(self.mass.weight, saved.get("aloft_weight", 0.0))
+        self.mass.aloft_weight = saved.get("aloft_weight", 0.0)
         self.mass.whole, self.mass.balanced, self.mass.equal = saved["whole"], saved["balanced"], saved["equal"]
 
     def _refuse_foreign(self, saved: dict[str, Any]) -> None:

@@ -63,7 +63,6 @@ class Parameters:
         if not mass.buckets:
             mass.buckets = pack(self._optimizer.param_groups, self._names)
         mass.weight = mass.weight.to(weight_device(self._worlds))
-        mass.aloft_weight = mass.aloft_weight.to(mass.weight.device)
         if self.initial == "broadcast":
             _broadcast(newcomers, mass.values)
             _broadcast(newcomers, [] if self._module is None else list(self._module.buffers()))

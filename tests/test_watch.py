@@ -79,6 +79,23 @@ def test_hung(launcher: str, transport: str) -> None:
     assert re.search(r"\[rank \d on \S+\] in step \d, waiting in land for round \d for \d\.\d s\n", outcome.output)
 
 
+ABSENT = """
+import os, threading, gossip
+from gossip.transports import mpi_engine
+mpi_engine.START = 3
+if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+    threading.Event().wait(100)
+gossip.init(timeout=3)
+"""
+
+
+def test_never_connected_over_mpi() -> None:
+    """MPI itself would wait for ever."""
+    outcome = spawn.run_mpirun(2, ["-c", ABSENT], timeout=MOST)
+    assert outcome.code
+    assert "gossip: rank 0 waited 3 s in MPI_Init for all 2 ranks to call gossip.init" in outcome.output
+
+
 def test_asked_to_stop_by_one_rank() -> None:
     """Every rank leaves its loop at the same step, with its state saved, and the job has ended well."""
     outcome = ends("torchrun", "asked", "gloo")

