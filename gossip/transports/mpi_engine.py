@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 START = 60.0
-"""Seconds that MPI's own start has at least: the ranks have yet to read their libraries, some of them long after others.
+"""Seconds that MPI's own start has at least: some ranks read their libraries long after others.
 
 A shorter deadline is meant for what comes afterwards.
 """
@@ -70,18 +70,14 @@ class Engine:
         return cls._shared
 
     def __init__(self, timeout: float) -> None:
-        launcher = detect()
+        launcher, start = detect(), max(START, timeout)
         late = (
-            f"rank {launcher.rank} waited {max(START, timeout):g} s in MPI_Init for all {launcher.size} ranks to call gossip.init: "
+            f"rank {launcher.rank} waited {start:g} s in MPI_Init for all {launcher.size} ranks to call gossip.init: "
             "does every rank call it, or import mpi4py.MPI?"
         )
         try:
             # Where the import initialises MPI, it returns once every rank has come so far.
-            with (
-                alarm(max(START, timeout), late)
-                if launcher.size > 1 and "mpi4py.MPI" not in sys.modules
-                else nullcontext()
-            ):
+            with alarm(start, late) if launcher.size > 1 and "mpi4py.MPI" not in sys.modules else nullcontext():
                 from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
             raise TransportUnavailable(
