@@ -6,6 +6,7 @@ every rank, `timeline` and `trace` show what each rank did when.
 """
 
 from . import checkpoint, testing
+from .account import Account
 from .averaging import Averager, Chain, Every, ExactAverage, NoAverage
 from .deaths import Death
 from .errors import (
@@ -34,6 +35,7 @@ __all__ = [  # noqa: RUF022  grouped by use
     "Stats",
     "Counters",
     "Death",
+    "Account",
     # averagers
     "Averager",
     "PushSum",

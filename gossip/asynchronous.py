@@ -26,7 +26,7 @@ from topologies import Topology
 
 from .averaging import State
 from .early import Allowance
-from .errors import PeerLost, UsageError
+from .errors import UsageError
 from .mass import Mass
 from .rounds import Rounds
 from .transports import Flight
@@ -102,6 +102,7 @@ class Asynchronous(Rounds):
     def _send(self, step: int) -> None:
         """Give to the peers of this round that have answered, and keep the shares of the others."""
         mass, number = self.mass, self.rounds
+        mass.look(mass.values)
         self.rounds += 1
         if mass.whole:
             self._allowance.begin()
@@ -112,7 +113,7 @@ class Asynchronous(Rounds):
             letter = Letter(step, self._snapshot(), {})
             self._letters.append(letter)
             for peer, share in sends.items():
-                message = [self._envelope(share * mass.weight, number), *letter.leaving[1:]]
+                message = [self._envelope(share * mass.weight, number, letter.leaving[1:]), *letter.leaving[1:]]
                 flight = self._channel.post({peer: message}, {}, f"round {number}")
                 answer = self._answers.post({}, {peer: [_nothing()]}, f"the answer to round {number}")
                 letter.unanswered[peer] = flight, answer
@@ -132,12 +133,8 @@ class Asynchronous(Rounds):
         message, flight = self._expected.pop(peer)
         self._arrive(flight)
         envelope, *values = message
-        weight, number, fingerprint = envelope.tolist()
-        if fingerprint != self._fingerprint:
-            raise PeerLost(
-                f"rank {self._channel.me} got round {number:g} of another topology from rank "
-                f"{self._channel.ranks[peer]}: did both build the same averagers in the same order?"
-            )
+        weight, number = envelope[:2].tolist()
+        self._check(envelope, self._channel.ranks[peer], int(number), values)
         if merge and weight > 0:
             mass.merge_(envelope[0], values)
             stats.last.rounds_landed += 1
@@ -182,7 +179,7 @@ class Asynchronous(Rounds):
             theirs = accounts[peer]
             # A receive that no message of ours is on its way to is filled by one of no weight.
             if self._channel.rank in theirs["expects"] and theirs["taken"].get(me, 0) == self._sent[peer]:
-                message = [self._envelope(torch.zeros((), dtype=torch.float64), self.rounds), *nothing[1:]]
+                message = [self._envelope(torch.zeros((), dtype=torch.float64), self.rounds, nothing[1:]), *nothing[1:]]
                 closing.append(self._channel.post({peer: message}, {}, "the end of gossip without rounds"))
         for peer in self._sources:
             coming = accounts[peer]["sent"].get(me, 0) > self._taken[peer]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .errors import UsageError
-from .mass import Mass
+from .mass import Mass, scalar
 from .transports import Told
 from .world import World
 
@@ -151,6 +151,7 @@ class ExactAverage(Averager):
         """Σ x, Σ w and the sums of the companions over all ranks."""
         mass = self.mass
         mass.settle()
+        mass.look(mass.values)
         # x = w·z, in place where the dtype is wide enough to be summed in, and where the values need not outlive that
         outlives = bool(self._channel.carrier.parties)
         numerators = [wide(values.clone() if outlives else values) for values in mass.values]
@@ -166,11 +167,6 @@ class ExactAverage(Averager):
 def wide(values: torch.Tensor) -> torch.Tensor:
     """`values` where sums are accurate enough: themselves, or a float32 copy of 16-bit ones."""
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
-
-
-def scalar(number: torch.Tensor) -> torch.Tensor | float:
-    """A number for torch's scalar operations: a plain one from the host, left on a GPU where it is there."""
-    return number if number.is_cuda else number.item()
 
 
 class Composite(Averager):

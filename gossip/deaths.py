@@ -58,5 +58,5 @@ def go_on(mass: Mass, averagers: Sequence[Averager], me: int, told: Told) -> flo
     unmerged = sum(averager.go_on(part, scale) for averager, part in zip(averagers, parts, strict=True))
     landed = not any(each["aloft"] for each in told.values())
     alike = all(abs(weight * scale - 1) < ROUNDING for weight in weights.values())
-    mass.go_on(weights[me] * scale - unmerged, landed and alike)
+    mass.go_on(weights[me] * scale - unmerged, unmerged, landed and alike)
     return total

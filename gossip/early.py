@@ -80,12 +80,13 @@ class Early(Rounds):
 
     def _merge_(self, peer: int, number: int, message: list[torch.Tensor]) -> None:
         envelope, *values = message
-        self._check(envelope, self._channel.ranks[peer], number, self._fingerprint)
+        self._check(envelope, self._channel.ranks[peer], number, values)
         if envelope[0] > 0:
             self.mass.merge_(envelope[0], values)
 
     def _give(self, step: int) -> Round:
         mass, number = self.mass, self.rounds
+        mass.look(mass.values)
         self.rounds += 1
         if mass.whole:
             self._allowance.begin()
@@ -103,7 +104,7 @@ class Early(Rounds):
         for peer, room in round.arriving.items():
             self._arrivals[number, peer] = self._channel.post({}, {peer: room}, subject)
         for peer, share in turn.sends.items():
-            letter = [self._envelope(share * mass.weight, number), *leaving[1:]]
+            letter = [self._envelope(share * mass.weight, number, leaving[1:]), *leaving[1:]]
             self._departures[number].append(self._channel.post({peer: letter}, {}, subject))
         # By arrival, equal weights do not stay equal.
         mass.give(turn.keep, doubly_stochastic=False, keeps_alike=False)

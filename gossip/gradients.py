@@ -9,7 +9,7 @@ import torch
 from .averaging import wide
 from .buckets import Bucket
 from .errors import GossipError
-from .stats import Stats
+from .mass import Mass
 from .world import World
 
 
@@ -20,10 +20,10 @@ class GradientAverage:
     skip its update, since its gradients overflowed, every rank skips: no rank waits, and all stay equal.
     """
 
-    def __init__(self, world: World, stats: Stats) -> None:
+    def __init__(self, world: World, mass: Mass) -> None:
         self.world = world
         self._channel = world.channel()
-        self._stats = stats
+        self._mass = mass
         self._room: list[torch.Tensor] = []
 
     def average_(self, buckets: Sequence[Bucket], skip: bool) -> bool:
@@ -65,8 +65,10 @@ class GradientAverage:
                     _as(slot.parameter, place).copy_(gradient)
                     present[number] = 1
                 number += 1
+        if not skip:
+            self._mass.look(self._room, "the gradient of")
         held = present.to(self._room[0].device) if self._room else present
-        self._stats.wait(self._channel.sum([*self._room, held]))
+        self._mass.stats.wait(self._channel.sum([*self._room, held]))
         return held.tolist()
 
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 import torch
 
 from .buckets import Bucket
+from .guard import refuse_non_finite
 from .stats import Stats
 from .transports import Flight
 
@@ -33,6 +34,9 @@ class Mass:
         equal: where balanced, whether all ranks hold the same weight at the moment.
         aloft: rounds posted and not yet merged.
         reading: flights that read the buckets' memory as they are; nothing is written before they have landed.
+        aloft_weight: w that this rank gave, less what it took in; over all ranks that is what is in flight.
+        checks_finite: values are looked at before they are sent.
+        checksums: messages of gossip carry one.
         companions: tensors that an exact average takes along, such as BatchNorm's running statistics.
     """
 
@@ -45,6 +49,9 @@ class Mass:
         self.aloft = 0
         self.equal = True
         self.reading: list[Flight] = []
+        self.aloft_weight: torch.Tensor | float = 0.0
+        self.checks_finite = False
+        self.checksums = False
         self.companions: list[torch.Tensor] = []
         self._landers: list[Callable[[], None]] = []
 
@@ -81,9 +88,16 @@ class Mass:
         self.balanced &= doubly_stochastic and self.equal
         self.equal &= keeps_alike
         # w <- P[j,j]·w
+        self.aloft_weight += (1 - keep) * scalar(self.weight)
         self.weight = keep * self.weight
         self.whole = False
         self.aloft += 1
+
+    def look(self, values: Sequence[torch.Tensor], what: str = "parameter") -> None:
+        """Before `values` are sent: refuse what is not finite, where that was asked for."""
+        if self.checks_finite:
+            board = self.stats.board
+            refuse_non_finite(board.rank, board.slot.step, self.buckets, values, what)
 
     def merge_(self, weight: torch.Tensor, values: Sequence[torch.Tensor]) -> None:
         """Take in the pair (w', z') from a peer."""
@@ -91,13 +105,18 @@ class Mass:
         with self.stats.merging():
             # w <- w + w' ;   z <- z + (w'/w)·(z' − z)
             self.weight = self.weight + weight
+            self.aloft_weight -= scalar(weight)
             ratio = weight / self.weight
             for own, other in zip(self.values, values, strict=True):
                 lerp_(own, other, ratio, out=own)
 
-    def go_on(self, weight: float, balanced: bool) -> None:
-        """Hold `weight` after a death; `balanced` when every rank that is left holds 1, with nothing in flight."""
+    def go_on(self, weight: float, unmerged: float, balanced: bool) -> None:
+        """After a death hold `weight`, and `unmerged` of what has arrived.
+
+        `balanced`: every rank that is left holds 1, and nothing is in flight.
+        """
         self.reading.clear()
+        self.aloft_weight = unmerged
         self.weight = torch.full_like(self.weight, weight)
         self.balanced, self.whole, self.equal = balanced, False, False
         if balanced:
@@ -110,7 +129,8 @@ class Mass:
             self.become_whole()
 
     def become_whole(self) -> None:
-        """w = 1 exactly."""
+        """w = 1 exactly; what that changes, if it is more than rounding, stays on the books."""
+        self.aloft_weight += scalar(self.weight) - 1
         self.weight = torch.ones_like(self.weight)
         self.whole = self.equal = True
 
@@ -119,6 +139,7 @@ class Mass:
         assert self.aloft == 0, "the averagers forget first"
         self.become_whole()
         self.balanced = True
+        self.aloft_weight = 0.0
 
     @contextmanager
     def update(self) -> Iterator[None]:
@@ -147,3 +168,8 @@ def lerp_(start: torch.Tensor, end: torch.Tensor, ratio: torch.Tensor, *, out: t
         torch.lerp(start, end, ratio.to(start.dtype), out=out)
     else:  # reading the ratio would stop the host, and 16 bits of it would lose mass
         out.copy_(torch.lerp(start.float(), end.float(), ratio.float()))
+
+
+def scalar(number: torch.Tensor) -> torch.Tensor | float:
+    """A number for torch's scalar operations: a plain one from the host, left on a GPU where it is there."""
+    return number if number.is_cuda else number.item()

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from . import deaths
+from .account import Account, account
 from .averaging import Averager
 from .deaths import Death
 from .errors import GossipError, UsageError
@@ -59,6 +60,10 @@ class GossipOptimizer(Wrapper):
             that are left go on without it, over `topologies.without` it. That needs `mpirun --with-ft ulfm` and
             averagers over the whole world. The step in which it was noticed goes on where it stood; `deaths` and the
             log tell of it, and `world.survivors` is who is left.
+        check_finite: look at parameters and averaged gradients before they are sent, and raise a GossipError that names
+            the rank and the parameter where one is not finite; a pass over them, and over NCCL a wait for the device.
+        checksum: every message of gossip carries a CRC-32 of its values, compared before they are merged; not over
+            NCCL. All ranks alike.
         trace: a folder into which each rank writes its timeline, rank-0.json and so on, for Perfetto; without it the
             variable GOSSIP_TRACE, and without that nothing is written. `python -m gossip.trace` joins the ranks. An
             optimizer that averages with nobody has no rank to write for.
@@ -87,6 +92,8 @@ class GossipOptimizer(Wrapper):
         module_buffers: str = "local",
         initial: str = "broadcast",
         on_failure: str = "raise",
+        check_finite: bool = False,
+        checksum: bool = False,
         trace: str | os.PathLike[str] | None = None,
     ) -> None:
         if isinstance(optimizer, Wrapper):
@@ -120,14 +127,16 @@ class GossipOptimizer(Wrapper):
         self.rewrites: list[Rewrite] = []
         self.stats = Stats()
         self.mass = Mass(self.stats)
+        self.mass.checks_finite, self.mass.checksums = check_finite, checksum
         self.parameters = Parameters(optimizer, module, self.mass, initial)
         self._averagers: list[Averager] = []
         self._carrier: Carrier | None = None  # that goes on without ranks that died
         self._trace = os.environ.get(VARIABLE) if trace is None else trace
-        self._gradients = GradientAverage(gradients, self.stats) if gradients is not None else None
+        self._gradients = GradientAverage(gradients, self.mass) if gradients is not None else None
         options = (
             f"optimizer {type(optimizer).__name__} with {module_buffers=}, {initial=}, {on_failure=}, "
             f"gradients {f'over {gradients.size} ranks' if gradients else 'of each rank'}"
+            + (", checksum=True" if checksum else "")
         )
         self.attach(averager, 1, options, [gradients] if gradients is not None else [])
         if module is not None and module_buffers == "average":
@@ -139,6 +148,10 @@ class GossipOptimizer(Wrapper):
         worlds = [*averager.worlds, *worlds]
         if self.on_failure == "shrink":
             self._refuse_mortal(averager, worlds)
+        if self.mass.checksums and any(world.transport == "nccl" for world in worlds):
+            raise UsageError("checksum=True reads every message on the host, which NCCL never does: leave it out here")
+        if worlds:
+            self.stats.board = worlds[0].base.board
         if self._trace and worlds:
             home = worlds[0]
             self.stats.timeline = Timeline.of(self._trace, home.base.me, home.hosts[home.rank])
@@ -273,6 +286,19 @@ class GossipOptimizer(Wrapper):
         """The push-sum weight that this rank holds; what is in flight is not in it."""
         return float(self.mass.weight)
 
+    def account(self, world: World | None = None) -> Account:
+        """Where the weight of all ranks is: one small sum, on every rank at the same step, whatever is in flight.
+
+        Args:
+            world: the ranks that gossip and average with one another; without it the largest world of the averagers.
+
+        >>> alone = GossipOptimizer(torch.optim.SGD([torch.zeros(1, requires_grad=True)]), NoAverage())
+        >>> alone.account().lost
+        0.0
+        """
+        worlds = [world for averager in self._averagers for world in averager.worlds]
+        return account(self.mass, world or max(worlds, key=lambda world: world.size, default=None))
+
     @torch.no_grad()
     def settle(self) -> None:
         """Land everything in flight. Every rank calls it: before evaluation, before the end, before close()."""
@@ -303,6 +329,7 @@ class GossipOptimizer(Wrapper):
                 "places": self.parameters.council.places(),
                 "runs": self.averager.describe(),
                 "weight": self.weight,
+                "aloft_weight": float(self.mass.aloft_weight),
                 "whole": self.mass.whole,
                 "balanced": self.mass.balanced,
                 "equal": self.mass.equal,
@@ -331,6 +358,7 @@ class GossipOptimizer(Wrapper):
         self.averager.load_state_dict(saved["averager"])
         self.steps = saved["steps"]
         self.mass.weight = torch.full_like(self.mass.weight, saved["weight"])
+        self.mass.aloft_weight = saved.get("aloft_weight", 0.0)
         self.mass.whole, self.mass.balanced, self.mass.equal = saved["whole"], saved["balanced"], saved["equal"]
 
     def _refuse_foreign(self, saved: dict[str, Any]) -> None:

@@ -19,7 +19,9 @@ import torch
 import topologies
 
 from .averaging import Averager, State
+from .buckets import layout
 from .errors import PeerLost, UsageError
+from .guard import checksum
 from .mass import Mass
 from .transports import Flight, Told
 from .world import World
@@ -72,6 +74,7 @@ class Rounds(Averager):
         self._description = description
         self._whole = topology
         self._step = 0
+        self._mark: float | None = None
         self._next = 0  # the first step that has not been posted
         self._given: deque[tuple[int, int, float]] = deque()
         self._heard: dict[int, int] = {}
@@ -86,7 +89,6 @@ class Rounds(Averager):
         self._refuse_thin(every)
         super().bind(mass, every)
         mass.lands_with(self._settle)
-        self._fingerprint = self._print()
 
     def _refuse_thin(self, every: int) -> None:
         aloft = -(-self.overlap // every)
@@ -97,9 +99,6 @@ class Rounds(Averager):
                 f"overlap=1, or post as rarely as rounds land: Every({self.overlap}, PushSum(..., "
                 f"overlap={self.overlap}))"
             )
-
-    def _print(self) -> float:
-        return float(zlib.crc32(f"{self.describe()} {self.topology.describe()}".encode()))
 
     def due(self, step: int) -> bool:
         return super().due(step) and step >= self._next
@@ -127,11 +126,14 @@ class Rounds(Averager):
     def _give(self, step: int) -> Round:
         """Keep a share of the weight, and put the others on their way with the values."""
         mass, turn = self.mass, self.topology.turn(self._channel.rank, self.rounds)
+        mass.look(mass.values)
         number, self.rounds = self.rounds, self.rounds + 1
         # With overlap 0 and 1 the values stand still until the round has landed, so they are sent as they lie.
         leaving = self._snapshot() if self.overlap > 1 else None
         values = mass.values if leaving is None else leaving[1:]
-        sends = {peer: [self._envelope(share * mass.weight, number), *values] for peer, share in turn.sends.items()}
+        sends = {
+            peer: [self._envelope(share * mass.weight, number, values), *values] for peer, share in turn.sends.items()
+        }
         arriving = {peer: self._take_room() for peer in sorted(turn.receives)}
         # Where all wait for a round, a rank is hardly ahead of another, and asking for room would only cost time.
         flight = self._channel.post(sends, arriving, f"round {number}", together=self.overlap == 0)
@@ -154,7 +156,7 @@ class Rounds(Averager):
         mass.quiet()
         self._aloft.popleft()  # from here on nothing can break off
         for peer, (envelope, *values) in round.arriving.items():
-            self._check(envelope, round.ranks[peer], round.number, self._fingerprint)
+            self._check(envelope, round.ranks[peer], round.number, values)
             self._heard[round.ranks[peer]] = round.number
             mass.merge_(envelope[0], values)
         mass.round_landed()
@@ -166,29 +168,50 @@ class Rounds(Averager):
         while self._aloft:
             self._land()
 
-    def _envelope(self, weight: torch.Tensor, number: int) -> torch.Tensor:
+    def _envelope(self, weight: torch.Tensor, number: int, values: Sequence[torch.Tensor]) -> torch.Tensor:
         """The weight that a message carries, and on hosts enough to know that both ends mean the same round."""
         if weight.is_cuda:  # the order of a stream is the order of rounds, and nothing is read back
             return weight.reshape(1)
-        return torch.tensor([weight.item(), number, self._fingerprint], dtype=torch.float64)
+        header = torch.tensor([weight.item(), number, self._fingerprint], dtype=torch.float64)
+        return torch.cat([header, self._checksum(header, values)]) if self.mass.checksums else header
 
-    def _check(self, envelope: torch.Tensor, rank: int, number: int, expected: float) -> None:
+    def _checksum(self, header: torch.Tensor, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.tensor([checksum([header, *values])], dtype=torch.float64)
+
+    def _check(self, envelope: torch.Tensor, rank: int, number: int, values: Sequence[torch.Tensor]) -> None:
+        """That a message is of this round, as it was sent."""
         if envelope.is_cuda:
             return
-        _, sent, fingerprint = envelope.tolist()
-        if sent != number or fingerprint != expected:
+        _, sent, fingerprint = envelope[:3].tolist()
+        if sent != number or fingerprint != self._fingerprint:
             raise PeerLost(
                 f"rank {self._channel.me} expected round {number} from rank {rank} and got round {sent:g}"
-                + (" of another topology" if fingerprint != expected else "")
+                + (" of another topology or model" if fingerprint != self._fingerprint else "")
                 + ": does every rank call step() equally often, and did all resume from the same checkpoint?"
             )
+
+        if self.mass.checksums and envelope[3:] != self._checksum(envelope[:3], values):
+            raise PeerLost(
+                f"rank {self._channel.me} got other values in round {number} than rank {rank} sent, by their checksum; "
+                "they were not merged. Memory or network between the two are at fault, or the sender wrote its "
+                "parameters by hand without settle()"
+            )
+
+    @property
+    def _fingerprint(self) -> float:
+        """Of the topology and the model, the same on every rank."""
+        if self._mark is None:
+            lines = [self.describe(), self.topology.describe(), *layout(self.mass.buckets)]
+            self._mark = float(zlib.crc32("\n".join(lines).encode()))
+        return self._mark
 
     def _take_room(self) -> list[torch.Tensor]:
         """Room for one message, used again once it has landed: one model for each in-peer and round aloft."""
         if self._room:
             return self._room.pop()
         weight = self.mass.weight
-        envelope = torch.zeros(1 if weight.is_cuda else 3, dtype=torch.float64, device=weight.device)
+        numbers = 1 if weight.is_cuda else 3 + self.mass.checksums
+        envelope = torch.zeros(numbers, dtype=torch.float64, device=weight.device)
         return [envelope, *(torch.empty_like(values) for values in self.mass.values)]
 
     def _snapshot(self) -> list[torch.Tensor]:
@@ -205,6 +228,7 @@ class Rounds(Averager):
     def rebind(self) -> None:
         assert not self._aloft, "the buckets change with nothing in flight"
         self._room.clear()
+        self._mark = None
 
     # -- when a rank has died ------------------------------------------------------------------------------------------
 
@@ -237,22 +261,23 @@ class Rounds(Averager):
         return found
 
     def go_on(self, told: Told, scale: float) -> float:
+        for round in self._aloft:
+            for rank, (envelope, *values) in self._come(round).items():
+                self._check(envelope, rank, round.number, values)
         members = list(self._channel.members)
+        self._mark = None  # of what comes from here on
         self.topology = topologies.without(self._whole, [members.index(rank) for rank in members if rank not in told])
         self.rounds = max(each["rounds"] for each in told.values())
         self._next = max(each["next"] for each in told.values())
         self._given.clear()
-        before, self._fingerprint = self._fingerprint, self._print()
         unmerged = 0.0
         for round in self._aloft:
             come = self._come(round)
             self._room.extend(message for peer, message in round.arriving.items() if round.ranks[peer] not in come)
             round.arriving = {peer: round.arriving[peer] for peer in round.arriving if round.ranks[peer] in come}
-            for rank, (envelope, *_) in come.items():
-                self._check(envelope, rank, round.number, before)
+            for rank, (envelope, *values) in come.items():
                 self._heard[rank] = round.number
-                envelope[0] *= scale
-                envelope[2] = self._fingerprint
+                envelope.copy_(self._envelope(scale * envelope[0], round.number, values))
                 unmerged += float(envelope[0])
             round.flight = None
         return unmerged

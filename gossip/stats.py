@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 
 from torch.autograd import profiler
 
+from .board import Board
 from .timeline import Timeline
 from .transports import Flight
 
@@ -64,6 +65,7 @@ class Stats:
     Attributes:
         last: the last step.
         timeline: where the run is traced, the same is told there as it happens.
+        board: where this rank shows what it is at.
 
     >>> Stats().run.bytes_sent
     0
@@ -72,6 +74,7 @@ class Stats:
     last: Counters = field(default_factory=Counters)
     past: Counters = field(default_factory=Counters)
     timeline: Timeline | None = field(default=None, repr=False, compare=False)
+    board: Board = field(default_factory=lambda: Board(0), repr=False, compare=False)
 
     @property
     def run(self) -> Counters:
@@ -82,7 +85,11 @@ class Stats:
         return total
 
     def span(self, name: str, subject: str = "") -> AbstractContextManager[object]:
-        """A part of the step, for `torch.profiler` and for the timeline; next to nothing while nobody looks."""
+        """A part of the step, for errors, `torch.profiler` and the timeline; next to nothing while nobody looks."""
+        self.board.enter(name)
+        return self._seen(name, subject)
+
+    def _seen(self, name: str, subject: str = "") -> AbstractContextManager[object]:
         if self.timeline is None and not profiler._is_profiler_enabled:
             return _UNSEEN
         seen = profiler.record_function(f"gossip::{name}") if profiler._is_profiler_enabled else _UNSEEN
@@ -92,11 +99,12 @@ class Stats:
         """A new step: the last one joins the past."""
         self.past.add(self.last)
         self.last = Counters(steps=1, weight=self.last.weight)
-        return _UNSEEN if self.timeline is None else self._traced(self.timeline, number)
+        self.board.slot.step = number
+        return self.board if self.timeline is None else self._traced(self.timeline, number)
 
     @contextmanager
     def _traced(self, timeline: Timeline, number: int) -> Iterator[None]:
-        with timeline.step(number):
+        with self.board, timeline.step(number):
             yield
             timeline.level("sent in a step", "bytes", self.last.bytes_sent)
 
@@ -109,7 +117,7 @@ class Stats:
     def wait(self, flight: Flight) -> None:
         """Wait for `flight`, and count what it carried and how long that took."""
         began = time.perf_counter()
-        with self.span("wait", flight.subject):
+        with self._seen("wait", flight.subject):
             flight.wait()
         now = time.perf_counter()
         last = self.last
@@ -129,6 +137,6 @@ class Stats:
     def merging(self) -> Iterator[None]:
         """Count the time inside as merging."""
         began = time.perf_counter()
-        with self.span("merge"):
+        with self._seen("merge"):
             yield
         self.last.seconds_merging += time.perf_counter() - began

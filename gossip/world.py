@@ -13,7 +13,8 @@ from typing import NoReturn
 
 import torch
 
-from .errors import GossipError, PeerLost, TransportUnavailable, UsageError
+from . import watch
+from .errors import GossipError, PeerLost, PeerTimeout, TransportUnavailable, UsageError
 from .launchers import Launcher, detect
 from .transports import MemoryTransport, Network, Transport
 
@@ -103,6 +104,26 @@ class World:
         """Return once every rank has called it."""
         self.base.barrier()
 
+    def asked_to_stop(self) -> bool:
+        """Whether any rank was asked to end, by a scheduler's warning (SIGTERM, SIGUSR2) or Ctrl-C; all ranks agree.
+
+        Every rank calls it at the same step, such as every tenth: it costs a small gather. Where a loop asks, the first
+        signal leaves it the time to save a checkpoint, and a second one, or no question for half a minute, ends the
+        job. Where none asks, a first signal ends it.
+
+        >>> with init() as world:
+        ...     for number in range(100):
+        ...         if number % 10 == 0 and world.asked_to_stop():
+        ...             break  # after saving, on every rank
+        """
+        here = watch.stand(self.base.board, end_job)
+        if here is not None:
+            here.let_ask()
+        asked = any(self.base.gather(b"1" if here is not None and here.asked is not None else b""))
+        if asked and here is not None:
+            here.tell()
+        return asked
+
     def close(self) -> None:
         """Wait for every rank, then give the transport back, which its sub-worlds share. Optimizers have settled."""
         if self.base.closed:
@@ -152,7 +173,9 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
         timeout: seconds after which any wait ends with an error that says who waited for whom.
 
     In a job of several ranks, an exception that nobody catches ends the whole job from now on, with its traceback and
-    a code other than 0: otherwise the ranks that did not fail would wait for their deadline.
+    a code other than 0: otherwise the ranks that did not fail would wait for their deadline. SIGTERM ends it with code
+    143, unless the loop asks for that (`asked_to_stop`). SIGUSR1 makes a rank write to stderr where it is, and the
+    stacks of its threads; so does a deadline that ends the job.
 
     Raises:
         UsageError: an unknown transport or launcher variables that contradict each other.
@@ -168,9 +191,11 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
         _end_job_on_errors()
     name = _choose(transport, launcher)
     base = _connect(name, launcher, timeout)
-    hosts = tuple(host.decode() for host in base.gather(socket.gethostname().encode()))
+    hosts = base.board.share(base.gather)
     global _base
     _base = base
+    if launcher.size > 1:
+        watch.stand(base.board, end_job)
     return _world(base, hosts, _device(name, launcher))
 
 
@@ -251,6 +276,8 @@ def excepthook(kind: type[BaseException], error: BaseException, trace: Traceback
         print(f"gossip: {error}", file=sys.stderr)  # another rank failed, and its traceback is the one to read
     else:
         (_report or sys.__excepthook__)(kind, error, trace)
+    if isinstance(error, PeerTimeout) and _base is not None:
+        watch.last_words(_base.board)
     end_job(130 if issubclass(kind, KeyboardInterrupt) else 1)
 
 

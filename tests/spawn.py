@@ -31,11 +31,13 @@ MPIRUN = ("--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle"
 
 
 class Outcome(NamedTuple):
-    """How a process set ended: exit code (None when the time ran out), what it printed, and for how many seconds."""
+    """How a process set ended: exit code (None when the time ran out), what it printed, for how many seconds, and the
+    code of each process that was started."""
 
     code: int | None
     output: str
     seconds: float
+    codes: tuple[int | None, ...] = ()
 
 
 def run_mpirun(size: int, command: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> Outcome:
@@ -70,13 +72,15 @@ def kill_mpirun(size: int, command: Sequence[str], line: str, delay: float, time
     return Outcome(process.returncode, output.decode(errors="replace"), time.monotonic() - started)
 
 
-def run_torchrun(size: int, command: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> Outcome:
-    """`python command...`, once a rank, with the variables that torchrun sets."""
+def run_torchrun(
+    size: int, command: Sequence[str], timeout: float, env: Mapping[str, str] | None = None, *, wait: bool = False
+) -> Outcome:
+    """`python command...`, once a rank, with the variables that torchrun sets; `wait` for all after one has failed."""
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), **(env or {})}
     count = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "TORCHELASTIC_RUN_ID": "tests"}
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
     environments = [_environment({**common, **count, **rank}) for rank in ranks]
-    return _run([[sys.executable, *command]] * size, environments, timeout)
+    return _run([[sys.executable, *command]] * size, environments, timeout, wait)
 
 
 def mpirun(size: int, module: str, folder: Path, *args: str, timeout: float = 90) -> list[Saved]:
@@ -126,7 +130,9 @@ def _environment(more: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _run(commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]], timeout: float) -> Outcome:
+def _run(
+    commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]], timeout: float, wait: bool = False
+) -> Outcome:
     """Run processes side by side until all end, one fails, or the time runs out; then end what is left."""
     started = time.monotonic()
     read, write = os.pipe()
@@ -138,12 +144,13 @@ def _run(commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, 
     output = bytearray()
     os.set_blocking(read, False)
     code: int | None = None
+    codes: list[int | None] = []
     try:
         while time.monotonic() - started < timeout:
             codes = [process.poll() for process in processes]
             _drain(read, output)
             failed = [c for c in codes if c]
-            if failed or None not in codes:
+            if None not in codes or (failed and not wait):
                 code = failed[0] if failed else 0
                 break
             time.sleep(0.02)
@@ -152,7 +159,7 @@ def _run(commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, 
             _end(process)
         _drain(read, output)
         os.close(read)
-    return Outcome(code, output.decode(errors="replace"), time.monotonic() - started)
+    return Outcome(code, output.decode(errors="replace"), time.monotonic() - started, tuple(codes))
 
 
 def _drain(pipe: int, output: bytearray) -> None:

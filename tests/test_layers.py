@@ -20,6 +20,7 @@ LAYERS = ("topologies", "gossip", "slowmo", "bench")
 CHAINS = (
     ("topologies", ("edges", "topology", "validation", "circulants", "composition", "families", "catalogue")),
     ("topologies", ("catalogue", "loading", "analysis", "commands")),
+    ("gossip", ("board", "watch", "transports", "world")),
     ("gossip", ("errors", "transports", "world", "averaging")),
     ("gossip", ("buckets", "mass", "averaging", "push_sum", "optimizer", "launch")),
     ("gossip", ("averaging", "rounds", "early", "asynchronous", "push_sum")),

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import torch
 
+from ..board import Board
 from ..errors import PeerTimeout, UsageError
 from .survival import Carrier
 
@@ -88,36 +89,52 @@ class Flight(ABC):
 
     def wait(self, timeout: float | None = None) -> None:
         """Block until the batch has landed; raise `PeerTimeout` after `timeout` seconds (default: the transport's)."""
-        if self.done():
-            return
-        limit = self.transport.timeout if timeout is None else timeout
+        if not self.done():
+            self._wait(self.transport.timeout if timeout is None else timeout)
+        self.note_heard()
+
+    def _wait(self, limit: float) -> None:
+        board = self.transport.board
         began = time.monotonic()
+        board.wait(self.subject)
         with self.transport.waiting():
             while not self.done():
                 waited = time.monotonic() - began
                 if waited >= limit:
                     raise PeerTimeout(self.overdue(limit))
                 self.pause(waited, limit - waited)
+        board.go_on()
+
+    def note_heard(self) -> None:
+        """Remember that its peers were alive, for what errors say of them later."""
+        heard, ranks, now = self.transport.board.heard, self.ranks, time.monotonic()
+        for peer in self.receives:
+            heard[ranks[peer]] = (self.subject, now)
 
     def overdue(self, seconds: float) -> str:
-        """The sentence for a deadline that passed: who, whom, in which round, for how long, and what to look at."""
-        unheard, untaken = self.missing()
-        parts = []
-        if unheard:
-            parts.append(f"heard nothing from {self._called(unheard)}")
-        if untaken:
-            parts.append(f"could not hand its message to {self._called(untaken)}")
-        what = " and ".join(parts) or "could not finish"
+        """The sentence for a deadline that passed: who, whom, in which round, for how long, and what is known of it."""
+        what, known = self.lacking()
         return (
-            f"rank {self.transport.me} {what} in {self.subject} for {seconds:g} s over {self.transport.name}: "
+            f"rank {self.transport.me} {what} in {self.subject} for {seconds:g} s over {self.transport.name}{known}: "
             "is the peer alive, does it call step() as often, and does it run the same topology? "
             "A longer deadline is gossip.init(timeout=...)"
         )
 
-    def _called(self, peers: list[int]) -> str:
-        """`rank 3` or `ranks 3, 5`, as the whole job numbers them."""
-        ranks = sorted(self.ranks[peer] for peer in peers)
-        return f"rank {ranks[0]}" if len(ranks) == 1 else "ranks " + ", ".join(map(str, ranks))
+    def lacking(self) -> tuple[str, str]:
+        """Of whom it has not heard, or who has not taken its message, and in brackets what is known of them."""
+        unheard, untaken = (sorted(self.ranks[peer] for peer in peers) for peers in self.missing())
+        parts = []
+        if unheard:
+            parts.append(f"heard nothing from {_called(unheard)}")
+        if untaken:
+            parts.append(f"could not hand its message to {_called(untaken)}")
+        peers = list(dict.fromkeys(unheard + untaken))
+        return " and ".join(parts) or "could not finish", self.transport.board.known_of(peers)
+
+
+def _called(ranks: list[int]) -> str:
+    """`rank 3` or `ranks 3, 5`, as the whole job numbers them."""
+    return f"rank {ranks[0]}" if len(ranks) == 1 else "ranks " + ", ".join(map(str, ranks))
 
 
 class Transport(ABC):
@@ -139,6 +156,7 @@ class Transport(ABC):
         carrier: what is below (a communicator, a process group, a network of threads), for all channels and groups.
         number: what the messages of this channel carry, so that they meet no others between the same two ranks.
         most_numbers: how many numbers the carrier can tell apart.
+        board: where this rank is, and what is known of the others, for errors.
         closed: `close` was called.
         outermost: it is no channel or group of another transport, so closing it closes the carrier.
     """
@@ -154,6 +172,7 @@ class Transport(ABC):
         self.members: Sequence[int] = range(size)
         self.carrier = carrier
         self.number = 0
+        self.board = Board(me)
         self._channels = itertools.count(1)
         self._seen = -1
 

@@ -43,6 +43,8 @@ class Relay(Flight):
     def _advance(self) -> None:
         try:
             while self.landed is None and (self._leg is None or self._leg.done()):
+                if self._leg is not None:
+                    self._leg.note_heard()
                 self._leg = next(self._steps, None)
                 if self._leg is None:
                     self.landed = time.perf_counter()
@@ -71,6 +73,10 @@ RING = 16
 
 SEGMENT = 1 << 26
 """Bytes that are summed at once on more ranks, which bounds the memory that this takes beside the tensors."""
+
+
+MOST_GATHERED = 1 << 26
+"""Bytes of one rank in a gather: each rank makes room for as many as the longest announces, of all."""
 
 
 def exact_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
@@ -177,6 +183,11 @@ def gather(transport: Transport, data: bytes) -> list[bytes]:
     length = torch.tensor([[len(data)]], dtype=torch.int64)
     lengths = [int(row.item()) for row in _all_rows(transport, length.view(torch.uint8)).view(torch.int64)]
     longest = max(*lengths, 1)
+    if longest > MOST_GATHERED:
+        raise PeerLost(
+            f"rank {transport.me} heard rank {transport.ranks[lengths.index(longest)]} announce {longest} bytes to a "
+            f"gather, which is for small things of {MOST_GATHERED} at the most: send tensors instead"
+        )
     row = torch.zeros(1, longest, dtype=torch.uint8)
     if data:
         row[0, : len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)

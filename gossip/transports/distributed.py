@@ -22,6 +22,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from .. import watch
 from ..errors import PeerLost, TransportUnavailable
 from .base import Batch, Flight, Transport
 from .survival import Carrier
@@ -45,8 +46,10 @@ class WaitedFlight(Flight):
         if not self.ended.is_set():
             return False
         if self.failure is not None:
+            what, known = self.lacking()
             raise PeerLost(
-                f"rank {self.transport.me} lost a message of {self.subject}: torch.distributed says {self.failure}"
+                f"rank {self.transport.me} lost a message of {self.subject}: it {what}{known}: torch.distributed says "
+                f"{self.failure}"
             ) from self.failure
         return True
 
@@ -141,6 +144,7 @@ class Watchdog:
                 flight, timeout = self._aloft[0]
                 if time.perf_counter() - flight.posted > timeout:
                     print(f"gossip: {flight.overdue(timeout)}", file=sys.stderr, flush=True)
+                    watch.report(flight.transport.board)
                     os._exit(1)
 
     def stop(self) -> None:

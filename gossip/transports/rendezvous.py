@@ -1,17 +1,21 @@
 """How the processes of a job find one another for torch.distributed.
 
-Under mpirun it goes through MPI: rank 0 opens a store on a free port and tells the others where, so that no address
-has to be given on any number of nodes. Under torchrun the launcher has set the address; under srun without MPI it is
-computed from the job's variables.
+Under mpirun it goes through MPI: rank 0 opens a store on a free port and tells the others where, and the secret that
+opens it, so that no address has to be given on any number of nodes. Under torchrun the launcher has set the address;
+under srun without MPI it is computed from the job's variables. There the secret is the variable GOSSIP_SECRET.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import ipaddress
 import os
 import re
+import secrets
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -19,6 +23,7 @@ import torch.distributed as dist
 
 from ..errors import GossipError, PeerTimeout, TransportUnavailable, UsageError
 from ..launchers import Launcher
+from .store import StoreClient, StoreServer
 
 
 def connect(launcher: Launcher, timeout: float) -> None:
@@ -30,7 +35,8 @@ def connect(launcher: Launcher, timeout: float) -> None:
                 f"{launcher.size} processes: initialise it for all of them, or not at all before gossip.init"
             )
         return
-    store = _store(launcher, timeout)
+    global _kept
+    _kept = store = _store(launcher, timeout)
     hook = sys.excepthook
     # Twice ours: who is missing is said by our own deadlines.
     dist.init_process_group(
@@ -40,28 +46,73 @@ def connect(launcher: Launcher, timeout: float) -> None:
     sys.excepthook = hook
 
 
+_kept: dist.Store | None = None  # torch holds on to the half of a store that is not Python's
+
+
 def _store(launcher: Launcher, timeout: float) -> dist.Store:
     if launcher.size == 1:
         return dist.HashStore()
     if launcher.name in ("openmpi", "mpich") and "MASTER_ADDR" not in os.environ:
         return _through_mpi(launcher, timeout)
     host, port = _announced(launcher)
+    secret = os.environ.get("GOSSIP_SECRET", "").encode()
+    if not _agent_has_store():
+        server = _listen(host, port, launcher, secret) if launcher.rank == 0 else None
+        try:
+            return _met(StoreClient((host, port), secret, timeout, launcher.rank), f"{host}:{port}", launcher, timeout)
+        except PeerTimeout:
+            if server is not None:
+                server.close()
+            raise
     try:
-        store = dist.TCPStore(
-            host,
-            port,
-            launcher.size,
-            is_master=launcher.rank == 0 and not _agent_has_store(),
-            timeout=timedelta(seconds=timeout),
-        )
+        store = dist.TCPStore(host, port, launcher.size, is_master=False, timeout=timedelta(seconds=timeout))
     except (dist.DistNetworkError, dist.DistStoreError, RuntimeError) as error:
         raise PeerTimeout(
-            f"rank {launcher.rank} did not meet the other {launcher.size - 1} ranks at {host}:{port} within "
-            f"{timeout:g} s ({error}): does every rank call gossip.init, and is the port reachable?"
+            f"rank {launcher.rank} did not reach torchrun's agent at {host}:{port} within {timeout:g} s ({error}): is "
+            "the port reachable?"
         ) from error
+    # An agent that starts the ranks anew keeps its store, with what the last attempt wrote. Keys that a stranger
+    # cannot guess do not keep one out who lists them, but out of the way.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    prefix = f"gossip/{attempt}/{hashlib.sha256(secret).hexdigest()}"
+    return _met(dist.PrefixStore(prefix, store), f"{host}:{port}", launcher, timeout)
 
-    # An agent that starts the ranks anew keeps its store, with what the last attempt wrote.
-    return dist.PrefixStore(f"gossip/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+def _met(store: dist.Store, where: str, launcher: Launcher, timeout: float) -> dist.Store:
+    """`store`, once every rank has come to it."""
+    store.set(f"here/{launcher.rank}", "")
+    if store.add("here", 1) == launcher.size:
+        store.set("all here", "")
+    # Rank 0, which may hold the store, is the last to give up, so that the others can ask it who is missing.
+    deadline = time.monotonic() + timeout + (launcher.rank == 0)
+    while not store.check(["all here"]):
+        if time.monotonic() > deadline:
+            missing = [str(rank) for rank in range(launcher.size) if not store.check([f"here/{rank}"])]
+            raise PeerTimeout(
+                f"rank {launcher.rank} did not meet the other {launcher.size - 1} ranks at {where} within {timeout:g} "
+                f"s: rank{'s' if len(missing) > 1 else ''} {', '.join(missing[:9])} never connected. Does every rank "
+                "call gossip.init, is the port reachable, and have all the same GOSSIP_SECRET?"
+            )
+        time.sleep(0.01)
+    return store
+
+
+def _listen(host: str, port: int, launcher: Launcher, secret: bytes) -> StoreServer:
+    """On the interface that `host` names, where that is one of ours that the others can reach; else on all."""
+    try:
+        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0]
+        if launcher.local_size < launcher.size and ipaddress.ip_address(address).is_loopback:
+            address = ""  # a host's own name often leads nowhere else, and other hosts have to come
+        try:
+            return StoreServer((str(address), port), secret)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+            return StoreServer(("", port), secret)  # the address is one that a gateway hands on
+    except OSError as error:
+        raise TransportUnavailable(
+            f"rank 0 cannot listen at {host}:{port} ({error}): is another job there? Choose another MASTER_PORT"
+        ) from error
 
 
 def _agent_has_store() -> bool:
@@ -112,19 +163,12 @@ def _through_mpi(launcher: Launcher, timeout: float) -> dist.Store:
     if shared:
         # Sockets between processes of one host need no network card, and its name may not resolve.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    said = b""
     if launcher.rank == 0:
-        store = dist.TCPStore(
-            "127.0.0.1" if shared else own_address(hosts),
-            0,
-            launcher.size,
-            is_master=True,
-            wait_for_workers=False,
-            timeout=timedelta(seconds=timeout),
-        )
-        ranks.gather(f"{store.host} {store.port}".encode())
-        return store
-    host, port = ranks.gather(b"")[0].decode().split()
-    return dist.TCPStore(host, int(port), launcher.size, is_master=False, timeout=timedelta(seconds=timeout))
+        host, secret = "127.0.0.1" if shared else own_address(hosts), secrets.token_hex(32)
+        said = f"{host} {StoreServer((host, 0), secret.encode()).port} {secret}".encode()
+    host, port, secret = ranks.gather(said)[0].decode().split()
+    return StoreClient((host, int(port)), secret.encode(), timeout, launcher.rank)
 
 
 def own_address(hosts: Sequence[str]) -> str:

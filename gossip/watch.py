@@ -1,0 +1,169 @@
+"""What signals mean to a rank: SIGUSR1 asks where it is, SIGTERM and Ctrl-C ask it to end.
+
+A thread of its own answers, so that a rank whose main thread is deep in a library answers too. It only waits for bytes
+that the interpreter writes when a signal comes. Handlers that the program has set are left alone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import NoReturn
+
+from .board import REPORT, Board
+
+GRACE = 30.0
+"""Seconds between a signal that asks for the end and the loop's next question whether there was one."""
+
+STOPS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR2") if hasattr(signal, name))
+"""What asks a training loop to stop. mpirun hands on SIGUSR2 at once, and kills half a second after the others."""
+
+NAME = "gossip-watch"
+
+EndJob = Callable[[int], NoReturn]
+
+
+class Watch:
+    """The signals of this process: one for all of its worlds, of which the last one made is reported.
+
+    Attributes:
+        board: where this rank is.
+        asked: the signal that asked it to stop, if one has.
+        told: the loop knows that some rank was asked.
+    """
+
+    def __init__(self, board: Board, end_job: EndJob) -> None:
+        self.board = board
+        self.asked: int | None = None
+        self.told = False
+        self._end_job = end_job
+        self._questions = False  # whether the loop asks, and so may go on after a first signal
+        self._deadline: float | None = None
+        self._ours: dict[int, object] = {}  # signal -> the handler that was there before
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._others = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        if self._others != -1:
+            signal.set_wakeup_fd(self._others)
+        threading.Thread(target=self._run, name=NAME, daemon=True).start()
+        self._take(REPORT, signal.SIGTERM)
+        atexit.register(self.leave)  # while the interpreter goes down nobody answers
+        os.register_at_fork(after_in_child=self.leave)  # a data loader's worker is no rank
+
+    def listens(self, board: Board) -> None:
+        """`board` is where this rank is from now on."""
+        self.board = board
+        board.slot.listens = REPORT in self._ours
+
+    def let_ask(self) -> None:
+        """The loop asks from now on, so that a first signal leaves it the time to end by itself."""
+        if not self._questions:
+            self._questions = True
+            self._take(*STOPS)
+
+    def tell(self) -> None:
+        """The loop knows, and takes the time that it needs; a second signal ends it."""
+        self.told, self._deadline = True, None
+
+    def _take(self, *numbers: int | None) -> None:
+        """Handle these signals, where nobody else does."""
+        for number in numbers:
+            if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                self._ours[number] = signal.signal(number, self._came)
+
+    def _came(self, number: int, frame: FrameType | None) -> None:
+        """In the main thread: the byte is written already, unless somebody else, such as asyncio, gets it."""
+        taken = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        if taken != self._write:
+            if taken != -1:
+                signal.set_wakeup_fd(taken)
+            os.write(self._write, bytes([number]))
+
+    def leave(self) -> None:
+        """Signals mean what they meant before."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if signal.set_wakeup_fd(-1) not in (self._write, -1):
+            signal.set_wakeup_fd(self._others)
+        for number, before in self._ours.items():
+            if signal.getsignal(number) == self._came:
+                signal.signal(number, before)  # type: ignore[arg-type]
+        self._ours.clear()
+
+    def _run(self) -> None:
+        while True:
+            left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+            if not select.select([self._read], [], [], left)[0]:
+                if self._deadline is not None:
+                    self._end(f"and its loop did not ask for {GRACE:g} s")
+                continue
+            for number in os.read(self._read, 64):
+                if number not in self._ours:
+                    continue
+                if number == REPORT:
+                    report(self.board)
+                else:
+                    self._stop(number)
+
+    def _stop(self, number: int) -> None:
+        again, self.asked = self.asked is not None, number
+        if again or not self._questions:
+            self._end("again" if again else "")
+        elif not self.told:
+            self._deadline = time.monotonic() + GRACE
+
+    def _end(self, why: str) -> NoReturn:
+        assert self.asked is not None
+        name = signal.Signals(self.asked).name
+        told = f"rank {self.board.rank} was told to end by {name} {why}".rstrip()
+        _say(f"gossip: {told}, {self.board.slot}{self.board.known_of(self.board.fallen())}")
+        self._end_job(128 + self.asked)
+
+
+_watch: Watch | None = None
+
+
+def stand(board: Board, end_job: EndJob) -> Watch | None:
+    """Answer signals for the rank of `board`; None where that cannot be, since this is not the main thread."""
+    global _watch
+    if _watch is None and threading.current_thread() is threading.main_thread():
+        _watch = Watch(board, end_job)
+    if _watch is not None:
+        _watch.listens(board)
+    return _watch
+
+
+def report(board: Board) -> None:
+    """Write this rank's position and the Python stack of each of its threads to stderr."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    lines = []
+    for ident, frame in sys._current_frames().items():
+        if names.get(ident) != NAME:
+            lines.append(f"thread {names.get(ident, ident)}:")
+            lines += "".join(traceback.format_stack(frame)).splitlines()
+    _tell(board, lines)
+
+
+def last_words(board: Board) -> None:
+    """Before a timeout ends the job, its traceback shown: this rank's position, and reports of the others here."""
+    _tell(board, [])
+    board.ask()
+
+
+def _tell(board: Board, lines: Sequence[str]) -> None:
+    label = f"[rank {board.rank} on {board.hosts[board.rank]}] " if board.hosts else f"[rank {board.rank}] "
+    _say("\n".join(label + line for line in (str(board.slot), *lines)))
+    board.slot.reported = time.monotonic()
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,242 @@
+"""A rank that hangs, is killed or is told to end: every rank ends, soon, and says who waited for whom and why."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+import spawn
+
+DEADLINE = 5.0
+MOST = 60
+
+
+def ends(launcher: str, what: str, transport: str, timeout: float = DEADLINE, **where: int) -> spawn.Outcome:
+    """How OSGP on four ranks ended, on all of them, within five seconds of its deadline."""
+    more = [f"{name}={value}" for name, value in where.items()]
+    command = ["-m", "workers.watched", what, transport, str(timeout), *more]
+    if launcher == "mpirun":
+        outcome = spawn.run_mpirun(4, command, timeout=MOST)
+    else:
+        outcome = spawn.run_torchrun(4, command, timeout=MOST, wait=True)
+    happened = re.search(rf"{what} at (\S+)", outcome.output)
+    assert happened, outcome.output
+    assert time.monotonic() - float(happened[1]) < timeout + 5, outcome.output
+    assert None not in outcome.codes
+    return outcome
+
+
+SAID_OF_1 = r"process \d+ on this host, was killed by SIGKILL \(exit code 137\), (last|never) heard"
+
+
+def is_told_of_a_killed_rank(outcome: spawn.Outcome) -> None:
+    """At least by the ranks that wait for it, in which round, and what became of it."""
+    assert outcome.code
+    assert re.search(
+        r"rank \d (was told to end by SIGTERM, in step \d+, (waiting in \w+ for round \d+|in \w+|computing) for \S+ s"
+        r"|lost a message of round \d+: it .*) \(rank 1, " + SAID_OF_1,
+        outcome.output,
+    ), outcome.output
+
+
+@pytest.mark.parametrize(("launcher", "transport"), [("mpirun", "mpi"), ("torchrun", "gloo")])
+def test_killed(launcher: str, transport: str) -> None:
+    """Without a launcher that ends the others, they notice by themselves."""
+    outcome = ends(launcher, "killed", transport)
+    is_told_of_a_killed_rank(outcome)
+    if launcher == "torchrun":
+        assert sorted(outcome.codes) == [-9, 1, 1, 1]
+        for rank in (0, 2, 3):
+            assert f"rank {rank} lost a message of round" in outcome.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", range(50))
+@pytest.mark.parametrize(("launcher", "transport"), [("mpirun", "mpi"), ("mpirun", "gloo"), ("torchrun", "gloo")])
+def test_killed_in_any_step(launcher: str, transport: str, trial: int) -> None:
+    is_told_of_a_killed_rank(ends(launcher, "killed", transport, step=trial))
+
+
+@pytest.mark.parametrize(("launcher", "transport"), [("mpirun", "mpi")])
+def test_hung(launcher: str, transport: str) -> None:
+    """Who waits for it says where it is, and every rank of the host shows its stacks, the one that hangs too."""
+    outcome = ends(launcher, "hung", transport, 2)
+    assert outcome.code == 1
+    assert re.search(
+        r"PeerTimeout: rank \d heard nothing from rank 1 .*in round \d for 2 s over mpi \((rank \d, .*; )?rank 1, "
+        r"process \d+ on this host, is in step 6, computing for [234]\.\d s, last heard in .* s ago\): is the peer",
+        outcome.output,
+    ), outcome.output
+    hung = re.search(
+        r"\[rank 1 on \S+\] in step 6, computing for [2345]\.\d s\n(\[rank 1 on \S+\] .*\n)+", outcome.output
+    )
+    assert hung, outcome.output
+    assert "threading.Event().wait(100)" in hung[0]
+    assert re.search(r"\[rank \d on \S+\] in step \d, waiting in land for round \d for \d\.\d s\n", outcome.output)
+
+
+ABSENT = """
+import os, threading, gossip
+from gossip.transports import mpi_engine
+mpi_engine.START = 3
+if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+    threading.Event().wait(100)
+gossip.init(timeout=3)
+"""
+
+
+def test_never_connected_over_mpi() -> None:
+    """MPI itself would wait for ever."""
+    outcome = spawn.run_mpirun(2, ["-c", ABSENT], timeout=MOST)
+    assert outcome.code
+    assert "gossip: rank 0 waited 3 s in MPI_Init for all 2 ranks to call gossip.init" in outcome.output
+
+
+def test_asked_to_stop_by_one_rank() -> None:
+    """Every rank leaves its loop at the same step, with its state saved, and the job has ended well."""
+    outcome = ends("torchrun", "asked", "gloo")
+    assert outcome.codes == (0, 0, 0, 0), outcome.output
+    assert sorted(re.findall("rank . saves step .*", outcome.output)) == [f"rank {r} saves step 10" for r in range(4)]
+
+
+def test_asked_to_stop_through_mpirun() -> None:
+    """Which hands on SIGUSR2, as a scheduler sends it long before the end."""
+    outcome = ends("mpirun", "job asked", "mpi")
+    assert outcome.code == 0, outcome.output
+    assert len(set(re.findall(r"saves step (\d+)", outcome.output))) == 1
+    assert outcome.output.count("saves step") == 4
+
+
+def test_told_to_end() -> None:
+    """A loop that does not ask ends at once."""
+    outcome = ends("torchrun", "told", "gloo")
+    assert outcome.codes[1] == 143
+    assert re.search(r"gossip: rank 1 was told to end by SIGTERM, in step 6, computing for 0\.\d s", outcome.output)
+    assert 0 not in outcome.codes
+
+
+def test_told_through_mpirun() -> None:
+    """Which prints nothing more of its ranks then, and kills them a quarter of a second later."""
+    assert spawn.run_mpirun(4, ["-m", "workers.watched", "job told", "mpi", "5"], timeout=MOST).code
+
+
+def test_sigusr1_to_mpirun() -> None:
+    """Every rank says where it is, and goes on."""
+    outcome = ends("mpirun", "job watched", "mpi")
+    assert outcome.code == 0, outcome.output
+    for rank in range(4):
+        assert re.search(rf"\[rank {rank} on \S+\] in step \d+, ", outcome.output)
+        assert re.search(rf"\[rank {rank} on \S+\]   File .*workers/watched.py", outcome.output)
+
+
+# -- the signals of one process ----------------------------------------------------------------------------------------
+
+PLAIN = """
+import ctypes, os, signal, sys, threading, time
+from gossip import board, watch
+
+def end_job(code):
+    os._exit(code)
+"""
+
+ALONE: dict[str, tuple[str, int, str]] = {
+    "deep in a library, with all but the interpreter's lock": (
+        """
+watch.stand(board.Board(0), end_job)
+library = ctypes.CDLL(None)
+threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+for _ in range(2):
+    library.sleep(1)
+""",
+        0,
+        r"\[rank 0\] before its first step\n\[rank 0\] thread MainThread:\n\[rank 0\]   File \"<string>\", line 12",
+    ),
+    "a handler of the program's own": (
+        """
+signal.signal(signal.SIGTERM, lambda *_: print("mine"))
+watch.stand(board.Board(0), end_job).let_ask()
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(0.1)
+""",
+        0,
+        r"^mine\n$",
+    ),
+    "a forked process": (
+        """
+watch.stand(board.Board(0), end_job).let_ask()
+if not (child := os.fork()):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+print(os.waitpid(child, 0)[1])
+""",
+        0,
+        r"^15\n$",
+    ),
+    "a loop that asked once": (
+        """
+watch.GRACE = 0.3
+watch.stand(board.Board(0), end_job).let_ask()
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(10)
+""",
+        130,
+        "gossip: rank 0 was told to end by SIGINT and its loop did not ask for 0.3 s, before its first step",
+    ),
+    "twice": (
+        """
+import gossip
+world = gossip.init()
+assert not world.asked_to_stop()
+os.kill(os.getpid(), signal.SIGTERM)
+while not world.asked_to_stop():
+    time.sleep(0.01)
+print("saving", flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(10)
+""",
+        143,
+        r"saving\ngossip: rank 0 was told to end by SIGTERM again, before its first step",
+    ),
+    "somebody else takes the descriptor": (
+        """
+import asyncio
+watch.stand(board.Board(0), end_job)
+async def main():
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, print)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(10)
+asyncio.run(main())
+""",
+        143,
+        "was told to end by SIGTERM",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[dict[str, subprocess.Popen[str]]]:
+    started = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", PLAIN + text],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=spawn.ROOT,
+        )
+        for name, (text, _, _) in ALONE.items()
+    }
+    yield started
+    for process in started.values():
+        process.kill()
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_signal(name: str, alone: dict[str, subprocess.Popen[str]]) -> None:
+    output, _ = alone[name].communicate(timeout=60)
+    _, code, said = ALONE[name]
+    assert alone[name].returncode == code, output
+    assert re.search(said, output), output
