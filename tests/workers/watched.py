@@ -38,6 +38,7 @@ def main(what: str, transport: str, timeout: str, *more: str) -> None:
     where = dict(pair.split("=") for pair in more)
     rank, at = int(where.get("rank", 1)), int(where.get("step", 6))
     torch.set_num_threads(1)
+    gossip.init(transport, timeout=60).barrier()  # all have read their libraries, before the short deadline holds
     world = gossip.init(transport, timeout=float(timeout))
     parameter = torch.zeros(1000, requires_grad=True)
     osgp = gossip.PushSum(world, topologies.exponential(world.size), overlap=1)
