@@ -130,7 +130,7 @@ class Asynchronous(Rounds):
         message, flight = self._expected.pop(peer)
         self._arrive(flight)
         envelope, *values = message
-        weight, number, fingerprint = envelope.tolist()
+        weight, number, fingerprint = envelope[:3].tolist()
         if fingerprint != self._fingerprint:
             raise PeerLost(
                 f"rank {self._channel.me} got round {number:g} of another topology from rank "
