@@ -55,9 +55,9 @@ def _gossip(overlap: int, landing: str = "due") -> Build:
 METHODS = {
     "ar": Method("AR-SGD", lambda sgd, world, graph: GossipOptimizer(sgd, NoAverage(), gradients=world)),
     "osgp": Method("OSGP", _gossip(1)),
-    "early-2": Method("early, overlap 2", _gossip(2, "early")),
-    "early-4": Method("early, overlap 4", _gossip(4, "early")),
-    "early-16": Method("early, overlap 16", _gossip(16, "early")),
+    "early-2": Method("early, 2", _gossip(2, "early")),
+    "early-4": Method("early, 4", _gossip(4, "early")),
+    "early-16": Method("early, 16", _gossip(16, "early")),
     "any": Method("any", _gossip(1, "any"), free=True),
 }
 COURSES = ("even", "slow", "pauses")
@@ -86,9 +86,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME,...",
         help=f"some of {', '.join(METHODS)} (default: all)",
     )
-    parser.add_argument("--steps", type=options.count, default=300, metavar="N", help="updates (default: 300)")
+    parser.add_argument("--steps", type=options.count, default=200, metavar="N", help="updates (default: 200)")
     parser.add_argument(
-        "--compute", type=options.seconds, default=0.04, metavar="SECONDS", help="slept in each step (default: 0.04)"
+        "--compute", type=options.seconds, default=0.06, metavar="SECONDS", help="slept in each step (default: 0.06)"
     )
     parser.add_argument(
         "--slow", type=options.count, default=4, metavar="K", help="times slower is the last rank (default: 4)"
