@@ -20,7 +20,7 @@ for needed in ("rich", "sklearn", "matplotlib"):
     if importlib.util.find_spec(needed) is None:
         sys.exit(f"python -m bench needs {needed}: pip install 'gossip-runtime[bench]'")
 
-from . import digits, overhead, overlap, straggler, update  # noqa: E402  not before the look at what they need
+from . import digits, overhead, overlap, straggler, survive, update  # noqa: E402  not before the look at what they need
 from .cluster import command as cluster  # noqa: E402
 from .scale import command as scale  # noqa: E402
 from .table2 import command as table2  # noqa: E402
@@ -32,6 +32,7 @@ COMMANDS = {
     "overlap": overlap,
     "overhead": overhead,
     "straggler": straggler,
+    "survive": survive,
     "cluster": cluster,
     "scale": scale,
 }
@@ -44,6 +45,7 @@ examples
   mpirun -n 2 python -m bench overlap --compute python
   python -m bench overhead
   mpirun -n 8 python -m bench straggler
+  python -m bench survive --runs 50
   python -m bench scale --ranks 2..4096 --rate 25gbit --size 100MB
   python -m bench cluster --nodes 8 --rate 100mbit -- python -m bench update --sizes 1.024MB
   python -m bench cluster --nodes 8 --rate 100mbit -- python -m bench table2
