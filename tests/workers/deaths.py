@@ -25,12 +25,16 @@ STEPS = 14
 Make = Callable[[gossip.World, torch.nn.Module], Any]
 
 
-def wrapped(averager: gossip.Averager, model: torch.nn.Module, **options: Any) -> gossip.GossipOptimizer:
+def wrapped(
+    averager: gossip.Averager, model: torch.nn.Module, on_failure: str = "shrink", **options: Any
+) -> gossip.GossipOptimizer:
+    """Around SGD with momentum."""
     base = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.5)
-    return gossip.GossipOptimizer(base, averager, on_failure="shrink", **options)
+    return gossip.GossipOptimizer(base, averager, on_failure=on_failure, **options)
 
 
 def push(world: gossip.World, overlap: int = 0) -> gossip.PushSum:
+    """Over the exponential graph."""
     return gossip.PushSum(world, topologies.exponential(world.size), overlap=overlap)
 
 
