@@ -34,10 +34,14 @@ class Account:
 
 def account(mass: Mass, world: World | None) -> Account:
     """Sum over the ranks of `world`; a rank by itself has its own."""
-    w = mass.weight.reshape(1)
-    total = torch.cat([w, torch.as_tensor(mass.aloft_weight, dtype=w.dtype, device=w.device).reshape(1), w * w])
-    if world is not None:
-        mass.stats.wait(world.base.sum([total]))
+
+    def total() -> torch.Tensor:
+        w = mass.weight.reshape(1)
+        sums = torch.cat([w, torch.as_tensor(mass.aloft_weight, dtype=w.dtype, device=w.device).reshape(1), w * w])
+        if world is not None:
+            mass.stats.wait(world.base.sum([sums]))
+        return sums
+
+    held, aloft, squares = (total() if world is None else world.base.together(total)).tolist()
     n = 1 if world is None else world.base.size
-    held, aloft, squares = total.tolist()
     return Account(n, held, aloft, max(0.0, squares / n - (held / n) ** 2) ** 0.5)
