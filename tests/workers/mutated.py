@@ -136,6 +136,7 @@ def main(given: str, count: str, seed: str) -> None:
 
     def cases(world: gossip.World, number: int) -> None:
         draw, training = random.Random(f"{seed} {world.size}"), begin(world, WRAP, "sgd", seed=1)
+        attributes = dict(vars(training.scheduler))
         for step in (1, 2):
             if world.rank == 0:
                 shutil.rmtree(work, ignore_errors=True)
@@ -150,6 +151,9 @@ def main(given: str, count: str, seed: str) -> None:
             if world.rank == 0:
                 case = prepare(root, work, draw)
             case = Case(*json.loads(world.gather(json.dumps(case).encode())[0]))
+            # A scheduler takes any name that is loaded into it, and would keep those of files that were signed anew.
+            vars(training.scheduler).clear()
+            vars(training.scheduler).update(attributes)
             step = take_up(world, work, training, case.signed)
             assert step is not None or case.alone or case.signed, f"the one before was not taken: {case}"
             if step is not None and (step == 1 or not case.signed):
