@@ -74,7 +74,7 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     found = {
         "good": len(good),
         "accuracy": statistics.fmean(each["accuracy"] for each in good) if good else None,
-        "accuracy_undisturbed": statistics.fmean(each["accuracy"] for each in calm if each["good"]),
+        "accuracy_undisturbed": statistics.fmean(each["accuracy"] for each in calm),
         "recoveries": sum(len(each["back"]) for each in good),
         "back_median": statistics.median(back for each in good for back in each["back"]) if good else None,
         "back_longest": max((back for each in good for back in each["back"]), default=None),
@@ -137,7 +137,7 @@ def once(given: argparse.Namespace, seed: int, plan: list[str]) -> dict[str, Any
         "code": code,
         "seconds": seconds,
         "accuracy": statistics.fmean(each["accuracy"] for each in told.values()) if told else None,
-        "back": _back(told, killed),
+        "back": _back(told, killed) if good else [],
         "meetings": sorted(death["seconds"] for each in told.values() for death in each["deaths"]),
         **({} if good else {"said": said[-4000:]}),
     }
@@ -145,8 +145,6 @@ def once(given: argparse.Namespace, seed: int, plan: list[str]) -> dict[str, Any
 
 def _back(told: dict[int, dict[str, Any]], killed: dict[int, float]) -> list[float]:
     """Of each meeting after deaths, the seconds from the last of those kills until the slowest rank went on."""
-    if not told:
-        return []
     deaths = next(iter(told.values()))["deaths"]
     return [
         max(each["noticed"][number] for each in told.values() if number < len(each["noticed"]))

@@ -122,16 +122,17 @@ class ExactAverage(Averager):
     def __init__(self, world: World) -> None:
         self.worlds = (world,)
         self._channel = world.channel()
+        self._next = 0  # the first step that has not been averaged: what has counted is not done again after a death
 
     def describe(self) -> str:
         return f"ExactAverage(size={self.worlds[0].size})"
 
     def average(self, step: int) -> None:
-        if not self.due(step):
+        if not self.due(step) or step < self._next:
             return
         mass = self.mass
         numerators, total, companions = self._channel.together(self._sums)
-        n = self._channel.size
+        n, self._next = self._channel.size, step + 1
         # z = Σ x / Σ w
         for values, x in zip(mass.values, numerators, strict=True):
             x.div_(scalar(total[0]))
@@ -153,8 +154,10 @@ class ExactAverage(Averager):
         mass.settle()
         mass.look(mass.values)
         # x = w·z, in place where the dtype is wide enough to be summed in, and where the values need not outlive that
-        outlives = bool(self._channel.carrier.parties)
-        numerators = [wide(values.clone() if outlives else values) for values in mass.values]
+        numerators = [wide(values) for values in mass.values]
+        if self._channel.carrier.parties:
+            pairs = zip(mass.values, numerators, strict=True)
+            numerators = [x.clone() if x is values else x for values, x in pairs]
         if not mass.whole:
             for x in numerators:
                 x.mul_(scalar(mass.weight))
@@ -162,6 +165,9 @@ class ExactAverage(Averager):
         total = mass.weight.clone().reshape(1)
         mass.stats.wait(self._channel.sum([*numerators, total, *companions]))
         return numerators, total, companions
+
+    def forget(self) -> None:
+        self._next = 0
 
 
 def wide(values: torch.Tensor) -> torch.Tensor:

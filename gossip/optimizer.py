@@ -57,9 +57,9 @@ class GossipOptimizer(Wrapper):
         initial: "broadcast" takes the parameters (and buffers of `module`) of rank 0; "check" compares them. Both
             speak in the worlds of `averager` and `gradients`; without any, each rank begins with its own.
         on_failure: what happens when a rank's process dies. "raise" ends the job with an error; with "shrink" the ranks
-            that are left go on without it, over `topologies.without` it. That needs `mpirun --with-ft ulfm` and
-            averagers over the whole world. The step in which it was noticed goes on where it stood; `deaths` and the
-            log tell of it, and `world.survivors` is who is left.
+            that are left go on without it, over `topologies.without` it, from construction on. That needs
+            `mpirun --with-ft ulfm` and averagers over the whole world. The step in which it was noticed goes on where
+            it stood; `deaths` and the log tell of it, and `world.survivors` is who is left.
         check_finite: look at parameters and averaged gradients before they are sent, and raise a GossipError that names
             the rank and the parameter where one is not finite; a pass over them, and over NCCL a wait for the device.
         checksum: every message of gossip carries a CRC-32 of its values, compared before they are merged; not over
@@ -148,6 +148,11 @@ class GossipOptimizer(Wrapper):
         worlds = [*averager.worlds, *worlds]
         if self.on_failure == "shrink":
             self._refuse_mortal(averager, worlds)
+        elif any(world.base.carrier.parties for world in worlds):
+            raise UsageError(
+                "another optimizer of this process goes on when ranks die, and this one would not: give both "
+                "on_failure='shrink', or both 'raise'"
+            )
         if self.mass.checksums and any(world.transport == "nccl" for world in worlds):
             raise UsageError("checksum=True reads every message on the host, which NCCL never does: leave it out here")
         if worlds:
@@ -161,6 +166,7 @@ class GossipOptimizer(Wrapper):
         self.parameters.share(newcomers, worlds)
         if self.on_failure == "shrink" and worlds and self._carrier is None:
             self._carrier, self._me = worlds[0].base.carrier, worlds[0].base.me
+            self._known = set(self._carrier.lost)
             self._carrier.enrol(self, worlds[0].channel())
         if self.stats.timeline is not None and newcomers.places():
             self.stats.timeline.align()
@@ -220,7 +226,8 @@ class GossipOptimizer(Wrapper):
         carrier = self._carrier
         assert carrier is not None, "it is enrolled there"
         before = deaths.go_on(self.mass, self._averagers, self._me, told)
-        gone = tuple(sorted(carrier.lost.difference(*(each.ranks for each in self.deaths))))
+        gone = tuple(sorted(carrier.lost - self._known))
+        self._known |= carrier.lost
         weight = len(told) + len(gone) - before
         self.deaths.append(Death(gone, self.steps, len(told), weight, carrier.seconds))
         if self._me == min(told):
@@ -333,7 +340,8 @@ class GossipOptimizer(Wrapper):
                 "whole": self.mass.whole,
                 "balanced": self.mass.balanced,
                 "equal": self.mass.equal,
-                "averager": self.averager.state_dict(),
+                "averager": self.persist(self.averager.state_dict),
+                "lost": sorted(self._carrier.lost) if self._carrier is not None else [],
             },
         }
 
@@ -350,7 +358,7 @@ class GossipOptimizer(Wrapper):
         if saved is not None:
             self._refuse_foreign(saved)
         self.optimizer.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
-        self.averager.forget()
+        self.persist(self.averager.forget)
         self.mass.forget()
         self.steps = 0
         if saved is None:

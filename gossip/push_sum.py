@@ -67,9 +67,10 @@ class PushSum(Composite):
                 f"topology is a {type(topology).__name__}, not a topologies.Topology: "
                 "topologies.from_networkx(graph) makes one of a networkx graph"
             )
-        if topology.size != world.size:
+        if topology.size != world.base.size:
             raise UsageError(
-                f"the topology has {topology.size} ranks and the world has {world.size}: make it with size=world.size"
+                f"the topology has {topology.size} ranks and the world has {world.base.size}: make it with "
+                f"size=world.{'size' if world.size == world.base.size else 'survivors.size, and world.survivors'}"
             )
         topologies.validate(topology)
         self.landing = landing

@@ -72,7 +72,7 @@ class Rounds(Averager):
         self.overlap = overlap
         self.rounds = 0
         self._description = description
-        self._whole = topology
+        self._whole, self._members = topology, list(world.base.ranks)
         self._step = 0
         self._mark: float | None = None
         self._next = 0  # the first step that has not been posted
@@ -234,48 +234,62 @@ class Rounds(Averager):
 
     def tell(self) -> State:
         heard = dict(self._heard)
-        for round in self._aloft:
-            if round.flight is not None:
-                heard |= dict.fromkeys(self._come(round), round.number)
+        come = self._come()
+        for round, messages in zip(self._aloft, come, strict=True):
+            heard |= dict.fromkeys(messages, round.number)
         return {
             "rounds": self.rounds,
             "next": self._next,
-            "aloft": [round.number for round in self._aloft if round.flight is not None],
             "heard": list(heard.items()),
             "given": list(self._given),
-            "unmerged": sum(float(message[0][0]) for round in self._aloft for message in self._come(round).values()),
+            "unmerged": sum(float(message[0][0]) for messages in come for message in messages.values()),
         }
 
-    def _come(self, round: Round) -> dict[int, list[torch.Tensor]]:
-        """The messages of a round that have arrived, by the rank that sent each, as the job numbers it."""
-        come = round.arriving if round.flight is None else sorted(round.flight.arrived())
-        return {round.ranks[peer]: round.arriving[peer] for peer in come}
+    def _come(self) -> list[dict[int, list[torch.Tensor]]]:
+        """The messages of each round aloft that have arrived, by the rank that sent each, as the job numbers it.
+
+        One that has overtaken another of the same rank counts as lost with it.
+        """
+        come, lacking = [], set[int]()
+        for round in self._aloft:
+            arrived = round.arriving.keys() if round.flight is None else round.flight.arrived()
+            lacking |= {round.ranks[peer] for peer in round.arriving.keys() - arrived}
+            messages = {round.ranks[peer]: message for peer, message in sorted(round.arriving.items())}
+            come.append({rank: message for rank, message in messages.items() if rank not in lacking})
+        return come
 
     def weights(self, told: Told) -> dict[int, float]:
         heard = {rank: dict(each["heard"]) for rank, each in told.items()}
+        # A dead rank had merged what was due when it posted the last round that is known of it, and no more is known.
+        due = max(1, -(-self.overlap // self.every))
+        merged = {
+            rank: max((heard[other].get(rank, -1) for other in told), default=-1) - due
+            for rank in self._members
+            if rank not in told
+        }
         found = {rank: float(each["unmerged"]) for rank, each in told.items()}
         for rank, each in told.items():
             for number, peer, weight in each["given"]:
-                back = heard[peer].get(rank, -1) < number if peer in told else number in each["aloft"]
-                found[rank] += back * weight
+                if number > (heard[peer].get(rank, -1) if peer in told else merged[peer]):
+                    found[rank] += weight
         return found
 
     def go_on(self, told: Told, scale: float) -> float:
-        for round in self._aloft:
-            for rank, (envelope, *values) in self._come(round).items():
+        come = self._come()
+        for round, messages in zip(self._aloft, come, strict=True):
+            for rank, (envelope, *values) in messages.items():
                 self._check(envelope, rank, round.number, values)
-        members = list(self._channel.members)
         self._mark = None  # of what comes from here on
-        self.topology = topologies.without(self._whole, [members.index(rank) for rank in members if rank not in told])
+        lost = [place for place, rank in enumerate(self._members) if rank not in told]
+        self.topology = topologies.without(self._whole, lost)
         self.rounds = max(each["rounds"] for each in told.values())
         self._next = max(each["next"] for each in told.values())
         self._given.clear()
         unmerged = 0.0
-        for round in self._aloft:
-            come = self._come(round)
-            self._room.extend(message for peer, message in round.arriving.items() if round.ranks[peer] not in come)
-            round.arriving = {peer: round.arriving[peer] for peer in round.arriving if round.ranks[peer] in come}
-            for rank, (envelope, *values) in come.items():
+        for round, messages in zip(self._aloft, come, strict=True):
+            self._room.extend(room for peer, room in round.arriving.items() if round.ranks[peer] not in messages)
+            round.arriving = {peer: room for peer, room in round.arriving.items() if round.ranks[peer] in messages}
+            for rank, (envelope, *values) in messages.items():
                 self._heard[rank] = round.number
                 envelope.copy_(self._envelope(scale * envelope[0], round.number, values))
                 unmerged += float(envelope[0])
@@ -288,6 +302,7 @@ class Rounds(Averager):
                 round.flight.wait()
         return {
             "rounds": self.rounds,
+            "next": self._next,
             "aloft": [
                 {
                     "number": round.number,
@@ -312,7 +327,7 @@ class Rounds(Averager):
 
     def load_state_dict(self, state: State) -> None:
         self.forget()
-        self.rounds = state["rounds"]
+        self.rounds, self._next = state["rounds"], state["next"]
         for saved in state["aloft"]:
             arriving = {}
             for peer, tensors in saved["arriving"].items():

@@ -81,6 +81,8 @@ class World:
         Raises:
             UsageError: this rank is not one of them, or a rank is named twice or does not exist.
         """
+        if self.base.size < self.size:
+            raise UsageError("ranks of this world have died: ask world.survivors, where the others are renumbered")
         ranks = list(ranks)
         if len(set(ranks)) != len(ranks) or any(not 0 <= rank < self.size for rank in ranks):
             raise UsageError(
@@ -131,6 +133,7 @@ class World:
         self.barrier()
         if self.base.outermost:
             self.base.close()
+            self.base.carrier.parties.clear()
         self.base.closed = True
 
     def __enter__(self) -> World:

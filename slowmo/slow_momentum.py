@@ -247,7 +247,7 @@ class SlowMo(Wrapper):
                 "rates": [list(rates) for rates in self._rates],
                 "last_rates": list(self._last_rates),
                 "runs": self.averager.describe(),
-                "averager": self.averager.state_dict(),
+                "averager": self.optimizer.persist(self.averager.state_dict),
             },
         }
 
@@ -258,7 +258,7 @@ class SlowMo(Wrapper):
         if saved is not None:
             self._refuse_foreign(saved)
         self.optimizer.load_state_dict(state_dict)
-        self.averager.forget()
+        self.optimizer.persist(self.averager.forget)
         self.steps = 0
         self.anchors, self.momenta, self._rates, self._last_rates = [], [], [], []
         if saved is None:

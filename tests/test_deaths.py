@@ -85,6 +85,96 @@ def test_without_fault_tolerance(tmp_path: Path) -> None:
     assert "mpirun --with-ft ulfm" in outcome.output
 
 
+def told(**ranks: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """What ranks tell of their rounds."""
+    empty = {"rounds": 6, "next": 6, "heard": [], "given": [], "unmerged": 0.0}
+    return {int(name[1:]): {**empty, **each} for name, each in ranks.items()}
+
+
+def test_what_is_taken_back() -> None:
+    """What the living have not heard of, and of what went to the dead only what they had not merged when last heard."""
+
+    def run(world: gossip.World) -> dict[int, float]:
+        rounds = gossip.PushSum(world, topologies.exponential(4), overlap=1).members[0]
+        return rounds.weights(
+            told(
+                r0={"given": [(3, 1, 0.25), (4, 2, 0.125)], "heard": [(3, 5)]},
+                r1={"given": [(3, 3, 0.5), (4, 3, 0.25), (5, 3, 0.125)], "heard": [(0, 2)], "unmerged": 2.0},
+                r2={"heard": [(0, 4)]},
+            )
+        )
+
+    # Rank 3 was heard in round 5, so it had merged rounds up to 4.
+    assert testing.run(4, run)[0] == {0: 0.25, 1: 2.125, 2: 0.0}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_average_that_counted_is_not_done_again(first: bool) -> None:
+    """In whichever order it stands with gossip that breaks off after it."""
+
+    def make(world: gossip.World, model: torch.nn.Module) -> Any:
+        members = [gossip.ExactAverage(world), push(world)]
+        return wrapped(gossip.Chain(*(members if first else reversed(members))), model)
+
+    for seed in range(8):
+        sent: Counter[int] = Counter()
+
+        def delay(source: int, target: int, number: int, seed: int = seed, sent: Counter[int] = sent) -> float:
+            sent[source] += 1
+            if source == 1 and sent[source] == 60 + seed:
+                raise Killed
+            return 0.0
+
+        outcome = testing.run(4, lambda world: train(world, make), timeout=10, network=Network(delay=delay))
+        checked(outcome, {0, 2, 3})
+
+
+def test_all_agree_after_an_exact_average() -> None:
+    def make(world: gossip.World, model: torch.nn.Module) -> Any:
+        return wrapped(gossip.Chain(push(world), gossip.Every(7, gossip.ExactAverage(world))), model)
+
+    def die(rank: int, step: int) -> None:
+        if rank == 2 and step == 5:
+            raise Killed
+
+    values = [outcome[3] for outcome in testing.run(5, lambda world: train(world, make, 14, die), timeout=10)]
+    assert len(values) == 4
+    assert all(torch.equal(value, values[0]) for value in values)
+
+
+def test_checkpoint_after_a_death(tmp_path: Path) -> None:
+    """Those that are left save, and as many or others begin from that."""
+
+    def save(world: gossip.World) -> None:
+        model = linear()
+        optimizer = wrapped(push(world, 1), model, module=model)
+        for step in range(9):
+            if world.rank == 1 and step == 4:
+                raise Killed
+            optimizer.zero_grad()
+            model(torch.full((1, 2), float(world.rank))).sum().backward()
+            optimizer.step()
+            if step == 7:
+                gossip.checkpoint.save(tmp_path, world, step + 1, model=model, optimizer=optimizer)
+
+    testing.run(4, save, timeout=10)
+
+    def load(world: gossip.World) -> torch.Tensor:
+        model = linear()
+        optimizer = wrapped(push(world, 1), model)
+        saved = gossip.checkpoint.load(tmp_path, world, model=model, optimizer=optimizer)
+        assert saved is not None
+        assert (saved.step, saved.size) == (8, 3)
+        optimizer.step()
+        optimizer.settle()
+        return model.weight.detach().clone()
+
+    consensus = gossip.checkpoint.consensus(tmp_path)["weight"]
+    for size in (2, 3, 4):
+        for weight in testing.run(size, load, timeout=10):
+            torch.testing.assert_close(weight, consensus, rtol=0, atol=1e-5)
+
+
 REFUSED: dict[str, tuple[Callable[[gossip.World], object], str]] = {
     "part of the world": (
         lambda world: wrapped(push(world.group([0])) if world.rank == 0 else push(world.group([1])), linear()),

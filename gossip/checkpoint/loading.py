@@ -70,6 +70,7 @@ def load(
                 f"{name} is a {type(thing).__name__}, into which nothing can be loaded: leave it out, and what was "
                 f"saved under that name comes back in .more[{name!r}]"
             )
+    world = world.survivors
     found, damaged = _everywhere(world, home)
     chosen = _newest(world, home, found, damaged, optimizer)
     if chosen is None:
@@ -170,7 +171,10 @@ def _text(home: Path, step: int) -> bytes:
 
 def _share(home: Path, world: World, manifest: Manifest, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     if manifest.size == world.size:
-        return files.unpack(home, world.rank, manifest)
+        own = files.unpack(home, world.rank, manifest)
+        if not own["optimizer"]["gossip"].get("lost"):
+            return own
+        # The graph was one without some of its ranks, which a new job's is not.
     everyone, live = _all_of(home, manifest, world.rank % manifest.size), optimizer.state_dict()
     try:
         return everyone.shard(live)

@@ -36,7 +36,7 @@ def save(
 
     Args:
         folder: shared by all hosts, or on each host's own disk; made if it is not there. None takes that of `--resume`.
-        world: all ranks of the job.
+        world: all ranks of the job; those that died are left out.
         step: how many steps have been made; it names the checkpoint, and must not go back behind one that is there.
         model: holds every parameter of `optimizer`.
         optimizer: a GossipOptimizer, or a SlowMo around one.
@@ -62,11 +62,14 @@ def save(
     verdict = difference(world.base, [f"step {step}", f"the folder {home}"])
     if verdict:
         raise Disagreement(f"{verdict}. Every rank saves after the same step into one folder", world.rank == 0)
+    world = world.survivors
     leads = world.local_rank == 0
 
     # Here, while no rank is writing: a later save may begin elsewhere before this one has been left.
     together(world, lambda: _make_room(home, step) if leads else None)
     written = together(world, lambda: _write(home, world, step, model, optimizer, more))
+    if len(written) < world.size:  # a rank has died meanwhile, and the others went on without it
+        return save(folder, world, step, model=model, optimizer=optimizer, **more)
     manifest = Manifest(step, tuple(Shard(*json.loads(shard)) for shard in written))
     together(world, lambda: files.commit(home, world.rank, manifest) if leads else None)
     if leads:

@@ -18,7 +18,7 @@ from typing import TypeVar
 import torch
 
 from ..board import Board
-from ..errors import PeerTimeout, UsageError
+from ..errors import PeerDied, PeerTimeout, UsageError
 from .survival import Carrier
 
 Own = TypeVar("Own", bound="Transport")
@@ -98,12 +98,19 @@ class Flight(ABC):
         began = time.monotonic()
         board.wait(self.subject)
         with self.transport.waiting():
-            while not self.done():
+            while not self._ended():
                 waited = time.monotonic() - began
                 if waited >= limit:
                     raise PeerTimeout(self.overdue(limit))
                 self.pause(waited, limit - waited)
         board.go_on()
+
+    def _ended(self) -> bool:
+        try:
+            return self.done()
+        except PeerDied:
+            self.transport.board.go_on()  # which it may, without the dead
+            raise
 
     def note_heard(self) -> None:
         """Remember that its peers were alive, for what errors say of them later."""
@@ -180,9 +187,10 @@ class Transport(ABC):
     def ranks(self) -> Sequence[int]:
         """Those of `members` that are left, in their order: what the job calls rank 0, 1, … of this transport."""
         if self._seen != len(self.carrier.lost):
-            self._seen = len(self.carrier.lost)
+            lost = len(self.carrier.lost)
             self._ranks = [member for member in self.members if member not in self.carrier.lost]
             self._rank = self._ranks.index(self.me)
+            self._seen = lost  # last: another thread may be reading
         return self._ranks
 
     @property

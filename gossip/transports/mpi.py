@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -53,16 +54,20 @@ class MpiFlight(Flight):
     def __init__(self, transport: MpiTransport, sends: Batch, receives: Batch, subject: str, *, asking: bool) -> None:
         super().__init__(transport, sends, receives, subject)
         self._failure: Exception | None = None
-        self._landing: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._landing: list[tuple[int, torch.Tensor, torch.Tensor]] = []
         engine, ranks = transport.engine, self.ranks
         most = ASKED if asking else UNASKED
         eager = {peer: 0 if ranks[peer] in engine.near else most for peer in (*receives, *sends)}
-        room = [(peer, _pieces(self._room(tensor), eager[peer])) for peer in receives for tensor in receives[peer]]
+        room = [
+            (peer, _pieces(self._room(peer, tensor), eager[peer])) for peer in receives for tensor in receives[peer]
+        ]
         cargo = [(peer, _pieces(_on_host(tensor), eager[peer])) for peer in sends for tensor in sends[peer]]
         self._requests: list[MPI.Request] = []
         self._receives: list[tuple[int, MPI.Request]] = []
         self._sends: list[tuple[int, Parcel]] = []
         self._held: list[Parcel] = []
+        self._died = False
+        self._due = dict.fromkeys(receives, 0)  # messages of each
         self._came: set[int] = set()  # requests that ended well, of a flight that was broken off
         try:
             with engine.lock:
@@ -70,7 +75,8 @@ class MpiFlight(Flight):
         except engine.mpi.Exception as error:
             if not engine.died(error):
                 raise PeerLost(f"rank {transport.me} could not post {subject}: MPI says {error}") from error
-            self._failure = error  # said by whoever waits for it; what was posted before ends once that is known
+            # Said by whoever waits for it; what was posted before ends once that is known.
+            self._died, self._failure = True, error
         if self._requests or self._held:
             engine.drive(self)
 
@@ -80,6 +86,8 @@ class MpiFlight(Flight):
         engine, tag = self.transport.engine, 2 * self.transport.number
         comm, byte = engine.comm, engine.mpi.BYTE
         place = {peer: engine.places[self.ranks[peer]] for peer in (*self.receives, *self.sends)}
+        for peer, pieces in room:
+            self._due[peer] += len(pieces)
         for peer, pieces in room:
             for piece in pieces:
                 self._requests.append(comm.Irecv([piece, byte], place[peer], tag))
@@ -95,12 +103,12 @@ class MpiFlight(Flight):
         for parcel in self._held:
             engine.send(parcel)
 
-    def _room(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _room(self, peer: int, tensor: torch.Tensor) -> torch.Tensor:
         """The memory that MPI fills: the tensor's own, or pinned host memory that is copied to it on landing."""
         if tensor.device.type == "cpu":
             return tensor
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        self._landing.append((tensor, host))
+        self._landing.append((peer, tensor, host))
         return host
 
     def done(self) -> bool:
@@ -109,29 +117,31 @@ class MpiFlight(Flight):
                 if self.landed is None and self._failure is None:  # the other thread may have asked meanwhile
                     self._ask()
         if self._failure is not None:
-            raise (PeerDied if self.transport.engine.died(self._failure) else PeerLost)(
+            raise (PeerDied if self._died else PeerLost)(
                 f"rank {self.transport.me} lost a message of {self.subject}: MPI says {self._failure}"
             ) from self._failure
         return self.landed is not None
 
     def _ask(self) -> None:
         engine = self.transport.engine
-        # What became of each request is only of interest where some of them may outlive others.
-        statuses = [engine.mpi.Status() for _ in self._requests] if engine.outlives else None
+        # What became of each request is only of interest where a rank may go on without others.
+        statuses = [engine.mpi.Status() for _ in self._requests] if engine.parties else None
         try:
             self._let_go()
             if statuses is not None:
                 statuses += [engine.mpi.Status() for _ in self._requests[len(statuses) :]]
             if engine.mpi.Request.Testall(self._requests, statuses) and not self._held:
-                for tensor, host in self._landing:
+                for _, tensor, host in self._landing:
                     tensor.copy_(host)
                 self.landed = time.perf_counter()
                 engine.forget(self)
         except (engine.mpi.Exception, RuntimeError) as error:  # kept for the rank's own thread: this may be the other
-            self._failure = error
-            for request, status in zip(self._requests, statuses or (), strict=False):
-                if request == engine.mpi.REQUEST_NULL and not status.Get_error():
+            errors = [status.Get_error() for status in statuses or ()]
+            for request, wrong in zip(self._requests, errors, strict=False):
+                if request == engine.mpi.REQUEST_NULL and not wrong:
                     self._came.add(id(request))
+            self._died = engine.died(error, errors)
+            self._failure = error
 
     def over(self) -> bool:
         with self.transport.engine.lock:
@@ -157,7 +167,12 @@ class MpiFlight(Flight):
     def arrived(self) -> set[int]:
         if self.landed is not None:
             return set(self.receives)
-        return set(self.receives) - {peer for peer, request in self._receives if id(request) not in self._came}
+        come = Counter(peer for peer, request in self._receives if id(request) in self._came)
+        arrived = {peer for peer, due in self._due.items() if come[peer] == due}
+        for peer, tensor, host in self._landing:
+            if peer in arrived:
+                tensor.copy_(host)
+        return arrived
 
     def _let_go(self) -> None:
         """Send what has room by now."""

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -146,19 +146,12 @@ class Engine(Carrier):
                 )
             time.sleep(1e-4)
 
-    def died(self, error: Exception) -> bool:
-        """Whether `error` of MPI says that a process has ended, or that the communicator was revoked for it."""
-        return (
-            self.outlives
-            and isinstance(error, self.mpi.Exception)
-            and error.Get_error_class()
-            in (
-                self.mpi.ERR_PROC_FAILED,
-                self.mpi.ERR_PROC_FAILED_PENDING,
-                self.mpi.ERR_REVOKED,
-                self.mpi.ERR_IN_STATUS,
-            )
-        )
+    def died(self, error: Exception, statuses: Iterable[int] = ()) -> bool:
+        """Whether MPI says that a process has ended, or that the communicator was revoked for it."""
+        if not (self.outlives and isinstance(error, self.mpi.Exception)):
+            return False
+        said = {error.Get_error_class(), *(self.mpi.Get_error_class(status) for status in statuses)}
+        return bool(said & {self.mpi.ERR_PROC_FAILED, self.mpi.ERR_PROC_FAILED_PENDING, self.mpi.ERR_REVOKED})
 
     def revoke(self) -> None:
         with self.lock:
@@ -167,8 +160,12 @@ class Engine(Carrier):
         # Now each flight ends, in an error or because it had arrived. None may be left to be moved along by the other
         # thread, onto the communicator that takes this one's place, or to be written into.
         deadline = time.monotonic() + self.timeout
-        while self._aloft and time.monotonic() < deadline:
+        while self._aloft:
             self.advance()
+            if time.monotonic() > deadline:
+                raise PeerTimeout(
+                    f"rank {self.rank} could not break off its messages in {self.timeout:g} s after a death"
+                )
             time.sleep(1e-4)
 
     def agree(self, done: bool) -> bool:
@@ -193,8 +190,8 @@ class Engine(Carrier):
             return bool(request.Test())
 
     def shrink(self) -> set[int]:
-        # Ishrink of Open MPI 5.0 fails when a process has died; but everybody is here, so this blocks for no long.
-        with self.lock:
+        # Ishrink of Open MPI 5.0 fails when a process has died; but everybody is here, so this does not block for long.
+        with self.lock, self._at_most(self.timeout, 1, "the others to meet without the dead"):
             new = cast("MPI.Intracomm", self.comm.Shrink())
             before, after = self.comm.Get_group(), new.Get_group()
             kept = self.mpi.Group.Translate_ranks(after, range(after.size), before)
@@ -216,8 +213,10 @@ class Engine(Carrier):
         queue = self._queues[parcel.peer, parcel.tag]
         while queue and (queue[0].word is None or queue[0].word.Test()):
             first = queue[0]
-            first.requests = [self.comm.Isend([piece, self.mpi.BYTE], first.peer, first.tag) for piece in first.pieces]
             queue.popleft()
+            first.requests = []
+            for piece in first.pieces:
+                first.requests.append(self.comm.Isend([piece, self.mpi.BYTE], first.peer, first.tag))
 
     def drive(self, flight: Flight) -> None:
         """Move `flight` along in the background until it has landed."""
@@ -285,19 +284,29 @@ class Engine(Carrier):
             time.sleep(2e-4)
         for flight in list(self._aloft):
             flight.cancel()
-        if self.lost:
+        if self.outlives:
             self._finalize()
 
     def _finalize(self) -> None:
         """MPI_Finalize, which may wait for a dead process for ever: then this one ends without, its work being done."""
+        with self._at_most(LAST_WAIT, 0):
+            self.mpi.Finalize()
+
+    @contextmanager
+    def _at_most(self, seconds: float, code: int, whom: str = "") -> Iterator[None]:
+        """Around a call of MPI that blocks: the process ends with `code` when it takes longer."""
         ended = threading.Event()
 
         def end() -> None:
-            if not ended.wait(LAST_WAIT):
+            if not ended.wait(seconds):
+                if whom:
+                    print(f"gossip: rank {self.rank} waited {seconds:g} s for {whom}", file=sys.stderr)
                 sys.stdout.flush()
                 sys.stderr.flush()
-                os._exit(0)
+                os._exit(code)
 
         threading.Thread(target=end, name="gossip-mpi-end", daemon=True).start()
-        self.mpi.Finalize()
-        ended.set()
+        try:
+            yield
+        finally:
+            ended.set()
