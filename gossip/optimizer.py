@@ -299,8 +299,9 @@ class GossipOptimizer(Wrapper):
         Args:
             world: the ranks that gossip and average with one another; without it the largest world of the averagers.
 
-        >>> alone = GossipOptimizer(torch.optim.SGD([torch.zeros(1, requires_grad=True)]), NoAverage())
-        >>> alone.account().lost
+        >>> import gossip
+        >>> sgd = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        >>> GossipOptimizer(sgd, gossip.NoAverage()).account().lost
         0.0
         """
         worlds = [world for averager in self._averagers for world in averager.worlds]

@@ -101,7 +101,7 @@ def test_the_model_to_publish_of_the_readme_is_the_mean_on_every_rank() -> None:
             for parameter in model.parameters():
                 parameter.fill_(float(world.rank))
         optimizer.settle()
-        exec(code, {"world": world, "model": model, "torch": torch})
+        exec(code, {"world": world, "model": model, "optimizer": optimizer, "torch": torch})
         return tuple(model.weight.flatten().tolist() + model.bias.tolist())
 
     assert testing.run(3, rank) == [(1.0, 1.0, 1.0)] * 3

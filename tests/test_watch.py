@@ -184,6 +184,7 @@ print(os.waitpid(child, 0)[1])
     "a loop that asked once": (
         """
 watch.GRACE = 0.3
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background is started without
 watch.stand(board.Board(0), end_job).let_ask()
 os.kill(os.getpid(), signal.SIGINT)
 time.sleep(10)
