@@ -61,6 +61,7 @@ def test_killed_in_any_step(launcher: str, transport: str, trial: int) -> None:
     is_told_of_a_killed_rank(ends(launcher, "killed", transport, step=trial))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("launcher", "transport"), [("mpirun", "mpi")])
 def test_hung(launcher: str, transport: str) -> None:
     """Who waits for it says where it is, and every rank of the host shows its stacks, the one that hangs too."""
@@ -106,6 +107,7 @@ def test_asked_to_stop_by_one_rank() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_asked_to_stop_through_mpirun() -> None:
     """Which hands on SIGUSR2, as a scheduler sends it long before the end."""
     outcome = ends("mpirun", "job asked", "mpi")
