@@ -48,7 +48,7 @@ class Letter:
     unanswered: dict[int, tuple[Flight, Flight]]
 
 
-class Account(TypedDict):
+class Tally(TypedDict):
     """What a rank says when all settle: by peer, messages sent and taken since the last time, and whom it expects."""
 
     sent: dict[str, int]
@@ -170,19 +170,19 @@ class Asynchronous(Rounds):
 
     def _meet(self, merge: bool) -> None:
         """Land everything between all ranks, and leave no receive open. Every rank calls it."""
-        account = Account(sent=_named(self._sent), taken=_named(self._taken), expects=list(self._expected))
-        accounts: list[Account] = [json.loads(said) for said in self._council.gather(json.dumps(account).encode())]
+        tally = Tally(sent=_named(self._sent), taken=_named(self._taken), expects=list(self._expected))
+        tallies: list[Tally] = [json.loads(said) for said in self._council.gather(json.dumps(tally).encode())]
         me = str(self._channel.rank)
         closing: list[Flight] = []
         nothing = self._take_room()
         for peer in self._targets:
-            theirs = accounts[peer]
+            theirs = tallies[peer]
             # A receive that no message of ours is on its way to is filled by one of no weight.
             if self._channel.rank in theirs["expects"] and theirs["taken"].get(me, 0) == self._sent[peer]:
                 message = [self._envelope(torch.zeros((), dtype=torch.float64), self.rounds, nothing[1:]), *nothing[1:]]
                 closing.append(self._channel.post({peer: message}, {}, "the end of gossip without rounds"))
         for peer in self._sources:
-            coming = accounts[peer]["sent"].get(me, 0) > self._taken[peer]
+            coming = tallies[peer]["sent"].get(me, 0) > self._taken[peer]
             if coming and peer not in self._expected:
                 self._expect(peer)
             if coming:
@@ -200,7 +200,7 @@ class Asynchronous(Rounds):
 
     def rebind(self) -> None:
         assert not self._expected, "the buckets change with nothing in flight"
-        self._room.clear()
+        super().rebind()
 
     def state_dict(self) -> State:
         if self._expected or self._letters:

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .averaging import ROUNDING, Averager
+from .errors import UsageError
 from .mass import Mass
-from .transports import Told
+from .transports import Lasting, Told, Transport
+from .world import World
 
 log = logging.getLogger("gossip")
 
@@ -42,12 +44,41 @@ class Death(NamedTuple):
         )
 
 
-def tell(mass: Mass, averagers: Sequence[Averager]) -> dict[str, Any]:
-    """What the other ranks have to know of this one."""
-    return {"held": float(mass.weight), "aloft": mass.aloft, "averagers": [averager.tell() for averager in averagers]}
+class Survivor:
+    """One optimizer's mass among those that go on when ranks die.
+
+    Attributes:
+        carrier: what goes on.
+        deaths: those that it went on after.
+    """
+
+    def __init__(self, mass: Mass, averagers: Sequence[Averager], channel: Transport) -> None:
+        assert isinstance(channel.carrier, Lasting), "refuse_mortal comes first"
+        self.carrier = channel.carrier
+        self.deaths: list[Death] = []
+        self._mass, self._averagers, self._me = mass, averagers, channel.me
+        self._known = set(self.carrier.lost)
+        self.carrier.enrol(self, channel)
+
+    def tell(self) -> dict[str, Any]:
+        """What the other ranks have to know of this one."""
+        mass = self._mass
+        averagers = [averager.tell() for averager in self._averagers]
+        return {"held": float(mass.weight), "aloft": mass.aloft, "averagers": averagers}
+
+    def go_on(self, told: Told) -> None:
+        """Begin again among the ranks that have told."""
+        total = share(self._mass, self._averagers, self._me, told)
+        gone = tuple(sorted(self.carrier.lost - self._known))
+        self._known |= self.carrier.lost
+        lost = len(told) + len(gone) - total
+        step = self._mass.stats.board.slot.step
+        self.deaths.append(Death(gone, step, len(told), lost, self.carrier.seconds))
+        if self._me == min(told):
+            log.warning("%s", self.deaths[-1])
 
 
-def go_on(mass: Mass, averagers: Sequence[Averager], me: int, told: Told) -> float:
+def share(mass: Mass, averagers: Sequence[Averager], me: int, told: Told) -> float:
     """Take back what never arrived, and share Σ w among those that are left; what Σ w came to before."""
     parts = [{rank: each["averagers"][number] for rank, each in told.items()} for number in range(len(averagers))]
     found = [averager.weights(part) for averager, part in zip(averagers, parts, strict=True)]
@@ -60,3 +91,25 @@ def go_on(mass: Mass, averagers: Sequence[Averager], me: int, told: Told) -> flo
     alike = all(abs(weight * scale - 1) < ROUNDING for weight in weights.values())
     mass.go_on(weights[me] * scale - unmerged, unmerged, landed and alike)
     return total
+
+
+def refuse_mortal(averager: Averager, worlds: Sequence[World]) -> None:
+    """Refuse what cannot go on without ranks that died.
+
+    Raises:
+        UsageError: an averager, a transport, or averages over a part of the ranks.
+    """
+    if not averager.outlives:
+        raise UsageError("on_failure='shrink' needs landing='due', by which each rank knows what is under way")
+    for world in worlds:
+        if not world.base.carrier.outlives:
+            raise UsageError(
+                f"on_failure='shrink' needs a transport that outlives a process, and {world.transport!r} as it was "
+                "started here does not: launch with mpirun --with-ft ulfm and take transport 'mpi', or leave "
+                "on_failure='raise' and restart from a checkpoint"
+            )
+        if world.size < world.base.carrier.size:
+            raise UsageError(
+                f"on_failure='shrink' works over the whole world, and here are averages over {world.size} of its "
+                f"{world.base.carrier.size} ranks: leave on_failure='raise' with sub-worlds"
+            )

@@ -8,17 +8,15 @@ from typing import Any, TypeVar
 
 import torch
 
-from . import deaths
 from .account import Account, account
 from .averaging import Averager
-from .deaths import Death
+from .deaths import Death, Survivor, refuse_mortal
 from .errors import GossipError, UsageError
 from .gradients import GradientAverage
 from .mass import Mass
 from .parameters import Parameters
 from .stats import Stats
 from .timeline import VARIABLE, Timeline
-from .transports import Carrier, Told
 from .world import World
 from .wrapper import Wrapper
 
@@ -122,7 +120,6 @@ class GossipOptimizer(Wrapper):
         super().__init__(optimizer)
         self.averager = averager
         self.on_failure = on_failure
-        self.deaths: list[Death] = []
         self.steps = 0
         self.rewrites: list[Rewrite] = []
         self.stats = Stats()
@@ -130,7 +127,7 @@ class GossipOptimizer(Wrapper):
         self.mass.checks_finite, self.mass.checksums = check_finite, checksum
         self.parameters = Parameters(optimizer, module, self.mass, initial)
         self._averagers: list[Averager] = []
-        self._carrier: Carrier | None = None  # that goes on without ranks that died
+        self._survivor: Survivor | None = None
         self._trace = os.environ.get(VARIABLE) if trace is None else trace
         self._gradients = GradientAverage(gradients, self.mass) if gradients is not None else None
         options = (
@@ -147,7 +144,7 @@ class GossipOptimizer(Wrapper):
         self.settle()
         worlds = [*averager.worlds, *worlds]
         if self.on_failure == "shrink":
-            self._refuse_mortal(averager, worlds)
+            refuse_mortal(averager, worlds)
         elif any(world.base.carrier.parties for world in worlds):
             raise UsageError(
                 "another optimizer of this process goes on when ranks die, and this one would not: give both "
@@ -164,10 +161,8 @@ class GossipOptimizer(Wrapper):
         averager.bind(self.mass, every)
         self._averagers.append(averager)
         self.parameters.share(newcomers, worlds)
-        if self.on_failure == "shrink" and worlds and self._carrier is None:
-            self._carrier, self._me = worlds[0].base.carrier, worlds[0].base.me
-            self._known = set(self._carrier.lost)
-            self._carrier.enrol(self, worlds[0].channel())
+        if self.on_failure == "shrink" and worlds and self._survivor is None:
+            self._survivor = Survivor(self.mass, self._averagers, worlds[0].channel())
         if self.stats.timeline is not None and newcomers.places():
             self.stats.timeline.align()
 
@@ -211,43 +206,14 @@ class GossipOptimizer(Wrapper):
         self.steps += 1
         return result
 
-    # -- when a rank has died ------------------------------------------------------------------------------------------
-
     def persist(self, act: Callable[[], Result]) -> Result:
         """Do `act`; with on_failure="shrink" again, without them, when ranks have died meanwhile."""
-        return act() if self._carrier is None else self._carrier.go_on(act)
+        return act() if self._survivor is None else self._survivor.carrier.go_on(act)
 
-    def tell(self) -> dict[str, Any]:
-        """What the other ranks have to know of this one, when one has died."""
-        return deaths.tell(self.mass, self._averagers)
-
-    def go_on(self, told: Told) -> None:
-        """Begin again among the ranks that have told."""
-        carrier = self._carrier
-        assert carrier is not None, "it is enrolled there"
-        before = deaths.go_on(self.mass, self._averagers, self._me, told)
-        gone = tuple(sorted(carrier.lost - self._known))
-        self._known |= carrier.lost
-        weight = len(told) + len(gone) - before
-        self.deaths.append(Death(gone, self.steps, len(told), weight, carrier.seconds))
-        if self._me == min(told):
-            deaths.log.warning("%s", self.deaths[-1])
-
-    def _refuse_mortal(self, averager: Averager, worlds: Sequence[World]) -> None:
-        if not averager.outlives:
-            raise UsageError("on_failure='shrink' needs landing='due', by which each rank knows what is under way")
-        for world in worlds:
-            if not world.base.carrier.outlives:
-                raise UsageError(
-                    f"on_failure='shrink' needs a transport that outlives a process, and {world.transport!r} as it was "
-                    "started here does not: launch with mpirun --with-ft ulfm and take transport 'mpi', or leave "
-                    "on_failure='raise' and restart from a checkpoint"
-                )
-            if world.size < world.base.carrier.size:
-                raise UsageError(
-                    f"on_failure='shrink' works over the whole world, and here are averages over {world.size} of its "
-                    f"{world.base.carrier.size} ranks: leave on_failure='raise' with sub-worlds"
-                )
+    @property
+    def deaths(self) -> list[Death]:
+        """Ranks that died while the others went on."""
+        return [] if self._survivor is None else self._survivor.deaths
 
     def _note_weight(self) -> None:
         if not self.mass.weight.is_cuda:  # reading it there would stop the host
@@ -342,7 +308,7 @@ class GossipOptimizer(Wrapper):
                 "balanced": self.mass.balanced,
                 "equal": self.mass.equal,
                 "averager": self.persist(self.averager.state_dict),
-                "lost": sorted(self._carrier.lost) if self._carrier is not None else [],
+                "lost": sorted(self._survivor.carrier.lost) if self._survivor is not None else [],
             },
         }
 

@@ -9,7 +9,6 @@ Source: Assran et al., ICML 2019, arXiv 1811.10792, algorithms 1 (SGP) and 2 (OS
 
 from __future__ import annotations
 
-import zlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +17,10 @@ import torch
 
 import topologies
 
-from .averaging import Averager, State
-from .buckets import layout
-from .errors import PeerLost, UsageError
-from .guard import checksum
+from .averaging import State
+from .errors import UsageError
 from .mass import Mass
+from .messages import Messages
 from .transports import Flight, Told
 from .world import World
 
@@ -56,7 +54,7 @@ class Round:
     flight: Flight | None
 
 
-class Rounds(Averager):
+class Rounds(Messages):
     """A round is merged exactly `overlap` steps after its post, so that runs repeat bit for bit.
 
     With a doubly stochastic schedule w is exactly 1 at every update with overlap 0 or 1.
@@ -67,23 +65,15 @@ class Rounds(Averager):
     """
 
     def __init__(self, world: World, topology: topologies.Topology, overlap: int, description: str) -> None:
-        self.worlds = (world,)
-        self.topology = topology
+        super().__init__(world, topology, description)
         self.overlap = overlap
         self.rounds = 0
-        self._description = description
         self._whole, self._members = topology, list(world.base.ranks)
         self._step = 0
-        self._mark: float | None = None
         self._next = 0  # the first step that has not been posted
         self._given: deque[tuple[int, int, float]] = deque()
         self._heard: dict[int, int] = {}
-        self._channel = world.channel()
         self._aloft: deque[Round] = deque()
-        self._room: list[list[torch.Tensor]] = []
-
-    def describe(self) -> str:
-        return self._description
 
     def bind(self, mass: Mass, every: int) -> None:
         self._refuse_thin(every)
@@ -168,58 +158,6 @@ class Rounds(Averager):
         while self._aloft:
             self._land()
 
-    def _envelope(self, weight: torch.Tensor, number: int, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The weight that a message carries, and on hosts enough to know that both ends mean the same round."""
-        if weight.is_cuda:  # the order of a stream is the order of rounds, and nothing is read back
-            return weight.reshape(1)
-        header = torch.tensor([weight.item(), number, self._fingerprint], dtype=torch.float64)
-        return torch.cat([header, self._checksum(header, values)]) if self.mass.checksums else header
-
-    def _checksum(self, header: torch.Tensor, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        return torch.tensor([checksum([header, *values])], dtype=torch.float64)
-
-    def _check(self, envelope: torch.Tensor, rank: int, number: int, values: Sequence[torch.Tensor]) -> None:
-        """That a message is of this round, as it was sent."""
-        if envelope.is_cuda:
-            return
-        _, sent, fingerprint = envelope[:3].tolist()
-        if sent != number or fingerprint != self._fingerprint:
-            raise PeerLost(
-                f"rank {self._channel.me} expected round {number} from rank {rank} and got round {sent:g}"
-                + (" of another topology or model" if fingerprint != self._fingerprint else "")
-                + ": does every rank call step() equally often, and did all resume from the same checkpoint?"
-            )
-
-        if self.mass.checksums and envelope[3:] != self._checksum(envelope[:3], values):
-            raise PeerLost(
-                f"rank {self._channel.me} got other values in round {number} than rank {rank} sent, by their checksum; "
-                "they were not merged. Memory or network between the two are at fault, or the sender wrote its "
-                "parameters by hand without settle()"
-            )
-
-    @property
-    def _fingerprint(self) -> float:
-        """Of the topology and the model, the same on every rank."""
-        if self._mark is None:
-            lines = [self.describe(), self.topology.describe(), *layout(self.mass.buckets)]
-            self._mark = float(zlib.crc32("\n".join(lines).encode()))
-        return self._mark
-
-    def _take_room(self) -> list[torch.Tensor]:
-        """Room for one message, used again once it has landed: one model for each in-peer and round aloft."""
-        if self._room:
-            return self._room.pop()
-        weight = self.mass.weight
-        numbers = 1 if weight.is_cuda else 3 + self.mass.checksums
-        envelope = torch.zeros(numbers, dtype=torch.float64, device=weight.device)
-        return [envelope, *(torch.empty_like(values) for values in self.mass.values)]
-
-    def _snapshot(self) -> list[torch.Tensor]:
-        room = self._take_room()
-        for copy, values in zip(room[1:], self.mass.values, strict=True):
-            copy.copy_(values)
-        return room
-
     def _give_back(self, round: Round) -> None:
         self._room.extend(round.arriving.values())
         if round.leaving is not None:
@@ -227,8 +165,7 @@ class Rounds(Averager):
 
     def rebind(self) -> None:
         assert not self._aloft, "the buckets change with nothing in flight"
-        self._room.clear()
-        self._mark = None
+        super().rebind()
 
     # -- when a rank has died ------------------------------------------------------------------------------------------
 
@@ -279,9 +216,8 @@ class Rounds(Averager):
         for round, messages in zip(self._aloft, come, strict=True):
             for rank, (envelope, *values) in messages.items():
                 self._check(envelope, rank, round.number, values)
-        self._mark = None  # of what comes from here on
         lost = [place for place, rank in enumerate(self._members) if rank not in told]
-        self.topology = topologies.without(self._whole, lost)
+        self.topology, self._mark = topologies.without(self._whole, lost), None
         self.rounds = max(each["rounds"] for each in told.values())
         self._next = max(each["next"] for each in told.values())
         self._given.clear()

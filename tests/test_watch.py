@@ -82,8 +82,8 @@ def test_hung(launcher: str, transport: str) -> None:
 
 ABSENT = """
 import os, threading, gossip
-from gossip.transports import mpi_engine
-mpi_engine.START = 3
+from gossip.transports import mpi_start
+mpi_start.START = 3
 if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
     threading.Event().wait(100)
 gossip.init(timeout=3)

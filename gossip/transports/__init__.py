@@ -7,6 +7,6 @@ what may not be installed.
 
 from .base import Batch, Flight, Transport
 from .memory import Killed, MemoryTransport, Network
-from .survival import Carrier, Told
+from .survival import Carrier, Lasting, Told
 
-__all__ = ["Batch", "Carrier", "Flight", "Killed", "MemoryTransport", "Network", "Told", "Transport"]
+__all__ = ["Batch", "Carrier", "Flight", "Killed", "Lasting", "MemoryTransport", "Network", "Told", "Transport"]

@@ -288,9 +288,7 @@ class Transport(ABC):
 
         What `act` changes has to be done anew by its next call, and to count only once this has returned.
         """
-        if not self.carrier.parties or len(self.ranks) < self.carrier.size:
-            return act()
-        return self.carrier.together(act)
+        return self.carrier.together(act) if len(self.ranks) == self.carrier.size else act()
 
     def end_job(self, code: int) -> None:
         """End the processes of every rank, where the transport can; the caller ends its own process afterwards."""

@@ -17,7 +17,7 @@ import torch
 
 from ..errors import PeerDied, PeerLost, PeerTimeout
 from .base import Batch, Flight, Transport
-from .survival import Carrier
+from .survival import Lasting
 
 Line = tuple[int, int, int, int]
 """How often ranks have met without dead ones, number of a channel, source, target."""
@@ -145,7 +145,7 @@ class Killed(BaseException):
     """Ends the rank that raises it, as kill -9 ends a process: the others get no word of it but its silence."""
 
 
-class MemoryCarrier(Carrier):
+class MemoryCarrier(Lasting):
     """The network as one rank sees it, which may have met the others less often than they met."""
 
     outlives = True

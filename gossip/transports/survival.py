@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -37,16 +38,14 @@ class Party(Protocol):
 
 
 class Carrier:
-    """What all transports over one communicator, process group or network share, and what a death does to it.
+    """What all transports over one communicator, process group or network share. A death is an error to it.
 
     Attributes:
         size: ranks that are left.
         next_group: the next number for a group that this process has not used yet.
         lost: ranks that died, as the job numbers them.
-        parties: who goes on after a loss, in the order in which every rank has made them. While there are none, a loss
-            is an error.
+        parties: who goes on after a loss, in the order in which every rank has made them.
         outlives: whether it can go on without a rank that died.
-        seconds: from noticing the last death until those that are left had met again.
     """
 
     outlives = False
@@ -56,6 +55,25 @@ class Carrier:
         self.next_group = 1
         self.lost: set[int] = set()
         self.parties: list[Party] = []
+
+    def together(self, act: Callable[[], Result]) -> Result:
+        """Do `act` on all ranks."""
+        return act()
+
+    def go_on(self, act: Callable[[], Result]) -> Result:
+        """Do what each rank does at its own time."""
+        return act()
+
+
+class Lasting(Carrier, ABC):
+    """A carrier that can go on without ranks that died, as soon as somebody has enrolled who does.
+
+    Attributes:
+        seconds: from noticing the last death until those that are left had met again.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
         self.seconds = 0.0
         self._meeting: Transport | None = None
 
@@ -64,24 +82,22 @@ class Carrier:
         self.parties.append(party)
         self._meeting = self._meeting or meeting
 
-    # -- what a carrier that outlives its ranks can do -----------------------------------------------------------------
-
+    @abstractmethod
     def revoke(self) -> None:
         """Break off every wait of every rank, this one's and those to come, until they meet again."""
-        raise NotImplementedError
 
+    @abstractmethod
     def agree(self, done: bool) -> bool:
         """Whether all ranks said `done`, and none died before it did: the same answer on every rank that is left."""
-        raise NotImplementedError
 
+    @abstractmethod
     def shrink(self) -> set[int]:
         """Meet without the dead, who are returned. Nothing that was in flight before is delivered afterwards."""
-        raise NotImplementedError
-
-    # -- and how it is used --------------------------------------------------------------------------------------------
 
     def together(self, act: Callable[[], Result]) -> Result:
         """Do `act` on all ranks or on none; again, among those that are left, until it succeeds."""
+        if not self.parties:
+            return act()
         while True:
             began = time.monotonic()
             try:
@@ -96,6 +112,8 @@ class Carrier:
 
     def go_on(self, act: Callable[[], Result]) -> Result:
         """Do what each rank does at its own time; again, if somebody died meanwhile."""
+        if not self.parties:
+            return act()
         while True:
             try:
                 return act()

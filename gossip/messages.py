@@ -1,0 +1,90 @@
+"""A message of gossip: an envelope and the values, the room that it arrives in, and what is looked at then."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import torch
+
+from topologies import Topology
+
+from .averaging import Averager
+from .buckets import layout
+from .errors import PeerLost
+from .guard import checksum
+from .world import World
+
+
+class Messages(Averager):
+    """An averager that exchanges (weight, values) over a graph; how rounds go is for those that inherit it.
+
+    Attributes:
+        topology: who gives to whom.
+    """
+
+    def __init__(self, world: World, topology: Topology, description: str) -> None:
+        self.worlds = (world,)
+        self.topology = topology
+        self._description = description
+        self._channel = world.channel()
+        self._mark: float | None = None
+        self._room: list[list[torch.Tensor]] = []
+
+    def describe(self) -> str:
+        return self._description
+
+    def rebind(self) -> None:
+        self._room.clear()
+        self._mark = None
+
+    def _envelope(self, weight: torch.Tensor, number: int, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The weight that a message carries, and on hosts enough to know that both ends mean the same round."""
+        if weight.is_cuda:  # the order of a stream is the order of rounds, and nothing is read back
+            return weight.reshape(1)
+        header = torch.tensor([weight.item(), number, self._fingerprint], dtype=torch.float64)
+        return torch.cat([header, self._checksum(header, values)]) if self.mass.checksums else header
+
+    def _checksum(self, header: torch.Tensor, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.tensor([checksum([header, *values])], dtype=torch.float64)
+
+    def _check(self, envelope: torch.Tensor, rank: int, number: int, values: Sequence[torch.Tensor]) -> None:
+        """That a message is of this round, as it was sent."""
+        if envelope.is_cuda:
+            return
+        _, sent, fingerprint = envelope[:3].tolist()
+        if sent != number or fingerprint != self._fingerprint:
+            raise PeerLost(
+                f"rank {self._channel.me} expected round {number} from rank {rank} and got round {sent:g}"
+                + (" of another topology or model" if fingerprint != self._fingerprint else "")
+                + ": does every rank call step() equally often, and did all resume from the same checkpoint?"
+            )
+        if self.mass.checksums and envelope[3:] != self._checksum(envelope[:3], values):
+            raise PeerLost(
+                f"rank {self._channel.me} got other values in round {number} than rank {rank} sent, by their checksum; "
+                "they were not merged. Memory or network between the two are at fault, or the sender wrote its "
+                "parameters by hand without settle()"
+            )
+
+    @property
+    def _fingerprint(self) -> float:
+        """Of the topology and the model, the same on every rank."""
+        if self._mark is None:
+            lines = [self.describe(), self.topology.describe(), *layout(self.mass.buckets)]
+            self._mark = float(zlib.crc32("\n".join(lines).encode()))
+        return self._mark
+
+    def _take_room(self) -> list[torch.Tensor]:
+        """Room for one message, used again once it has landed: one model for each in-peer and round aloft."""
+        if self._room:
+            return self._room.pop()
+        weight = self.mass.weight
+        numbers = 1 if weight.is_cuda else 3 + self.mass.checksums
+        envelope = torch.zeros(numbers, dtype=torch.float64, device=weight.device)
+        return [envelope, *(torch.empty_like(values) for values in self.mass.values)]
+
+    def _snapshot(self) -> list[torch.Tensor]:
+        room = self._take_room()
+        for copy, values in zip(room[1:], self.mass.values, strict=True):
+            copy.copy_(values)
+        return room

