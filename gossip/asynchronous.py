@@ -6,8 +6,13 @@ there the peer's share is kept: a slow rank is given less often, at most one mes
 and the others go on without it. A slow rank is given to more often than it gives, so weight gathers there and its own
 updates, Δ/w, move its model less, and count for mass 1 like all others.
 
-What travels cannot be known without asking everybody, so `settle` is where ranks do meet: they tell how many messages
-each has sent and taken, land the difference, and close the receives that nobody will fill with a message of no weight.
+What travels cannot be known without asking everybody, so `settle` is where ranks do meet: each sends a last message, of
+no weight, to all to whom it may have given, and goes on taking and answering until it has that of all others and the
+answers to its own.
+
+Where messages get lost, what is not answered within the transport's patience is sent again, with its number: a message
+is merged when it is the next of its sender, so once and in order, and an answer says how far that went. So nothing is
+lost for good, though nobody can tell a lost message from a lost answer.
 
 Source: push-sum, Kempe, Dobra, Gehrke, FOCS 2003, needs columns that sum to 1 and no clock. Asynchronous gossip for
 training: AD-PSGD, Lian, Zhang, Zhang, Liu, ICML 2018, arXiv 1710.06952.
@@ -15,10 +20,10 @@ training: AD-PSGD, Lian, Zhang, Zhang, Liu, ICML 2018, arXiv 1710.06952.
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from dataclasses import dataclass
-from typing import TypedDict
+import math
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
 
 import torch
 
@@ -29,31 +34,42 @@ from .early import Allowance
 from .errors import UsageError
 from .mass import Mass
 from .rounds import Rounds
-from .transports import Flight
+from .transports import Flight, Transport
 from .world import World
 
 
-@dataclass
+@dataclass(eq=False)
 class Letter:
     """A snapshot that was sent.
 
     Attributes:
-        posted: the step at whose end it was.
-        leaving: its room.
-        unanswered: out-peer -> what carries the message there, and the answer back.
+        leaving: its room, used again when nobody is to answer and nothing carries it any more.
+        to: peers that have not answered.
+        flights: what carries it.
     """
 
-    posted: int
     leaving: list[torch.Tensor]
-    unanswered: dict[int, tuple[Flight, Flight]]
+    to: set[int]
+    flights: list[Flight] = field(default_factory=list)
 
 
-class Tally(TypedDict):
-    """What a rank says when all settle: by peer, messages sent and taken since the last time, and whom it expects."""
+@dataclass(eq=False)
+class Message:
+    """What went to one peer, and has not been answered.
 
-    sent: dict[str, int]
-    taken: dict[str, int]
-    expects: list[int]
+    Attributes:
+        number: of the messages to this peer.
+        tensors: envelope and values.
+        letter: whose snapshot they are.
+        step: at whose end it was posted.
+        time: when it was sent, for the last time, by the monotonic clock.
+    """
+
+    number: int
+    tensors: list[torch.Tensor]
+    letter: Letter
+    step: int
+    time: float = 0.0
 
 
 class Asynchronous(Rounds):
@@ -70,32 +86,28 @@ class Asynchronous(Rounds):
         self._allowance = Allowance(topology, world.rank)
         self._sources, self._targets = neighbours(topology, world.rank)
         self._expected: dict[int, tuple[list[torch.Tensor], Flight]] = {}  # in-peer -> room, and what will fill it
+        self._taken: defaultdict[int, int] = defaultdict(int)  # in-peer -> messages
+        self._ended: set[int] = set()  # in-peers whose last message before they settle has come
         self._letters: list[Letter] = []
+        self._written: defaultdict[int, int] = defaultdict(int)  # out-peer -> messages
+        self._unanswered: dict[int, list[Message]] = {}
+        self._answers: dict[int, tuple[torch.Tensor, Flight]] = {}  # out-peer -> room for its answer, what will fill it
         self._answering: list[Flight] = []
-        self._sent: Counter[int] = Counter()
-        self._taken: Counter[int] = Counter()
 
     def bind(self, mass: Mass, every: int) -> None:
         super().bind(mass, every)
         # Here, where ranks have agreed on how to land: channels are numbered in the order in which they are made.
-        self._answers, self._council = self.worlds[0].channel(), self.worlds[0].channel()
+        self._back = self.worlds[0].channel()
 
     def _refuse_thin(self, every: int) -> None:
         """Whatever is late, the weight held does not vanish."""
 
     def land(self, step: int) -> None:
         self._step = step
-        for peer, (_, flight) in list(self._expected.items()):
-            if flight.done():
-                self._take(peer)
-                self._expect(peer)
-        self._collect()
+        self.advance()
 
     def _post(self, step: int) -> None:
         with self.mass.stats.span("post"):
-            for peer in self._sources:
-                if peer not in self._expected:
-                    self._expect(peer)
             self._collect()
             self._send(step)
 
@@ -106,41 +118,68 @@ class Asynchronous(Rounds):
         self.rounds += 1
         if mass.whole:
             self._allowance.begin()
-        busy = {peer for letter in self._letters for peer in letter.unanswered}
-        turn = self._allowance.cut(self.topology.turn(self._channel.rank, number), number, float(mass.weight), busy)
-        sends = {peer: share for peer, share in turn.sends.items() if share > 0}
-        if sends:
-            letter = Letter(step, self._snapshot(), {})
-            self._letters.append(letter)
-            for peer, share in sends.items():
-                message = [self._envelope(share * mass.weight, number, letter.leaving[1:]), *letter.leaving[1:]]
-                flight = self._channel.post({peer: message}, {}, f"round {number}")
-                answer = self._answers.post({}, {peer: [_nothing()]}, f"the answer to round {number}")
-                letter.unanswered[peer] = flight, answer
-                self._sent[peer] += 1
+        turn = self.topology.turn(self._channel.rank, number)
+        turn = self._allowance.cut(turn, number, float(mass.weight), self._unanswered)
+        weights = {peer: share * mass.weight for peer, share in turn.sends.items() if share > 0}
+        if weights:
+            self._write(weights, self._snapshot())
         mass.give(turn.keep, doubly_stochastic=False, keeps_alike=False)
         mass.round_landed()
         mass.stats.last.rounds_posted += 1
 
-    def _expect(self, peer: int) -> None:
-        """Let a receive stand open for the next message of `peer`."""
-        room = self._take_room()
-        self._expected[peer] = room, self._channel.post({}, {peer: room}, "gossip that keeps no rounds")
+    def _write(self, weights: dict[int, torch.Tensor], leaving: list[torch.Tensor]) -> None:
+        """Send `leaving` with a weight to each of some peers."""
+        letter = Letter(leaving, set(weights))
+        self._letters.append(letter)
+        for peer, weight in weights.items():
+            self._written[peer] += 1
+            envelope = self._envelope(weight, self._written[peer], leaving[1:])
+            message = Message(self._written[peer], [envelope, *leaving[1:]], letter, self._step)
+            self._unanswered.setdefault(peer, []).append(message)
+            self._carry(peer, message)
 
-    def _take(self, peer: int, merge: bool = True) -> None:
+    def _carry(self, peer: int, message: Message) -> None:
+        """Put a message on its way, and listen for the answer."""
+        flight = self._channel.post({peer: message.tensors}, {}, f"message {message.number}")
+        message.letter.flights.append(flight)
+        message.time = time.monotonic()
+        if peer not in self._answers:
+            room = torch.empty(1, dtype=torch.float64)
+            self._answers[peer] = room, self._back.post({}, {peer: [room]}, "the answer to a message")
+
+    def advance(self, merge: bool = True) -> None:
+        """Take and answer what has come, go on expecting, and send again what is overdue."""
+        for peer, (_, flight) in list(self._expected.items()):
+            if flight.done():
+                self._take(peer, merge)
+        for peer in self._sources:
+            if peer not in self._expected and peer not in self._ended:
+                room = self._take_room()
+                self._expected[peer] = room, self._channel.post({}, {peer: room}, "gossip that keeps no rounds")
+        self._collect()
+        overdue = time.monotonic() - self._channel.patience
+        for peer, messages in self._unanswered.items():
+            for message in messages if messages[0].time < overdue else ():
+                self._carry(peer, message)
+
+    def _take(self, peer: int, merge: bool) -> None:
         """Merge the message of `peer` that has come, and answer it."""
-        mass, stats = self.mass, self.mass.stats
+        mass = self.mass
         message, flight = self._expected.pop(peer)
         self._arrive(flight)
         envelope, *values = message
         weight, number = envelope[:2].tolist()
         self._check(envelope, self._channel.ranks[peer], int(number), values)
-        if merge and weight > 0:
-            mass.merge_(envelope[0], values)
-            stats.last.rounds_landed += 1
-        self._taken[peer] += 1
+        if number == self._taken[peer] + 1:  # else it has come before, or one before it has not
+            self._taken[peer] += 1
+            if weight == 0:
+                self._ended.add(peer)
+            elif merge:
+                mass.merge_(envelope[0], values)
+                mass.stats.last.rounds_landed += 1
         self._room.append(message)
-        self._answering.append(self._answers.post({peer: [_nothing()]}, {}, f"the answer to round {number:g}"))
+        answer = torch.tensor([self._taken[peer]], dtype=torch.float64)
+        self._answering.append(self._back.post({peer: [answer]}, {}, f"the answer to message {number:g}"))
 
     def _arrive(self, flight: Flight) -> None:
         """Count what `flight` carried. It may have stood open for long before it was sent, so not for how long."""
@@ -148,62 +187,62 @@ class Asynchronous(Rounds):
             flight.posted = flight.landed or flight.posted
         self.mass.arrive(flight)
 
-    def _collect(self, wait: bool = False) -> None:
-        """Take note of the answers that have come; of all of them, if we `wait`."""
-        last = self.mass.stats.last
-        for letter in list(self._letters):
-            for peer, (flight, answer) in list(letter.unanswered.items()):
-                if wait or (flight.done() and answer.done()):
-                    self.mass.arrive(flight)
-                    self._arrive(answer)
-                    del letter.unanswered[peer]
-                    last.oldest_age = max(last.oldest_age, self._step - letter.posted)
-            if not letter.unanswered:
+    def _collect(self) -> None:
+        """Take note of the answers that have come, and of what has left."""
+        for peer, (_, flight) in list(self._answers.items()):
+            if flight.done():
+                self._hear(peer)
+        for letter in [letter for letter in self._letters if not letter.to]:
+            for flight in [flight for flight in letter.flights if flight.done()]:
+                self.mass.arrive(flight)
+                letter.flights.remove(flight)
+            if not letter.flights:
                 self._letters.remove(letter)
                 self._room.append(letter.leaving)
-        for flight in [flight for flight in self._answering if wait or flight.done()]:
+        for flight in [flight for flight in self._answering if flight.done()]:
             self.mass.arrive(flight)
             self._answering.remove(flight)
+
+    def _hear(self, peer: int) -> None:
+        """Take the answer of `peer` that has come."""
+        room, flight = self._answers.pop(peer)
+        self._arrive(flight)
+        last = self.mass.stats.last
+        messages = self._unanswered[peer]
+        while messages and messages[0].number <= room.item():
+            message = messages.pop(0)
+            message.letter.to.remove(peer)
+            last.oldest_age = max(last.oldest_age, self._step - message.step)
+        if messages:
+            self._answers[peer] = room, self._back.post({}, {peer: [room]}, "the answer to a message")
+        else:
+            del self._unanswered[peer]
 
     def _settle(self) -> None:
         self._meet(merge=True)
 
     def _meet(self, merge: bool) -> None:
         """Land everything between all ranks, and leave no receive open. Every rank calls it."""
-        tally = Tally(sent=_named(self._sent), taken=_named(self._taken), expects=list(self._expected))
-        tallies: list[Tally] = [json.loads(said) for said in self._council.gather(json.dumps(tally).encode())]
-        me = str(self._channel.rank)
-        closing: list[Flight] = []
-        nothing = self._take_room()
-        for peer in self._targets:
-            theirs = tallies[peer]
-            # A receive that no message of ours is on its way to is filled by one of no weight.
-            if self._channel.rank in theirs["expects"] and theirs["taken"].get(me, 0) == self._sent[peer]:
-                message = [self._envelope(torch.zeros((), dtype=torch.float64), self.rounds, nothing[1:]), *nothing[1:]]
-                closing.append(self._channel.post({peer: message}, {}, "the end of gossip without rounds"))
-        for peer in self._sources:
-            coming = tallies[peer]["sent"].get(me, 0) > self._taken[peer]
-            if coming and peer not in self._expected:
-                self._expect(peer)
-            if coming:
-                self._take(peer, merge)
-        for peer in list(self._expected):
-            room, flight = self._expected.pop(peer)
-            self._arrive(flight)
-            self._room.append(room)
-        for flight in closing:
-            self.mass.arrive(flight)
-        self._room.append(nothing)
-        self._collect(wait=True)
-        self._sent.clear()
-        self._taken.clear()
+        nothing = torch.zeros((), dtype=torch.float64)
+        self._write(dict.fromkeys(self._targets, nothing), self._take_room())
+        self.mass.arrive(Meeting(self._channel, self, merge))
+        self._ended.clear()
+
+    def absent(self) -> tuple[list[int], list[int]]:
+        """In-peers that have not ended, and out-peers that have not answered."""
+        return [peer for peer in self._sources if peer not in self._ended], sorted(self._unanswered)
+
+    def quiet(self) -> bool:
+        """Whether everything of ours has left. Where messages get lost, nobody may wait for an answer sent twice."""
+        return self._channel.patience < math.inf or not (self._letters or self._answering)
 
     def rebind(self) -> None:
         assert not self._expected, "the buckets change with nothing in flight"
+        self._letters.clear()  # what a message that was sent twice still reads is of another shape
         super().rebind()
 
     def state_dict(self) -> State:
-        if self._expected or self._letters:
+        if self._expected or self._unanswered:
             raise UsageError(
                 f"rank {self._channel.me} cannot know what is on its way to it with landing='any', and a checkpoint "
                 "without it would lose mass: call settle() on every rank first, then state_dict()"
@@ -217,6 +256,24 @@ class Asynchronous(Rounds):
     def load_state_dict(self, state: State) -> None:
         self.forget()
         self.rounds = state["rounds"]
+
+
+class Meeting(Flight):
+    """Lands when a rank that settles has heard the last of all others, and they the last of it."""
+
+    def __init__(self, transport: Transport, gossip: Asynchronous, merge: bool) -> None:
+        super().__init__(transport, {}, {}, "a settling")
+        self._gossip, self._merge = gossip, merge
+
+    def done(self) -> bool:
+        if self.landed is None:
+            self._gossip.advance(self._merge)
+            if not any(self._gossip.absent()) and self._gossip.quiet():
+                self.landed = time.perf_counter()
+        return self.landed is not None
+
+    def missing(self) -> tuple[list[int], list[int]]:
+        return self._gossip.absent()
 
 
 def neighbours(topology: Topology, rank: int) -> tuple[list[int], list[int]]:
@@ -234,12 +291,3 @@ def neighbours(topology: Topology, rank: int) -> tuple[list[int], list[int]]:
         sorted({peer for turn in turns for peer in turn.receives}),
         sorted({peer for turn in turns for peer in turn.sends}),
     )
-
-
-def _named(counts: Counter[int]) -> dict[str, int]:
-    return {str(peer): count for peer, count in counts.items()}
-
-
-def _nothing() -> torch.Tensor:
-    """What an answer holds: that it came is all."""
-    return torch.zeros(1, dtype=torch.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -327,6 +328,89 @@ def test_mpirun(transport: str, landing: str, launched: list[spawn.Saved]) -> No
             for saved in launched
         ]
         conserved(ranks, start)
+
+
+# -- a network that loses and repeats ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("graph", "seed"), [("exponential", 0), ("random_pairs", 1)])
+def test_three_of_ten_messages_lost(graph: str, seed: int) -> None:
+    """Answers as well, and some that come twice: ranks go on, agree once no more are lost, and nothing is lost then."""
+    size, steps = 5, 50
+    start, topology = starts(size, seed), topologies.load(graph, size)
+    losing, together = threading.Event(), threading.Barrier(size, timeout=20)  # a meeting that loses nothing
+    lost = []
+
+    def drawn(source: int, target: int, number: int, what: int) -> bool:
+        return losing.is_set() and (random.Random(f"{seed} {source} {target} {number} {what}").random() < 0.3)
+
+    def lose(source: int, target: int, number: int) -> bool:
+        lost.extend([number] * drawn(source, target, number, 0))
+        return drawn(source, target, number, 0)
+
+    def run(world: gossip.World) -> Held:
+        optimizer, parameter = begin(world, gossip.PushSum(world, topology, landing="any"), start)
+        seen, weights = [], []
+        for losses in (True, False):
+            if together.wait() == 0:
+                (losing.set if losses else losing.clear)()
+            together.wait()
+            for _ in range(steps):
+                optimizer.step()
+                together.wait()
+                weights.append(optimizer.weight)
+                seen.append(parameter.detach().numpy().copy())
+        optimizer.settle()
+        return Held(optimizer.weight, parameter.detach().numpy().copy(), min(weights), np.stack(seen))
+
+    network = Network(lose=lose, repeat=lambda source, target, number: drawn(source, target, number, 1), patience=5e-3)
+    ranks = testing.run(size, run, timeout=20, network=network)
+    assert len(lost) > 100
+    conserved(ranks, start)
+    assert np.ptp(np.stack([held.values for held in ranks]), axis=0).max() <= 1e-4
+    for held in ranks:
+        assert (held.seen >= start.min(axis=0) - 1e-12).all()
+        assert (held.seen <= start.max(axis=0) + 1e-12).all()
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_comes_twice_is_merged_once(seed: int) -> None:
+    start, topology = starts(5, seed), topologies.exponential(5, peers=2)
+    twice = threading.Event()
+    # Answers too: nobody waits for those on a network that is known for it.
+    network = Network(lose=lambda *_: False, repeat=lambda source, target, number: twice.is_set())
+
+    def run(world: gossip.World) -> Held:
+        optimizer, parameter = begin(world, gossip.PushSum(world, topology, landing="any"), start)
+        world.barrier()
+        twice.set()
+        for _ in range(20):
+            optimizer.step()
+        optimizer.settle()
+        return Held(optimizer.weight, parameter.detach().numpy().copy(), 0.0, start)
+
+    conserved(testing.run(5, run, timeout=20, network=network), start)
+
+
+@pytest.mark.parametrize(("landing", "overlap"), [("due", 0), ("due", 1), ("due", 2), ("early", 3)])
+def test_with_rounds_what_comes_twice_is_refused(landing: str, overlap: int) -> None:
+    """It takes the place of the next message, which then finds none: nobody goes on with a round merged twice."""
+    start, twice = starts(3, 0), threading.Event()
+    together = threading.Barrier(3, timeout=20)
+    rounds = []
+
+    def run(world: gossip.World) -> None:
+        optimizer, _ = begin(world, gossip.PushSum(world, topologies.ring(3), overlap, landing), start)
+        together.wait()
+        twice.set()
+        for _ in range(9):
+            optimizer.step()
+            rounds.append(optimizer.stats.run.rounds_landed)
+
+    network = Network(repeat=lambda source, target, number: twice.is_set())
+    with pytest.raises((gossip.PeerLost, gossip.PeerTimeout), match=r"expected round 1 from|in round 1 for 0.5 s"):
+        testing.run(3, run, timeout=0.5, network=network)
+    assert max(rounds) <= 1
 
 
 # -- checkpoints -------------------------------------------------------------------------------------------------------

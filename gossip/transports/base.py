@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -159,6 +160,8 @@ class Transport(ABC):
         name: "mpi", "gloo", "nccl" or "memory".
         me: this rank as the whole job numbers it, and as errors call it.
         timeout: seconds after which any wait is an error.
+        patience: seconds after which a message without an answer counts as lost; none where the network itself repeats
+            what it loses.
         members: the ranks of the job that belonged to it at first, in its own order.
         carrier: what is below (a communicator, a process group, a network of threads), for all channels and groups.
         number: what the messages of this channel carry, so that they meet no others between the same two ranks.
@@ -169,6 +172,7 @@ class Transport(ABC):
     """
 
     name: str
+    patience = math.inf
     most_numbers = 1 << 19
     outermost = True
     closed = False

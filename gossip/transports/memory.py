@@ -1,12 +1,13 @@
 """Ranks that are threads of one process: for tests, simulation, and plain `python` with one rank.
 
 A message is copied when both its send and its receive have been posted, as a network that copies nothing on the way
-would do it: a tensor that is written while it flies is a bug that shows here too. Deterministic, unless told to delay
-or lose messages.
+would do it: a tensor that is written while it flies is a bug that shows here too. Deterministic, unless told to delay,
+lose or repeat messages.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import defaultdict, deque
@@ -25,11 +26,16 @@ Line = tuple[int, int, int, int]
 
 @dataclass(eq=False)
 class _Parcel:
-    """One tensor on its way, or the room for one."""
+    """One message on its way, or the room for one."""
 
-    tensor: torch.Tensor
+    tensors: Sequence[torch.Tensor]
     due: float = 0.0
     landed: bool = False
+
+    def fits(self, room: _Parcel) -> bool:
+        """Whether `room` was made for it."""
+        forms = [[(tensor.shape, tensor.dtype) for tensor in parcel.tensors] for parcel in (self, room)]
+        return forms[0] == forms[1]
 
 
 @dataclass
@@ -37,8 +43,10 @@ class Network:
     """What connects the ranks, and what can go wrong on it.
 
     `delay(source, target, number)` is the seconds that message `number` from `source` to `target` stays under way,
-    `lose(source, target, number)` says whether it never arrives. Both count the messages of the pair from 0. Order
-    between one pair of ranks is kept, as MPI keeps it; different delays reorder what comes from different ranks.
+    `lose(source, target, number)` says whether it never arrives, `repeat(source, target, number)` whether it does so
+    twice. All count the messages of the pair from 0. Order between one pair of ranks is kept, as MPI keeps it;
+    different delays reorder what comes from different ranks. On a network that loses messages, one without an answer
+    for `patience` seconds counts as lost to those that ask for answers.
 
     A rank dies when its function raises `Killed`: what it has sent still arrives, and nothing else is heard of it.
 
@@ -47,6 +55,8 @@ class Network:
 
     delay: Callable[[int, int, int], float] | None = None
     lose: Callable[[int, int, int], bool] | None = None
+    repeat: Callable[[int, int, int], bool] | None = None
+    patience: float = 0.02
     failure: BaseException | None = None
     dead: set[int] = field(default_factory=set)
     revoked: int = -1
@@ -57,24 +67,26 @@ class Network:
     _room: defaultdict[Line, deque[_Parcel]] = field(default_factory=lambda: defaultdict(deque))
     _count: defaultdict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))
 
-    def send(self, line: Line, tensor: torch.Tensor) -> _Parcel:
-        """Put a tensor on its way; the caller holds `changed`."""
+    def send(self, line: Line, tensors: Sequence[torch.Tensor]) -> _Parcel:
+        """Put a message on its way; the caller holds `changed`."""
         _, _, source, target = line
         count = self._count[source, target]
         self._count[source, target] += 1
-        parcel = _Parcel(tensor)
+        parcel = _Parcel(tensors)
         if self.lose is not None and self.lose(source, target, count):
             parcel.landed = True  # it left; nobody will hear of it
             return parcel
         if self.delay is not None:
             parcel.due = time.monotonic() + self.delay(source, target, count)
         self._sent[line].append(parcel)
+        if self.repeat is not None and self.repeat(source, target, count):
+            self._sent[line].append(_Parcel([tensor.clone() for tensor in tensors], parcel.due))
         self.deliver(line)
         return parcel
 
-    def receive(self, line: Line, tensor: torch.Tensor) -> _Parcel:
+    def receive(self, line: Line, tensors: Sequence[torch.Tensor]) -> _Parcel:
         """Make room for one; the caller holds `changed`."""
-        parcel = _Parcel(tensor)
+        parcel = _Parcel(tensors)
         self._room[line].append(parcel)
         self.deliver(line)
         return parcel
@@ -84,10 +96,11 @@ class Network:
         sent, room = self._sent[line], self._room[line]
         while line[0] > self.revoked and sent and room and sent[0].due <= time.monotonic():
             parcel, target = sent.popleft(), room.popleft()
-            if parcel.tensor.shape != target.tensor.shape or parcel.tensor.dtype != target.tensor.dtype:
+            if not parcel.fits(target):
                 self.break_off(PeerLost("a message arrived in a shape that its receiver did not expect"))
                 return
-            target.tensor.copy_(parcel.tensor)
+            for here, there in zip(target.tensors, parcel.tensors, strict=True):
+                here.copy_(there)
             parcel.landed = target.landed = True
             self.changed.notify_all()
 
@@ -186,16 +199,16 @@ class MemoryFlight(Flight):
         self._met = met
         with network.changed:
             self._in = [
-                (peer, line, network.receive(line, tensor))
+                (peer, line, network.receive(line, tensors))
                 for peer, tensors in receives.items()
+                if tensors
                 for line in [(met, transport.number, self.ranks[peer], me)]
-                for tensor in tensors
             ]
             self._out = [
-                (peer, line, network.send(line, tensor))
+                (peer, line, network.send(line, tensors))
                 for peer, tensors in sends.items()
+                if tensors
                 for line in [(met, transport.number, me, self.ranks[peer])]
-                for tensor in tensors
             ]
 
     def done(self) -> bool:
@@ -251,6 +264,7 @@ class MemoryTransport(Transport):
     def __init__(self, network: Network, rank: int, size: int, timeout: float) -> None:
         super().__init__(rank, size, timeout, MemoryCarrier(network, rank, size, timeout))
         self.network = network
+        self.patience = math.inf if network.lose is None else network.patience
 
     def post(self, sends: Batch, receives: Batch, subject: str, *, together: bool = False) -> MemoryFlight:
         return MemoryFlight(self, sends, receives, subject)
