@@ -265,6 +265,24 @@ class Transport(ABC):
 
         return self.drive(Relay(self, exact_sum(self, tensors), "an exact sum"))
 
+    def reduce_scatter(self, tensors: Sequence[torch.Tensor]) -> Flight:
+        """Start the first half of `sum`: of one-dimensional tensors, this rank's `own_parts` alone become the sum."""
+        from .collectives import Relay, reduce_scatter
+
+        return self.drive(Relay(self, reduce_scatter(self, tensors), "the first half of an exact sum"))
+
+    def all_gather(self, tensors: Sequence[torch.Tensor]) -> Flight:
+        """Start the second half of `sum`: every rank's `own_parts` go to all others, in place."""
+        from .collectives import Relay, all_gather
+
+        return self.drive(Relay(self, all_gather(self, tensors), "the second half of an exact sum"))
+
+    def own_parts(self, tensors: Sequence[torch.Tensor]) -> list[tuple[int, slice]]:
+        """(number of the tensor, where in it) of what this rank holds between the halves of `sum`."""
+        from .collectives import own_parts
+
+        return own_parts(self, tensors)
+
     def broadcast(self, tensors: Sequence[torch.Tensor], source: int = 0) -> Flight:
         """Start copying the tensors of rank `source` into those of every other rank."""
         from .collectives import Relay, tree_broadcast

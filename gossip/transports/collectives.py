@@ -7,6 +7,7 @@ deadlines everywhere, and its sum has the same bits on every rank.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -79,6 +80,10 @@ MOST_GATHERED = 1 << 26
 """Bytes of one rank in a gather: each rank makes room for as many as the longest announces, of all."""
 
 
+Part = tuple[int, slice]
+"""The number of a tensor, and where in it."""
+
+
 def exact_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
     """The sum over all ranks, in place; 2(n-1)/n of the bytes leave each rank, the least there is.
 
@@ -88,8 +93,46 @@ def exact_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
     return ring_sum(transport, tensors) if transport.size <= RING else circulant_sum(transport, tensors)
 
 
+def reduce_scatter(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
+    """The first half of `exact_sum`: in place, each rank has the sum of its `own_parts`, and the rest is of no use."""
+    if transport.size <= RING:
+        yield from ring_scatter(transport, tensors)
+        return
+    for segment in _segments(tensors):
+        yield from circulant_scatter(transport, _cut(tensors, segment))
+
+
+def all_gather(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
+    """The second half of `exact_sum`: every rank's `own_parts` go to all others, in place."""
+    if transport.size <= RING:
+        yield from ring_gather(transport, tensors)
+        return
+    for segment in _segments(tensors):
+        yield from circulant_gather(transport, _cut(tensors, segment))
+
+
+def own_parts(transport: Transport, tensors: Sequence[torch.Tensor]) -> list[Part]:
+    """What this rank holds between the halves: at least one part of each tensor, some perhaps empty."""
+    n, rank = transport.size, transport.rank
+    if n <= RING:
+        segments, mine = [[(number, slice(0, len(tensor))) for number, tensor in enumerate(tensors)]], (rank + 1) % n
+    else:
+        segments, mine = list(_segments(tensors)), rank
+    parts = []
+    for number, where in itertools.chain.from_iterable(segments):
+        length = where.stop - where.start
+        parts.append((number, slice(where.start + mine * length // n, where.start + (mine + 1) * length // n)))
+    return parts
+
+
 def ring_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
     """Reduce-scatter, then all-gather, around the ring, in 2(n-1) rounds."""
+    yield from ring_scatter(transport, tensors)
+    yield from ring_gather(transport, tensors)
+
+
+def ring_scatter(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
+    """Of n blocks, rank r ends with the sum of block r+1."""
     n, rank = transport.size, transport.rank
     right, left = (rank + 1) % n, (rank - 1) % n
     for hop in range(n - 1):
@@ -100,6 +143,12 @@ def ring_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
         )
         for part, addend in zip(mine, arriving, strict=True):
             part.add_(addend)
+
+
+def ring_gather(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
+    """Block r+1 of rank r goes around to all others."""
+    n, rank = transport.size, transport.rank
+    right, left = (rank + 1) % n, (rank - 1) % n
     for hop in range(n - 1):
         give, take = _blocks(tensors, rank + 1 - hop, 1, n), _blocks(tensors, rank - hop, 1, n)
         yield transport.post({right: give}, {left: take}, f"hop {n - 1 + hop} of an exact sum", together=True)
@@ -114,36 +163,57 @@ def circulant_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Step
 
     Source: Träff, Optimal, Non-pipelined Reduce-scatter and Allreduce Algorithms, 2024, arXiv 2410.14234.
     """
+    for segment in _segments(tensors):
+        yield from circulant_scatter(transport, _cut(tensors, segment))
+        yield from circulant_gather(transport, _cut(tensors, segment))
+
+
+def circulant_scatter(transport: Transport, segment: Sequence[torch.Tensor]) -> Steps:
+    """Of n blocks, rank r ends with the sum of block r."""
     n, rank = transport.size, transport.rank
+    for skip, count in _rounds(n):
+        mine = _blocks(segment, rank, count, n)
+        arriving = [torch.empty_like(part) for part in mine]
+        give = _blocks(segment, rank + skip, count, n)
+        yield transport.post({(rank + skip) % n: give}, {(rank - skip) % n: arriving}, "an exact sum")
+        for part, addend in zip(mine, arriving, strict=True):
+            part.add_(addend)
+
+
+def circulant_gather(transport: Transport, segment: Sequence[torch.Tensor]) -> Steps:
+    """Block r of rank r goes to all others, the way back."""
+    n, rank = transport.size, transport.rank
+    for skip, count in reversed(_rounds(n)):
+        give, take = _blocks(segment, rank, count, n), _blocks(segment, rank + skip, count, n)
+        yield transport.post({(rank - skip) % n: give}, {(rank + skip) % n: take}, "an exact sum")
+
+
+def _rounds(n: int) -> list[tuple[int, int]]:
+    """(to which rank from here, how many blocks) in each round of the first half."""
     held, rounds = n, []
     while held > 1:
         held, before = -(-held // 2), held
         rounds.append((held, before - held))
-    for segment in _segments(tensors):
-        for skip, count in rounds:
-            mine = _blocks(segment, rank, count, n)
-            arriving = [torch.empty_like(part) for part in mine]
-            give = _blocks(segment, rank + skip, count, n)
-            yield transport.post({(rank + skip) % n: give}, {(rank - skip) % n: arriving}, "an exact sum")
-            for part, addend in zip(mine, arriving, strict=True):
-                part.add_(addend)
-        for skip, count in reversed(rounds):
-            give, take = _blocks(segment, rank, count, n), _blocks(segment, rank + skip, count, n)
-            yield transport.post({(rank - skip) % n: give}, {(rank + skip) % n: take}, "an exact sum")
+    return rounds
 
 
-def _segments(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """All of the tensors, in parts that together have at most `SEGMENT` bytes."""
-    segment: list[torch.Tensor] = []
+def _segments(tensors: Sequence[torch.Tensor]) -> Iterator[list[Part]]:
+    """All of the tensors, in lists of parts that together have at most `SEGMENT` bytes."""
+    segment: list[Part] = []
     room = SEGMENT
-    for tensor in tensors:
-        while tensor.nbytes > room:
-            most = room // tensor.element_size()
-            yield [*segment, tensor[:most]]
-            tensor, segment, room = tensor[most:], [], SEGMENT
-        segment.append(tensor)
-        room -= tensor.nbytes
+    for number, tensor in enumerate(tensors):
+        start, size = 0, tensor.element_size()
+        while (len(tensor) - start) * size > room:
+            most = room // size
+            yield [*segment, (number, slice(start, start + most))]
+            start, segment, room = start + most, [], SEGMENT
+        segment.append((number, slice(start, len(tensor))))
+        room -= (len(tensor) - start) * size
     yield segment
+
+
+def _cut(tensors: Sequence[torch.Tensor], segment: Sequence[Part]) -> list[torch.Tensor]:
+    return [tensors[number][where] for number, where in segment]
 
 
 def _blocks(tensors: Sequence[torch.Tensor], first: int, count: int, n: int) -> list[torch.Tensor]:
