@@ -71,9 +71,7 @@ class Outer(Wrapper, ABC):
     ) -> None:
         name = type(self).__name__
         if isinstance(optimizer, Outer):
-            raise UsageError(
-                f"{name} around {type(optimizer).__name__}: put one around the optimizer, with one period"
-            )
+            raise UsageError(f"{name} around {type(optimizer).__name__}: put one around the optimizer, with one period")
         if not isinstance(averager, Averager):
             raise UsageError(f"averager is {averager!r}, which is no Averager such as gossip.ExactAverage(world)")
         if isinstance(period, bool) or not isinstance(period, int) or period < 1:

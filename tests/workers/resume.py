@@ -55,6 +55,18 @@ WRAPS: dict[str, Wrap] = {
     "every third": lambda world, base: gossip.GossipOptimizer(base, gossip.Every(3, irregular(world, 3))),
 }
 
+FAMILY: dict[str, Wrap] = {
+    "streaming": lambda world, base: slowmo.StreamingSlowMo(
+        gossip.GossipOptimizer(base, irregular(world, 1)), world, period=5, momentum=0.6, shards=3, delay=2
+    ),
+    "sharded": lambda world, base: slowmo.ShardedSlowMo(
+        gossip.GossipOptimizer(base, irregular(world, 1)), world, period=5, momentum=0.6
+    ),
+    "shared momentum": lambda world, base: slowmo.SharedMomentum(
+        gossip.GossipOptimizer(base, irregular(world, 1)), world, period=5, momentum=0.6
+    ),
+}
+
 
 class Training(NamedTuple):
     """All that a checkpoint holds."""
@@ -110,7 +122,7 @@ def begin(world: gossip.World, wrap: str, base: str, seed: int = 0) -> Training:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
-    optimizer = WRAPS[wrap](world, BASES[base](model.parameters()))
+    optimizer = (WRAPS | FAMILY)[wrap](world, BASES[base](model.parameters()))
     return Training(model, optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12))
 
 
