@@ -67,6 +67,12 @@ FAMILY: dict[str, Wrap] = {
     ),
 }
 
+SPAWNED = [
+    *((wrap, base) for wrap in ("slowmo, overlap 1", "slowmo, overlap 2") for base in BASES),
+    *((wrap, "adamw") for wrap in FAMILY),
+]
+"""What is run over other transports too."""
+
 
 class Training(NamedTuple):
     """All that a checkpoint holds."""
@@ -151,18 +157,18 @@ def main(folder: str, *transports: str) -> None:
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
     for transport in transports:
-        with gossip.init(transport, timeout=60) as world:
-            rank = world.rank
-            for wrap in ("slowmo, overlap 1", "slowmo, overlap 2"):
-                for base in BASES:
-                    runs = {
-                        "once": straight(world, wrap, base),
-                        "again": straight(world, wrap, base, ask=True),
-                        "resumed": interrupted(world, wrap, base, 7, Path(folder)),
-                    }
-                    for run, bits in runs.items():
-                        for when, numbers in bits.items():
-                            results[f"{transport}/{wrap}/{base}/{run}/{when}"] = numbers
+        with gossip.init(transport, timeout=60) as everyone:
+            rank = everyone.rank
+            for wrap, base in SPAWNED:
+                world = everyone.group(range(everyone.size))  # with room for the channels of so many runs
+                runs = {
+                    "once": straight(world, wrap, base),
+                    "again": straight(world, wrap, base, ask=True),
+                    "resumed": interrupted(world, wrap, base, 7, Path(folder)),
+                }
+                for run, bits in runs.items():
+                    for when, numbers in bits.items():
+                        results[f"{transport}/{wrap}/{base}/{run}/{when}"] = numbers
     np.savez(Path(folder) / f"{rank}.npz", **results)
 
 
