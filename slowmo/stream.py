@@ -72,6 +72,7 @@ class Stream(Averager):
         sums.append(mass.weight.clone().reshape(1))
         self._channels.rotate(-1)
         flight = self._channels[-1].sum(sums)
+        flight.done()  # some transports begin when they are asked
         self.aloft.append(Sent(shard, step + self.delay, ratios, own, sums, mass.weight.clone(), flight))
 
     def ask(self) -> None:

@@ -31,9 +31,10 @@ class StreamingSlowMo(Outer):
         a_{t+1}   =  x̄ + (1−α)(a_t − x̄) − αβr m_t
         z_i       <- a_{t+1} + (z_i − x_i) + (ω_i/w_i − 1)(a_{t+1} − x_i)
 
-    What rank i has done since it sent counts on top of a_{t+1}, and in the next iteration; gossip in between counts as
-    that too. The last term is 0 where weights are 1. Anchors and momenta are the same bits on every rank, and two
-    copies of the model; what is on its way takes two copies of its shard.
+    What rank i has done since it sent counts on top of a_{t+1}, and in the next iteration. Gossip in between counts as
+    that too, so with a delay ranks that gossip come no nearer to one another than gossip brings them; their mean and
+    the slow momentum are not touched by that. The last term is 0 where weights are 1. Anchors and momenta are the same
+    bits on every rank, and two copies of the model; what is on its way takes two copies of its shard.
 
     With β = 0 and α = 1 an outer step leaves Σ w z over all ranks, held and in flight, as it was: what a rank takes
     counts for the weight that it sent with. x̄ is the mean of what was held then. That is all there is over a base that
@@ -48,9 +49,9 @@ class StreamingSlowMo(Outer):
         period: τ, base steps in an outer iteration.
         momentum, lr, nesterov, rescale: as in `SlowMo`.
         shards: at most τ; without it τ.
-        delay: steps for which an average may travel, at most τ. It is waited for when it has not arrived by then. Over
-            MPI it moves by itself; over Gloo and threads it goes one of its 2(n−1) rounds (2⌈log₂ n⌉ from 17 ranks
-            on) further each time that it is asked, twice a step, so that there a longer delay hides more.
+        delay: steps for which an average may travel, at most τ. It is waited for when it has not arrived by then, and
+            never applied before, so that runs repeat bit for bit. As many averages as end within `delay` steps are on
+            their way at once, each on a channel of its own.
 
     Raises:
         UsageError: options that cannot work, or a base with on_failure="shrink" or module_buffers="average".

@@ -51,6 +51,9 @@ class Flight(ABC):
     counted = False
     """Whether its bytes stand in the statistics already: several may wait for one flight."""
 
+    follow: Callable[[], None] | None = None
+    """Called when it has landed, by a transport that notices while nobody asks."""
+
     def __init__(self, transport: Transport, sends: Batch, receives: Batch, subject: str) -> None:
         self.transport = transport
         self.ranks = transport.ranks

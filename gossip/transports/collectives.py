@@ -21,7 +21,12 @@ Steps = Iterator[Flight]
 
 
 class Relay(Flight):
-    """A flight made of flights that depend on one another."""
+    """A flight made of flights that depend on one another.
+
+    driven: each of them, when it has landed, has the next one follow.
+    """
+
+    driven = False
 
     def __init__(self, transport: Transport, steps: Steps, subject: str) -> None:
         super().__init__(transport, {}, {}, subject)
@@ -41,15 +46,25 @@ class Relay(Flight):
             raise kind(f"rank {self.transport.me}: {self.subject} broke off: {self._failure}") from self._failure
         return self.landed is not None
 
+    def _wait(self, limit: float) -> None:
+        self.driven = False  # who waits moves it along
+        super()._wait(limit)
+
+    def move(self) -> None:
+        """Go on as far as that is possible now; what fails is for whoever asks."""
+        with self._turn:
+            self._advance()
+
     def _advance(self) -> None:
         try:
-            while self.landed is None and (self._leg is None or self._leg.done()):
+            while self._failure is None and self.landed is None and (self._leg is None or self._leg.done()):
                 if self._leg is not None:
                     self._leg.note_heard()
                 self._leg = next(self._steps, None)
                 if self._leg is None:
                     self.landed = time.perf_counter()
                 else:
+                    self._leg.follow = self.move if self.driven else None
                     self.messages_sent += self._leg.messages_sent
                     self.messages_received += self._leg.messages_received
                     self.bytes_sent += self._leg.bytes_sent
@@ -63,7 +78,7 @@ class Relay(Flight):
 
     def pause(self, waited: float, left: float) -> None:
         leg = self._leg  # another thread may go on to the next one, or end, meanwhile
-        if leg is None:
+        if leg is None or leg.landed is not None:
             super().pause(waited, left)
         else:
             leg.pause(min(waited, time.perf_counter() - leg.posted), left)
