@@ -14,7 +14,7 @@ from workers.resume import FAMILY, begin, interrupted, straight
 import gossip
 import topologies
 from gossip import testing
-from gossip.transports import collectives
+from gossip.transports import sums
 from slowmo import ShardedSlowMo, SlowMo
 
 
@@ -64,8 +64,8 @@ def test_it_is_slowmo(size: int, overlap: int, dtype: torch.dtype, nesterov: boo
 
 def test_it_is_slowmo_on_many_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the sum goes another way, in segments."""
-    monkeypatch.setattr(collectives, "RING", 2)
-    monkeypatch.setattr(collectives, "SEGMENT", 60)
+    monkeypatch.setattr(sums, "RING", 2)
+    monkeypatch.setattr(sums, "SEGMENT", 60)
     whole, parts = (
         testing.run(5, lambda world, sharded=sharded: descend(world, sharded, torch.bfloat16, 1))
         for sharded in (False, True)

@@ -1,8 +1,8 @@
 """The interface of a transport: post a batch, ask whether it has landed, wait for it.
 
 Everything else that ranks do together (the exact sum, broadcast, gather, barrier) is built from `post` alone, in
-`collectives.py`, so that a new transport is one method and one kind of flight. It knows nothing of graphs or weights.
-What outlives a rank's death does so by its carrier, in `survival.py`.
+`collectives.py` and `sums.py`, so that a new transport is one method and one kind of flight. It knows nothing of graphs
+or weights. What outlives a rank's death does so by its carrier, in `survival.py`.
 """
 
 from __future__ import annotations
@@ -264,25 +264,28 @@ class Transport(ABC):
 
     def sum(self, tensors: Sequence[torch.Tensor]) -> Flight:
         """Start the exact sum over all ranks, in place, of one-dimensional tensors."""
-        from .collectives import Relay, exact_sum
+        from .collectives import Relay
+        from .sums import exact_sum
 
         return self.drive(Relay(self, exact_sum(self, tensors), "an exact sum"))
 
     def reduce_scatter(self, tensors: Sequence[torch.Tensor]) -> Flight:
         """Start the first half of `sum`: of one-dimensional tensors, this rank's `own_parts` alone become the sum."""
-        from .collectives import Relay, reduce_scatter
+        from .collectives import Relay
+        from .sums import reduce_scatter
 
         return self.drive(Relay(self, reduce_scatter(self, tensors), "the first half of an exact sum"))
 
     def all_gather(self, tensors: Sequence[torch.Tensor]) -> Flight:
         """Start the second half of `sum`: every rank's `own_parts` go to all others, in place."""
-        from .collectives import Relay, all_gather
+        from .collectives import Relay
+        from .sums import all_gather
 
         return self.drive(Relay(self, all_gather(self, tensors), "the second half of an exact sum"))
 
     def own_parts(self, tensors: Sequence[torch.Tensor]) -> list[tuple[int, slice]]:
         """(number of the tensor, where in it) of what this rank holds between the halves of `sum`."""
-        from .collectives import own_parts
+        from .sums import own_parts
 
         return own_parts(self, tensors)
 
