@@ -8,10 +8,11 @@ from typing import NamedTuple
 from torch.optim import Optimizer
 
 from gossip import Every, ExactAverage, GossipOptimizer, NoAverage, PushSum, World
-from slowmo import SlowMo
+from slowmo import SlowMo, StreamingSlowMo
+from slowmo.outer import Outer
 from topologies import Topology
 
-Trained = GossipOptimizer | SlowMo
+Trained = GossipOptimizer | Outer
 
 
 class Algorithm(NamedTuple):
@@ -77,6 +78,14 @@ def _osgp_noaverage(optimizer: Optimizer, world: World, graph: Topology, τ: int
     return SlowMo(_osgp(optimizer, world, graph, τ), NoAverage(), period=τ, buffers="reset")
 
 
+def _local_streaming(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    return StreamingSlowMo(_alone(optimizer, world, graph, τ), world, period=τ)
+
+
+def _osgp_streaming(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    return StreamingSlowMo(_osgp(optimizer, world, graph, τ), world, period=τ)
+
+
 ALGORITHMS = {
     "none": Algorithm("no communication", _alone),
     "ar": Algorithm("AR-SGD", _ar),
@@ -90,4 +99,7 @@ ALGORITHMS = {
     "osgp-slowmo": Algorithm("OSGP-SlowMo", _osgp_slowmo, periodic=True, blocking=False, gossips=True),
     "sgp-noaverage": Algorithm("SGP-SlowMo-noaverage", _sgp_noaverage, periodic=True, gossips=True),
     "osgp-noaverage": Algorithm("OSGP-SlowMo-noaverage", _osgp_noaverage, periodic=True, blocking=False, gossips=True),
+    # A part of the model in each step, which travels during the next one.
+    "local-streaming": Algorithm("Local-SlowMo, streaming", _local_streaming, blocking=False),
+    "osgp-streaming": Algorithm("OSGP-SlowMo, streaming", _osgp_streaming, blocking=False, gossips=True),
 }

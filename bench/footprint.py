@@ -12,6 +12,7 @@ import torch
 import gossip.testing
 from gossip import GossipOptimizer, PushSum, World
 from gossip.transports import Flight, Transport
+from slowmo import ShardedSlowMo
 from topologies import exponential, from_networkx
 
 from .algorithms import ALGORITHMS, Trained
@@ -23,11 +24,11 @@ class Case(NamedTuple):
     """A composition, and how many models it should hold."""
 
     title: str
-    expected: int
+    expected: float
     build: Callable[[torch.optim.Optimizer, World], Trained]
 
 
-def _table(name: str, expected: int) -> Case:
+def _table(name: str, expected: float) -> Case:
     algorithm = ALGORITHMS[name]
     return Case(
         algorithm.title,
@@ -69,6 +70,9 @@ CASES = (
     _table("sgp-slowmo", 3),  # anchor and slow momentum
     _table("osgp-slowmo", 3),
     _table("sgp-noaverage", 3),
+    _table("local-slowmo", 2),
+    _table("local-streaming", 2.5),  # and twice the part that is on its way
+    Case("Local-SlowMo, sharded", 2 / RANKS, lambda optimizer, world: ShardedSlowMo(optimizer, world, PERIOD)),
 )
 
 

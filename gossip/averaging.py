@@ -132,39 +132,52 @@ class ExactAverage(Averager):
             return
         mass = self.mass
         numerators, total, companions = self._channel.together(self._sums)
-        n, self._next = self._channel.size, step + 1
+        self._next = step + 1
         # z = Σ x / Σ w
         for values, x in zip(mass.values, numerators, strict=True):
             x.div_(scalar(total[0]))
             if x is not values:
                 values.copy_(x)
-        with torch.no_grad():
-            for tensor, summed in zip(mass.companions, companions, strict=True):
-                tensor.copy_(summed.div_(n).reshape(tensor.shape))
-        # w = Σ w / n, which is 1 for all ranks together; some of them share what they hold together.
-        if mass.balanced or abs(total.item() / n - 1) < ROUNDING:
-            mass.become_whole()
-            mass.balanced |= n == self._channel.carrier.size  # where every rank of the job has taken part
-        else:
-            mass.weight = total[0] / n
+        self._share(total, companions)
 
     def _sums(self) -> tuple[list[torch.Tensor], torch.Tensor, list[torch.Tensor]]:
         """Σ x, Σ w and the sums of the companions over all ranks."""
         mass = self.mass
+        numerators = self._numerators()
+        companions = self._companions()
+        total = mass.weight.clone().reshape(1)
+        mass.stats.wait(self._channel.sum([*numerators, total, *companions]))
+        return numerators, total, companions
+
+    def _numerators(self) -> list[torch.Tensor]:
+        """x = w·z once all has landed: in place where the dtype is wide enough to be summed in."""
+        mass = self.mass
         mass.settle()
         mass.look(mass.values)
-        # x = w·z, in place where the dtype is wide enough to be summed in, and where the values need not outlive that
         numerators = [wide(values) for values in mass.values]
-        if self._channel.carrier.parties:
+        if self._channel.carrier.parties:  # where the values have to outlive the sum
             pairs = zip(mass.values, numerators, strict=True)
             numerators = [x.clone() if x is values else x for values, x in pairs]
         if not mass.whole:
             for x in numerators:
                 x.mul_(scalar(mass.weight))
-        companions = [wide(tensor.detach().reshape(-1)).clone() for tensor in mass.companions]
-        total = mass.weight.clone().reshape(1)
-        mass.stats.wait(self._channel.sum([*numerators, total, *companions]))
-        return numerators, total, companions
+        return numerators
+
+    def _companions(self) -> list[torch.Tensor]:
+        return [wide(tensor.detach().reshape(-1)).clone() for tensor in self.mass.companions]
+
+    def _share(self, total: torch.Tensor, companions: list[torch.Tensor]) -> None:
+        """Every rank holds the same: w = Σ w / n, and so for the companions."""
+        mass, n = self.mass, self._channel.size
+        with torch.no_grad():
+            for tensor, summed in zip(mass.companions, companions, strict=True):
+                tensor.copy_(summed.div_(n).reshape(tensor.shape))
+        # That is 1 for all ranks together; some of them share what they hold together.
+        if mass.balanced or abs(total.item() / n - 1) < ROUNDING:
+            mass.become_whole()
+            mass.balanced |= n == self._channel.carrier.size  # where every rank of the job has taken part
+        else:
+            mass.weight = total[0] / n
 
     def forget(self) -> None:
         self._next = 0

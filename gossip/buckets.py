@@ -45,14 +45,18 @@ class Bucket:
     slots: list[Slot] = field(default_factory=list)
     before: torch.Tensor | None = None
 
-    def segments(self) -> list[tuple[int, slice]]:
-        """(parameter group, slice of `values`), one for each run of parameters of one group."""
+    def segments(self, start: int = 0, stop: int | None = None) -> list[tuple[int, slice]]:
+        """(parameter group, slice of `values[start:stop]`), one for each run of parameters of one group."""
+        stop = len(self.values) if stop is None else stop
         runs: list[tuple[int, slice]] = []
         for slot in self.slots:
+            first, last = max(slot.start, start) - start, min(slot.stop, stop) - start
+            if first >= last:
+                continue
             if runs and runs[-1][0] == slot.group:
-                runs[-1] = (slot.group, slice(runs[-1][1].start, slot.stop))
+                runs[-1] = (slot.group, slice(runs[-1][1].start, last))
             else:
-                runs.append((slot.group, slice(slot.start, slot.stop)))
+                runs.append((slot.group, slice(first, last)))
         return runs
 
     def check(self) -> None:

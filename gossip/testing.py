@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -73,10 +74,10 @@ def check_transport(
     """The contract of a transport, run on every rank of any world; raises AssertionError where it is broken.
 
     Order between a pair of ranks and none between pairs, several tensors and dtypes in a message, empty batches,
-    channels and groups that do not meet, sums with equal bits everywhere, broadcast, gather, barrier, and a deadline
-    that names the peer.
+    channels and groups that do not meet, sums with equal bits everywhere, also in halves, broadcast, gather, barrier,
+    and a deadline that names the peer.
     """
-    for law in (_exchange, _order, _apart, _channels, _sums, _broadcasts, _gathers, _groups, _asks, _deadline):
+    for law in (_exchange, _order, _apart, _channels, _sums, _halves, _broadcasts, _gathers, _groups, _asks, _deadline):
         law(world, dtypes)
         world.barrier()
 
@@ -173,6 +174,22 @@ def _sums(world: World, dtypes: Sequence[torch.dtype]) -> None:
             parts = world.gather(before.view(torch.uint8).numpy().tobytes())
             exact = sum(torch.frombuffer(bytearray(part), dtype=dtype).double() for part in parts)
             assert torch.allclose(after.cpu().double(), torch.as_tensor(exact), rtol=1e-5 * n), "not the sum"
+
+
+def _halves(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """Reduce-scatter and all-gather are the sum, and between them each element is summed on one rank."""
+    channel = world.channel()
+    tensors = [_filled(world, count, world.rank + 1) for count in (1, 7, 1000)]
+    channel.reduce_scatter(tensors).wait()
+    own = [(number, where.start, where.stop) for number, where in channel.own_parts(tensors)]
+    total = world.size * (world.size + 1) // 2
+    assert all(bool((tensors[number][start:stop] == total).all()) for number, start, stop in own), "not the sum"
+    everyone = [each for said in world.gather(json.dumps(own).encode()) for each in json.loads(said)]
+    for number, tensor in enumerate(tensors):
+        held = sorted(place for part, *where in everyone for place in range(*where) if part == number)
+        assert held == list(range(len(tensor))), "an element is summed on no rank, or on several"
+    channel.all_gather(tensors).wait()
+    assert all(bool((tensor == total).all()) for tensor in tensors), "not the sum"
 
 
 def _broadcasts(world: World, dtypes: Sequence[torch.dtype]) -> None:

@@ -1,8 +1,29 @@
-"""Slow momentum on top of any base optimizer: SlowMo, and by its options BMUF, Lookahead, local SGD and DiLoCo.
+"""Slow momentum on top of any base optimizer, and the family of methods around it.
 
-`slow_momentum` is the method, `buffers` what happens to the base optimizer's state at an outer step.
+`slow_momentum` is SlowMo, `outer` what it shares with its relatives: `streaming` averages one part of the model after
+another while steps go on (over `stream`), `sharded` keeps a part of anchor and momentum on each rank, `shared_momentum`
+averages the momentum alone. `family` names what is composed in one line. `buffers` is what happens to the base
+optimizer's state at an outer step, `rates` follows its learning rate.
 """
 
+from .family import bmuf, diloco, double_averaging, gossip_pga, local_sgd, lookahead, noloco
+from .sharded import ShardedSlowMo
+from .shared_momentum import SharedMomentum
 from .slow_momentum import SlowMo
+from .streaming import StreamingSlowMo
 
-__all__ = ["SlowMo"]
+__all__ = [  # noqa: RUF022  grouped by use
+    # the method, and its variants
+    "SlowMo",
+    "StreamingSlowMo",
+    "ShardedSlowMo",
+    "SharedMomentum",
+    # compositions with names
+    "bmuf",
+    "lookahead",
+    "local_sgd",
+    "gossip_pga",
+    "diloco",
+    "noloco",
+    "double_averaging",
+]

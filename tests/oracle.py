@@ -97,7 +97,10 @@ class SGD:
 
 @dataclass(frozen=True)
 class SlowMo:
-    """The outer step's options; `average` is "exact", "none", or the matrices of a push-sum."""
+    """The outer step's options; `average` is "exact", "none", or the matrices of a push-sum.
+
+    `shared`: after the outer step u is the mean over the ranks.
+    """
 
     period: int
     momentum: float = 0.5
@@ -106,6 +109,7 @@ class SlowMo:
     nesterov: bool = False
     rescale: bool = True
     buffers: str = "maintain"
+    shared: bool = False
 
 
 class History(NamedTuple):
@@ -173,6 +177,8 @@ def train(
                 net.land(t)
                 outer_rounds += 1
             anchor, u = outer_step(slowmo, anchor, net.z, u, np.mean(rates, axis=0))
+            if slowmo.shared:
+                u = np.tile(u.mean(axis=0), (n, 1))
             # A rewrite changes z and leaves w.
             net.x = net.w[:, None] * anchor
             rates.clear()
@@ -188,6 +194,57 @@ def train(
         w.append(net.w)
     net.settle()
     return History(np.stack(z), np.stack(w), net.z, net.w)
+
+
+def stream(
+    start: Array,
+    gradient: Gradient,
+    rate: Callable[[int], float],
+    steps: int,
+    slowmo: SlowMo,
+    *,
+    shards: int,
+    delay: int,
+    matrices: Matrices | None = None,
+    overlap: int = 0,
+) -> tuple[Array, Array]:
+    """The models (steps, n, d) and the anchor (d,) of streaming SlowMo over SGD, and over push-sum with `matrices`."""
+    n, d = start.shape
+    net, sgd = Network(start), SGD()
+    anchor, u = start[0].astype(np.float64), np.zeros(d)
+    rates: list[list[float]] = [[] for _ in range(shards)]
+    aloft: list[tuple[int, slice, Array, Array, float]] = []
+    z = []
+
+    def take(t: int) -> None:
+        while aloft and aloft[0][0] <= t:
+            _, part, own, omega, gamma = aloft.pop(0)
+            mean = (omega[:, None] * own).sum(axis=0) / omega.sum()
+            anchor[part], u[part] = outer_step(slowmo, anchor[part], mean, u[part], np.full_like(mean, gamma))
+            # What a rank takes counts for the weight that it sent with: x <- x + ω (a − own).
+            net.x[:, part] += omega[:, None] * (anchor[part] - own)
+
+    for t in range(steps):
+        g = np.stack([gradient(i, t, net.z[i]) for i in range(n)])
+        net.land(t)
+        net.x = net.x + sgd.change(g, net.z, rate(t))
+        if matrices is not None and overlap == 0:
+            net.post(matrices(t), due=t)
+            net.land(t)
+        take(t)
+        for shard, iteration in enumerate(rates):
+            iteration.append(rate(t))
+            # Shard s ends its iterations (s + 1)/shards of a period after those of the last one.
+            if (t + 1) % slowmo.period == (shard + 1) * slowmo.period // shards % slowmo.period:
+                part = slice(shard * d // shards, (shard + 1) * d // shards)
+                aloft.append((t + delay, part, net.z[:, part], net.w.copy(), float(np.mean(iteration))))
+                iteration.clear()
+        if delay == 0:
+            take(t)
+        if matrices is not None and overlap >= 1:
+            net.post(matrices(t), due=t + overlap)
+        z.append(net.z)
+    return np.stack(z), anchor
 
 
 def outer_step(slowmo: SlowMo, anchor: Array, z: Array, u: Array, rate: Array) -> tuple[Array, Array]:

@@ -24,7 +24,7 @@ from bench.scale import options as asked
 from bench.scale.collectives import COLLECTIVES
 from bench.scale.published import TABLE, WITHIN, rows
 from gossip import UsageError
-from gossip.transports.collectives import RING
+from gossip.transports.sums import RING
 from topologies.analysis.cost import Link, allreduce_seconds
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import spawn
 import torch
-from workers.resume import BASES, STEPS, WRAPS, begin, interrupted, straight
+from workers.resume import BASES, SPAWNED, STEPS, WRAPS, begin, interrupted, straight
 
 import gossip
 import slowmo
@@ -160,8 +160,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[spawn.Saved]:
     return spawn.mpirun(3, "workers.resume", tmp_path_factory.mktemp("resume"), "mpi")
 
 
-@EVERY_BASE
-@pytest.mark.parametrize("wrap", ["slowmo, overlap 1", "slowmo, overlap 2"])
+@pytest.mark.parametrize(("wrap", "base"), SPAWNED)
 @pytest.mark.parametrize("run", ["again", "resumed"])
 def test_mpirun(run: str, wrap: str, base: str, ranks: list[spawn.Saved]) -> None:
     """And to the bits of the threads' run."""

@@ -15,7 +15,7 @@ import gossip
 import topologies
 from gossip import testing
 from gossip.testing import Network
-from gossip.transports import Transport, collectives, mpi
+from gossip.transports import Transport, collectives, mpi, sums
 
 Sum = Callable[[Transport, Sequence[torch.Tensor]], collectives.Steps]
 Patch = pytest.MonkeyPatch
@@ -158,10 +158,10 @@ def test_wait_for_a_rank_that_failed_ends_at_once() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 17])
-@pytest.mark.parametrize("way", [collectives.ring_sum, collectives.circulant_sum])
+@pytest.mark.parametrize("way", [sums.ring_sum, sums.circulant_sum])
 def test_both_ways_to_sum_give_the_sum_for_the_least_bytes(way: Sum, size: int, monkeypatch: Patch) -> None:
     """Where a segment ends in the middle of a tensor too."""
-    monkeypatch.setattr(collectives, "SEGMENT", 4000)
+    monkeypatch.setattr(sums, "SEGMENT", 4000)
 
     def run(world: gossip.World) -> tuple[list[torch.Tensor], float]:
         generator = torch.Generator().manual_seed(world.rank)

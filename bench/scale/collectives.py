@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from gossip.transports.collectives import RING
+from gossip.transports.sums import RING
 
 from .machine import Cluster
 

@@ -1,7 +1,8 @@
 """What all shards of a checkpoint hold together, taken in one after another, for any other number of ranks.
 
     z <- Σ w z / Σ w     parameters, over what the ranks held and what was in flight, weights honoured
-    s <- Σ s / n         SlowMo's anchors and momenta, the base optimizer's moments, floating-point buffers
+    s <- Σ s / n         SlowMo's anchors and momenta, the base optimizer's moments, floating-point buffers; n counts
+                         the ranks that hold the element, where each has its part
 
 Where all ranks hold the same bits, these are the bits that come out. Counters, rates and whole numbers are rank 0's.
 """
@@ -117,9 +118,15 @@ def _holdings(shard: State) -> Iterator[tuple[Place, float, torch.Tensor]]:
                 yield ("optimizer", "state", number, name), 1.0, value
     for extra in optimizer.keys() - {"state", "param_groups", "gossip"}:
         for name, tensors in optimizer[extra].items():
-            for number, value in enumerate(tensors if isinstance(tensors, list) else []):
+            # A list is of tensors that every rank has, a dictionary of those that only some have, by where they belong.
+            each = (
+                tensors.items()
+                if isinstance(tensors, dict)
+                else enumerate(tensors if isinstance(tensors, list) else [])
+            )
+            for key, value in each:
                 if _floating(value):
-                    yield ("optimizer", extra, name, number), 1.0, value
+                    yield ("optimizer", extra, name, key), 1.0, value
 
 
 def _arrived(state: Any) -> Iterator[list[torch.Tensor]]:

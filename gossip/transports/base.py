@@ -1,8 +1,8 @@
 """The interface of a transport: post a batch, ask whether it has landed, wait for it.
 
 Everything else that ranks do together (the exact sum, broadcast, gather, barrier) is built from `post` alone, in
-`collectives.py`, so that a new transport is one method and one kind of flight. It knows nothing of graphs or weights.
-What outlives a rank's death does so by its carrier, in `survival.py`.
+`collectives.py` and `sums.py`, so that a new transport is one method and one kind of flight. It knows nothing of graphs
+or weights. What outlives a rank's death does so by its carrier, in `survival.py`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ class Flight(ABC):
 
     counted = False
     """Whether its bytes stand in the statistics already: several may wait for one flight."""
+
+    follow: Callable[[], None] | None = None
+    """Called when it has landed, by a transport that notices while nobody asks."""
 
     def __init__(self, transport: Transport, sends: Batch, receives: Batch, subject: str) -> None:
         self.transport = transport
@@ -265,9 +268,30 @@ class Transport(ABC):
 
     def sum(self, tensors: Sequence[torch.Tensor]) -> Flight:
         """Start the exact sum over all ranks, in place, of one-dimensional tensors."""
-        from .collectives import Relay, exact_sum
+        from .collectives import Relay
+        from .sums import exact_sum
 
         return self.drive(Relay(self, exact_sum(self, tensors), "an exact sum"))
+
+    def reduce_scatter(self, tensors: Sequence[torch.Tensor]) -> Flight:
+        """Start the first half of `sum`: of one-dimensional tensors, this rank's `own_parts` alone become the sum."""
+        from .collectives import Relay
+        from .sums import reduce_scatter
+
+        return self.drive(Relay(self, reduce_scatter(self, tensors), "the first half of an exact sum"))
+
+    def all_gather(self, tensors: Sequence[torch.Tensor]) -> Flight:
+        """Start the second half of `sum`: every rank's `own_parts` go to all others, in place."""
+        from .collectives import Relay
+        from .sums import all_gather
+
+        return self.drive(Relay(self, all_gather(self, tensors), "the second half of an exact sum"))
+
+    def own_parts(self, tensors: Sequence[torch.Tensor]) -> list[tuple[int, slice]]:
+        """(number of the tensor, where in it) of what this rank holds between the halves of `sum`."""
+        from .sums import own_parts
+
+        return own_parts(self, tensors)
 
     def broadcast(self, tensors: Sequence[torch.Tensor], source: int = 0) -> Flight:
         """Start copying the tensors of rank `source` into those of every other rank."""

@@ -20,7 +20,12 @@ Steps = Iterator[Flight]
 
 
 class Relay(Flight):
-    """A flight made of flights that depend on one another."""
+    """A flight made of flights that depend on one another.
+
+    driven: each of them, when it has landed, has the next one follow.
+    """
+
+    driven = False
 
     def __init__(self, transport: Transport, steps: Steps, subject: str) -> None:
         super().__init__(transport, {}, {}, subject)
@@ -40,15 +45,25 @@ class Relay(Flight):
             raise kind(f"rank {self.transport.me}: {self.subject} broke off: {self._failure}") from self._failure
         return self.landed is not None
 
+    def _wait(self, limit: float) -> None:
+        self.driven = False  # who waits moves it along
+        super()._wait(limit)
+
+    def move(self) -> None:
+        """Go on as far as that is possible now; what fails is for whoever asks."""
+        with self._turn:
+            self._advance()
+
     def _advance(self) -> None:
         try:
-            while self.landed is None and (self._leg is None or self._leg.done()):
+            while self._failure is None and self.landed is None and (self._leg is None or self._leg.done()):
                 if self._leg is not None:
                     self._leg.note_heard()
                 self._leg = next(self._steps, None)
                 if self._leg is None:
                     self.landed = time.perf_counter()
                 else:
+                    self._leg.follow = self.move if self.driven else None
                     self.messages_sent += self._leg.messages_sent
                     self.messages_received += self._leg.messages_received
                     self.bytes_sent += self._leg.bytes_sent
@@ -62,96 +77,14 @@ class Relay(Flight):
 
     def pause(self, waited: float, left: float) -> None:
         leg = self._leg  # another thread may go on to the next one, or end, meanwhile
-        if leg is None:
+        if leg is None or leg.landed is not None:
             super().pause(waited, left)
         else:
             leg.pause(min(waited, time.perf_counter() - leg.posted), left)
 
 
-RING = 16
-"""Ranks up to which the exact sum goes around a ring."""
-
-SEGMENT = 1 << 26
-"""Bytes that are summed at once on more ranks, which bounds the memory that this takes beside the tensors."""
-
-
 MOST_GATHERED = 1 << 26
 """Bytes of one rank in a gather: each rank makes room for as many as the longest announces, of all."""
-
-
-def exact_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
-    """The sum over all ranks, in place; 2(n-1)/n of the bytes leave each rank, the least there is.
-
-    Each element is summed in one order, by one rank, and copied to the others: all ranks end with the same bits. On a
-    ring every link carries one message at a time, which suits few ranks; many would spend its 2(n-1) rounds waiting.
-    """
-    return ring_sum(transport, tensors) if transport.size <= RING else circulant_sum(transport, tensors)
-
-
-def ring_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
-    """Reduce-scatter, then all-gather, around the ring, in 2(n-1) rounds."""
-    n, rank = transport.size, transport.rank
-    right, left = (rank + 1) % n, (rank - 1) % n
-    for hop in range(n - 1):
-        mine = _blocks(tensors, rank - hop - 1, 1, n)
-        arriving = [torch.empty_like(part) for part in mine]
-        yield transport.post(
-            {right: _blocks(tensors, rank - hop, 1, n)}, {left: arriving}, f"hop {hop} of an exact sum", together=True
-        )
-        for part, addend in zip(mine, arriving, strict=True):
-            part.add_(addend)
-    for hop in range(n - 1):
-        give, take = _blocks(tensors, rank + 1 - hop, 1, n), _blocks(tensors, rank - hop, 1, n)
-        yield transport.post({right: give}, {left: take}, f"hop {n - 1 + hop} of an exact sum", together=True)
-
-
-def circulant_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
-    """Reduce-scatter, then all-gather, segment by segment: 2⌈log₂ n⌉ rounds for any n, the least there is.
-
-    Of n blocks, rank r ends the first half with the sum of block r: while it holds s > 1 partial sums, those of blocks
-    r, r+1, …, r+s-1, it gives the upper half to the rank that keeps them and takes in as many from the rank on the
-    other side. The second half goes the same way back with the sums. Takes as much memory as half a segment.
-
-    Source: Träff, Optimal, Non-pipelined Reduce-scatter and Allreduce Algorithms, 2024, arXiv 2410.14234.
-    """
-    n, rank = transport.size, transport.rank
-    held, rounds = n, []
-    while held > 1:
-        held, before = -(-held // 2), held
-        rounds.append((held, before - held))
-    for segment in _segments(tensors):
-        for skip, count in rounds:
-            mine = _blocks(segment, rank, count, n)
-            arriving = [torch.empty_like(part) for part in mine]
-            give = _blocks(segment, rank + skip, count, n)
-            yield transport.post({(rank + skip) % n: give}, {(rank - skip) % n: arriving}, "an exact sum")
-            for part, addend in zip(mine, arriving, strict=True):
-                part.add_(addend)
-        for skip, count in reversed(rounds):
-            give, take = _blocks(segment, rank, count, n), _blocks(segment, rank + skip, count, n)
-            yield transport.post({(rank - skip) % n: give}, {(rank + skip) % n: take}, "an exact sum")
-
-
-def _segments(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """All of the tensors, in parts that together have at most `SEGMENT` bytes."""
-    segment: list[torch.Tensor] = []
-    room = SEGMENT
-    for tensor in tensors:
-        while tensor.nbytes > room:
-            most = room // tensor.element_size()
-            yield [*segment, tensor[:most]]
-            tensor, segment, room = tensor[most:], [], SEGMENT
-        segment.append(tensor)
-        room -= tensor.nbytes
-    yield segment
-
-
-def _blocks(tensors: Sequence[torch.Tensor], first: int, count: int, n: int) -> list[torch.Tensor]:
-    """Blocks first, first+1, …, modulo n, of each tensor; nothing is sent for those that are empty."""
-    first %= n
-    runs = [(first, min(first + count, n)), (0, max(0, first + count - n))]
-    parts = [tensor[start * len(tensor) // n : stop * len(tensor) // n] for tensor in tensors for start, stop in runs]
-    return [part for part in parts if part.numel()]
 
 
 def tree_broadcast(transport: Transport, tensors: Sequence[torch.Tensor], source: int) -> Steps:

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from .. import watch
 from ..errors import PeerLost, TransportUnavailable
 from .base import Batch, Flight, Transport
+from .collectives import Relay
 from .survival import Carrier
 
 BACKENDS = {"gloo": "gloo", "nccl": "cpu:gloo,cuda:nccl"}
@@ -87,6 +88,7 @@ class Waiter:
         self._batches: queue.SimpleQueue[tuple[WaitedFlight, list[tuple[str, int, dist.Work]]] | None]
         self._batches = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._stopped = False
 
     def add(self, flight: WaitedFlight, works: list[tuple[str, int, dist.Work]]) -> None:
         """Wait for `flight` too; each of its works is ("send" or "receive", peer, work)."""
@@ -112,9 +114,12 @@ class Waiter:
             except RuntimeError as error:
                 flight.failure = error
             flight.ended.set()
+            if flight.follow is not None and not self._stopped:
+                flight.follow()
 
     def stop(self) -> None:
         """End the thread once its batches have landed; one whose peer is gone is left behind after a second."""
+        self._stopped = True
         self._batches.put(None)
         if self._thread is not None:
             self._thread.join(timeout=1)
@@ -248,6 +253,12 @@ class DistributedTransport(Transport):
                 work.wait()  # orders our stream after NCCL's; the host goes on
             flight.event.record(self._stream)
         self._watchdog.add(flight, self.timeout)
+        return flight
+
+    def drive(self, flight: Flight) -> Flight:
+        if self.name == "gloo" and isinstance(flight, Relay):
+            flight.driven = True  # by the threads that wait for its parts
+            flight.move()
         return flight
 
     def sum(self, tensors: Sequence[torch.Tensor]) -> Flight:

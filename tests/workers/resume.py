@@ -55,6 +55,24 @@ WRAPS: dict[str, Wrap] = {
     "every third": lambda world, base: gossip.GossipOptimizer(base, gossip.Every(3, irregular(world, 3))),
 }
 
+FAMILY: dict[str, Wrap] = {
+    "streaming": lambda world, base: slowmo.StreamingSlowMo(
+        gossip.GossipOptimizer(base, irregular(world, 1)), world, period=5, momentum=0.6, shards=3, delay=2
+    ),
+    "sharded": lambda world, base: slowmo.ShardedSlowMo(
+        gossip.GossipOptimizer(base, irregular(world, 1)), world, period=5, momentum=0.6
+    ),
+    "shared momentum": lambda world, base: slowmo.SharedMomentum(
+        gossip.GossipOptimizer(base, irregular(world, 1)), world, period=5, momentum=0.6
+    ),
+}
+
+SPAWNED = [
+    *((wrap, base) for wrap in ("slowmo, overlap 1", "slowmo, overlap 2") for base in BASES),
+    *((wrap, "adamw") for wrap in FAMILY),
+]
+"""What is run over other transports too."""
+
 
 class Training(NamedTuple):
     """All that a checkpoint holds."""
@@ -110,7 +128,7 @@ def begin(world: gossip.World, wrap: str, base: str, seed: int = 0) -> Training:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
-    optimizer = WRAPS[wrap](world, BASES[base](model.parameters()))
+    optimizer = (WRAPS | FAMILY)[wrap](world, BASES[base](model.parameters()))
     return Training(model, optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12))
 
 
@@ -139,18 +157,18 @@ def main(folder: str, *transports: str) -> None:
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
     for transport in transports:
-        with gossip.init(transport, timeout=60) as world:
-            rank = world.rank
-            for wrap in ("slowmo, overlap 1", "slowmo, overlap 2"):
-                for base in BASES:
-                    runs = {
-                        "once": straight(world, wrap, base),
-                        "again": straight(world, wrap, base, ask=True),
-                        "resumed": interrupted(world, wrap, base, 7, Path(folder)),
-                    }
-                    for run, bits in runs.items():
-                        for when, numbers in bits.items():
-                            results[f"{transport}/{wrap}/{base}/{run}/{when}"] = numbers
+        with gossip.init(transport, timeout=60) as everyone:
+            rank = everyone.rank
+            for wrap, base in SPAWNED:
+                world = everyone.group(range(everyone.size))  # with room for the channels of so many runs
+                runs = {
+                    "once": straight(world, wrap, base),
+                    "again": straight(world, wrap, base, ask=True),
+                    "resumed": interrupted(world, wrap, base, 7, Path(folder)),
+                }
+                for run, bits in runs.items():
+                    for when, numbers in bits.items():
+                        results[f"{transport}/{wrap}/{base}/{run}/{when}"] = numbers
     np.savez(Path(folder) / f"{rank}.npz", **results)
 
 

@@ -1,0 +1,263 @@
+"""What all optimizers with outer iterations share: anchors, slow momentum, and the outer step on a part of a bucket."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from gossip import Averager, Death, GossipOptimizer, NoAverage, Stats, UsageError
+from gossip.wrapper import Wrapper
+
+from .rates import Rates
+
+
+class Part(NamedTuple):
+    """Elements start..stop−1 of a bucket, of which an anchor and a momentum are kept together."""
+
+    bucket: int
+    start: int
+    stop: int
+
+
+def _passed_on(name: str) -> property:
+    """The attribute `name` of the optimizer inside."""
+    return property(
+        lambda self: getattr(self.optimizer, name),
+        lambda self, value: setattr(self.optimizer, name, value),
+        lambda self: delattr(self.optimizer, name),
+    )
+
+
+class Outer(Wrapper, ABC):
+    """`optimizer` with outer steps between its own; a subclass says when, on what, and what is averaged before.
+
+    Args:
+        averager: what the outer steps do to the values, or speak over, from now on.
+        period: τ, base steps in an outer iteration.
+        momentum: β, in [0, 1).
+        lr: α, above 0.
+        nesterov, rescale: as in `SlowMo`.
+        options: what else the ranks have to agree on.
+
+    Attributes:
+        steps: that were made.
+        parts: what anchors and momenta are kept of.
+        anchors: x_{t,0}, one for each part.
+        momenta: m = γu.
+
+    Raises:
+        UsageError: options that cannot work.
+    """
+
+    optimizer: GossipOptimizer
+    # What torch.amp.GradScaler sets around a step belongs to the optimizer that makes it.
+    grad_scale = _passed_on("grad_scale")
+    found_inf = _passed_on("found_inf")
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        averager: Averager,
+        period: int,
+        momentum: float,
+        lr: float,
+        nesterov: bool,
+        rescale: bool,
+        options: str,
+    ) -> None:
+        name = type(self).__name__
+        if isinstance(optimizer, Outer):
+            raise UsageError(f"{name} around {type(optimizer).__name__}: put one around the optimizer, with one period")
+        if not isinstance(averager, Averager):
+            raise UsageError(f"averager is {averager!r}, which is no Averager such as gossip.ExactAverage(world)")
+        if isinstance(period, bool) or not isinstance(period, int) or period < 1:
+            raise UsageError(f"period is {period!r}, but it is a whole number of steps, at least 1")
+        if not 0 <= momentum < 1:
+            raise UsageError(f"momentum is {momentum!r}, but slow momentum is stable from 0 up to, not including, 1")
+        if not (lr > 0 and math.isfinite(lr)):
+            raise UsageError(f"lr is {lr!r}, but the slow learning rate is a positive number; the paper's is 1")
+        if averager.overlap:
+            raise UsageError(
+                f"{averager.describe()} would land after the outer step that needs it: use overlap=0 here, and let "
+                "the base optimizer overlap"
+            )
+        base = optimizer if isinstance(optimizer, GossipOptimizer) else GossipOptimizer(optimizer, NoAverage())
+        if base.rewrites:
+            raise UsageError(f"this GossipOptimizer has a {name} around it already: two would share its steps")
+        super().__init__(base)
+        base.attach(
+            averager, period, f"{name}(period={period}, momentum={momentum}, lr={lr}, {options}{nesterov=}, {rescale=})"
+        )
+        base.register_step_pre_hook(self._begin)
+        base.rewrites.append(self._rewrite)
+        self.averager = averager
+        self.period, self.momentum, self.lr = period, momentum, lr
+        self.nesterov, self.rescale = nesterov, rescale
+        self._forget()
+
+    def _forget(self) -> None:
+        """As before the first step."""
+        self.steps = 0
+        self.parts: list[Part] = []
+        self.anchors: list[torch.Tensor] = []
+        self.momenta: list[torch.Tensor] = []
+        self._rates = Rates()
+
+    # -- the outer iteration -------------------------------------------------------------------------------------------
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of the base optimizer, and of the outer iteration where it is due. Every rank calls it."""
+        return self.optimizer.step(closure)
+
+    def _begin(self, *_: object) -> None:
+        """Before each step of the base optimizer."""
+        self._anchor()
+        self._rates.note(self.param_groups)
+
+    @abstractmethod
+    def _rewrite(self, step: int) -> None:
+        """After the update of each step, while nothing that reads the values is in flight."""
+
+    def _parts(self) -> list[Part]:
+        """What this rank keeps anchors of, bucket by bucket, at least one part of each: here whole buckets."""
+        return [Part(number, 0, len(values)) for number, values in enumerate(self.optimizer.mass.values)]
+
+    @torch.no_grad()
+    def _anchor(self) -> None:
+        """Take the anchor of every bucket that has none, before anything changes it."""
+        buckets = self.optimizer.mass.buckets
+        new = range(self.parts[-1].bucket + 1 if self.parts else 0, len(buckets))
+        if not new:
+            return
+        self.optimizer.parameters.check_equal(
+            new,
+            f"{type(self).__name__} begins from equal parameters: load the same file on every rank before the first "
+            "step, or build the optimizers after loading, so that rank 0's are taken",
+        )
+        for part in self._parts()[len(self.parts) :]:
+            self.parts.append(part)
+            self.anchors.append(wide_copy(self._values(part)))
+            self.momenta.append(torch.zeros_like(self.anchors[-1]))
+
+    def _values(self, part: Part) -> torch.Tensor:
+        """The values z of a part, in the parameters' own memory."""
+        return self.optimizer.mass.values[part.bucket][part.start : part.stop]
+
+    def _move_(self, number: int, x: torch.Tensor, ratios: Sequence[float | None]) -> None:
+        """The outer step on part `number`: x_{t,τ} becomes x_{t+1,0}, and so does the anchor."""
+        part, anchor, m = self.parts[number], self.anchors[number], self.momenta[number]
+        for group, where in self.optimizer.mass.buckets[part.bucket].segments(part.start, part.stop):
+            self._outer_step_(x[where], anchor[where], m[where], ratios[group])
+
+    def _outer_step_(self, values: torch.Tensor, anchor: torch.Tensor, m: torch.Tensor, r: float | None) -> None:
+        """The outer step on what one group has of a part, in the dtype of the anchor.
+
+        With d = x_{t,0} − x_{t,τ}:    m' = βr·m + d ;    x_{t+1,0} = x_{t,τ} + (1−α)·d − αβr·m
+        and with Nesterov:                                x_{t+1,0} = x_{t,τ} + (1−α)·d − αβ·m'
+        """
+        if r is None:
+            anchor.copy_(values)
+            return
+        α, β = self.lr, self.momentum
+        x = values if values.dtype == anchor.dtype else values.to(anchor.dtype)
+        d = anchor.sub_(x)  # the anchor's memory, which x_{t+1,0} takes below
+        # A term whose factor is 0 is left out: x_{t,τ} stays bit for bit with β = 0 and α = 1.
+        if β and not self.nesterov:
+            x.add_(m, alpha=-α * β * r)
+        m.mul_(β * r).add_(d)
+        if β and self.nesterov:
+            x.add_(m, alpha=-α * β)
+        if α != 1:
+            x.add_(d, alpha=1 - α)
+        anchor.copy_(x)
+        if x is not values:
+            values.copy_(x)
+
+    # -- what it passes on ---------------------------------------------------------------------------------------------
+
+    @property
+    def weight(self) -> float:
+        """The push-sum weight that this rank holds."""
+        return self.optimizer.weight
+
+    @property
+    def stats(self) -> Stats:
+        """Counters of the last step and of the run, outer steps included."""
+        return self.optimizer.stats
+
+    @property
+    def deaths(self) -> list[Death]:
+        """Ranks that died while the others went on."""
+        return self.optimizer.deaths
+
+    def settle(self) -> None:
+        """Land everything in flight. Every rank calls it."""
+        self.optimizer.settle()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take in more parameters, on every rank at the same step; their anchor is taken when the next one begins."""
+        self.optimizer.add_param_group(param_group)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base's keys and "slowmo": anchors, momenta, rates and counter."""
+        return {**self.optimizer.state_dict(), "slowmo": self._kept()}
+
+    def _kept(self) -> dict[str, Any]:
+        return {
+            "steps": self.steps,
+            "anchors": [anchor.clone() for anchor in self.anchors],
+            "momenta": [momentum.clone() for momentum in self.momenta],
+            "rates": [list(rates) for rates in self._rates.now],
+            "last_rates": list(self._rates.last),
+            "runs": self.averager.describe(),
+            "averager": self.optimizer.persist(self.averager.state_dict),
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from `state_dict()`; without its "slowmo" the anchor is taken anew at the next step."""
+        saved = state_dict.get("slowmo")
+        if saved is not None:
+            self._refuse_foreign(saved)
+        self.optimizer.load_state_dict(state_dict)
+        self.optimizer.persist(self.averager.forget)
+        self._forget()
+        if saved is not None:
+            self._take(saved)
+            self.averager.load_state_dict(saved["averager"])
+
+    def _take(self, saved: dict[str, Any]) -> None:
+        devices = [self._values(part).device for part in self._parts()]
+        self.steps = saved["steps"]
+        self.parts = self._parts()[: len(saved["anchors"])]
+        self.anchors = [anchor.to(device, copy=True) for anchor, device in zip(saved["anchors"], devices, strict=False)]
+        self.momenta = [m.to(device, copy=True) for m, device in zip(saved["momenta"], devices, strict=False)]
+        self._rates.now = [list(rates) for rates in saved["rates"]]
+        self._rates.last = list(saved["last_rates"])
+
+    def _refuse_foreign(self, saved: dict[str, Any]) -> None:
+        self._refuse_other_averager(saved)
+        theirs = [anchor.numel() for anchor in saved["anchors"]]
+        ours = [part.stop - part.start for part in self._parts()]
+        if theirs != ours[: len(theirs)]:
+            raise UsageError(
+                f"this state's slow momentum has buckets of {theirs} elements, and the model's are of {ours}: it "
+                "belongs to another model"
+            )
+
+    def _refuse_other_averager(self, saved: dict[str, Any]) -> None:
+        if saved["runs"] != self.averager.describe():
+            raise UsageError(
+                f"this state's outer steps ran {saved['runs']}, and here they run {self.averager.describe()}"
+            )
+
+
+def wide_copy(values: torch.Tensor) -> torch.Tensor:
+    """A copy in float32 or wider."""
+    return values.clone() if values.dtype == torch.float64 else values.to(torch.float32, copy=True)

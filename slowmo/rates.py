@@ -1,0 +1,41 @@
+"""The learning rates of an outer iteration, for each parameter group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+class Rates:
+    """γ_t is the mean of a group's rates over the outer iteration; the last step's would explode where it is near 0.
+
+    Attributes:
+        now: of each group, in the steps of this outer iteration.
+        last: γ_{t−1} of each group: the last that was not 0.
+    """
+
+    def __init__(self) -> None:
+        self.now: list[list[float]] = []
+        self.last: list[float | None] = []
+
+    def note(self, groups: Iterable[Mapping[str, Any]]) -> None:
+        """One step begins."""
+        for number, group in enumerate(groups):
+            if number == len(self.now):
+                self.now.append([])
+                self.last.append(None)
+            self.now[number].append(float(group["lr"]))
+
+    def end(self, rescale: bool) -> list[float | None]:
+        """The iteration ends: r = γ_t/γ_{t−1} of each group, 1 the first time, and None where nothing was learned.
+
+        rescale: False has r = 1.
+        """
+        ratios: list[float | None] = []
+        for group, rates in enumerate(self.now):
+            rate, last = math.fsum(rates) / len(rates), self.last[group]
+            ratios.append(None if rate == 0 else rate / last if rescale and last is not None else 1.0)
+            self.last[group] = rate or last
+            rates.clear()
+        return ratios

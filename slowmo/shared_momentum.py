@@ -1,0 +1,106 @@
+"""SlowMo whose slow momentum is averaged, and nothing else: the ranks keep parameters of their own, and one memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from gossip import NoAverage, UsageError, World
+from gossip.transports import Flight
+
+from .slow_momentum import SlowMo
+
+
+class OwnValues(NoAverage):
+    """Leave the values alone; the ranks of `world` agree on what they run."""
+
+    def __init__(self, world: World) -> None:
+        self.worlds = (world,)
+
+    def describe(self) -> str:
+        """Says how many share the momentum."""
+        return f"NoAverage(), momentum shared by {self.worlds[0].size}"
+
+
+class SharedMomentum(SlowMo):
+    """SlowMo without an average of the parameters, whose slow momentum is the exact mean over all ranks.
+
+    On rank i, where the parameters are its own after gossip:
+
+        d_i          =  x^i_{t,0} − x^i_{t,τ}
+        x^i_{t+1,0}  =  x^i_{t,0} − α γ_t (β u_t + d_i / γ_t)
+        u_{t+1}      =  Σ_j (β u_t + d_j / γ_t) / n
+
+    With `SlowMo` and `NoAverage` every rank remembers its own steps; here all remember the same ones, those of all
+    ranks. What a rank has just done counts for itself at once and for the others from the next outer step on, so the
+    mean has τ steps to travel in and is waited for only then. β = 0, α = 1 is the base optimizer, bit for bit.
+
+    Anchor and momentum are two copies of the model; the mean costs as many bytes as an exact average in float32 or
+    wider, and the ranks hold it in the same bits.
+
+    Args:
+        optimizer: a GossipOptimizer, which is what brings the ranks together, or any torch optimizer.
+        world: the ranks that share one momentum.
+        period, momentum, lr, buffers, nesterov, rescale: as in `SlowMo`; with `nesterov=True` β m_{t+1} is of this
+            rank's own m_{t+1}, before the mean.
+
+    Raises:
+        UsageError: options that cannot work, or a base with on_failure="shrink".
+
+    >>> import gossip, slowmo, topologies, torch
+    >>> world = gossip.init()
+    >>> sgd = torch.optim.SGD(torch.nn.Linear(4, 2).parameters(), lr=0.1)
+    >>> sgp = gossip.GossipOptimizer(sgd, gossip.PushSum(world, topologies.exponential(world.size)))
+    >>> optimizer = slowmo.SharedMomentum(sgp, world, period=12, momentum=0.6)
+
+    Beside: SlowMo without averages, Wang et al., ICLR 2020, arXiv 1910.00643, whose u is each rank's own.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        world: World,
+        period: int = 48,
+        momentum: float = 0.5,
+        lr: float = 1.0,
+        buffers: str = "maintain",
+        nesterov: bool = False,
+        rescale: bool = True,
+    ) -> None:
+        if getattr(optimizer, "on_failure", "raise") == "shrink":
+            raise UsageError(
+                "on_failure='shrink' cannot go on with a momentum that was on its way when a rank died: take "
+                "SlowMo(..., NoAverage()), or leave on_failure='raise' and restart from a checkpoint"
+            )
+        super().__init__(optimizer, OwnValues(world), period, momentum, lr, buffers, nesterov, rescale)
+        self._channel = world.channel()
+        self._flight: Flight | None = None
+        self.optimizer.mass.lands_with(self._land)
+
+    def _begin(self, *_: object) -> None:
+        super()._begin()
+        if self._flight is not None:
+            self._flight.done()  # some transports move a sum along only when asked
+
+    def _end_iteration(self) -> None:
+        self._land()
+        super()._end_iteration()
+        self._flight = self._channel.sum(self.momenta)
+
+    def _land(self) -> None:
+        """m <- Σ_j m_j / n, which nothing has read since it was posted."""
+        if self._flight is not None:
+            self.stats.wait(self._flight)
+            self._flight = None
+            torch._foreach_div_(self.momenta, self._channel.size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of `SlowMo`. Waits for the momentum that is on its way."""
+        self._land()
+        return super().state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As `SlowMo` does it."""
+        self._land()
+        super().load_state_dict(state_dict)

@@ -1,0 +1,123 @@
+"""Exact averages of parts of the model that are on their way while steps go on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gossip import Averager, World
+from gossip.averaging import State
+from gossip.mass import scalar
+from gossip.transports import Flight
+
+from .outer import wide_copy
+
+
+@dataclass
+class Sent:
+    """The exact average of a shard on its way.
+
+    Attributes:
+        shard: its number.
+        due: the step after whose update it is applied.
+        ratios: r of each parameter group.
+        own: x, what this rank has sent, of each part.
+        sums: Σ_j ω_j x_j of each part, and at last Σ_j ω_j.
+        weight: ω, what this rank held then.
+        flight: what carries it; None when it has arrived, out of a checkpoint.
+    """
+
+    shard: int
+    due: int
+    ratios: list[float | None]
+    own: list[torch.Tensor]
+    sums: list[torch.Tensor]
+    weight: torch.Tensor
+    flight: Flight | None
+
+
+class Stream(Averager):
+    """Exact sums of shards, each taken `delay` steps after it was posted: by every rank in the same step."""
+
+    outlives = False
+
+    def __init__(self, world: World, period: int, shards: int, delay: int) -> None:
+        self.worlds = (world,)
+        self.period, self.shards, self.delay = period, shards, delay
+        self.aloft: deque[Sent] = deque()
+        # Sums on one channel would take one another's messages: each that may be on its way has its own.
+        steps = range(period)
+        most = max(sum(len(self.ending(step + ahead)) for ahead in range(delay)) for step in steps)
+        self._channels = deque(world.channel() for _ in range(max(1, most)))
+
+    def ending(self, steps: int) -> list[int]:
+        """The shards whose iteration ends after so many steps: each after others, the last at the end of a period."""
+        ends = [(shard + 1) * self.period // self.shards % self.period for shard in range(self.shards)]
+        return [shard for shard, end in enumerate(ends) if end == steps % self.period]
+
+    def describe(self) -> str:
+        """One line for the ranks to compare."""
+        return f"Stream(size={self.worlds[0].size}, shards={self.shards}, delay={self.delay})"
+
+    def send(self, step: int, shard: int, ratios: list[float | None], values: Sequence[torch.Tensor]) -> None:
+        """Post a copy of `values` as they are after the update of `step`."""
+        mass = self.mass
+        mass.look(mass.values)
+        own = [wide_copy(part) for part in values]
+        # ω x, of which every rank hears the sum
+        sums = [x.clone() if mass.whole else x * scalar(mass.weight) for x in own]
+        sums.append(mass.weight.clone().reshape(1))
+        self._channels.rotate(-1)
+        flight = self._channels[-1].sum(sums)
+        flight.done()  # some transports begin when they are asked
+        self.aloft.append(Sent(shard, step + self.delay, ratios, own, sums, mass.weight.clone(), flight))
+
+    def ask(self) -> None:
+        """Move what is on its way along: some transports do so only when asked."""
+        for sent in self.aloft:
+            if sent.flight is not None:
+                sent.flight.done()
+
+    def take(self) -> Sent:
+        """The oldest, once it has arrived."""
+        if self.aloft[0].flight is not None:
+            self.mass.stats.wait(self.aloft[0].flight)
+        return self.aloft.popleft()
+
+    def forget(self) -> None:
+        """Let all arrive and drop it."""
+        while self.aloft:
+            self.take()
+
+    def state_dict(self) -> State:
+        """What is on its way, once it has arrived."""
+        for sent in self.aloft:
+            if sent.flight is not None:
+                sent.flight.wait()
+        return {
+            "aloft": [
+                {
+                    "shard": sent.shard,
+                    "due": sent.due,
+                    "ratios": list(sent.ratios),
+                    "own": [x.clone() for x in sent.own],
+                    "sums": [x.clone() for x in sent.sums],
+                    "weight": float(sent.weight),
+                }
+                for sent in self.aloft
+            ]
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from there."""
+        self.forget()
+        for saved in state["aloft"]:
+            own = [x.to(values.device, copy=True) for x, values in zip(saved["own"], self.mass.values, strict=False)]
+            *sums, total = saved["sums"]
+            sums = [x.to(mine.device, copy=True) for x, mine in zip(sums, own, strict=True)]
+            weight = torch.full_like(self.mass.weight, saved["weight"])
+            sums.append(total.to(weight.device, copy=True))
+            self.aloft.append(Sent(saved["shard"], saved["due"], list(saved["ratios"]), own, sums, weight, None))
