@@ -44,8 +44,20 @@ def _sgp(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Traine
     return GossipOptimizer(optimizer, PushSum(world, graph))
 
 
+def _sgp_bf16(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    return GossipOptimizer(optimizer, PushSum(world, graph, wire="bfloat16"))
+
+
+def _sgp_int8(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    return GossipOptimizer(optimizer, PushSum(world, graph, wire="int8"))
+
+
 def _osgp(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
     return GossipOptimizer(optimizer, PushSum(world, graph, overlap=1))
+
+
+def _osgp_int8(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    return GossipOptimizer(optimizer, PushSum(world, graph, overlap=1, wire="int8"))
 
 
 def _local(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
@@ -82,7 +94,10 @@ ALGORITHMS = {
     "ar": Algorithm("AR-SGD", _ar),
     "exact": Algorithm("exact average", _exact),
     "sgp": Algorithm("SGP", _sgp, gossips=True),
+    "sgp-bf16": Algorithm("SGP, bfloat16", _sgp_bf16, gossips=True),
+    "sgp-int8": Algorithm("SGP, int8", _sgp_int8, gossips=True),
     "osgp": Algorithm("OSGP", _osgp, blocking=False, gossips=True),
+    "osgp-int8": Algorithm("OSGP, int8", _osgp_int8, blocking=False, gossips=True),
     "local": Algorithm("Local SGD", _local, periodic=True),
     "ar-slowmo": Algorithm("AR-SlowMo", _ar_slowmo, periodic=True),
     "local-slowmo": Algorithm("Local-SlowMo", _local_slowmo, periodic=True),

@@ -64,9 +64,9 @@ class Asynchronous(Rounds):
 
     outlives = False
 
-    def __init__(self, world: World, topology: Topology, overlap: int, description: str) -> None:
+    def __init__(self, world: World, topology: Topology, overlap: int, wire: str | None, description: str) -> None:
         # Nothing ends inside the step that posts it.
-        super().__init__(world, topology, max(1, overlap), description)
+        super().__init__(world, topology, max(1, overlap), wire, description)
         self._allowance = Allowance(topology, world.rank)
         self._sources, self._targets = neighbours(topology, world.rank)
         self._expected: dict[int, tuple[list[torch.Tensor], Flight]] = {}  # in-peer -> room, and what will fill it
@@ -110,7 +110,7 @@ class Asynchronous(Rounds):
         turn = self._allowance.cut(self.topology.turn(self._channel.rank, number), number, float(mass.weight), busy)
         sends = {peer: share for peer, share in turn.sends.items() if share > 0}
         if sends:
-            letter = Letter(step, self._snapshot(), {})
+            letter = Letter(step, self._snapshot(number), {})
             self._letters.append(letter)
             for peer, share in sends.items():
                 message = [self._envelope(share * mass.weight, number, letter.leaving[1:]), *letter.leaving[1:]]
@@ -118,6 +118,7 @@ class Asynchronous(Rounds):
                 answer = self._answers.post({}, {peer: [_nothing()]}, f"the answer to round {number}")
                 letter.unanswered[peer] = flight, answer
                 self._sent[peer] += 1
+            self._retain_(turn.keep, letter.leaving)
         mass.give(turn.keep, doubly_stochastic=False, keeps_alike=False)
         mass.round_landed()
         mass.stats.last.rounds_posted += 1
@@ -136,7 +137,7 @@ class Asynchronous(Rounds):
         weight, number = envelope[:2].tolist()
         self._check(envelope, self._channel.ranks[peer], int(number), values)
         if merge and weight > 0:
-            mass.merge_(envelope[0], values)
+            mass.merge_(envelope[0], values, self.wire)
             stats.last.rounds_landed += 1
         self._taken[peer] += 1
         self._room.append(message)

@@ -10,9 +10,10 @@ import torch
 from topologies import Topology
 
 from .averaging import Averager
-from .buckets import layout
-from .errors import PeerLost
+from .buckets import Bucket, layout
+from .errors import GossipError, PeerLost
 from .guard import checksum
+from .wire import PLAIN, WIRES
 from .world import World
 
 
@@ -21,10 +22,12 @@ class Messages(Averager):
 
     Attributes:
         topology: who gives to whom.
+        wire: how values are written into messages.
     """
 
-    def __init__(self, world: World, topology: Topology, description: str) -> None:
+    def __init__(self, world: World, topology: Topology, wire: str | None, description: str) -> None:
         self.worlds = (world,)
+        self.wire = WIRES[wire]
         self.topology = topology
         self._description = description
         self._channel = world.channel()
@@ -81,10 +84,35 @@ class Messages(Averager):
         weight = self.mass.weight
         numbers = 1 if weight.is_cuda else 3 + self.mass.checksums
         envelope = torch.zeros(numbers, dtype=torch.float64, device=weight.device)
-        return [envelope, *(torch.empty_like(values) for values in self.mass.values)]
+        return [envelope, *(self.wire.room(values) for values in self.mass.values)]
 
-    def _snapshot(self) -> list[torch.Tensor]:
+    def _snapshot(self, number: int) -> list[torch.Tensor]:
+        """Room for one message, and in it the values as they are now, as round `number` carries them."""
+        if self.wire is not PLAIN:
+            self.mass.quiet()  # now, for once a round is posted nothing may break off, and `_retain_` writes
         room = self._take_room()
-        for copy, values in zip(room[1:], self.mass.values, strict=True):
-            copy.copy_(values)
+        for bucket, encoded in zip(self.mass.buckets, room[1:], strict=True):
+            self.wire.encode(bucket.values, encoded)
+            if not encoded.is_cuda and self.wire.lost(encoded):
+                raise GossipError(
+                    f"rank {self._channel.me} cannot send parameter {_culprit(bucket, self.wire.values(encoded))} in "
+                    f"round {number} as {self.wire.name}: it has values that are not finite, or too large; nothing was "
+                    "sent. Look at this rank's data and loss, lower the learning rate, or take wire='bfloat16', which "
+                    "carries any size"
+                )
         return room
+
+    def _retain_(self, keep: float, leaving: Sequence[torch.Tensor] | None) -> None:
+        """Keep what rounding lost in the snapshot `leaving`, of which the share 1 − `keep` was given."""
+        if leaving is not None and keep < 1:
+            self.mass.retain_(keep, leaving[1:], self.wire)
+
+
+def _culprit(bucket: Bucket, decoded: torch.Tensor) -> str:
+    """The first parameter with a value that is not finite; failing that, with one that does not stay so on the wire."""
+    return next(
+        slot.name
+        for values in (bucket.values, decoded)
+        for slot in bucket.slots
+        if not torch.isfinite(values[slot.start : slot.stop]).all()
+    )

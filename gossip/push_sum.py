@@ -15,6 +15,7 @@ from .averaging import Composite, State
 from .early import Early
 from .errors import UsageError
 from .rounds import Rounds
+from .wire import WIRES
 from .world import World
 
 LANDINGS: dict[str, type[Rounds]] = {"due": Rounds, "early": Early, "any": Asynchronous}
@@ -37,9 +38,15 @@ class PushSum(Composite):
             "early": as soon as it has arrived, and at most `overlap` steps after its post, so that pauses of so many
             steps hold nobody up. "any": whatever has arrived, however late; no rank waits for another, `overlap` bounds
             nothing, and every rank may call `step()` as often as it likes. See `gossip.early`, `gossip.asynchronous`.
+        wire: how values travel. None: in the parameters' own dtype. "float32", "bfloat16", "float16" and "int8" (with
+            a float32 scale for every 256 values) send a rounded snapshot ẑ, and its sender keeps what rounding lost:
+            z <- z + (s/k)(z − ẑ) where it gives the share s and keeps k, so that Σ w·z is as it was. Ranks come as
+            close to one another as values are rounded, and no closer; where k is small that is s/k times as far.
+            "float16" and "int8" refuse a value that is not finite, "float16" one above 65,504 too; on a GPU, where the
+            host would have to wait to know, such values go on as not finite, as they do with the others.
 
     Raises:
-        UsageError: an overlap or landing that does not exist or that the transport cannot have, or a topology of
+        UsageError: an overlap, landing or wire that does not exist or that the transport cannot have, or a topology of
             another size.
         TopologyError: a schedule that breaks the laws of `topologies.Topology`.
 
@@ -48,11 +55,20 @@ class PushSum(Composite):
     >>> osgp = gossip.PushSum(world, topologies.exponential(world.size), overlap=1)
     """
 
-    def __init__(self, world: World, topology: topologies.Topology, overlap: int = 0, landing: str = "due") -> None:
+    def __init__(
+        self,
+        world: World,
+        topology: topologies.Topology,
+        overlap: int = 0,
+        landing: str = "due",
+        wire: str | None = None,
+    ) -> None:
         if isinstance(overlap, bool) or not isinstance(overlap, int) or overlap < 0:
             raise UsageError(f"overlap is {overlap!r}, but it is a number of steps: 0, 1 or more")
         if landing not in LANDINGS:
             raise UsageError(f"landing {landing!r} does not exist; there are {', '.join(map(repr, LANDINGS))}")
+        if wire not in WIRES:
+            raise UsageError(f"wire {wire!r} does not exist; there are {', '.join(map(repr, WIRES))}")
         if landing != "due" and world.transport == "nccl":
             raise UsageError(
                 f"landing={landing!r} asks which message has come, and over nccl messages come in the one order of a "
@@ -74,8 +90,9 @@ class PushSum(Composite):
             )
         topologies.validate(topology)
         self.landing = landing
-        self._description = f"PushSum({topology.describe()}, overlap={overlap}, landing={landing!r})"
-        self._rounds = LANDINGS[landing](world, topology, overlap, self._description)
+        written = f", {wire=}" if wire is not None else ""
+        self._description = f"PushSum({topology.describe()}, overlap={overlap}, landing={landing!r}{written})"
+        self._rounds = LANDINGS[landing](world, topology, overlap, wire, self._description)
         super().__init__(self._rounds)
 
     @property

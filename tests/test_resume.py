@@ -161,7 +161,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[spawn.Saved]:
 
 
 @EVERY_BASE
-@pytest.mark.parametrize("wrap", ["slowmo, overlap 1", "slowmo, overlap 2"])
+@pytest.mark.parametrize("wrap", ["slowmo, overlap 1", "slowmo, overlap 2", "slowmo, overlap 1, int8"])
 @pytest.mark.parametrize("run", ["again", "resumed"])
 def test_mpirun(run: str, wrap: str, base: str, ranks: list[spawn.Saved]) -> None:
     """And to the bits of the threads' run."""
