@@ -64,9 +64,17 @@ class Asynchronous(Rounds):
 
     outlives = False
 
-    def __init__(self, world: World, topology: Topology, overlap: int, wire: str | None, description: str) -> None:
+    def __init__(
+        self,
+        world: World,
+        topology: Topology,
+        overlap: int,
+        wire: str | None,
+        description: str,
+        node: World | None = None,
+    ) -> None:
         # Nothing ends inside the step that posts it.
-        super().__init__(world, topology, max(1, overlap), wire, description)
+        super().__init__(world, topology, max(1, overlap), wire, description, node)
         self._allowance = Allowance(topology, world.rank)
         self._sources, self._targets = neighbours(topology, world.rank)
         self._expected: dict[int, tuple[list[torch.Tensor], Flight]] = {}  # in-peer -> room, and what will fill it

@@ -38,9 +38,15 @@ class Early(Rounds):
     outlives = False
 
     def __init__(
-        self, world: World, topology: topologies.Topology, overlap: int, wire: str | None, description: str
+        self,
+        world: World,
+        topology: topologies.Topology,
+        overlap: int,
+        wire: str | None,
+        description: str,
+        node: World | None = None,
     ) -> None:
-        super().__init__(world, topology, overlap, wire, description)
+        super().__init__(world, topology, overlap, wire, description, node)
         self._allowance = Allowance(topology, world.rank)
         # (round, in-peer) -> what carries its message; there is none where it came out of a checkpoint
         self._arrivals: dict[tuple[int, int], Flight] = {}

@@ -11,8 +11,10 @@ from topologies import Topology
 
 from .averaging import Averager
 from .buckets import Bucket, layout
-from .errors import GossipError, PeerLost
+from .errors import GossipError, PeerLost, UsageError
 from .guard import checksum
+from .mass import Mass
+from .transports import Batch, Flight, post_in_parts
 from .wire import PLAIN, WIRES
 from .world import World
 
@@ -25,17 +27,39 @@ class Messages(Averager):
         wire: how values are written into messages.
     """
 
-    def __init__(self, world: World, topology: Topology, wire: str | None, description: str) -> None:
+    def __init__(
+        self, world: World, topology: Topology, wire: str | None, description: str, node: World | None = None
+    ) -> None:
         self.worlds = (world,)
+        self.nodes = () if node is None else (node,)
         self.wire = WIRES[wire]
         self.topology = topology
         self._description = description
         self._channel = world.channel()
+        self._inside = None if node is None else node.channel()
         self._mark: float | None = None
         self._room: list[list[torch.Tensor]] = []
 
     def describe(self) -> str:
         return self._description
+
+    def bind(self, mass: Mass, every: int) -> None:
+        if self._inside is not None:
+            places = [
+                place.decode() for place in self._channel.gather(b"%d of %d" % (self._inside.rank, self._inside.size))
+            ]
+            if len(set(places)) > 1:
+                raise UsageError(
+                    f"the ranks that exchange their parts of one message stand in their nodes as {', '.join(places)}: "
+                    "they have to be counterparts, as in PushSum(world.across, ..., node=world.node) with as many "
+                    "ranks on every host"
+                )
+        super().bind(mass, every)
+
+    def _post_batch(self, sends: Batch, receives: Batch, subject: str, *, together: bool) -> Flight:
+        if self._inside is None:
+            return self._channel.post(sends, receives, subject, together=together)
+        return post_in_parts(self._channel, self._inside, sends, receives, subject, together=together)
 
     def rebind(self) -> None:
         self._room.clear()

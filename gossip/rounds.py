@@ -66,9 +66,15 @@ class Rounds(Messages):
     """
 
     def __init__(
-        self, world: World, topology: topologies.Topology, overlap: int, wire: str | None, description: str
+        self,
+        world: World,
+        topology: topologies.Topology,
+        overlap: int,
+        wire: str | None,
+        description: str,
+        node: World | None = None,
     ) -> None:
-        super().__init__(world, topology, wire, description)
+        super().__init__(world, topology, wire, description, node)
         self.overlap = overlap
         self.rounds = 0
         self._whole, self._members = topology, list(world.base.ranks)
@@ -85,6 +91,12 @@ class Rounds(Messages):
 
     def _refuse_thin(self, every: int) -> None:
         aloft = -(-self.overlap // every)
+        if aloft > 1 and self.nodes:
+            raise UsageError(
+                f"overlap={self.overlap} posted every {every} step(s) keeps {aloft} rounds in the air, and with "
+                "node=... the ranks of a node hand each other one round at a time: use overlap=0 or 1, or "
+                f"Every({self.overlap}, PushSum(..., overlap={self.overlap}, node=...))"
+            )
         if aloft > MOST_ALOFT:
             raise UsageError(
                 f"overlap={self.overlap} posted every {every} step(s) keeps {aloft} rounds in the air: the weight held "
@@ -131,7 +143,7 @@ class Rounds(Messages):
         }
         arriving = {peer: self._take_room() for peer in sorted(turn.receives)}
         # Where all wait for a round, a rank is hardly ahead of another, and asking for room would only cost time.
-        flight = self._channel.post(sends, arriving, f"round {number}", together=self.overlap == 0)
+        flight = self._post_batch(sends, arriving, f"round {number}", together=self.overlap == 0)
         if leaving is None:
             mass.reading.append(flight)
         if self._channel.carrier.parties:

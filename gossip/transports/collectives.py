@@ -60,6 +60,10 @@ class Relay(Flight):
         leg = self._leg
         return ([], []) if leg is None else leg.missing()
 
+    def lacking(self) -> tuple[str, str]:
+        leg = self._leg  # whose peers may be numbered otherwise than ours
+        return super().lacking() if leg is None else leg.lacking()
+
     def pause(self, waited: float, left: float) -> None:
         leg = self._leg  # another thread may go on to the next one, or end, meanwhile
         if leg is None:
@@ -93,16 +97,26 @@ def ring_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
     n, rank = transport.size, transport.rank
     right, left = (rank + 1) % n, (rank - 1) % n
     for hop in range(n - 1):
-        mine = _blocks(tensors, rank - hop - 1, 1, n)
+        mine = blocks(tensors, rank - hop - 1, 1, n)
         arriving = [torch.empty_like(part) for part in mine]
         yield transport.post(
-            {right: _blocks(tensors, rank - hop, 1, n)}, {left: arriving}, f"hop {hop} of an exact sum", together=True
+            {right: blocks(tensors, rank - hop, 1, n)}, {left: arriving}, f"hop {hop} of an exact sum", together=True
         )
         for part, addend in zip(mine, arriving, strict=True):
             part.add_(addend)
+    yield from ring_gather(transport, tensors, rank + 1, "an exact sum", together=True)
+
+
+def ring_gather(
+    transport: Transport, tensors: Sequence[torch.Tensor], own: int, subject: str, *, together: bool = False
+) -> Steps:
+    """Of the n blocks of each tensor this rank has block `own`, the one on its right block `own` + 1: all get all."""
+    n, rank = transport.size, transport.rank
     for hop in range(n - 1):
-        give, take = _blocks(tensors, rank + 1 - hop, 1, n), _blocks(tensors, rank - hop, 1, n)
-        yield transport.post({right: give}, {left: take}, f"hop {n - 1 + hop} of an exact sum", together=True)
+        give, take = blocks(tensors, own - hop, 1, n), blocks(tensors, own - hop - 1, 1, n)
+        yield transport.post(
+            {(rank + 1) % n: give}, {(rank - 1) % n: take}, f"hop {hop} around, {subject}", together=together
+        )
 
 
 def circulant_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
@@ -121,14 +135,14 @@ def circulant_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Step
         rounds.append((held, before - held))
     for segment in _segments(tensors):
         for skip, count in rounds:
-            mine = _blocks(segment, rank, count, n)
+            mine = blocks(segment, rank, count, n)
             arriving = [torch.empty_like(part) for part in mine]
-            give = _blocks(segment, rank + skip, count, n)
+            give = blocks(segment, rank + skip, count, n)
             yield transport.post({(rank + skip) % n: give}, {(rank - skip) % n: arriving}, "an exact sum")
             for part, addend in zip(mine, arriving, strict=True):
                 part.add_(addend)
         for skip, count in reversed(rounds):
-            give, take = _blocks(segment, rank, count, n), _blocks(segment, rank + skip, count, n)
+            give, take = blocks(segment, rank, count, n), blocks(segment, rank + skip, count, n)
             yield transport.post({(rank - skip) % n: give}, {(rank + skip) % n: take}, "an exact sum")
 
 
@@ -146,7 +160,7 @@ def _segments(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
     yield segment
 
 
-def _blocks(tensors: Sequence[torch.Tensor], first: int, count: int, n: int) -> list[torch.Tensor]:
+def blocks(tensors: Sequence[torch.Tensor], first: int, count: int, n: int) -> list[torch.Tensor]:
     """Blocks first, first+1, …, modulo n, of each tensor; nothing is sent for those that are empty."""
     first %= n
     runs = [(first, min(first + count, n)), (0, max(0, first + count - n))]
