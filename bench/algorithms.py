@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from gossip import Every, ExactAverage, GossipOptimizer, NoAverage, PushSum, World
 from slowmo import SlowMo, StreamingSlowMo
 from slowmo.outer import Outer
-from topologies import Topology
+from topologies import Topology, exponential
 
 Trained = GossipOptimizer | Outer
 
@@ -19,7 +19,7 @@ class Algorithm(NamedTuple):
     """What it is called, and how it is built around an optimizer, for a world, a graph and a period τ.
 
     `periodic` ones do something in every τ-th step only. `blocking` ones have nothing under way between two steps.
-    `gossips`: the graph is used.
+    `gossips`: the graph is used. Hierarchical ones go over the exponential graph of the hosts.
     """
 
     title: str
@@ -45,8 +45,30 @@ def _sgp(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Traine
     return GossipOptimizer(optimizer, PushSum(world, graph))
 
 
+def _sgp_bf16(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    return GossipOptimizer(optimizer, PushSum(world, graph, wire="bfloat16"))
+
+
+def _sgp_int8(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    return GossipOptimizer(optimizer, PushSum(world, graph, wire="int8"))
+
+
+def _hier(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    across = PushSum(world.across, exponential(world.across.size))
+    return GossipOptimizer(optimizer, across, gradients=world.node)
+
+
+def _hier_parts(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    across = PushSum(world.across, exponential(world.across.size), node=world.node)
+    return GossipOptimizer(optimizer, across, gradients=world.node)
+
+
 def _osgp(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
     return GossipOptimizer(optimizer, PushSum(world, graph, overlap=1))
+
+
+def _osgp_int8(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    return GossipOptimizer(optimizer, PushSum(world, graph, overlap=1, wire="int8"))
 
 
 def _local(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
@@ -91,7 +113,12 @@ ALGORITHMS = {
     "ar": Algorithm("AR-SGD", _ar),
     "exact": Algorithm("exact average", _exact),
     "sgp": Algorithm("SGP", _sgp, gossips=True),
+    "sgp-bf16": Algorithm("SGP, bfloat16", _sgp_bf16, gossips=True),
+    "sgp-int8": Algorithm("SGP, int8", _sgp_int8, gossips=True),
+    "hier": Algorithm("hierarchical SGP", _hier),
+    "hier-parts": Algorithm("hierarchical SGP, in parts", _hier_parts),
     "osgp": Algorithm("OSGP", _osgp, blocking=False, gossips=True),
+    "osgp-int8": Algorithm("OSGP, int8", _osgp_int8, blocking=False, gossips=True),
     "local": Algorithm("Local SGD", _local, periodic=True),
     "ar-slowmo": Algorithm("AR-SlowMo", _ar_slowmo, periodic=True),
     "local-slowmo": Algorithm("Local-SlowMo", _local_slowmo, periodic=True),

@@ -80,9 +80,17 @@ class Asynchronous(Rounds):
 
     outlives = False
 
-    def __init__(self, world: World, topology: Topology, overlap: int, description: str) -> None:
+    def __init__(
+        self,
+        world: World,
+        topology: Topology,
+        overlap: int,
+        wire: str | None,
+        description: str,
+        node: World | None = None,
+    ) -> None:
         # Nothing ends inside the step that posts it.
-        super().__init__(world, topology, max(1, overlap), description)
+        super().__init__(world, topology, max(1, overlap), wire, description, node)
         self._allowance = Allowance(topology, world.rank)
         self._sources, self._targets = neighbours(topology, world.rank)
         self._expected: dict[int, tuple[list[torch.Tensor], Flight]] = {}  # in-peer -> room, and what will fill it
@@ -122,7 +130,9 @@ class Asynchronous(Rounds):
         turn = self._allowance.cut(turn, number, float(mass.weight), self._unanswered)
         weights = {peer: share * mass.weight for peer, share in turn.sends.items() if share > 0}
         if weights:
-            self._write(weights, self._snapshot())
+            leaving = self._snapshot(number)
+            self._write(weights, leaving)
+            self._retain_(turn.keep, leaving)
         mass.give(turn.keep, doubly_stochastic=False, keeps_alike=False)
         mass.round_landed()
         mass.stats.last.rounds_posted += 1
@@ -175,7 +185,7 @@ class Asynchronous(Rounds):
             if weight == 0:
                 self._ended.add(peer)
             elif merge:
-                mass.merge_(envelope[0], values)
+                mass.merge_(envelope[0], values, self.wire)
                 mass.stats.last.rounds_landed += 1
         self._room.append(message)
         answer = torch.tensor([self._taken[peer]], dtype=torch.float64)

@@ -31,12 +31,14 @@ class Averager(ABC):
         worlds: the worlds it speaks in, the outermost first.
         every: it acts in each step t with (t + 1) mod every = 0.
         outlives: whether it can go on without ranks that died.
+        nodes: worlds whose ranks hold the same values and carry messages together, so they make the same updates.
     """
 
     overlap: int = 0
     worlds: tuple[World, ...] = ()
     every: int = 1
     outlives: bool = True
+    nodes: tuple[World, ...] = ()
     _mass: Mass | None = None
 
     @property
@@ -196,6 +198,7 @@ class Composite(Averager):
         self.worlds = tuple(world for member in members for world in member.worlds)
         self.overlap = max((member.overlap for member in members), default=0)
         self.outlives = all(member.outlives for member in members)
+        self.nodes = tuple(node for member in members for node in member.nodes)
 
     def bind(self, mass: Mass, every: int) -> None:
         for member in self.members:

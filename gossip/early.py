@@ -37,8 +37,16 @@ class Early(Rounds):
 
     outlives = False
 
-    def __init__(self, world: World, topology: topologies.Topology, overlap: int, description: str) -> None:
-        super().__init__(world, topology, overlap, description)
+    def __init__(
+        self,
+        world: World,
+        topology: topologies.Topology,
+        overlap: int,
+        wire: str | None,
+        description: str,
+        node: World | None = None,
+    ) -> None:
+        super().__init__(world, topology, overlap, wire, description, node)
         self._allowance = Allowance(topology, world.rank)
         # (round, in-peer) -> what carries its message; there is none where it came out of a checkpoint
         self._arrivals: dict[tuple[int, int], Flight] = {}
@@ -82,16 +90,17 @@ class Early(Rounds):
         envelope, *values = message
         self._check(envelope, self._channel.ranks[peer], number, values)
         if envelope[0] > 0:
-            self.mass.merge_(envelope[0], values)
+            self.mass.merge_(envelope[0], values, self.wire)
 
     def _give(self, step: int) -> Round:
         mass, number = self.mass, self.rounds
         mass.look(mass.values)
+        leaving = self._snapshot(number)
         self.rounds += 1
         if mass.whole:
             self._allowance.begin()
         turn = self._allowance.cut(self.topology.turn(self._channel.rank, number), number, float(mass.weight))
-        subject, leaving = f"round {number}", self._snapshot()
+        subject = f"round {number}"
         round = Round(
             number,
             step,
@@ -106,6 +115,7 @@ class Early(Rounds):
         for peer, share in turn.sends.items():
             letter = [self._envelope(share * mass.weight, number, leaving[1:]), *leaving[1:]]
             self._departures[number].append(self._channel.post({peer: letter}, {}, subject))
+        self._retain_(turn.keep, leaving)
         # By arrival, equal weights do not stay equal.
         mass.give(turn.keep, doubly_stochastic=False, keeps_alike=False)
         mass.stats.last.rounds_posted += 1

@@ -21,6 +21,7 @@ from .buckets import Bucket
 from .guard import refuse_non_finite
 from .stats import Stats
 from .transports import Flight
+from .wire import PLAIN, Wire
 
 
 class Mass:
@@ -99,8 +100,8 @@ class Mass:
             board = self.stats.board
             refuse_non_finite(board.rank, board.slot.step, self.buckets, values, what)
 
-    def merge_(self, weight: torch.Tensor, values: Sequence[torch.Tensor]) -> None:
-        """Take in the pair (w', z') from a peer."""
+    def merge_(self, weight: torch.Tensor, values: Sequence[torch.Tensor], wire: Wire = PLAIN) -> None:
+        """Take in the pair (w', z') from a peer, z' as `wire` writes it."""
         self.quiet()
         with self.stats.merging():
             # w <- w + w' ;   z <- z + (w'/w)·(z' − z)
@@ -108,7 +109,17 @@ class Mass:
             self.aloft_weight -= scalar(weight)
             ratio = weight / self.weight
             for own, other in zip(self.values, values, strict=True):
-                lerp_(own, other, ratio, out=own)
+                for part, decoded in wire.parts(other):
+                    lerp_(own[part], decoded, ratio, out=own[part])
+
+    def retain_(self, keep: float, sent: Sequence[torch.Tensor], wire: Wire) -> None:
+        """When ẑ is given in the place of z and the share `keep` is kept: keep what rounding lost. Nothing reads z."""
+        # z <- z + (s/k)·(z − ẑ) ,   s + k = 1
+        ratio = torch.tensor(1 - 1 / keep, dtype=torch.float64)
+        for own, other in zip(self.values, sent, strict=True):
+            if not wire.exact(own):
+                for part, decoded in wire.parts(other):
+                    lerp_(own[part], decoded, ratio, out=own[part])
 
     def go_on(self, weight: float, unmerged: float, balanced: bool) -> None:
         """After a death hold `weight`, and `unmerged` of what has arrived.
@@ -162,7 +173,12 @@ class Mass:
 
 def lerp_(start: torch.Tensor, end: torch.Tensor, ratio: torch.Tensor, *, out: torch.Tensor) -> None:
     """out <- start + ratio·(end − start) in one pass; `ratio` is float64 and never rounded to 16 bits."""
-    if not ratio.is_cuda:
+    if start.dtype != end.dtype:
+        both = torch.promote_types(start.dtype, end.dtype)
+        z = start.to(both)
+        lerp_(z, end.to(both), ratio, out=z)
+        out.copy_(z)
+    elif not ratio.is_cuda:
         torch.lerp(start, end, ratio.item(), out=out)
     elif start.dtype in (torch.float32, torch.float64):
         torch.lerp(start, end, ratio.to(start.dtype), out=out)

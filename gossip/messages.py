@@ -10,9 +10,12 @@ import torch
 from topologies import Topology
 
 from .averaging import Averager
-from .buckets import layout
-from .errors import PeerLost
+from .buckets import Bucket, layout
+from .errors import GossipError, PeerLost, UsageError
 from .guard import checksum
+from .mass import Mass
+from .transports import Batch, Flight, post_in_parts
+from .wire import PLAIN, WIRES
 from .world import World
 
 
@@ -21,18 +24,42 @@ class Messages(Averager):
 
     Attributes:
         topology: who gives to whom.
+        wire: how values are written into messages.
     """
 
-    def __init__(self, world: World, topology: Topology, description: str) -> None:
+    def __init__(
+        self, world: World, topology: Topology, wire: str | None, description: str, node: World | None = None
+    ) -> None:
         self.worlds = (world,)
+        self.nodes = () if node is None else (node,)
+        self.wire = WIRES[wire]
         self.topology = topology
         self._description = description
         self._channel = world.channel()
+        self._inside = None if node is None else node.channel()
         self._mark: float | None = None
         self._room: list[list[torch.Tensor]] = []
 
     def describe(self) -> str:
         return self._description
+
+    def bind(self, mass: Mass, every: int) -> None:
+        if self._inside is not None:
+            places = [
+                place.decode() for place in self._channel.gather(b"%d of %d" % (self._inside.rank, self._inside.size))
+            ]
+            if len(set(places)) > 1:
+                raise UsageError(
+                    f"the ranks that exchange their parts of one message stand in their nodes as {', '.join(places)}: "
+                    "they have to be counterparts, as in PushSum(world.across, ..., node=world.node) with as many "
+                    "ranks on every host"
+                )
+        super().bind(mass, every)
+
+    def _post_batch(self, sends: Batch, receives: Batch, subject: str, *, together: bool) -> Flight:
+        if self._inside is None:
+            return self._channel.post(sends, receives, subject, together=together)
+        return post_in_parts(self._channel, self._inside, sends, receives, subject, together=together)
 
     def rebind(self) -> None:
         self._room.clear()
@@ -81,10 +108,35 @@ class Messages(Averager):
         weight = self.mass.weight
         numbers = 1 if weight.is_cuda else 3 + self.mass.checksums
         envelope = torch.zeros(numbers, dtype=torch.float64, device=weight.device)
-        return [envelope, *(torch.empty_like(values) for values in self.mass.values)]
+        return [envelope, *(self.wire.room(values) for values in self.mass.values)]
 
-    def _snapshot(self) -> list[torch.Tensor]:
+    def _snapshot(self, number: int) -> list[torch.Tensor]:
+        """Room for one message, and in it the values as they are now, as round `number` carries them."""
+        if self.wire is not PLAIN:
+            self.mass.quiet()  # now, for once a round is posted nothing may break off, and `_retain_` writes
         room = self._take_room()
-        for copy, values in zip(room[1:], self.mass.values, strict=True):
-            copy.copy_(values)
+        for bucket, encoded in zip(self.mass.buckets, room[1:], strict=True):
+            self.wire.encode(bucket.values, encoded)
+            if not encoded.is_cuda and self.wire.lost(encoded):
+                raise GossipError(
+                    f"rank {self._channel.me} cannot send parameter {_culprit(bucket, self.wire.values(encoded))} in "
+                    f"round {number} as {self.wire.name}: it has values that are not finite, or too large; nothing was "
+                    "sent. Look at this rank's data and loss, lower the learning rate, or take wire='bfloat16', which "
+                    "carries any size"
+                )
         return room
+
+    def _retain_(self, keep: float, leaving: Sequence[torch.Tensor] | None) -> None:
+        """Keep what rounding lost in the snapshot `leaving`, of which the share 1 − `keep` was given."""
+        if leaving is not None and keep < 1:
+            self.mass.retain_(keep, leaving[1:], self.wire)
+
+
+def _culprit(bucket: Bucket, decoded: torch.Tensor) -> str:
+    """The first parameter with a value that is not finite; failing that, with one that does not stay so on the wire."""
+    return next(
+        slot.name
+        for values in (bucket.values, decoded)
+        for slot in bucket.slots
+        if not torch.isfinite(values[slot.start : slot.stop]).all()
+    )

@@ -143,6 +143,7 @@ class GossipOptimizer(Wrapper):
         """Let `averager` act on the values, once the ranks of its worlds and of `worlds` agree on it and `options`."""
         self.settle()
         worlds = [*averager.worlds, *worlds]
+        self._refuse_unlike(averager)
         if self.on_failure == "shrink":
             refuse_mortal(averager, worlds)
         elif any(world.base.carrier.parties for world in worlds):
@@ -165,6 +166,15 @@ class GossipOptimizer(Wrapper):
             self._survivor = Survivor(self.mass, self._averagers, worlds[0].channel())
         if self.stats.timeline is not None and newcomers.places():
             self.stats.timeline.align()
+
+    def _refuse_unlike(self, averager: Averager) -> None:
+        together = set() if self._gradients is None else set(self._gradients.world.base.ranks)
+        for node in averager.nodes:
+            if node.size > 1 and not together >= set(node.base.ranks):
+                raise UsageError(
+                    f"{averager.describe()} lets each of {node.size} ranks send its part of one model, so they have to "
+                    "make the same updates: give GossipOptimizer gradients=world.node, the World given as node"
+                )
 
     # -- the step ------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from .averaging import Composite, State
 from .early import Early
 from .errors import UsageError
 from .rounds import Rounds
+from .wire import WIRES
 from .world import World
 
 LANDINGS: dict[str, type[Rounds]] = {"due": Rounds, "early": Early, "any": Asynchronous}
@@ -37,22 +38,49 @@ class PushSum(Composite):
             "early": as soon as it has arrived, and at most `overlap` steps after its post, so that pauses of so many
             steps hold nobody up. "any": whatever has arrived, however late; no rank waits for another, `overlap` bounds
             nothing, and every rank may call `step()` as often as it likes. See `gossip.early`, `gossip.asynchronous`.
+        wire: how values travel. None: in the parameters' own dtype. "float32", "bfloat16", "float16" and "int8" (with
+            a float32 scale for every 256 values) send a rounded snapshot ẑ, and its sender keeps what rounding lost:
+            z <- z + (s/k)(z − ẑ) where it gives the share s and keeps k, so that Σ w·z is as it was. Ranks come as
+            close to one another as values are rounded, and no closer; where k is small that is s/k times as far.
+            "float16" and "int8" refuse a value that is not finite, "float16" one above 65,504 too; on a GPU, where the
+            host would have to wait to know, such values go on as not finite, as they do with the others.
+        node: where the ranks of a host hold the same values, since they average their gradients, `world` is their
+            counterparts on other hosts and `node` the ranks of the host: each of its m ranks sends one m-th of a
+            message to its counterparts, and they hand each other what they have got, so that a message crosses the
+            network once and not m times. The result is the same, bit for bit. See `gossip.transports.parts`.
 
     Raises:
-        UsageError: an overlap or landing that does not exist or that the transport cannot have, or a topology of
+        UsageError: an overlap, landing or wire that does not exist or that the transport cannot have, or a topology of
             another size.
         TopologyError: a schedule that breaks the laws of `topologies.Topology`.
 
-    >>> import gossip, topologies
+    >>> import gossip, topologies, torch
     >>> world = gossip.init()
     >>> osgp = gossip.PushSum(world, topologies.exponential(world.size), overlap=1)
+
+    Among hosts with several ranks each:
+
+    >>> hosts = topologies.exponential(world.across.size)
+    >>> across = gossip.PushSum(world.across, hosts, overlap=1, node=world.node)
+    >>> sgd = torch.optim.SGD(torch.nn.Linear(4, 2).parameters(), lr=0.1)
+    >>> optimizer = gossip.GossipOptimizer(sgd, across, gradients=world.node)
     """
 
-    def __init__(self, world: World, topology: topologies.Topology, overlap: int = 0, landing: str = "due") -> None:
+    def __init__(
+        self,
+        world: World,
+        topology: topologies.Topology,
+        overlap: int = 0,
+        landing: str = "due",
+        wire: str | None = None,
+        node: World | None = None,
+    ) -> None:
         if isinstance(overlap, bool) or not isinstance(overlap, int) or overlap < 0:
             raise UsageError(f"overlap is {overlap!r}, but it is a number of steps: 0, 1 or more")
         if landing not in LANDINGS:
             raise UsageError(f"landing {landing!r} does not exist; there are {', '.join(map(repr, LANDINGS))}")
+        if wire not in WIRES:
+            raise UsageError(f"wire {wire!r} does not exist; there are {', '.join(map(repr, WIRES))}")
         if landing != "due" and world.transport == "nccl":
             raise UsageError(
                 f"landing={landing!r} asks which message has come, and over nccl messages come in the one order of a "
@@ -73,9 +101,12 @@ class PushSum(Composite):
                 f"size=world.{'size' if world.size == world.base.size else 'survivors.size, and world.survivors'}"
             )
         topologies.validate(topology)
+        if node is not None:
+            _refuse_node(world, node, landing)
         self.landing = landing
-        self._description = f"PushSum({topology.describe()}, overlap={overlap}, landing={landing!r})"
-        self._rounds = LANDINGS[landing](world, topology, overlap, self._description)
+        more = (f", {wire=}" if wire is not None else "") + (f", node={node.size}" if node is not None else "")
+        self._description = f"PushSum({topology.describe()}, overlap={overlap}, landing={landing!r}{more})"
+        self._rounds = LANDINGS[landing](world, topology, overlap, wire, self._description, node)
         super().__init__(self._rounds)
 
     @property
@@ -91,3 +122,18 @@ class PushSum(Composite):
 
     def load_state_dict(self, state: State) -> None:
         self._rounds.load_state_dict(state)
+
+
+def _refuse_node(world: World, node: World, landing: str) -> None:
+    if not isinstance(node, World):
+        raise UsageError(f"node is {node!r}, but it is a World: world.node, the ranks that share this host")
+    if landing != "due":
+        raise UsageError(
+            f"landing={landing!r} takes each message when it comes, and with node=... the ranks of a node hand each "
+            "other parts of one round: use landing='due'"
+        )
+    if set(world.base.ranks) & set(node.base.ranks) != {world.base.me}:
+        raise UsageError(
+            f"rank {world.base.me} gossips with ranks of its own node, which hold the same values: give a world of "
+            "counterparts, as in PushSum(world.across, ..., node=world.node)"
+        )

@@ -22,6 +22,7 @@ from .errors import UsageError
 from .mass import Mass
 from .messages import Messages
 from .transports import Flight, Told
+from .wire import PLAIN
 from .world import World
 
 MOST_ALOFT = 2
@@ -40,7 +41,7 @@ class Round:
         posted: the step at whose end it was posted.
         due: the step before whose update it is merged.
         arriving: in-peer -> envelope and values, in room of our own.
-        leaving: the room of the snapshot that is sent, where it is not the buckets themselves.
+        leaving: the room of the snapshot that is sent, encoded, where it is not the buckets themselves.
         ranks: what the job calls the peers.
         flight: what carries it; None when it has arrived, out of a checkpoint or as far as it came before a death.
     """
@@ -64,8 +65,16 @@ class Rounds(Messages):
     whoever gave it, with the values as they are.
     """
 
-    def __init__(self, world: World, topology: topologies.Topology, overlap: int, description: str) -> None:
-        super().__init__(world, topology, description)
+    def __init__(
+        self,
+        world: World,
+        topology: topologies.Topology,
+        overlap: int,
+        wire: str | None,
+        description: str,
+        node: World | None = None,
+    ) -> None:
+        super().__init__(world, topology, wire, description, node)
         self.overlap = overlap
         self.rounds = 0
         self._whole, self._members = topology, list(world.base.ranks)
@@ -82,6 +91,12 @@ class Rounds(Messages):
 
     def _refuse_thin(self, every: int) -> None:
         aloft = -(-self.overlap // every)
+        if aloft > 1 and self.nodes:
+            raise UsageError(
+                f"overlap={self.overlap} posted every {every} step(s) keeps {aloft} rounds in the air, and with "
+                "node=... the ranks of a node hand each other one round at a time: use overlap=0 or 1, or "
+                f"Every({self.overlap}, PushSum(..., overlap={self.overlap}, node=...))"
+            )
         if aloft > MOST_ALOFT:
             raise UsageError(
                 f"overlap={self.overlap} posted every {every} step(s) keeps {aloft} rounds in the air: the weight held "
@@ -117,16 +132,18 @@ class Rounds(Messages):
         """Keep a share of the weight, and put the others on their way with the values."""
         mass, turn = self.mass, self.topology.turn(self._channel.rank, self.rounds)
         mass.look(mass.values)
-        number, self.rounds = self.rounds, self.rounds + 1
+        leaving = None
         # With overlap 0 and 1 the values stand still until the round has landed, so they are sent as they lie.
-        leaving = self._snapshot() if self.overlap > 1 else None
+        if self.overlap > 1 or (self.wire is not PLAIN and turn.sends):
+            leaving = self._snapshot(self.rounds)
+        number, self.rounds = self.rounds, self.rounds + 1
         values = mass.values if leaving is None else leaving[1:]
         sends = {
             peer: [self._envelope(share * mass.weight, number, values), *values] for peer, share in turn.sends.items()
         }
         arriving = {peer: self._take_room() for peer in sorted(turn.receives)}
         # Where all wait for a round, a rank is hardly ahead of another, and asking for room would only cost time.
-        flight = self._channel.post(sends, arriving, f"round {number}", together=self.overlap == 0)
+        flight = self._post_batch(sends, arriving, f"round {number}", together=self.overlap == 0)
         if leaving is None:
             mass.reading.append(flight)
         if self._channel.carrier.parties:
@@ -134,6 +151,7 @@ class Rounds(Messages):
             self._given.extend((number, ranks[peer], float(envelope[0])) for peer, (envelope, *_) in sends.items())
             while self._given and self._given[0][0] <= number - REMEMBERED:
                 self._given.popleft()
+        self._retain_(turn.keep, leaving)
         mass.give(turn.keep, self.topology.doubly_stochastic(number), self.topology.keeps_alike(number))
         mass.stats.last.rounds_posted += 1
         return Round(number, step, step + self.overlap, arriving, leaving, self._channel.ranks, flight)
@@ -148,7 +166,7 @@ class Rounds(Messages):
         for peer, (envelope, *values) in round.arriving.items():
             self._check(envelope, round.ranks[peer], round.number, values)
             self._heard[round.ranks[peer]] = round.number
-            mass.merge_(envelope[0], values)
+            mass.merge_(envelope[0], values, self.wire)
         mass.round_landed()
         self._give_back(round)
         mass.stats.last.rounds_landed += 1
@@ -244,6 +262,7 @@ class Rounds(Messages):
                     "number": round.number,
                     "posted": round.posted,
                     "due": round.due,
+                    "wire": self.wire.name,
                     "arriving": {peer: [t.clone() for t in tensors] for peer, tensors in round.arriving.items()},
                 }
                 for round in self._aloft

@@ -16,7 +16,9 @@ from rich.console import Console
 from spawn import run_mpirun, run_torchrun
 
 import gossip
+import topologies
 from bench import breakdown, matrix, models, tables, wire
+from bench.algorithms import ALGORITHMS
 from bench.measuring import Updates, figures, pooled
 from bench.peers import YARDSTICK as NAME
 from bench.scale import measured
@@ -67,6 +69,28 @@ def test_what_needs_no_graph_is_measured_under_one() -> None:
         assert [cell.place.graph for cell in cells if cell.name == name] == graphs * 4
     assert {(cell.place.nbytes, cell.place.compute) for cell in cells} == {(4, 0.1), (4, 0.2), (8, 0.1), (8, 0.2)}
     assert {cell.name: cell.window for cell in cells} == {"none": 1, "sgp": 1, "local": 3, NAME: 1}
+
+
+def test_what_sends_less() -> None:
+    """One update's bytes of each rank: rounded messages, and what a host sends in parts."""
+
+    def on_rank(world: World, name: str) -> int:
+        parameter = torch.zeros(2560, requires_grad=True)
+        base = torch.optim.SGD([parameter], lr=0.1)
+        optimizer = ALGORITHMS[name].build(base, world, topologies.exponential(world.size), 1)
+        optimizer.step()
+        optimizer.settle()
+        return optimizer.stats.run.bytes_sent
+
+    def sent(name: str) -> int:
+        return sum(gossip.testing.run(4, lambda world: on_rank(world, name), hosts=["a", "a", "b", "b"]))
+
+    values = 4 * 2560 * 4
+    envelopes = 4 * 24
+    assert sent("sgp") == sent("osgp") == values + envelopes
+    assert sent("sgp-bf16") == values // 2 + envelopes
+    assert sent("sgp-int8") == sent("osgp-int8") == values * 65 // 256 + envelopes
+    assert sent("hier") == sent("hier-parts"), "half of it between hosts, and the other half inside"
 
 
 def test_ranks_that_would_not_measure_the_same_all_refuse() -> None:

@@ -28,6 +28,7 @@ CHAINS = (
     ("gossip", ("errors", "launchers", "world")),
     ("gossip", ("transports", "stats", "mass")),
     ("gossip", ("timeline", "stats", "mass")),
+    ("gossip", ("wire", "mass")),
 )
 
 DEPENDENCIES = {

@@ -16,6 +16,7 @@ import torch
 
 from ..averaging import wide
 from ..errors import CheckpointError
+from ..wire import WIRES
 
 State = dict[str, Any]
 Place = tuple[Any, ...]
@@ -33,7 +34,7 @@ class Mean:
         """Merge, as ranks do it."""
         # w <- w + w' ;   z <- z + (w'/w)·(z' − z)
         self._weight += weight
-        self._values.lerp_(wide(values), weight / self._weight)
+        self._values.lerp_(values.to(self._values.dtype), weight / self._weight)
 
     def result(self) -> torch.Tensor:
         """The mean, in the dtype that the values came in."""
@@ -132,7 +133,8 @@ def _holdings(shard: State) -> Iterator[tuple[Place, float, torch.Tensor]]:
 def _arrived(state: Any) -> Iterator[list[torch.Tensor]]:
     """Envelope and values of every message that was in flight: it had arrived, and was not merged yet."""
     if isinstance(state, dict):
-        yield from state.get("arriving", {}).values()
+        for envelope, *values in state.get("arriving", {}).values():
+            yield [envelope, *map(WIRES[state.get("wire")].values, values)]
     for part in state.values() if isinstance(state, dict) else state if isinstance(state, list) else ():
         yield from _arrived(part)
 

@@ -1,12 +1,24 @@
 """Transports: how tensors travel between ranks. They know nothing of graphs, weights or optimizers.
 
-`base` is the interface, `collectives` and `sums` what is built on it, `survival` how ranks go on when one has died, and
-there is one file per way to travel. `mpi` and `distributed` are imported by `gossip.world` when they are chosen, since
-they need what may not be installed.
+`base` is the interface, `collectives`, `sums` and `parts` what is built on it, `survival` how ranks go on when one has
+died, and there is one file per way to travel. `mpi` and `distributed` are imported by `gossip.world` when they are
+chosen, since they need what may not be installed.
 """
 
 from .base import Batch, Flight, Transport
 from .memory import Killed, MemoryTransport, Network
+from .parts import post_in_parts
 from .survival import Carrier, Lasting, Told
 
-__all__ = ["Batch", "Carrier", "Flight", "Killed", "Lasting", "MemoryTransport", "Network", "Told", "Transport"]
+__all__ = [
+    "Batch",
+    "Carrier",
+    "Flight",
+    "Killed",
+    "Lasting",
+    "MemoryTransport",
+    "Network",
+    "Told",
+    "Transport",
+    "post_in_parts",
+]

@@ -75,6 +75,10 @@ class Relay(Flight):
         leg = self._leg
         return ([], []) if leg is None else leg.missing()
 
+    def lacking(self) -> tuple[str, str]:
+        leg = self._leg  # whose peers may be numbered otherwise than ours
+        return super().lacking() if leg is None else leg.lacking()
+
     def pause(self, waited: float, left: float) -> None:
         leg = self._leg  # another thread may go on to the next one, or end, meanwhile
         if leg is None or leg.landed is not None:

@@ -44,7 +44,7 @@ def reduce_scatter(transport: Transport, tensors: Sequence[torch.Tensor]) -> Ste
 def all_gather(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
     """The second half of `exact_sum`: every rank's `own_parts` go to all others, in place."""
     if transport.size <= RING:
-        yield from ring_gather(transport, tensors)
+        yield from ring_gather(transport, tensors, transport.rank + 1, "an exact sum", together=True)
         return
     for segment in _segments(tensors):
         yield from circulant_gather(transport, _cut(tensors, segment))
@@ -67,7 +67,7 @@ def own_parts(transport: Transport, tensors: Sequence[torch.Tensor]) -> list[Par
 def ring_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
     """Reduce-scatter, then all-gather, around the ring, in 2(n-1) rounds."""
     yield from ring_scatter(transport, tensors)
-    yield from ring_gather(transport, tensors)
+    yield from ring_gather(transport, tensors, transport.rank + 1, "an exact sum", together=True)
 
 
 def ring_scatter(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
@@ -75,22 +75,24 @@ def ring_scatter(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps
     n, rank = transport.size, transport.rank
     right, left = (rank + 1) % n, (rank - 1) % n
     for hop in range(n - 1):
-        mine = _blocks(tensors, rank - hop - 1, 1, n)
+        mine = blocks(tensors, rank - hop - 1, 1, n)
         arriving = [torch.empty_like(part) for part in mine]
         yield transport.post(
-            {right: _blocks(tensors, rank - hop, 1, n)}, {left: arriving}, f"hop {hop} of an exact sum", together=True
+            {right: blocks(tensors, rank - hop, 1, n)}, {left: arriving}, f"hop {hop} of an exact sum", together=True
         )
         for part, addend in zip(mine, arriving, strict=True):
             part.add_(addend)
 
 
-def ring_gather(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
-    """Block r+1 of rank r goes around to all others."""
+def ring_gather(
+    transport: Transport, tensors: Sequence[torch.Tensor], own: int, subject: str, *, together: bool = False
+) -> Steps:
+    """Of the n blocks of each tensor this rank has block `own`, the one on its right block `own` + 1: all get all."""
     n, rank = transport.size, transport.rank
     right, left = (rank + 1) % n, (rank - 1) % n
     for hop in range(n - 1):
-        give, take = _blocks(tensors, rank + 1 - hop, 1, n), _blocks(tensors, rank - hop, 1, n)
-        yield transport.post({right: give}, {left: take}, f"hop {n - 1 + hop} of an exact sum", together=True)
+        give, take = blocks(tensors, own - hop, 1, n), blocks(tensors, own - hop - 1, 1, n)
+        yield transport.post({right: give}, {left: take}, f"hop {hop} around, {subject}", together=together)
 
 
 def circulant_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
@@ -111,9 +113,9 @@ def circulant_scatter(transport: Transport, segment: Sequence[torch.Tensor]) -> 
     """Of n blocks, rank r ends with the sum of block r."""
     n, rank = transport.size, transport.rank
     for skip, count in _rounds(n):
-        mine = _blocks(segment, rank, count, n)
+        mine = blocks(segment, rank, count, n)
         arriving = [torch.empty_like(part) for part in mine]
-        give = _blocks(segment, rank + skip, count, n)
+        give = blocks(segment, rank + skip, count, n)
         yield transport.post({(rank + skip) % n: give}, {(rank - skip) % n: arriving}, "an exact sum")
         for part, addend in zip(mine, arriving, strict=True):
             part.add_(addend)
@@ -123,7 +125,7 @@ def circulant_gather(transport: Transport, segment: Sequence[torch.Tensor]) -> S
     """Block r of rank r goes to all others, the way back."""
     n, rank = transport.size, transport.rank
     for skip, count in reversed(_rounds(n)):
-        give, take = _blocks(segment, rank, count, n), _blocks(segment, rank + skip, count, n)
+        give, take = blocks(segment, rank, count, n), blocks(segment, rank + skip, count, n)
         yield transport.post({(rank - skip) % n: give}, {(rank + skip) % n: take}, "an exact sum")
 
 
@@ -155,7 +157,7 @@ def _cut(tensors: Sequence[torch.Tensor], segment: Sequence[Part]) -> list[torch
     return [tensors[number][where] for number, where in segment]
 
 
-def _blocks(tensors: Sequence[torch.Tensor], first: int, count: int, n: int) -> list[torch.Tensor]:
+def blocks(tensors: Sequence[torch.Tensor], first: int, count: int, n: int) -> list[torch.Tensor]:
     """Blocks first, first+1, …, modulo n, of each tensor; nothing is sent for those that are empty."""
     first %= n
     runs = [(first, min(first + count, n)), (0, max(0, first + count - n))]

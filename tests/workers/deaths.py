@@ -33,14 +33,15 @@ def wrapped(
     return gossip.GossipOptimizer(base, averager, on_failure=on_failure, **options)
 
 
-def push(world: gossip.World, overlap: int = 0) -> gossip.PushSum:
+def push(world: gossip.World, overlap: int = 0, wire: str | None = None) -> gossip.PushSum:
     """Over the exponential graph."""
-    return gossip.PushSum(world, topologies.exponential(world.size), overlap=overlap)
+    return gossip.PushSum(world, topologies.exponential(world.size), overlap=overlap, wire=wire)
 
 
 METHODS: dict[str, Make] = {
     "sgp": lambda world, model: wrapped(push(world), model),
     "osgp": lambda world, model: wrapped(push(world, 1), model),
+    "osgp, int8": lambda world, model: wrapped(push(world, 1, "int8"), model),
     "overlap 2": lambda world, model: wrapped(push(world, 2), model),
     "every third": lambda world, model: wrapped(gossip.Every(3, push(world, 3)), model),
     "ar": lambda world, model: wrapped(gossip.NoAverage(), model, gradients=world),

@@ -26,15 +26,16 @@ BASES: dict[str, Base] = {
 }
 
 
-def irregular(world: gossip.World, overlap: int) -> gossip.PushSum:
+def irregular(world: gossip.World, overlap: int, wire: str | None = None) -> gossip.PushSum:
     """Weights are not 1, and neither is a period."""
-    return gossip.PushSum(world, topologies.from_networkx(oracle.random_digraphs(world.size, 3, 8)), overlap=overlap)
+    graph = topologies.from_networkx(oracle.random_digraphs(world.size, 3, 8))
+    return gossip.PushSum(world, graph, overlap=overlap, wire=wire)
 
 
-def slow_osgp(overlap: int, buffers: str = "maintain") -> Wrap:
+def slow_osgp(overlap: int, buffers: str = "maintain", wire: str | None = None) -> Wrap:
     """SlowMo over OSGP."""
     return lambda world, base: slowmo.SlowMo(
-        gossip.GossipOptimizer(base, irregular(world, overlap)),
+        gossip.GossipOptimizer(base, irregular(world, overlap, wire)),
         gossip.ExactAverage(world),
         period=5,
         momentum=0.6,
@@ -45,6 +46,7 @@ def slow_osgp(overlap: int, buffers: str = "maintain") -> Wrap:
 WRAPS: dict[str, Wrap] = {
     "slowmo, overlap 1": slow_osgp(1),
     "slowmo, overlap 2": slow_osgp(2, "average"),
+    "slowmo, overlap 1, int8": slow_osgp(1, wire="int8"),
     "slowmo, no average": lambda world, base: slowmo.SlowMo(
         gossip.GossipOptimizer(base, irregular(world, 1)), gossip.NoAverage(), period=5, buffers="reset"
     ),
@@ -68,7 +70,7 @@ FAMILY: dict[str, Wrap] = {
 }
 
 SPAWNED = [
-    *((wrap, base) for wrap in ("slowmo, overlap 1", "slowmo, overlap 2") for base in BASES),
+    *((wrap, base) for wrap in ("slowmo, overlap 1", "slowmo, overlap 2", "slowmo, overlap 1, int8") for base in BASES),
     *((wrap, "adamw") for wrap in FAMILY),
 ]
 """What is run over other transports too."""
