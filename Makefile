@@ -23,6 +23,7 @@ endif
 define HELP
 make demo     train a small network on 4 ranks with six algorithms; table, picture and JSON in out/
 make test     run the tests, two files at a time  ARGS="-n 0 -m slow" runs the long ones, ARGS="-k push" some
+make soak     kill ranks of mpirun jobs at random, for ten minutes    SOAK=seconds  SOAK_SEED=number
 make check    ruff and strict mypy
 make bench    time per update and exposed communication of each algorithm   N=4  ARGS="--help"
 make setup    make .venv and install into it; the targets above do this by themselves, once
@@ -36,7 +37,7 @@ MPIRUN=...    another launcher, such as the mpirun of your own MPI with -n and h
 endef
 export HELP
 
-.PHONY: help setup peers demo test check bench clean
+.PHONY: help setup peers demo test soak check bench clean
 
 help:
 	@printf '%s\n' "$$HELP"
@@ -59,6 +60,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+soak: $(READY)
+	$(BIN)/python -m pytest -n 0 -s -m slow tests/test_soak.py $(ARGS)
 
 check: $(READY)
 	$(BIN)/python -m ruff check .

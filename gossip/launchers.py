@@ -84,7 +84,7 @@ def _in_step(env: Mapping[str, str]) -> bool:
     # An allocation alone sets SLURM_NTASKS, and sbatch's script SLURM_PROCID=0 as well: only a step has started ranks.
     step = env.get("SLURM_STEP_ID", env.get("SLURM_STEPID", ""))
     # Ids from 0xfffffff0 up are Slurm's own steps: the batch script and the shell of an interactive allocation.
-    return "SLURM_PROCID" in env and step.isdigit() and int(step) < 0xFFFFFFF0
+    return "SLURM_PROCID" in env and re.fullmatch("[0-9]{1,10}", step) is not None and int(step) < 0xFFFFFFF0
 
 
 def _launcher(name: str, env: Mapping[str, str], rank: str, size: str, local_rank: str, local_size: str) -> Launcher:
@@ -115,9 +115,9 @@ def _number(name: str, env: Mapping[str, str], variable: str, absent: int | None
                 f"start again under {name}, or unset them to run on one rank."
             )
         return absent
-    if not re.fullmatch("[0-9]+", text):
+    if not re.fullmatch("[0-9]{1,9}", text):
         raise UsageError(
-            f"{variable}={text} is no rank or number of ranks: {name} sets it to a whole number from 0 up; "
+            f"{variable}={text:.40} is no rank or number of ranks: {name} sets it to a whole number from 0 up; "
             f"start again under {name}, or unset it."
         )
     return int(text)
@@ -127,10 +127,10 @@ def _expand(name: str, variable: str, text: str) -> list[int]:
     """Slurm's "2(x3),1" is [2, 2, 2, 1], the tasks of each node in turn."""
     counts: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"([0-9]+)(?:\(x([0-9]+)\))?", part)
+        match = re.fullmatch(r"([0-9]{1,9})(?:\(x([0-9]{1,6})\))?", part)
         if match is None:
             raise UsageError(
-                f"{variable}={text} cannot be read: {name} writes it like 2(x3),1; start again under {name}."
+                f"{variable}={text:.40} cannot be read: {name} writes it like 2(x3),1; start again under {name}."
             )
         counts += [int(match[1])] * int(match[2] or 1)
     return counts

@@ -9,7 +9,7 @@ import torch
 
 from topologies import Topology
 
-from .averaging import Averager
+from .averaging import ROUNDING, Averager
 from .buckets import Bucket, layout
 from .errors import GossipError, PeerLost, UsageError
 from .guard import checksum
@@ -79,12 +79,17 @@ class Messages(Averager):
         """That a message is of this round, as it was sent."""
         if envelope.is_cuda:
             return
-        _, sent, fingerprint = envelope[:3].tolist()
+        weight, sent, fingerprint = envelope[:3].tolist()
         if sent != number or fingerprint != self._fingerprint:
             raise PeerLost(
                 f"rank {self._channel.me} expected round {number} from rank {rank} and got round {sent:g}"
                 + (" of another topology or model" if fingerprint != self._fingerprint else "")
                 + ": does every rank call step() equally often, and did all resume from the same checkpoint?"
+            )
+        if not 0 <= weight <= self.topology.size * (1 + ROUNDING):
+            raise PeerLost(
+                f"rank {self._channel.me} got the weight {weight:g} from rank {rank} in round {number}, and all ranks "
+                f"together hold {self.topology.size}: memory or network between the two are at fault"
             )
         if self.mass.checksums and envelope[3:] != self._checksum(envelope[:3], values):
             raise PeerLost(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -156,10 +156,10 @@ class Counting(Network):
         super().__init__()
         self.hosts, self.bytes = hosts, Counter[str]()
 
-    def send(self, line: Any, tensor: torch.Tensor) -> Any:
+    def send(self, line: Any, tensors: Sequence[torch.Tensor]) -> Any:
         source, target = self.hosts[line[2]], self.hosts[line[3]]
-        self.bytes["between" if source != target else "inside"] += tensor.nbytes
-        return super().send(line, tensor)
+        self.bytes["between" if source != target else "inside"] += sum(tensor.nbytes for tensor in tensors)
+        return super().send(line, tensors)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import networkx as nx
 import numpy as np
 import pytest
+import spawn
 
 from topologies import SpecError, TopologyError, from_networkx, load
 from topologies.custom.files import READERS, from_file, is_file
@@ -206,3 +210,26 @@ def test_arrays_of_objects_and_sparse_archives_are_not_unpickled(folder):
     np.savez("a.npz", indices=[0], indptr=[0, 1], format=b"csr", shape=(1, 1), data=[1.0])
     with pytest.raises(SpecError, match=r"holds a scipy sparse matrix: topologies.from_matrix.scipy.sparse.load_npz"):
         from_file("a.npz")
+
+
+def mutations(folder, count, seed):
+    command = [sys.executable, "-m", "workers.mutated_graphs", str(folder), str(count), str(seed)]
+    path = f"{spawn.ROOT}:{spawn.TESTS}"
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, env={**os.environ, "PYTHONPATH": path}, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_mutated_files(tmp_path):
+    """None crashes the interpreter, hangs or runs code, and what loads keeps the laws."""
+    said = mutations(tmp_path, 300, 0)
+    assert ".npz, refused" in said
+    assert ".graphml, loaded" in said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_10000_mutated_files(tmp_path):
+    print(mutations(tmp_path, 10_000, 1))

@@ -54,7 +54,7 @@ class StoreServer:
             threading.Thread(target=self._serve, args=(connection,), name="gossip-store", daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, suppress(OSError):
+        with connection, suppress(OSError, ValueError):  # gone, or nothing that we would ask
             connection.settimeout(PATIENCE)
             nonce = secrets.token_bytes(16)
             connection.sendall(nonce)
