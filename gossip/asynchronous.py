@@ -202,11 +202,11 @@ class Asynchronous(Rounds):
         for peer, (_, flight) in list(self._answers.items()):
             if flight.done():
                 self._hear(peer)
-        for letter in [letter for letter in self._letters if not letter.to]:
+        for letter in list(self._letters):
             for flight in [flight for flight in letter.flights if flight.done()]:
                 self.mass.arrive(flight)
                 letter.flights.remove(flight)
-            if not letter.flights:
+            if not letter.flights and not letter.to:
                 self._letters.remove(letter)
                 self._room.append(letter.leaving)
         for flight in [flight for flight in self._answering if flight.done()]:
@@ -241,6 +241,11 @@ class Asynchronous(Rounds):
     def absent(self) -> tuple[list[int], list[int]]:
         """In-peers that have not ended, and out-peers that have not answered."""
         return [peer for peer in self._sources if peer not in self._ended], sorted(self._unanswered)
+
+    def some_flight(self) -> Flight | None:
+        """One that is under way."""
+        expected = [flight for _, flight in (*self._expected.values(), *self._answers.values())]
+        return next(iter([*expected, *self._answering]), None)
 
     def quiet(self) -> bool:
         """Whether everything of ours has left. Where messages get lost, nobody may wait for an answer sent twice."""
@@ -284,6 +289,13 @@ class Meeting(Flight):
 
     def missing(self) -> tuple[list[int], list[int]]:
         return self._gossip.absent()
+
+    def pause(self, waited: float, left: float) -> None:
+        flight = self._gossip.some_flight()  # which knows what its transport does in a pause
+        if flight is None:
+            super().pause(waited, left)
+        else:
+            flight.pause(waited, left)
 
 
 def neighbours(topology: Topology, rank: int) -> tuple[list[int], list[int]]:
