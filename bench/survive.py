@@ -40,6 +40,13 @@ LONGEST = 180.0
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What can be asked for."""
     parser.add_argument("--runs", type=options.count, default=5, metavar="N", help="runs with kills (default: 5)")
+    parser.add_argument(
+        "--first",
+        type=options.natural,
+        default=0,
+        metavar="SEED",
+        help="of the first run; the next is one more (default: 0)",
+    )
     parser.add_argument("--ranks", type=options.count, default=8, metavar="N", help="at first, 4 or more (default: 8)")
     parser.add_argument("--steps", type=options.count, default=300, metavar="N", help="updates (default: 300)")
     parser.add_argument(
@@ -67,9 +74,11 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     course = screen.Course(console, given.runs + given.undisturbed)
     with course:
         course.part("with kills")
-        killed = [_counted(course, given, seed, kills(given, seed)) for seed in range(given.runs)]
+        killed = [
+            _counted(course, given, seed, kills(given, seed)) for seed in range(given.first, given.first + given.runs)
+        ]
         course.part("undisturbed")
-        calm = [_counted(course, given, seed, []) for seed in range(given.undisturbed)]
+        calm = [_counted(course, given, seed, []) for seed in range(given.first, given.first + given.undisturbed)]
     good = [each for each in killed if each["good"]]
     found = {
         "good": len(good),
