@@ -82,6 +82,7 @@ class Method:
         said += [self.buffers] if self.buffers != "maintain" else []
         said += [f"overlap {self.overlap}"] if self.base == "osgp" and self.overlap > 1 else []
         said += [] if self.weighted else ["without weight"]
+        said += [f"on {self.graph.rpartition(':')[2]}"] if self.graph != "exponential" else []
         return " ".join([name, *said])
 
     def around(self, optimizer: Optimizer, world: World) -> GossipOptimizer | SlowMo:

@@ -16,8 +16,8 @@ from torch import Tensor
 from .convnet import Images
 from .workload import Data, seeded
 
-TRAINING, HELD = 4096, 2048
-CLUTTER, NOISE = 0.35, 0.55
+TRAINING, HELD = 2048, 2048
+CLUTTER, NOISE = 0.25, 0.3
 
 Field = Callable[[Tensor, Tensor], Tensor]
 
