@@ -4,19 +4,19 @@ from ..methods import Method
 from ..study import Arm, Claim, Study
 from .grids import arm
 
-TASKS = ("textures", "phrases")
+BASES = {"textures": {"local": "Local", "sgp": "SGP"}, "phrases": {"local": "Local"}}
 WHAT = ("reset", "maintain", "average")
 
 
 def _arms(task: str) -> list[Arm]:
     arms = [
         arm(task, f"{title}-SlowMo {what}", Method(base, "slowmo", buffers=what))
-        for base, title in (("local", "Local"), ("sgp", "SGP"))
+        for base, title in BASES[task].items()
         for what in WHAT
     ]
     arms += [
         arm(task, f"{title} double averaging", Method(base, "average", buffers="average"))
-        for base, title in (("local", "Local"), ("sgp", "SGP"))
+        for base, title in BASES[task].items()
     ]
     return arms
 
@@ -28,11 +28,11 @@ STUDY = Study(
         "Resetting is the best for SGD with Nesterov momentum and maintaining for Adam, and either with SlowMo is "
         "better than double averaging."
     ),
-    arms=tuple(each for task in TASKS for each in _arms(task)),
+    arms=tuple(each for task in BASES for each in _arms(task)),
     claims=tuple(
         Claim(f"{task} {base}-SlowMo {best}", f"{task} {than}")
         for task, best, other in (("textures", "reset", "maintain"), ("phrases", "maintain", "reset"))
-        for base in ("Local", "SGP")
+        for base in BASES[task].values()
         for than in (f"{base}-SlowMo {other}", f"{base}-SlowMo average", f"{base} double averaging")
     ),
 )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from ..methods import Method
 from ..runs import Run
 from ..study import Arm, tuned
-from ..workloads import WORKLOADS
 
 RATES = {
     "digits": (0.05, 0.1, 0.2, 0.4),
@@ -20,13 +18,6 @@ RATES = {
 MOMENTA = (0.2, 0.5)
 USUAL = {name: rates[1] for name, rates in RATES.items()}
 """Where the learning rate is not what is asked about."""
-
-
-def usual(workload: str, method: Method) -> Method:
-    """With what the paper does to buffers at an outer step: reset SGD's with Nesterov momentum, maintain Adam's."""
-    if method.outer == "none" or WORKLOADS[workload].optimizer != "sgd":
-        return method
-    return replace(method, buffers="reset")
 
 
 def candidates(workload: str, method: Method, **more: Any) -> tuple[Run, ...]:

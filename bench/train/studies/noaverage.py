@@ -2,7 +2,7 @@
 
 from ..methods import Method
 from ..study import Claim, Study
-from .grids import arm, usual
+from .grids import arm
 
 TASKS = ("textures", "phrases")
 METHODS = {
@@ -21,7 +21,7 @@ STUDY = Study(
         "Without the exact average, which gossip makes nearly needless, slow momentum still gives SGP and OSGP a "
         "better score than they have by themselves; the average adds little to that."
     ),
-    arms=tuple(arm(task, name, usual(task, method)) for task in TASKS for name, method in METHODS.items()),
+    arms=tuple(arm(task, name, method) for task in TASKS for name, method in METHODS.items()),
     claims=tuple(
         Claim(f"{task} {better}", f"{task} {than}")
         for task in TASKS

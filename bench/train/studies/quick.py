@@ -2,7 +2,7 @@
 
 from ..methods import Method
 from ..study import Claim, Study
-from .grids import arm, usual
+from .grids import arm
 
 METHODS = {
     "AR": Method("ar"),
@@ -15,7 +15,7 @@ STUDY = Study(
     name="quick",
     title="Four methods on digits, 8 workers",
     hypothesis="Local SGD loses accuracy against AR, and slow momentum gives some of it back.",
-    arms=tuple(arm("digits", name, usual("digits", method), steps=48) for name, method in METHODS.items()),
+    arms=tuple(arm("digits", name, method, steps=48) for name, method in METHODS.items()),
     claims=(Claim("digits AR", "digits Local", "loss"), Claim("digits Local-SlowMo", "digits Local", "loss")),
     tuning=(0, 1),
     testing=(10, 11, 12, 13),

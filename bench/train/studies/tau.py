@@ -12,8 +12,8 @@ def _arms() -> tuple[Arm, ...]:
     rates, usual, momenta = RATES[TASK][1:3], (USUAL[TASK],), (0.2, 0.5)
     arms = [Arm("SGP", tuned(TASK, Method("sgp"), rates, steps=STEPS), "SGP", 1.0)]
     for τ in PERIODS:
-        local = Method("local", "slowmo", period=τ, buffers="reset")
-        sgp = Method("sgp", "slowmo", period=τ, buffers="reset")
+        local = Method("local", "slowmo", period=τ)
+        sgp = Method("sgp", "slowmo", period=τ)
         arms += [
             Arm(f"Local τ={τ}", tuned(TASK, Method("local", period=τ), rates, steps=STEPS), "Local", τ),
             Arm(f"Local-SlowMo τ={τ}", tuned(TASK, local, usual, momenta, steps=STEPS), "Local-SlowMo", τ),

@@ -45,7 +45,7 @@ class Textures(Images):
     """Textures, as above."""
 
     title = "textures"
-    steps, batch = 192, 16
+    steps, batch = 288, 16
     side, channels = 16, 8
     seconds = 3.5e-3
 
