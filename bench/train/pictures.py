@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDTH, HEIGHT, HEAD = 13.2, 3.5, 0.55
-LEFT, ACROSS, GAP = 0.05, 0.215, 0.058
+LEFT, ACROSS, GAP = 0.06, 0.21, 0.058
 
 
 def draw(path: Path, title: str, found: Sequence[Result], axis: str = "") -> None:
@@ -61,11 +61,18 @@ def _look(place: int) -> dict[str, Any]:
 
 
 def _losses(axes: Axes, own: Sequence[Result], looks: dict[str, dict[str, Any]]) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    curves = [result.curve for result in own]
     for result in own:
         steps = (np.arange(len(result.curve)) + 0.5) * result.run.steps / len(result.curve)
         axes.plot(steps, result.curve, **{**looks[result.arm.name], "marker": ""}, linewidth=1.4)
     axes.set_yscale("log")
-    _frame(axes, "step", "training loss, mean of seeds and workers")
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(plain if max(map(max, curves)) < 8 * min(map(min, curves)) else NullFormatter())
+    axes.tick_params(which="minor", labelsize=8.5, colors=QUIET)
+    _frame(axes, "step", "training loss")
 
 
 def _scatter(

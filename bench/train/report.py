@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +15,10 @@ from .workloads import WORKLOADS
 
 HEADS = ("arm", "tested with", "score", "training loss", "sent per step", "predicted", "apart", "diverged")
 CLAIMS = ("claim", "difference", "95 % interval", "t", "p", "p, Holm", "d_z", "verdict")
+
+
+TEXTS = ("tested with", "mean scores", "verdict")
+"""Columns that hold no numbers."""
 
 
 def plan(study: Study) -> str:
@@ -71,16 +75,17 @@ def legend(seeds: Sequence[int]) -> str:
     """What the columns mean."""
     return (
         f"Mean ± standard deviation over seeds {_seeds(seeds)}. score: of the mean of the workers' models, BatchNorm's "
-        "statistics estimated anew. training loss: last tenth of the steps. sent: by each worker. predicted: all "
-        f"steps with {costs.NETWORK}, by `bench scale`. apart: rms over the workers of ‖z_i - mean‖ / ‖mean‖ at the "
-        "end. difference: positive as claimed; its interval is not corrected. d_z: difference over its deviation."
+        "statistics estimated anew. training loss: mean of the workers' batches in the last tenth of the steps. sent: "
+        f"by each worker. predicted: all steps with {costs.NETWORK}, by `bench scale`. apart: rms over the workers of "
+        "‖z_i - mean‖ / ‖mean‖ at the end. difference: positive as claimed; its interval is not corrected. d_z: "
+        "difference over its deviation."
     )
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [
         f"| {' | '.join(heads)} |",
-        "|---|" + "---:|" * (len(heads) - 1),
+        "|---|" + "".join("---|" if head in TEXTS else "---:|" for head in heads[1:]),
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
     ]
@@ -140,8 +145,3 @@ def numbers(found: Sequence[Result], judged: Sequence[Verdict]) -> dict[str, Any
             for each in judged
         ],
     }
-
-
-def choices(chosen: Mapping[str, Run]) -> list[str]:
-    """One line for each arm."""
-    return [f"{name}: {_said(run)}" for name, run in chosen.items()]

@@ -16,7 +16,7 @@ class Digits(Images):
     title = "digits"
     steps, batch = 96, 16
     side, channels = 8, 8
-    seconds = 2.2e-3
+    seconds = 2.4e-3
 
     def data(self, seed: int) -> Data:
         """Pixels from 0 to 1."""

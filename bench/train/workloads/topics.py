@@ -30,7 +30,7 @@ class Topics(Workload):
     metric = "held-out bits per byte"
     rises = False
     worst = 7.0
-    seconds = 3.5e-3
+    seconds = 4e-3
 
     def data(self, seed: int) -> Data:
         """Windows of `LENGTH` + 1 bytes, one after another; the targets are the inputs one byte later."""
