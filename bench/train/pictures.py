@@ -34,16 +34,18 @@ def draw(path: Path, title: str, found: Sequence[Result], axis: str = "") -> Non
             figure.add_axes((LEFT + place * (ACROSS + GAP), bottom, ACROSS, (HEIGHT - 0.95) / height))
             for place in range(3)
         ]
-        looks = {result.arm.name: _look(place) for place, result in enumerate(own)}
+        looks = {name: _look(place) for place, name in enumerate(dict.fromkeys(map(_name, own)))}
         _losses(columns[0], own, looks)
         if all(result.arm.x is not None for result in own):
-            _along(columns[1], own, axis)
+            _along(columns[1], own, looks, axis)
         else:
             _scatter(columns[1], own, looks, [r.figure("bytes_sent").mean / 1e6 for r in own], "sent by a worker, MB")
         _scatter(columns[2], own, looks, [costs.seconds(r.run) for r in own], "predicted for ResNet-50's size, s")
         columns[0].set_title(panel, loc="left", size=11, color=INK)
+        handles = dict(zip(*reversed(columns[2].get_legend_handles_labels()), strict=True))
         figure.legend(
-            *columns[2].get_legend_handles_labels(),
+            handles.values(),
+            handles.keys(),
             loc="upper left",
             bbox_to_anchor=(LEFT + 3 * (ACROSS + GAP) - 0.045, bottom + (HEIGHT - 0.95) / height),
             frameon=False,
@@ -51,6 +53,11 @@ def draw(path: Path, title: str, found: Sequence[Result], axis: str = "") -> Non
             labelcolor=INK,
         )
     save(figure, path)
+
+
+def _name(result: Result) -> str:
+    """In the legend: the points of a curve are one thing."""
+    return result.arm.line or result.arm.name
 
 
 def _look(place: int) -> dict[str, Any]:
@@ -66,7 +73,7 @@ def _losses(axes: Axes, own: Sequence[Result], looks: dict[str, dict[str, Any]])
     curves = [result.curve for result in own]
     for result in own:
         steps = (np.arange(len(result.curve)) + 0.5) * result.run.steps / len(result.curve)
-        axes.plot(steps, result.curve, **{**looks[result.arm.name], "marker": ""}, linewidth=1.4)
+        axes.plot(steps, result.curve, **{**looks[_name(result)], "marker": ""}, linewidth=1.4)
     axes.set_yscale("log")
     plain = FuncFormatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_major_formatter(plain)
@@ -81,27 +88,25 @@ def _scatter(
     for result, x in zip(own, across, strict=True):
         score = result.figure("score")
         axes.errorbar(
-            x, score.mean, yerr=score.deviation, label=result.arm.name, capsize=2, markersize=6,
-            **{**looks[result.arm.name], "linestyle": ""},
+            x, score.mean, yerr=score.deviation, label=_name(result), capsize=2, markersize=6,
+            **{**looks[_name(result)], "linestyle": ""},
         )  # fmt: skip
     _frame(axes, what, WORKLOADS[own[0].run.workload].metric)
 
 
-def _along(axes: Axes, own: Sequence[Result], what: str) -> None:
-    for place, line in enumerate(dict.fromkeys(result.arm.line for result in own)):
+def _along(axes: Axes, own: Sequence[Result], looks: dict[str, dict[str, Any]], what: str) -> None:
+    for line, look in looks.items():
         points = sorted((result for result in own if result.arm.line == line), key=lambda result: result.arm.x or 0)
         scores = [result.figure("score") for result in points]
         axes.errorbar(
             [result.arm.x or 0 for result in points], [score.mean for score in scores],
-            yerr=[score.deviation for score in scores], label=line, capsize=2, markersize=5,
-            **LOOKS[place % len(LOOKS)],
+            yerr=[score.deviation for score in scores], capsize=2, markersize=5, **look,
         )  # fmt: skip
     places = sorted({result.arm.x or 0 for result in own})
     if places[0] > 0 and places[-1] >= 4 * places[0]:
         axes.set_xscale("log")
     axes.set_xticks(places, labels=[f"{x:g}" for x in places])
     axes.set_xticks([], minor=True)
-    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
     _frame(axes, what, WORKLOADS[own[0].run.workload].metric)
 
 

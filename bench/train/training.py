@@ -20,7 +20,7 @@ from . import shards
 from .runs import Outcome, Run
 from .workloads import WORKLOADS, Data
 
-WARM_UP = 0.05
+WARM_UP = 0.1
 """Share of the steps in which the learning rate rises from 0."""
 DECAYS = (0.6, 0.85)
 """After these shares of the steps the learning rate is a tenth of what it was."""
@@ -58,8 +58,8 @@ def task(run: Run) -> Task:
 def scale(step: int, steps: int) -> float:
     """Of the learning rate: warm-up, then steps down.
 
-    >>> [round(scale(step, 100), 4) for step in (0, 4, 50, 60, 85)]
-    [0.2, 1.0, 1.0, 0.1, 0.01]
+    >>> [round(scale(step, 100), 4) for step in (0, 9, 50, 60, 85)]
+    [0.1, 1.0, 1.0, 0.1, 0.01]
     """
     rising = min(1.0, (step + 1) / max(1, round(WARM_UP * steps)))
     return rising * 0.1 ** sum(step >= share * steps for share in DECAYS)

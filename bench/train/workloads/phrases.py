@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from .transformer import EncoderDecoder
 from .workload import Data, Workload
 
-TRAINING, HELD = 8192, 256
+TRAINING, HELD = 4096, 256
 LENGTH = 24
 SPECIAL = ("<pad>", "<begin>", "<end>")
 
