@@ -69,7 +69,7 @@ def train(run: Run, shared: Task, world: World) -> Trained:
     """All steps on this rank."""
     workload = WORKLOADS[run.workload]
     model = copy.deepcopy(shared.model)
-    # torch's fused SGD on CPUs goes wrong with 16-bit momentum.
+    # torch's fused SGD on CPUs skips updates of 16-bit parameters (pytorch issue 191763).
     fused = run.dtype != "bfloat16"
     base: torch.optim.Optimizer
     if workload.optimizer == "sgd":
