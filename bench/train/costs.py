@@ -1,0 +1,31 @@
+"""What a run would take on a network that is slower than the accelerators, by the model of `bench scale`.
+
+Models here are small; the prediction is for one of ResNet-50's size that takes as long to compute, with as many workers
+and the same method.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import topologies
+
+from ..scale import Cluster, Machine, simulate
+from .methods import Method
+from .runs import Run
+
+BYTES, COMPUTE = 102_400_000, 0.271
+MACHINE = Machine(compute=COMPUTE, rate=10e9, latency=50e-6, jitter=0.03, tail=4.0)
+NETWORK = "102.4 MB of float32 parameters, 271 ms of compute a step, links of 10 Gbit/s"
+
+
+def seconds(run: Run) -> float:
+    """Of all steps of the run, predicted."""
+    return run.steps * _of_a_step(run.method, run.workers, BYTES // 2 if run.dtype == "bfloat16" else BYTES)
+
+
+@functools.cache
+def _of_a_step(method: Method, workers: int, nbytes: int) -> float:
+    timed, graph = method.timed, topologies.load(method.graph, workers)
+    steps = -(-192 // timed.window) * timed.window
+    return simulate({"it": timed}, Cluster(MACHINE, workers), graph, nbytes, steps, warmup=48)["it"].seconds.mean

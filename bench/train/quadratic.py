@@ -1,0 +1,155 @@
+"""What theory promises, on a quadratic whose smoothness and noise are known: a mean squared gradient of 1/√(mTτ).
+
+f_i(x) = ½ (x − b_i)ᵀ A (x − b_i) with eigenvalues of A from L/2 to L, and gradients with noise of variance σ² in each
+step. With m workers, T outer iterations of τ steps and the learning rate γ = √(m/(Tτ))/L, SlowMo's bound on the mean
+of ‖∇f(x̄)‖² over the steps falls like 1/√(mTτ): a slope of −½ in Tτ, and of −½ in m, which is a linear speed-up. The
+base optimizer is plain SGD, over the real averaging and slow momentum. Since A is common, the mean moves alike with
+either base; what differs is how far the workers are from it.
+
+Source: Wang et al., SlowMo, ICLR 2020, arXiv 1910.00643, theorem 1 and corollary 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from gossip import World
+from gossip.launchers import Launcher
+from gossip.testing import run as on_threads
+from topologies.pictures.canvas import FAINT, GREY, INK, QUIET, canvas, save
+from topologies.pictures.curves import LOOKS
+
+from .. import record, screen
+from .methods import Method
+
+DIMENSIONS, L, SIGMA, SPREAD = 32, 1.0, 1.0, 0.2
+WORKERS, PERIOD = (1, 2, 4, 8, 16), 12
+ITERATIONS = (4, 8, 16, 32)
+"""T, outer iterations."""
+SEEDS = 3
+METHODS = {
+    "Local-SlowMo": Method("local", "slowmo", period=PERIOD, momentum=0.5),
+    "SGP-SlowMo": Method("sgp", "slowmo", period=PERIOD, momentum=0.5),
+}
+
+
+Measured = dict[tuple[str, int, int], float]
+"""Mean squared gradient by method, workers and outer iterations."""
+
+
+class Problem(NamedTuple):
+    """Eigenvalues of A, shape (d,), the minima b_i of the workers, shape (m, d), and where all begin."""
+
+    eigenvalues: torch.Tensor
+    minima: torch.Tensor
+    start: torch.Tensor
+
+
+def problem(workers: int, seed: int) -> Problem:
+    """Begins at a distance of 1 from the common minimum, for any number of workers."""
+    generator = torch.Generator().manual_seed(seed)
+    eigenvalues = torch.linspace(0.5, 1, DIMENSIONS, dtype=torch.float64) * L
+    minima = SPREAD * torch.randn(workers, DIMENSIONS, generator=generator, dtype=torch.float64)
+    away = torch.randn(DIMENSIONS, generator=generator, dtype=torch.float64)
+    return Problem(eigenvalues, minima, minima.mean(0) + away / away.norm())
+
+
+def mean_squared_gradient(method: Method, workers: int, iterations: int, seed: int) -> float:
+    """The mean over all steps of ‖∇f(x̄)‖², x̄ the mean of the workers' parameters before the step."""
+    steps = iterations * method.period
+    given = problem(workers, seed)
+    # γ = √(m/(Tτ))/L, with slow momentum lengthening each step by 1/(1 − β)
+    lr = (1 - method.momentum) * math.sqrt(workers / steps) / L
+    paths = torch.stack(on_threads(workers, lambda world: _path(method, given, steps, lr, seed, world)))
+    gradients = given.eigenvalues * (paths.mean(0) - given.minima.mean(0))
+    return float(gradients.pow(2).sum(1).mean())
+
+
+def _path(method: Method, given: Problem, steps: int, lr: float, seed: int, world: World) -> torch.Tensor:
+    """Where this worker was before each step, shape (steps, d)."""
+    x = torch.nn.Parameter(given.start.clone())
+    optimizer = method.around(torch.optim.SGD([x], lr=lr), world)
+    generator = torch.Generator().manual_seed(1000 * seed + world.rank)
+    noise = torch.randn(steps, DIMENSIONS, generator=generator, dtype=torch.float64) * SIGMA / math.sqrt(DIMENSIONS)
+    path = torch.empty(steps, DIMENSIONS, dtype=torch.float64)
+    for step in range(steps):
+        path[step] = x.detach()
+        # ∇f_i(x) + ξ,  E‖ξ‖² = σ²
+        x.grad = given.eigenvalues * (x.detach() - given.minima[world.rank]) + noise[step]
+        optimizer.step()
+    optimizer.settle()
+    return path
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Of log y over log x, by least squares."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+def run(given: argparse.Namespace, launcher: Launcher) -> None:
+    """Measure, print, draw, write."""
+    console = screen.screen(launcher)
+    seeds = range(1 if given.rehearse else SEEDS)
+    torch.set_num_threads(1)
+    measured: Measured = {}
+    with screen.Course(console, len(METHODS) * len(WORKERS) * len(ITERATIONS)) as course:
+        for name, method in METHODS.items():
+            course.part(name)
+            for workers, iterations in product(WORKERS, ITERATIONS):
+                each = [mean_squared_gradient(method, workers, iterations, seed) for seed in seeds]
+                measured[name, workers, iterations] = statistics.fmean(each)
+                course.advance(1)
+    rows = []
+    for name, workers in product(METHODS, WORKERS):
+        values = [measured[name, workers, iterations] for iterations in ITERATIONS]
+        rows.append([name, str(workers), *(f"{value:.2e}" for value in values), f"{slope(ITERATIONS, values):.2f}"])
+    heads = ("method", "m", *(f"Tτ={iterations * PERIOD}" for iterations in ITERATIONS), "slope in Tτ")
+    console.print(screen.table(f"mean ‖∇f‖² over the steps, {len(seeds)} seeds", heads, rows))
+    points = list(product(WORKERS, ITERATIONS))
+    slopes = {
+        name: slope([m * t for m, t in points], [measured[name, m, t] for m, t in points]) for name in METHODS
+    }  # fmt: skip
+    for name, found in slopes.items():
+        console.print(f"{name}: a slope of {found:.2f} in mTτ; the bound's is -0.5")
+    base = given.out / "quadratic"
+    results = [
+        {"method": name, "workers": workers, "iterations": iterations, "period": PERIOD, "mean_squared_gradient": value}
+        for (name, workers, iterations), value in measured.items()
+    ]
+    record.write(given, launcher, base.with_suffix(".json"), L=L, sigma=SIGMA, slopes=slopes, results=results)
+    draw(base.with_suffix(".png"), measured, slopes)
+    console.print(f"written to {base}.json and .png")
+
+
+def draw(path: Path, measured: Measured, slopes: dict[str, float]) -> None:
+    """‖∇f‖² over mTτ: with a linear speed-up the points of all m lie on one line, of slope −½."""
+    figure = canvas(10.4, 4.6, "Mean squared gradient on a quadratic, over mTτ")
+    for place, name in enumerate(METHODS):
+        axes = figure.add_axes((0.085 + 0.5 * place, 0.13, 0.4, 0.7))
+        for look, workers in zip(LOOKS, WORKERS, strict=False):
+            x = [workers * iterations * PERIOD for iterations in ITERATIONS]
+            axes.plot(
+                x, [measured[name, workers, t] for t in ITERATIONS], label=f"m = {workers}", **look, linewidth=1.6
+            )
+        ends = np.array([WORKERS[0] * ITERATIONS[0] * PERIOD, WORKERS[-1] * ITERATIONS[-1] * PERIOD], dtype=float)
+        middle = measured[name, WORKERS[2], ITERATIONS[1]] * math.sqrt(WORKERS[2] * ITERATIONS[1] * PERIOD)
+        axes.plot(ends, middle / np.sqrt(ends), color=GREY, linewidth=1.2, zorder=0, label="slope −½")
+        axes.set(xscale="log", yscale="log")
+        axes.set_title(f"{name}, τ = {PERIOD}: slope {slopes[name]:.2f}", loc="left", size=10.5, color=INK)
+        axes.set_xlabel("mTτ", size=9.5, color=INK)
+        axes.set_ylabel("mean ‖∇f‖² over the steps", size=9.5, color=INK)
+        axes.tick_params(labelsize=8.5, colors=QUIET, which="both")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(visible=True, which="both", color=FAINT, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+    save(figure, path)

@@ -1,0 +1,147 @@
+"""What is printed and written of a study: its plan before it runs, and its tables afterwards, as Markdown and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from .. import screen
+from . import costs
+from .findings import Result, Verdict
+from .runs import Run
+from .study import LEVEL, Study
+from .workloads import WORKLOADS
+
+HEADS = ("arm", "tested with", "score", "training loss", "sent per step", "predicted", "apart", "diverged")
+CLAIMS = ("claim", "difference", "95 % interval", "t", "p", "p, Holm", "d_z", "verdict")
+
+
+TEXTS = ("tested with", "mean scores", "verdict")
+"""Columns that hold no numbers."""
+
+
+def plan(study: Study) -> str:
+    """The study as Markdown, before anything has run."""
+    tuned = [arm for arm in study.arms if len(arm.candidates) > 1]
+    lines = [f"# {study.title}", "", f"Hypothesis: {study.hypothesis}", "", "| arm | candidates |", "|---|---|"]
+    for arm in study.arms:
+        lines.append(f"| {arm.name} | {'; '.join(_said(run) for run in arm.candidates)} |")
+    if tuned:
+        lines += ["", f"Each arm with several candidates is tuned with {len(tuned[0].candidates)} of them on seeds "
+                  f"{_seeds(study.tuning)}: the best mean score is tested."]  # fmt: skip
+    lines += ["", f"Tested on seeds {_seeds(study.testing)}, two-sided paired t-tests, Holm's correction over the "
+              f"{len(study.claims)} claims, level {LEVEL:g}:", ""]  # fmt: skip
+    lines += [f"- {_claim(claim.better, claim.than, claim.measure)}" for claim in study.claims]
+    return "\n".join([*lines, ""])
+
+
+def _claim(better: str, than: str, measure: str) -> str:
+    return f"{better} has a better {measure if measure == 'score' else 'training loss'} than {than}"
+
+
+def _said(run: Run) -> str:
+    more = [f"lr {run.lr:g}"]
+    more += [f"{run.workers} workers"] if run.workers != 8 else []
+    more += [run.dtype] if run.dtype != "float32" else []
+    more += [f"Dirichlet {run.skew:g}"] if run.skew is not None else []
+    return ", ".join([run.method.title, *more])
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+
+
+def tables(study: Study, found: Sequence[Result], judged: Sequence[Verdict]) -> str:
+    """Markdown: a table for each task, then the claims, then what was chosen between."""
+    lines: list[str] = []
+    for panel in dict.fromkeys(result.arm.panel for result in found):
+        own = [result for result in found if result.arm.panel == panel]
+        workload = WORKLOADS[own[0].run.workload]
+        lines += [f"## {panel}", "", f"Score: {workload.metric}, {'more' if workload.rises else 'less'} is better.", ""]
+        lines += _table(HEADS, [_row(result) for result in own])
+    if judged:
+        lines += ["## Claims", "", *_table(CLAIMS, [_judged(each) for each in judged])]
+    tuned = [result for result in found if result.tuning]
+    if tuned:
+        rows = [(result.arm.name, "; ".join(
+            f"{'**' if run == result.run else ''}{_said(run)}: {score:.2f}{'**' if run == result.run else ''}"
+            for run, score in zip(result.arm.candidates, result.tuning, strict=True))) for result in tuned]  # fmt: skip
+        lines += [f"## Tuned on seeds {_seeds(study.tuning)}", "", *_table(("arm", "mean scores"), rows)]
+    return "\n".join(lines)
+
+
+def legend(seeds: Sequence[int]) -> str:
+    """What the columns mean."""
+    return (
+        f"Mean ± standard deviation over seeds {_seeds(seeds)}. score: of the mean of the workers' models, BatchNorm's "
+        "statistics estimated anew. training loss: mean of the workers' batches in the last tenth of the steps. sent: "
+        f"by each worker. predicted: all steps with {costs.NETWORK}, by `bench scale`. apart: rms over the workers of "
+        "‖z_i - mean‖ / ‖mean‖ at the end. difference: positive as claimed; its interval is not corrected. d_z: "
+        "difference over its deviation."
+    )
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        f"| {' | '.join(heads)} |",
+        "|---|" + "".join("---|" if head in TEXTS else "---:|" for head in heads[1:]),
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+    ]
+
+
+def _row(result: Result) -> tuple[str, ...]:
+    score, loss = result.figure("score"), result.figure("loss")
+    return (
+        result.arm.name,
+        _said(result.run),
+        f"{score.mean:.2f} ± {score.deviation:.2f}",
+        f"{loss.mean:.4f} ± {loss.deviation:.4f}",
+        screen.size(result.figure("bytes_sent").mean / result.run.steps),
+        f"{costs.seconds(result.run):.0f} s",
+        screen.percent(result.figure("consensus").mean),
+        str(result.diverged or ""),
+    )
+
+
+def _judged(verdict: Verdict) -> tuple[str, ...]:
+    c = verdict.comparison
+    return (
+        _claim(verdict.claim.better, verdict.claim.than, verdict.claim.measure),
+        f"{c.difference:+.3g}",
+        f"{c.low:+.3g} to {c.high:+.3g}",
+        f"{c.t:.2f}",
+        f"{c.p:.2g}",
+        f"{verdict.adjusted:.2g}",
+        f"{c.effect:+.2f}",
+        verdict.said,
+    )
+
+
+def numbers(found: Sequence[Result], judged: Sequence[Verdict]) -> dict[str, Any]:
+    """For the JSON: of every arm what was tested and each seed's figures; one loss curve, the mean of the seeds."""
+    return {
+        "arms": [
+            {
+                "name": result.arm.name,
+                "run": asdict(result.run),
+                "title": _said(result.run),
+                "tuning": [
+                    {"candidate": _said(run), "score": score}
+                    for run, score in zip(result.arm.candidates, result.tuning, strict=False)
+                ],
+                "seeds": sorted(result.outcomes),
+                **{name: result.values(name) for name in ("score", "loss", "consensus", "seconds")},
+                "bytes_sent": result.figure("bytes_sent").mean,
+                "predicted_seconds": costs.seconds(result.run),
+                "diverged": result.diverged,
+                "curve": [round(value, 5) for value in result.curve],
+            }
+            for result in found
+        ],
+        "claims": [
+            {**asdict(each.claim), **each.comparison._asdict(), "p_holm": each.adjusted, "verdict": each.said}
+            for each in judged
+        ],
+    }

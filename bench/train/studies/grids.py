@@ -1,0 +1,33 @@
+"""What is tuned: four candidates for every arm, learning rates alone or learning rates with slow momenta."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..methods import Method
+from ..runs import Run
+from ..study import Arm, tuned
+
+RATES = {
+    "digits": (0.05, 0.1, 0.2, 0.4),
+    "textures": (0.02, 0.04, 0.08, 0.16),
+    "phrases": (0.005, 0.01, 0.02, 0.04),
+    "topics": (0.005, 0.01, 0.02, 0.04),
+}
+"""Learning rates of the base optimizer. With slow momentum, which lengthens steps, the two in the middle."""
+MOMENTA = (0.2, 0.5)
+USUAL = {name: rates[1] for name, rates in RATES.items()}
+"""Where the learning rate is not what is asked about."""
+
+
+def candidates(workload: str, method: Method, **more: Any) -> tuple[Run, ...]:
+    """Four of them."""
+    rates = RATES[workload]
+    if method.outer in ("slowmo", "noaverage"):
+        return tuned(workload, method, rates[1:3], MOMENTA, **more)
+    return tuned(workload, method, rates, **more)
+
+
+def arm(workload: str, name: str, method: Method, **more: Any) -> Arm:
+    """Called "workload name", with four candidates."""
+    return Arm(f"{workload} {name}", candidates(workload, method, **more))

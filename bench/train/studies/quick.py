@@ -1,0 +1,22 @@
+"""Whether the machinery works, in less than three minutes."""
+
+from ..methods import Method
+from ..study import Claim, Study
+from .grids import arm
+
+METHODS = {
+    "AR": Method("ar"),
+    "Local": Method("local"),
+    "Local-SlowMo": Method("local", "slowmo"),
+    "SGP": Method("sgp"),
+}
+
+STUDY = Study(
+    name="quick",
+    title="Four methods on digits, 8 workers",
+    hypothesis="Local SGD loses accuracy against AR, and slow momentum gives some of it back.",
+    arms=tuple(arm("digits", name, method, steps=48) for name, method in METHODS.items()),
+    claims=(Claim("digits AR", "digits Local", "loss"), Claim("digits Local-SlowMo", "digits Local", "loss")),
+    tuning=(0, 1),
+    testing=(20, 21, 22, 23),
+)

@@ -1,0 +1,141 @@
+"""Train one run on ranks that are threads of this process, or on those of any other world."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from gossip import World
+from gossip.testing import run as on_threads
+
+from . import shards
+from .runs import Outcome, Run
+from .workloads import WORKLOADS, Data
+
+WARM_UP = 0.1
+"""Share of the steps in which the learning rate rises from 0."""
+DECAYS = (0.6, 0.85)
+"""After these shares of the steps the learning rate is a tenth of what it was."""
+POINTS = 60
+
+
+class Trained(NamedTuple):
+    """What one rank comes to: its parameters z as one vector, in float32 or wider, its weight w, losses and bytes."""
+
+    parameters: Tensor
+    weight: float
+    losses: list[float]
+    bytes_sent: int
+
+
+class Task(NamedTuple):
+    """What all ranks of a run share, and read only."""
+
+    data: Data
+    shards: list[Tensor]
+    model: nn.Module
+
+
+def task(run: Run) -> Task:
+    """Data, shards and first model of a run: the same in every process."""
+    workload = WORKLOADS[run.workload]
+    data = workload.data(run.seed)
+    if run.skew is None or data.labels is None:
+        parts = shards.alike(len(data.inputs), run.workers, run.seed)
+    else:
+        parts = shards.skewed(data.labels, run.workers, run.skew, run.seed)
+    return Task(data, parts, workload.model(run.seed).to(getattr(torch, run.dtype)))
+
+
+def scale(step: int, steps: int) -> float:
+    """Of the learning rate: warm-up, then steps down.
+
+    >>> [round(scale(step, 100), 4) for step in (0, 9, 50, 60, 85)]
+    [0.1, 1.0, 1.0, 0.1, 0.01]
+    """
+    rising = min(1.0, (step + 1) / max(1, round(WARM_UP * steps)))
+    return rising * 0.1 ** sum(step >= share * steps for share in DECAYS)
+
+
+def train(run: Run, shared: Task, world: World) -> Trained:
+    """All steps on this rank."""
+    workload = WORKLOADS[run.workload]
+    model = copy.deepcopy(shared.model)
+    # torch's fused SGD on CPUs skips updates of 16-bit parameters (pytorch issue 191763).
+    fused = run.dtype != "bfloat16"
+    base: torch.optim.Optimizer
+    if workload.optimizer == "sgd":
+        base = torch.optim.SGD(
+            model.parameters(), lr=run.lr, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=fused
+        )
+    else:
+        base = torch.optim.AdamW(model.parameters(), lr=run.lr, weight_decay=0.01, fused=fused)
+    optimizer = run.method.around(base, world)
+    schedule = torch.optim.lr_scheduler.LambdaLR(base, lambda step: scale(step, run.steps))
+    order = shards.batches(shared.shards[world.rank], run.batch, seed=1000 * run.seed + world.rank)
+    losses = []
+    for _ in range(run.steps):
+        chosen = next(order)
+        optimizer.zero_grad()
+        loss = workload.loss(model, shared.data.inputs[chosen], shared.data.targets[chosen])
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    optimizer.settle()
+    vector = parameters_to_vector(model.parameters()).detach()
+    wide = vector.clone() if vector.dtype == torch.float64 else vector.float()
+    return Trained(wide, optimizer.weight, losses, optimizer.stats.run.bytes_sent)
+
+
+def conduct(run: Run) -> Outcome:
+    """Train it on threads, and look at the mean of the ranks' models, Σ w z / Σ w."""
+    began = time.perf_counter()
+    shared = task(run)
+    ranks = on_threads(run.workers, lambda world: train(run, shared, world), timeout=300)
+    z = torch.stack([rank.parameters for rank in ranks])
+    w = torch.tensor([rank.weight for rank in ranks], dtype=z.dtype)
+    mean = (w / w.sum()) @ z
+    losses = [math.fsum(parts) / len(parts) for parts in zip(*(rank.losses for rank in ranks), strict=True)]
+    diverged = not (all(map(math.isfinite, losses)) and bool(mean.isfinite().all()))
+    return Outcome(
+        score=WORKLOADS[run.workload].worst if diverged else _score(run, shared, mean),
+        loss=_finite(math.fsum(losses[-max(1, run.steps // 10) :]) / max(1, run.steps // 10)),
+        curve=tuple(_finite(each) for each in thinned(losses)),
+        bytes_sent=max(rank.bytes_sent for rank in ranks),
+        consensus=_finite(float((z - mean).pow(2).sum(1).mean().sqrt() / mean.norm())),
+        weights=(min(rank.weight for rank in ranks), max(rank.weight for rank in ranks)),
+        diverged=diverged,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _score(run: Run, shared: Task, mean: Tensor) -> float:
+    """In the dtype that the mean has: a mean of 16-bit models is not a 16-bit model."""
+    model = shared.model.to(mean.dtype)
+    vector_to_parameters(mean, model.parameters())
+    return WORKLOADS[run.workload].score(model, shared.data)
+
+
+def thinned(losses: Sequence[float]) -> list[float]:
+    """Means over at most `POINTS` stretches that are as equal as they can be.
+
+    >>> thinned([1.0, 3.0]), len(thinned(range(100)))
+    ([1.0, 3.0], 60)
+    """
+    count = min(POINTS, len(losses))
+    ends = [place * len(losses) // count for place in range(count + 1)]
+    return [math.fsum(losses[a:b]) / (b - a) for a, b in pairwise(ends)]
+
+
+def _finite(number: float) -> float:
+    """JSON knows no infinity."""
+    return round(number, 6) if math.isfinite(number) else 1e9

@@ -1,0 +1,121 @@
+"""Small transformers, with the norm before each part: a decoder by itself, or an encoder and a decoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, scaled_dot_product_attention
+
+
+class Attention(nn.Module):
+    """softmax(QKᵀ/√d) V with several heads."""
+
+    def __init__(self, width: int, heads: int, causal: bool) -> None:
+        super().__init__()
+        self.query, self.both, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
+        self.heads, self.causal = heads, causal
+
+    def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`x` asks and `memory` answers, where `mask`, of shape (batch, 1, 1, length), is true."""
+        q, k, v = (self._split(each) for each in (self.query(x), *self.both(memory).chunk(2, -1)))
+        mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=self.causal)
+        return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+
+
+class Block(nn.Module):
+    """Attention to itself, where there is a memory attention to that, and two linear layers."""
+
+    def __init__(self, width: int, heads: int, *, causal: bool, memory: bool = False) -> None:
+        super().__init__()
+        self.own, self.own_norm = Attention(width, heads, causal), nn.LayerNorm(width)
+        self.other = Attention(width, heads, causal=False) if memory else None
+        self.other_norm = nn.LayerNorm(width) if memory else None
+        self.norm, self.wide, self.narrow = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 3 * width),
+            nn.Linear(3 * width, width),
+        )
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, memory: Tensor | None = None, memory_mask: Tensor | None = None
+    ) -> Tensor:
+        """Shape (batch, length, width) in and out."""
+        seen = self.own_norm(x)
+        x = x + self.own(seen, seen, mask)
+        if self.other is not None and self.other_norm is not None:
+            x = x + self.other(self.other_norm(x), memory, memory_mask)
+        return x + self.narrow(gelu(self.wide(self.norm(x))))  # type: ignore[no-any-return]
+
+
+class Embedding(nn.Module):
+    """Tokens and their places."""
+
+    def __init__(self, tokens: int, length: int, width: int) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(tokens, width), nn.Embedding(length, width)
+        for table in (self.tokens, self.places):
+            nn.init.normal_(table.weight, std=width**-0.5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(batch, length) to (batch, length, width)."""
+        return self.tokens(tokens) + self.places.weight[: tokens.shape[1]]  # type: ignore[no-any-return]
+
+
+class Decoder(nn.Module):
+    """A language model: the logits of each next token."""
+
+    def __init__(self, tokens: int, length: int, width: int, heads: int, layers: int) -> None:
+        super().__init__()
+        self.embedding = Embedding(tokens, length, width)
+        self.blocks = nn.ModuleList(Block(width, heads, causal=True) for _ in range(layers))
+        self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, tokens)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(batch, length) to (batch, length, tokens)."""
+        x = self.embedding(tokens)
+        for block in self.blocks:
+            x = block(x)
+        return self.out(self.norm(x))  # type: ignore[no-any-return]
+
+
+class EncoderDecoder(nn.Module):
+    """A translator. Token 0 is padding, 1 begins and 2 ends a sentence."""
+
+    def __init__(self, sources: int, targets: int, length: int, width: int, heads: int, layers: int) -> None:
+        super().__init__()
+        self.source, self.target = Embedding(sources, length, width), Embedding(targets, length, width)
+        self.encoder = nn.ModuleList(Block(width, heads, causal=False) for _ in range(layers))
+        self.decoder = nn.ModuleList(Block(width, heads, causal=True, memory=True) for _ in range(layers))
+        self.memory_norm, self.norm, self.out = nn.LayerNorm(width), nn.LayerNorm(width), nn.Linear(width, targets)
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        """Logits of what follows each token of `target`, which is padded at its end alone."""
+        return self.decode(*self.encode(source), target)
+
+    def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """What the decoder attends to, and where."""
+        mask = (source != 0)[:, None, None, :]
+        x = self.source(source)
+        for block in self.encoder:
+            x = block(x, mask)
+        return self.memory_norm(x), mask
+
+    def decode(self, memory: Tensor, mask: Tensor, target: Tensor) -> Tensor:
+        """Logits of what follows each token of `target`."""
+        x = self.target(target)
+        for block in self.decoder:
+            x = block(x, None, memory, mask)
+        return self.out(self.norm(x))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def translate(self, source: Tensor, length: int) -> Tensor:
+        """Greedily, (batch, up to length): what is most likely next, until each sentence has ended."""
+        memory, mask = self.encode(source)
+        target = source.new_ones(len(source), 1)
+        while target.shape[1] < length and not bool((target == 2).any(1).all()):
+            following = self.decode(memory, mask, target)[:, -1].argmax(-1, keepdim=True)
+            target = torch.cat([target, following], 1)
+        return target[:, 1:]
