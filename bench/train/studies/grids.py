@@ -14,7 +14,7 @@ RATES = {
     "phrases": (0.005, 0.01, 0.02, 0.04),
     "topics": (0.005, 0.01, 0.02, 0.04),
 }
-"""Learning rates of the base optimizer. With slow momentum, which lengthens steps, the two in the middle."""
+"""Learning rates of the base optimizer. Slow momentum lengthens steps by 1/(1 − β), so a larger β gets smaller ones."""
 MOMENTA = (0.2, 0.5)
 USUAL = {name: rates[1] for name, rates in RATES.items()}
 """Where the learning rate is not what is asked about."""
@@ -24,7 +24,11 @@ def candidates(workload: str, method: Method, **more: Any) -> tuple[Run, ...]:
     """Four of them."""
     rates = RATES[workload]
     if method.outer in ("slowmo", "noaverage"):
-        return tuned(workload, method, rates[1:3], MOMENTA, **more)
+        mild, strong = MOMENTA
+        return (
+            *tuned(workload, method, rates[1:3], [mild], **more),
+            *tuned(workload, method, rates[0:2], [strong], **more),
+        )
     return tuned(workload, method, rates, **more)
 
 
