@@ -14,7 +14,7 @@ from .runs import Run
 from .workloads import WORKLOADS
 
 TUNING = tuple(range(5))
-TESTING = tuple(range(10, 20))
+TESTING = tuple(range(20, 30))
 REHEARSING = (100, 101)
 LEVEL = 0.05
 

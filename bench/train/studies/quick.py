@@ -18,5 +18,5 @@ STUDY = Study(
     arms=tuple(arm("digits", name, method, steps=48) for name, method in METHODS.items()),
     claims=(Claim("digits AR", "digits Local", "loss"), Claim("digits Local-SlowMo", "digits Local", "loss")),
     tuning=(0, 1),
-    testing=(20, 21, 22, 23),
+    testing=(40, 41, 42, 43),
 )
