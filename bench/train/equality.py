@@ -24,7 +24,7 @@ from gossip.launchers import Launcher
 from gossip.testing import run as on_threads
 
 from .. import screen
-from .methods import Method
+from .methods import SLOW, Method
 from .runs import Run
 from .studies import STUDIES
 from .training import task, train
@@ -49,7 +49,7 @@ def methods() -> list[Method]:
 
 
 def _plain(method: Method) -> Method:
-    slow = method.outer in ("slowmo", "noaverage")
+    slow = method.outer in SLOW
     return replace(method, period=12, momentum=0.5 if slow else 0.0)
 
 

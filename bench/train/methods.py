@@ -8,13 +8,22 @@ from torch.optim import Optimizer
 
 import topologies
 from gossip import Averager, Every, ExactAverage, GossipOptimizer, NoAverage, PushSum, UsageError, World
-from slowmo import SlowMo
+from slowmo import SlowMo, StreamingSlowMo
 
+from ..algorithms import Trained
 from ..scale import Method as Timed
 from .unweighted import Unweighted
 
 BASES = {"ar": "AR", "local": "Local", "sgp": "SGP", "osgp": "OSGP"}
-OUTERS = ("none", "average", "slowmo", "noaverage")
+OUTERS = {
+    "none": "",
+    "average": "+average",
+    "slowmo": "-SlowMo",
+    "noaverage": "-SlowMo-noaverage",
+    "streaming": "-SlowMo-streaming",
+}
+SLOW = ("slowmo", "noaverage", "streaming")
+"""Outer steps with slow momentum."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +34,15 @@ class Method:
         base: "ar" averages gradients, "local" averages parameters every `period` steps, "sgp" gossips, and "osgp" does
             so while the next step computes.
         outer: every `period` steps, "average" the parameters exactly, do that with slow momentum ("slowmo"), slow
-            momentum without it ("noaverage"), or nothing ("none").
+            momentum without it ("noaverage") or with averages of one part after another, applied a step later
+            ("streaming"), or nothing ("none").
         period: τ.
         momentum, rate: β and α of slow momentum.
         buffers: what the outer step does to the base optimizer's state: "maintain", "reset" or "average" it.
         overlap: steps that a round of "osgp" travels; above 1 it posts as rarely.
         graph: who gossips with whom, as `topologies.load` takes it.
         weighted: whether gossip honours the push-sum weight.
+        wire: how values of gossip travel, as `PushSum` takes it.
 
     Raises:
         UsageError: parts that do not go together.
@@ -49,14 +60,17 @@ class Method:
     overlap: int = 1
     graph: str = "exponential"
     weighted: bool = True
+    wire: str | None = None
 
     def __post_init__(self) -> None:
         if self.base not in BASES or self.outer not in OUTERS:
             raise UsageError(f"{self.base}-{self.outer} is no method: bases are {[*BASES]}, outer steps {[*OUTERS]}")
-        if self.outer in ("none", "average") and (self.momentum, self.rate) != (0.0, 1.0):
+        if self.outer not in SLOW and (self.momentum, self.rate) != (0.0, 1.0):
             raise UsageError(f"{self.base}-{self.outer} has no slow momentum, so momentum and rate stay 0 and 1")
-        if self.outer == "none" and self.buffers != "maintain":
-            raise UsageError(f"{self.base} has no outer step that could {self.buffers} buffers")
+        if self.outer in ("none", "streaming") and self.buffers != "maintain":
+            raise UsageError(f"{self.base}-{self.outer} has no outer step that could {self.buffers} buffers")
+        if self.wire is not None and not self.gossips:
+            raise UsageError(f"{self.base} does not gossip, so it has no wire")
         if self.base == "local" and self.outer == "noaverage":
             raise UsageError("local steps without any average are no method: take sgp or osgp")
 
@@ -73,19 +87,18 @@ class Method:
     @property
     def title(self) -> str:
         """For tables."""
-        name = BASES[self.base] + {"none": "", "average": "+average", "slowmo": "-SlowMo"}.get(
-            self.outer, "-SlowMo-noaverage"
-        )
+        name = BASES[self.base] + OUTERS[self.outer]
         said = [f"τ={self.period}"] if self.periodic else []
-        said += [f"β={self.momentum:g}"] if self.outer in ("slowmo", "noaverage") else []
+        said += [f"β={self.momentum:g}"] if self.outer in SLOW else []
         said += [f"α={self.rate:g}"] if self.rate != 1 else []
         said += [self.buffers] if self.buffers != "maintain" else []
         said += [f"overlap {self.overlap}"] if self.base == "osgp" and self.overlap > 1 else []
+        said += [self.wire] if self.wire else []
         said += [] if self.weighted else ["without weight"]
         said += [f"on {self.graph.rpartition(':')[2]}"] if self.graph != "exponential" else []
         return " ".join([name, *said])
 
-    def around(self, optimizer: Optimizer, world: World) -> GossipOptimizer | SlowMo:
+    def around(self, optimizer: Optimizer, world: World) -> Trained:
         """This method around a base optimizer, on one rank of a world."""
         if self.base == "ar":
             inner = GossipOptimizer(optimizer, NoAverage(), gradients=world)
@@ -97,19 +110,25 @@ class Method:
             inner = GossipOptimizer(optimizer, self._gossip(world))
         if self.outer == "none":
             return inner
+        if self.outer == "streaming":
+            return StreamingSlowMo(inner, world, self.period, self.momentum, self.rate)
         averager = NoAverage() if self.outer == "noaverage" else ExactAverage(world)
         return SlowMo(inner, averager, self.period, self.momentum, self.rate, self.buffers)
 
     def _gossip(self, world: World) -> Averager:
         overlap = self.overlap if self.base == "osgp" else 0
-        gossip = PushSum(world, topologies.load(self.graph, world.size), overlap)
+        gossip = PushSum(world, topologies.load(self.graph, world.size), overlap, wire=self.wire)
         averager = gossip if self.weighted else Unweighted(gossip)
         return Every(overlap, averager) if overlap > 1 else averager
 
     @property
     def timed(self) -> Timed:
         """As `bench scale` predicts its time: averaging momenta as well is an average of twice the bytes."""
-        exact = "own" if self.base == "ar" or self.base == "local" or self.outer in ("average", "slowmo") else None
+        exact = (
+            "own"
+            if self.base == "ar" or self.base == "local" or self.outer in ("average", "slowmo", "streaming")
+            else None
+        )
         every = 1 if self.base == "ar" else self.period
         if self.buffers == "average" and every > 1:
             every //= 2

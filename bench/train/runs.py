@@ -65,7 +65,8 @@ class Run:
     @property
     def digest(self) -> str:
         """Short, and another one for every other run."""
-        text = json.dumps([EDITION, asdict(self)], sort_keys=True)
+        method = {name: value for name, value in asdict(self.method).items() if value is not None}
+        text = json.dumps([EDITION, {**asdict(self), "method": method}], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..methods import Method
+from ..methods import SLOW, Method
 from ..runs import Run
 from ..study import Arm, tuned
 
@@ -23,7 +23,7 @@ USUAL = {name: rates[1] for name, rates in RATES.items()}
 def candidates(workload: str, method: Method, **more: Any) -> tuple[Run, ...]:
     """Four of them."""
     rates = RATES[workload]
-    if method.outer in ("slowmo", "noaverage"):
+    if method.outer in SLOW:
         mild, strong = MOMENTA
         return (
             *tuned(workload, method, rates[1:3], [mild], **more),
