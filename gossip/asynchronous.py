@@ -12,7 +12,8 @@ answers to its own.
 
 Where messages get lost, what is not answered within the transport's patience is sent again, with its number: a message
 is merged when it is the next of its sender, so once and in order, and an answer says how far that went. So nothing is
-lost for good, though nobody can tell a lost message from a lost answer.
+lost for good, though nobody can tell a lost message from a lost answer. Whoever has settled answers no more until its
+next step, so the losses have to have ended when ranks settle.
 
 Source: push-sum, Kempe, Dobra, Gehrke, FOCS 2003, needs columns that sum to 1 and no clock. Asynchronous gossip for
 training: AD-PSGD, Lian, Zhang, Zhang, Liu, ICML 2018, arXiv 1710.06952.
@@ -75,7 +76,8 @@ class Message:
 class Asynchronous(Rounds):
     """Each rank gives whenever it posts, to peers that have answered, and merges what is there.
 
-    Takes room for one message of every in-peer, so over an aperiodic graph as many models as there are other ranks.
+    Takes room for one message of every in-peer and for the snapshots that are unanswered, so over an aperiodic graph up
+    to twice as many models as there are other ranks. Settling sends a message of the model's size to every out-peer.
     """
 
     outlives = False
@@ -123,6 +125,7 @@ class Asynchronous(Rounds):
         """Give to the peers of this round that have answered, and keep the shares of the others."""
         mass, number = self.mass, self.rounds
         mass.look(mass.values)
+        leaving = self._snapshot(number)
         self.rounds += 1
         if mass.whole:
             self._allowance.begin()
@@ -130,9 +133,10 @@ class Asynchronous(Rounds):
         turn = self._allowance.cut(turn, number, float(mass.weight), self._unanswered)
         weights = {peer: share * mass.weight for peer, share in turn.sends.items() if share > 0}
         if weights:
-            leaving = self._snapshot(number)
             self._write(weights, leaving)
             self._retain_(turn.keep, leaving)
+        else:
+            self._room.append(leaving)
         mass.give(turn.keep, doubly_stochastic=False, keeps_alike=False)
         mass.round_landed()
         mass.stats.last.rounds_posted += 1
@@ -262,15 +266,17 @@ class Asynchronous(Rounds):
                 f"rank {self._channel.me} cannot know what is on its way to it with landing='any', and a checkpoint "
                 "without it would lose mass: call settle() on every rank first, then state_dict()"
             )
-        return {"rounds": self.rounds}
+        return {"rounds": self.rounds, "allowance": self._allowance.state_dict()}
 
     def forget(self) -> None:
         self._meet(merge=False)
+        self._allowance.begin()
         self.rounds = 0
 
     def load_state_dict(self, state: State) -> None:
         self.forget()
         self.rounds = state["rounds"]
+        self._allowance.load_state_dict(state.get("allowance"))
 
 
 class Meeting(Flight):

@@ -124,13 +124,18 @@ class Early(Rounds):
     def state_dict(self) -> State:
         for flight in self._arrivals.values():
             flight.wait()
-        return super().state_dict()
+        return {**super().state_dict(), "allowance": self._allowance.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        super().load_state_dict(state)
+        self._allowance.load_state_dict(state.get("allowance"))
 
     def forget(self) -> None:
         for flight in (*self._arrivals.values(), *(flight for part in self._departures.values() for flight in part)):
             self.mass.arrive(flight)
         self._arrivals.clear()
         self._departures.clear()
+        self._allowance.begin()
         super().forget()
 
 
@@ -148,6 +153,16 @@ class Allowance:
         self._topology, self._rank = topology, rank
         self._prompt = np.ones(topology.size)  # w̄
         self._level = True  # w̄ = 1
+
+    def state_dict(self) -> State:
+        """w̄."""
+        return {"prompt": self._prompt.tolist()}
+
+    def load_state_dict(self, state: State | None) -> None:
+        """Go on from there; without it, from w̄ = 1."""
+        if state is not None:
+            self._prompt = np.array(state["prompt"])
+            self._level = bool((self._prompt == 1).all())
 
     def begin(self) -> None:
         """All ranks hold 1."""

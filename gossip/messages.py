@@ -45,6 +45,14 @@ class Messages(Averager):
 
     def bind(self, mass: Mass, every: int) -> None:
         if self._inside is not None:
+            said = f"rank {self._channel.rank} of {self._channel.size} over {self.topology.describe()}"
+            alike = {each.decode() for each in self._inside.gather(said.encode())}
+            if len(alike) > 1:
+                raise UsageError(
+                    f"the ranks of one node carry their messages together, and are not alike among those that they "
+                    f"gossip with: {'; '.join(sorted(alike))}. Give each of them the same rank there, as world.across "
+                    "does, and the same topology"
+                )
             places = [
                 place.decode() for place in self._channel.gather(b"%d of %d" % (self._inside.rank, self._inside.size))
             ]
@@ -127,7 +135,7 @@ class Messages(Averager):
                     f"rank {self._channel.me} cannot send parameter {_culprit(bucket, self.wire.values(encoded))} in "
                     f"round {number} as {self.wire.name}: it has values that are not finite, or too large; nothing was "
                     "sent. Look at this rank's data and loss, lower the learning rate, or take wire='bfloat16', which "
-                    "carries any size"
+                    "goes up to 3e38"
                 )
         return room
 

@@ -40,7 +40,8 @@ class PushSum(Composite):
             nothing, and every rank may call `step()` as often as it likes. See `gossip.early`, `gossip.asynchronous`.
         wire: how values travel. None: in the parameters' own dtype. "float32", "bfloat16", "float16" and "int8" (with
             a float32 scale for every 256 values) send a rounded snapshot ẑ, and its sender keeps what rounding lost:
-            z <- z + (s/k)(z − ẑ) where it gives the share s and keeps k, so that Σ w·z is as it was. Ranks come as
+            z <- z + (s/k)(z − ẑ) where it gives the share s and keeps k, so that Σ w·z is as it was, to the
+            precision of the parameters. Ranks come as
             close to one another as values are rounded, and no closer; where k is small that is s/k times as far.
             "float16" and "int8" refuse a value that is not finite, "float16" one above 65,504 too; on a GPU, where the
             host would have to wait to know, such values go on as not finite, as they do with the others.

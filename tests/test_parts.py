@@ -288,3 +288,16 @@ def test_who_is_waited_for_inside_the_node() -> None:
     said = testing.run(4, run, hosts=["a", "a", "b", "b"])[2]
     assert said.startswith("rank 2 heard nothing from rank 3 ")
     assert " in round 7 for 0.2 s" in said
+
+
+def test_ranks_of_a_node_that_are_not_alike_are_refused() -> None:
+    """Where `across` counts the hosts in another order for one local rank than for the other."""
+
+    def run(world: gossip.World) -> None:
+        averager = gossip.PushSum(world.across, topologies.exponential(3), node=world.node)
+        gossip.GossipOptimizer(
+            torch.optim.SGD([torch.zeros(4, requires_grad=True)], lr=0.1), averager, gradients=world.node
+        )
+
+    with pytest.raises(gossip.UsageError, match="are not alike among those that they gossip with: rank 0 of 3"):
+        testing.run(6, run, hosts=["a", "b", "c", "c", "b", "a"])

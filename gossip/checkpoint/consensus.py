@@ -141,8 +141,8 @@ def _arrived(state: Any) -> Iterator[list[torch.Tensor]]:
 
 def _renewed(saved: State, live: State) -> State:
     """A section of the optimizer's state on the new ranks: nothing is in flight and every weight is 1."""
-    new = {"places", "runs", "weight", "whole", "balanced", "equal"}
-    whole = {"weight": 1.0, "whole": True, "balanced": True, "equal": True}
+    new = {"places", "runs", "weight", "whole", "balanced", "equal", "aloft_weight"}
+    whole = {"weight": 1.0, "whole": True, "balanced": True, "equal": True, "aloft_weight": 0.0}
     return {
         **saved,
         **{key: whole.get(key, value) for key, value in live.items() if key in new},
