@@ -72,6 +72,7 @@ CASES = (
     _table("sgp-noaverage", 3),
     _table("local-slowmo", 2),
     _table("local-streaming", 2.5),  # and twice the part that is on its way
+    _table("osgp-streaming", 3.25),  # which is needed once where all ranks take the same step
     Case("Local-SlowMo, sharded", 2 / RANKS, lambda optimizer, world: ShardedSlowMo(optimizer, world, PERIOD)),
 )
 

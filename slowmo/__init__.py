@@ -3,7 +3,7 @@
 `slow_momentum` is SlowMo, `outer` what it shares with its relatives: `streaming` averages one part of the model after
 another while steps go on (over `stream`), `sharded` keeps a part of anchor and momentum on each rank, `shared_momentum`
 averages the momentum alone. `family` names what is composed in one line. `buffers` is what happens to the base
-optimizer's state at an outer step, `rates` follows its learning rate.
+optimizer's state at an outer step, `rates` follows its learning rate, `refusals` is what none of them can work with.
 """
 
 from .family import bmuf, diloco, double_averaging, gossip_pga, local_sgd, lookahead, noloco

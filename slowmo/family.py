@@ -7,6 +7,7 @@ import torch
 from gossip import Chain, Every, ExactAverage, GossipOptimizer, NoAverage, PushSum, World
 from topologies import Topology, random_pairs
 
+from .refusals import checked
 from .slow_momentum import SlowMo
 
 
@@ -26,7 +27,7 @@ def local_sgd(optimizer: torch.optim.Optimizer, world: World, period: int = 12) 
 
     Source: Stich, "Local SGD converges fast and communicates little", ICLR 2019, arXiv 1805.09767.
     """
-    return GossipOptimizer(optimizer, Every(period, ExactAverage(world)))
+    return GossipOptimizer(optimizer, Every(period, ExactAverage(checked(world))))
 
 
 def gossip_pga(
@@ -52,7 +53,8 @@ def gossip_pga(
     arXiv 2105.09080.
     """
     return GossipOptimizer(
-        optimizer, Chain(PushSum(world, topology, overlap=overlap), Every(period, ExactAverage(world)))
+        optimizer,
+        Chain(PushSum(checked(world), topology, overlap=overlap), Every(period, ExactAverage(checked(world)))),
     )
 
 
@@ -66,7 +68,9 @@ def bmuf(
 ) -> SlowMo:
     """Block momentum (BMUF): SlowMo over local training whose momentum does not follow the learning rate.
 
-        Δ <- η Δ + ζ (Σ_j z_j / n − x) ,    x <- x + Δ ,    z <- x, or x + ηΔ with Nesterov
+        Δ <- η Δ + ζ (Σ_j z_j / n − z_0) ,    x <- x + Δ ,    z <- x, or x + ηΔ with Nesterov
+
+    with z_0 where the block began: x, or with Nesterov the x + ηΔ that the last one ended with.
 
     Args:
         optimizer: any torch optimizer.
@@ -83,7 +87,7 @@ def bmuf(
     Source: Chen, Huo, "Scalable training of deep learning machines by incremental block training with intra-block
     parallel optimization and blockwise model-update filtering", ICASSP 2016.
     """
-    return SlowMo(optimizer, ExactAverage(world), period, momentum, lr, nesterov=nesterov, rescale=False)
+    return SlowMo(optimizer, ExactAverage(checked(world)), period, momentum, lr, nesterov=nesterov, rescale=False)
 
 
 def lookahead(optimizer: torch.optim.Optimizer, period: int = 5, lr: float = 0.5) -> SlowMo:
@@ -126,7 +130,7 @@ def diloco(
     Source: Douillard et al., "DiLoCo: distributed low-communication training of language models", 2023,
     arXiv 2311.08105.
     """
-    return SlowMo(optimizer, ExactAverage(world), period, momentum, lr, nesterov=True, rescale=False)
+    return SlowMo(optimizer, ExactAverage(checked(world)), period, momentum, lr, nesterov=True, rescale=False)
 
 
 def noloco(
@@ -159,7 +163,9 @@ def noloco(
     Source: Kolehmainen, Blagoev, Donaghy, Ersoy, Nies, "NoLoCo: no-all-reduce low communication training method for
     large models", 2025, arXiv 2506.10911.
     """
-    return SlowMo(optimizer, PushSum(world, random_pairs(world.size, seed)), period, momentum, lr, rescale=False)
+    return SlowMo(
+        optimizer, PushSum(checked(world), random_pairs(world.size, seed)), period, momentum, lr, rescale=False
+    )
 
 
 def double_averaging(optimizer: torch.optim.Optimizer, world: World, period: int = 12) -> SlowMo:
@@ -180,4 +186,4 @@ def double_averaging(optimizer: torch.optim.Optimizer, world: World, period: int
     Source: Yu, Jin, Yang, "On the linear speedup analysis of communication efficient momentum SGD for distributed
     non-convex optimization", ICML 2019, arXiv 1905.03817.
     """
-    return SlowMo(optimizer, ExactAverage(world), period, momentum=0, buffers="average")
+    return SlowMo(optimizer, ExactAverage(checked(world)), period, momentum=0, buffers="average")

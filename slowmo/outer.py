@@ -13,6 +13,7 @@ from gossip import Averager, Death, GossipOptimizer, NoAverage, Stats, UsageErro
 from gossip.wrapper import Wrapper
 
 from .rates import Rates
+from .refusals import refuse_period
 
 
 class Part(NamedTuple):
@@ -74,8 +75,7 @@ class Outer(Wrapper, ABC):
             raise UsageError(f"{name} around {type(optimizer).__name__}: put one around the optimizer, with one period")
         if not isinstance(averager, Averager):
             raise UsageError(f"averager is {averager!r}, which is no Averager such as gossip.ExactAverage(world)")
-        if isinstance(period, bool) or not isinstance(period, int) or period < 1:
-            raise UsageError(f"period is {period!r}, but it is a whole number of steps, at least 1")
+        refuse_period(period)
         if not 0 <= momentum < 1:
             raise UsageError(f"momentum is {momentum!r}, but slow momentum is stable from 0 up to, not including, 1")
         if not (lr > 0 and math.isfinite(lr)):

@@ -12,6 +12,7 @@ from gossip.averaging import wide
 from gossip.mass import scalar
 
 from .outer import Part
+from .refusals import checked
 from .slow_momentum import SlowMo
 
 
@@ -63,7 +64,8 @@ class ShardedSlowMo(SlowMo):
         all-gather        z <- (x^1_{t+1,0}, …, x^n_{t+1,0})                     on every rank
 
     As many bytes as an exact average, 2(n−1)/n of the parameters'; all ranks end with the same bits. Where w = 1 these
-    are the bits of `SlowMo` (over NCCL, which sums in another order, but for rounding).
+    are the bits of `SlowMo` (over NCCL, which sums in another order, but for rounding). Over NCCL the halves go hop by
+    hop and the host waits for each hop, which is not yet measured.
 
     Each rank's state_dict has its own parts. They go on bit for bit on as many ranks; `gossip.checkpoint` puts them
     together for any other number.
@@ -100,7 +102,7 @@ class ShardedSlowMo(SlowMo):
                 "on_failure='shrink' cannot go on without the anchor and momentum that a dead rank alone has: take "
                 "SlowMo(..., ExactAverage(world)), or leave on_failure='raise' and restart from a checkpoint"
             )
-        super().__init__(optimizer, Halves(world), period, momentum, lr, buffers, nesterov, rescale)
+        super().__init__(optimizer, Halves(checked(world)), period, momentum, lr, buffers, nesterov, rescale)
 
     def _parts(self) -> list[Part]:
         return self.averager.own_parts()

@@ -9,6 +9,7 @@ import torch
 from gossip import NoAverage, UsageError, World
 from gossip.transports import Flight
 
+from .refusals import checked, refuse_own_pace
 from .slow_momentum import SlowMo
 
 
@@ -37,7 +38,8 @@ class SharedMomentum(SlowMo):
     mean has τ steps to travel in and is waited for only then. β = 0, α = 1 is the base optimizer, bit for bit.
 
     Anchor and momentum are two copies of the model; the mean costs as many bytes as an exact average in float32 or
-    wider, and the ranks hold it in the same bits.
+    wider, and the ranks hold it in the same bits. Over NCCL it passes through one stream with the rounds of gossip, one
+    after another; what of that is hidden behind computing is not yet measured.
 
     Args:
         optimizer: a GossipOptimizer, which is what brings the ranks together, or any torch optimizer.
@@ -46,7 +48,7 @@ class SharedMomentum(SlowMo):
             rank's own m_{t+1}, before the mean.
 
     Raises:
-        UsageError: options that cannot work, or a base with on_failure="shrink".
+        UsageError: options that cannot work, or a base with on_failure="shrink" or landing="any".
 
     >>> import gossip, slowmo, topologies, torch
     >>> world = gossip.init()
@@ -73,7 +75,8 @@ class SharedMomentum(SlowMo):
                 "on_failure='shrink' cannot go on with a momentum that was on its way when a rank died: take "
                 "SlowMo(..., NoAverage()), or leave on_failure='raise' and restart from a checkpoint"
             )
-        super().__init__(optimizer, OwnValues(world), period, momentum, lr, buffers, nesterov, rescale)
+        refuse_own_pace(optimizer, type(self).__name__)
+        super().__init__(optimizer, OwnValues(checked(world)), period, momentum, lr, buffers, nesterov, rescale)
         self._channel = world.channel()
         self._flight: Flight | None = None
         self.optimizer.mass.lands_with(self._land)
@@ -96,7 +99,7 @@ class SharedMomentum(SlowMo):
             torch._foreach_div_(self.momenta, self._channel.size)
 
     def state_dict(self) -> dict[str, Any]:
-        """That of `SlowMo`. Waits for the momentum that is on its way."""
+        """That of `SlowMo`. Waits for the momentum that is on its way, so every rank calls it at the same step."""
         self._land()
         return super().state_dict()
 

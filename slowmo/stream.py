@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from gossip import Averager, World
+from gossip import Averager, UsageError, World
 from gossip.averaging import State
 from gossip.mass import scalar
 from gossip.transports import Flight
+from gossip.transports.base import CHANNELS
 
 from .outer import wide_copy
 
@@ -24,9 +25,8 @@ class Sent:
         shard: its number.
         due: the step after whose update it is applied.
         ratios: r of each parameter group.
-        own: x, what this rank has sent, of each part.
+        own: x, what this rank has sent, of each part, where it is asked for.
         sums: Σ_j ω_j x_j of each part, and at last Σ_j ω_j.
-        weight: ω, what this rank held then.
         flight: what carries it; None when it has arrived, out of a checkpoint.
     """
 
@@ -35,28 +35,35 @@ class Sent:
     ratios: list[float | None]
     own: list[torch.Tensor]
     sums: list[torch.Tensor]
-    weight: torch.Tensor
     flight: Flight | None
 
 
 class Stream(Averager):
-    """Exact sums of shards, each taken `delay` steps after it was posted: by every rank in the same step."""
+    """Exact sums of shards, each taken `delay` steps after it was posted: by every rank in the same step.
+
+    `keeps`: a copy of what this rank sent goes along.
+    """
 
     outlives = False
 
-    def __init__(self, world: World, period: int, shards: int, delay: int) -> None:
+    def __init__(self, world: World, period: int, shards: int, delay: int, keeps: bool) -> None:
         self.worlds = (world,)
-        self.period, self.shards, self.delay = period, shards, delay
+        self.period, self.shards, self.delay, self.keeps = period, shards, delay, keeps
+        ends = [(shard + 1) * period // shards % period for shard in range(shards)]
+        self._ending = [[shard for shard, end in enumerate(ends) if end == step] for step in range(period)]
         self.aloft: deque[Sent] = deque()
         # Sums on one channel would take one another's messages: each that may be on its way has its own.
-        steps = range(period)
-        most = max(sum(len(self.ending(step + ahead)) for ahead in range(delay)) for step in steps)
+        most = max(sum(len(self.ending(step + ahead)) for ahead in range(delay)) for step in range(period))
+        if most > CHANNELS // 2:
+            raise UsageError(
+                f"shards={shards} and delay={delay} keep {most} averages on their way at once, each on a channel of "
+                f"{CHANNELS} that a world has: use fewer shards or less delay, for at most {CHANNELS // 2}"
+            )
         self._channels = deque(world.channel() for _ in range(max(1, most)))
 
     def ending(self, steps: int) -> list[int]:
         """The shards whose iteration ends after so many steps: each after others, the last at the end of a period."""
-        ends = [(shard + 1) * self.period // self.shards % self.period for shard in range(self.shards)]
-        return [shard for shard, end in enumerate(ends) if end == steps % self.period]
+        return self._ending[steps % self.period]
 
     def describe(self) -> str:
         """One line for the ranks to compare."""
@@ -66,14 +73,16 @@ class Stream(Averager):
         """Post a copy of `values` as they are after the update of `step`."""
         mass = self.mass
         mass.look(mass.values)
-        own = [wide_copy(part) for part in values]
+        own = [wide_copy(part) for part in values] if self.keeps else []
         # ω x, of which every rank hears the sum
-        sums = [x.clone() if mass.whole else x * scalar(mass.weight) for x in own]
+        sums = [wide_copy(part) for part in values]
+        if not mass.whole:
+            torch._foreach_mul_(sums, scalar(mass.weight))
         sums.append(mass.weight.clone().reshape(1))
         self._channels.rotate(-1)
         flight = self._channels[-1].sum(sums)
         flight.done()  # some transports begin when they are asked
-        self.aloft.append(Sent(shard, step + self.delay, ratios, own, sums, mass.weight.clone(), flight))
+        self.aloft.append(Sent(shard, step + self.delay, ratios, own, sums, flight))
 
     def ask(self) -> None:
         """Move what is on its way along: some transports do so only when asked."""
@@ -105,7 +114,6 @@ class Stream(Averager):
                     "ratios": list(sent.ratios),
                     "own": [x.clone() for x in sent.own],
                     "sums": [x.clone() for x in sent.sums],
-                    "weight": float(sent.weight),
                 }
                 for sent in self.aloft
             ]
@@ -115,9 +123,10 @@ class Stream(Averager):
         """Go on from there."""
         self.forget()
         for saved in state["aloft"]:
-            own = [x.to(values.device, copy=True) for x, values in zip(saved["own"], self.mass.values, strict=False)]
             *sums, total = saved["sums"]
-            sums = [x.to(mine.device, copy=True) for x, mine in zip(sums, own, strict=True)]
-            weight = torch.full_like(self.mass.weight, saved["weight"])
-            sums.append(total.to(weight.device, copy=True))
-            self.aloft.append(Sent(saved["shard"], saved["due"], list(saved["ratios"]), own, sums, weight, None))
+            own, sums = (
+                [x.to(values.device, copy=True) for x, values in zip(parts, self.mass.values, strict=False)]
+                for parts in (saved["own"], sums)
+            )
+            sums.append(total.to(self.mass.weight.device, copy=True))
+            self.aloft.append(Sent(saved["shard"], saved["due"], list(saved["ratios"]), own, sums, None))

@@ -15,6 +15,7 @@ from gossip.mass import scalar
 
 from .outer import Outer, Part
 from .rates import Rates
+from .refusals import checked, refuse_own_pace, refuse_period
 from .stream import Sent, Stream
 
 
@@ -24,24 +25,35 @@ class StreamingSlowMo(Outer):
     The model is cut into `shards` of one size. Each has an outer iteration of τ steps of its own, one after another, so
     that with τ shards one of them is due in each step and a step sends 1/τ of an exact average. At the end of a
     shard's iteration t every rank i sends x_i, its values as they are, with its weight ω_i, and goes on; `delay` steps
-    later all of them take
+    later all of them have
 
         x̄         =  Σ_j ω_j x_j / Σ_j ω_j
         m_{t+1}   =  βr m_t + (a_t − x̄)                         r = γ_t/γ_{t−1}, of this shard's steps
         a_{t+1}   =  x̄ + (1−α)(a_t − x̄) − αβr m_t
-        z_i       <- a_{t+1} + (z_i − x_i) + (ω_i/w_i − 1)(a_{t+1} − x_i)
 
-    What rank i has done since it sent counts on top of a_{t+1}, and in the next iteration. Gossip in between counts as
-    that too, so with a delay ranks that gossip come no nearer to one another than gossip brings them; their mean and
-    the slow momentum are not touched by that. The last term is 0 where weights are 1. Anchors and momenta are the same
-    bits on every rank, and two copies of the model; what is on its way takes two copies of its shard.
+    and take it, where the base's averager mixes nothing (local steps, AR-SGD) or without delay, as
 
-    With β = 0 and α = 1 an outer step leaves Σ w z over all ranks, held and in flight, as it was: what a rank takes
-    counts for the weight that it sent with. x̄ is the mean of what was held then. That is all there is over a base that
+        z_i       <- a_{t+1} + (z_i − x_i)
+
+    What rank i has done since it sent counts on top of a_{t+1}, and in the next iteration. Over a base that gossips or
+    averages, z_i − x_i would hold what that has mixed meanwhile: a deviation that it has made λ times itself would come
+    out as λ − 1 times. So with a delay every rank takes the same step there,
+
+        z_i       <- z_i + (a_{t+1} − x̄)
+
+    and gossip alone brings the ranks together; it has to reach all of `world`. The mean moves as before.
+
+    Anchors and momenta are the same bits on every rank, and two copies of the model; what is on its way takes two
+    copies of its shard, or one where the step is the same for all. Over NCCL averages and rounds of gossip pass through
+    one stream, one after another; what of that is hidden behind computing is not yet measured.
+
+    With β = 0 and α = 1 an outer step leaves the mean over the ranks as it was, and where it is the same step for all,
+    the base's run, bit for bit. x̄ is the mean of what was held when it was sent. That is all there is over a base that
     gossips with overlap 0 or 1 and landing="due"; with more in flight, x̄ lacks what was. Weights themselves stay.
 
     One shard and no delay is `SlowMo(optimizer, ExactAverage(world))` where weights are 1, bit for bit in float32 and
     float64. The first iteration of each shard but the last is shorter than τ. The base optimizer's state is maintained.
+    Every rank calls `state_dict()` at the same step: it waits for the averages that are on their way.
 
     Args:
         optimizer: a GossipOptimizer, or any torch optimizer, which then trains each rank by itself in between.
@@ -51,10 +63,11 @@ class StreamingSlowMo(Outer):
         shards: at most τ; without it τ.
         delay: steps for which an average may travel, at most τ. It is waited for when it has not arrived by then, and
             never applied before, so that runs repeat bit for bit. As many averages as end within `delay` steps are on
-            their way at once, each on a channel of its own.
+            their way at once, each on a channel of its own, at most 64.
 
     Raises:
-        UsageError: options that cannot work, or a base with on_failure="shrink" or module_buffers="average".
+        UsageError: options that cannot work, or a base with on_failure="shrink", module_buffers="average",
+            landing="any", or, with a delay, gossip among some of the ranks only.
 
     >>> import gossip, slowmo, torch
     >>> sgd = torch.optim.SGD(torch.nn.Linear(4, 2).parameters(), lr=0.1)
@@ -75,6 +88,7 @@ class StreamingSlowMo(Outer):
         nesterov: bool = False,
         rescale: bool = True,
     ) -> None:
+        refuse_period(period)
         shards = period if shards is None else shards
         if isinstance(shards, bool) or not isinstance(shards, int) or not 1 <= shards <= period:
             raise UsageError(f"shards is {shards!r}, but it is a whole number from 1 to the period, {period}")
@@ -90,7 +104,10 @@ class StreamingSlowMo(Outer):
                 "module_buffers='average' takes buffers along with an exact average of the whole model, which there "
                 "is none of here: leave module_buffers='local', or take SlowMo(..., ExactAverage(world))"
             )
-        super().__init__(optimizer, Stream(world, period, shards, delay), period, momentum, lr, nesterov, rescale, "")
+        refuse_own_pace(optimizer, type(self).__name__)
+        alike = delay > 0 and _mixes(optimizer, checked(world))
+        stream = Stream(checked(world), period, shards, delay, keeps=not alike)
+        super().__init__(optimizer, stream, period, momentum, lr, nesterov, rescale, "")
         self.shards, self.delay = shards, delay
         self.optimizer.mass.lands_with(self._land)
 
@@ -134,22 +151,24 @@ class StreamingSlowMo(Outer):
 
     @torch.no_grad()
     def _apply(self, sent: Sent) -> None:
-        """The outer step of one shard, with what this rank has done meanwhile on top."""
-        mass = self.optimizer.mass
-        mass.quiet()
-        ratio = sent.weight / mass.weight
+        """The outer step of one shard, and what it does to the values as they are now."""
+        self.optimizer.mass.quiet()
         *sums, total = sent.sums
-        for place, (mean, own) in enumerate(zip(sums, sent.own, strict=True)):
+        for place, x in enumerate(sums):
             number = sent.shard + place * self.shards
-            # x̄ = Σ ω x / Σ ω, which becomes a_{t+1}
-            anchor = mean.div_(scalar(total[0]))
-            self._move_(number, anchor, sent.ratios)
-            # z <- a_{t+1} + (z − x) + (ω/w − 1)(a_{t+1} − x)
             z = self._values(self.parts[number])
-            since = z.to(anchor.dtype) - own
-            if ratio.is_cuda or ratio.item() != 1:
-                since += (anchor - own) * scalar(ratio - 1)
-            z.copy_(anchor.add_(since))
+            # x̄ = Σ ω x / Σ ω, which becomes a_{t+1} when it is moved
+            x.div_(scalar(total[0]))
+            if sent.own:
+                since = z.to(x.dtype) - sent.own[place]
+                self._move_(number, x, sent.ratios)
+                # z <- a_{t+1} + (z − x_i)
+                z.copy_(x.add_(since))
+            else:
+                mean = x.clone()
+                self._move_(number, x, sent.ratios)
+                # z <- z + (a_{t+1} − x̄)
+                z.add_(x.sub_(mean))
 
     # -- checkpoints: rates of each shard, and averages that have arrived and are not applied yet ----------------------
 
@@ -164,3 +183,16 @@ class StreamingSlowMo(Outer):
         super()._take({**saved, "rates": [], "last_rates": []})
         for rates, now, last in zip(self._each, saved["rates"], saved["last_rates"], strict=True):
             rates.now, rates.last = [list(group) for group in now], list(last)
+
+
+def _mixes(base: torch.optim.Optimizer, world: World) -> bool:
+    """Whether the base's averager brings ranks nearer to one another, which then has to be all of `world`."""
+    if not isinstance(base, GossipOptimizer) or not base.averager.worlds:
+        return False
+    sizes = [size for _, size in base.parameters.council.places()]
+    if len(sizes) == 1 and sizes[0] < world.size:
+        raise UsageError(
+            f"{base.averager.describe()} mixes {sizes[0]} of {world.size} ranks, and with a delay it alone brings ranks"
+            " together: use delay=0, or gradients=world.node in the place of averages inside a node"
+        )
+    return True

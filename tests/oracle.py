@@ -214,6 +214,7 @@ def stream(
     anchor, u = start[0].astype(np.float64), np.zeros(d)
     rates: list[list[float]] = [[] for _ in range(shards)]
     aloft: list[tuple[int, slice, Array, Array, float]] = []
+    alike = matrices is not None and delay > 0
     z = []
 
     def take(t: int) -> None:
@@ -221,8 +222,8 @@ def stream(
             _, part, own, omega, gamma = aloft.pop(0)
             mean = (omega[:, None] * own).sum(axis=0) / omega.sum()
             anchor[part], u[part] = outer_step(slowmo, anchor[part], mean, u[part], np.full_like(mean, gamma))
-            # What a rank takes counts for the weight that it sent with: x <- x + ω (a − own).
-            net.x[:, part] += omega[:, None] * (anchor[part] - own)
+            # z <- z + (a − mean) over gossip that went on meanwhile, else z <- a + (z − own); x = w z.
+            net.x[:, part] += net.w[:, None] * (anchor[part] - (mean if alike else own))
 
     for t in range(steps):
         g = np.stack([gradient(i, t, net.z[i]) for i in range(n)])

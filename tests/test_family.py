@@ -75,7 +75,10 @@ def same(one: oracle.Array, other: oracle.Array) -> None:
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_bmuf(nesterov: bool) -> None:
-    """W, its momentum Δ and what is handed out, in the paper's own variables, while the rate falls."""
+    """W, its momentum Δ and what is handed out, in the paper's own variables, while the rate falls.
+
+    What a block has travelled counts from what was handed out, with Nesterov not from W.
+    """
     ranks, η, ζ = Ranks(3), 0.6, 0.9
     W, Δ = START.copy(), np.zeros(D)
     given = START.copy()
@@ -181,7 +184,7 @@ METHODS: dict[str, tuple[float, Callable[[gossip.World, torch.optim.Optimizer], 
     "Local SGD": (1.5, lambda world, base: slowmo.local_sgd(base, world, PERIOD)),
     "Gossip-PGA": (
         PERIOD + 1.5,
-        lambda world, base: slowmo.gossip_pga(base, world, topologies.exponential(world.size), PERIOD),
+        lambda world, base: slowmo.gossip_pga(base, world, topologies.exponential(4), PERIOD),
     ),
     "double averaging": (3, lambda world, base: slowmo.double_averaging(base, world, PERIOD)),
     "BMUF": (1.5, lambda world, base: slowmo.bmuf(base, world, PERIOD)),
@@ -210,6 +213,33 @@ def test_bytes_of_a_period_are_those_of_the_table_in_the_readme(name: str) -> No
         return (counts[-1] - counts[-1 - PERIOD]) / (4 * elements)
 
     assert testing.run(4, run) == pytest.approx([models] * 4, rel=0.01)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "Lookahead"])
+def test_an_averager_in_the_place_of_the_world_is_refused(name: str) -> None:
+    _, build = METHODS[name]
+
+    def run(world: gossip.World) -> str:
+        with pytest.raises(gossip.UsageError) as refusal:
+            build(gossip.ExactAverage(world), sgd(torch.zeros(2, requires_grad=True)))  # type: ignore[arg-type]
+        return str(refusal.value)
+
+    assert "world is of type ExactAverage" in testing.run(1, run)[0]
+
+
+@pytest.mark.parametrize("build", [slowmo.StreamingSlowMo, slowmo.SharedMomentum])
+def test_ranks_at_their_own_pace_are_refused(build: Any) -> None:
+    """Where a sum of all of them is on its way; however deep the averager has it."""
+
+    def run(world: gossip.World) -> str:
+        any_order = gossip.PushSum(world, topologies.random_pairs(world.size), landing="any")
+        averager = gossip.Chain(gossip.NoAverage(), gossip.Every(2, any_order))
+        base = gossip.GossipOptimizer(sgd(torch.zeros(2, requires_grad=True)), averager)
+        with pytest.raises(gossip.UsageError) as refusal:
+            build(base, world)
+        return str(refusal.value)
+
+    assert f"at its own pace, and {build.__name__} waits for all ranks" in testing.run(2, run)[0]
 
 
 # One slow momentum for all ranks

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import oracle
 import pytest
@@ -20,6 +22,10 @@ SIZE, STEPS, D = 3, 23, 12
 
 def target(rank: int, step: int) -> oracle.Array:
     return np.random.default_rng([rank, step]).normal(size=D) + rank
+
+
+def targets(size: int) -> oracle.Array:
+    return np.stack([target(rank, 0) for rank in range(size)])
 
 
 def rate(step: int) -> float:
@@ -97,10 +103,62 @@ def test_one_shard_without_delay_is_slowmo(overlap: int | None, dtype: torch.dty
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+Mixer = Callable[[gossip.World], gossip.Averager]
+RING = topologies.from_networkx(nx.cycle_graph(4))
+BIPARTITE = topologies.from_networkx(nx.complete_bipartite_graph(3, 3))  # has an eigenvalue of −1/2
+
+
+@pytest.mark.parametrize(
+    ("size", "mixer"),
+    [
+        pytest.param(4, lambda world: gossip.PushSum(world, RING), id="ring"),
+        pytest.param(4, lambda world: gossip.PushSum(world, RING, overlap=1), id="ring, overlap 1"),
+        pytest.param(6, lambda world: gossip.PushSum(world, BIPARTITE), id="bipartite"),
+        pytest.param(4, lambda world: gossip.PushSum(world, topologies.exponential(4)), id="exponential"),
+        pytest.param(4, lambda world: gossip.Every(2, gossip.ExactAverage(world)), id="local SGD"),
+        pytest.param(3, lambda _: gossip.NoAverage(), id="alone"),
+    ],
+)
+@pytest.mark.parametrize(("period", "delay"), [(1, 1), (2, 1), (2, 2), (3, 0)])
+def test_ranks_that_were_apart_come_together(size: int, mixer: Mixer, period: int, delay: int) -> None:
+    """An outer step undoes nothing of what the base has mixed, and brings together what the base does not."""
+
+    def run(world: gossip.World) -> list[torch.Tensor]:
+        own = torch.zeros(D, dtype=torch.float64, requires_grad=True)
+        sgd = gossip.GossipOptimizer(torch.optim.SGD([own], lr=1.0), mixer(world))
+        optimizer = StreamingSlowMo(sgd, world, period, momentum=0.3, delay=delay)
+        history = []
+        for step in range(30):
+            own.grad = torch.from_numpy(target(world.rank, 0)) if step == 0 else None
+            optimizer.step()
+            history.append(own.detach().clone())
+        return history
+
+    steps = [torch.stack(ranks) for ranks in zip(*testing.run(size, run), strict=True)]
+    spread = [float((z - z.mean(dim=0)).abs().max()) for z in steps]
+    apart = float(np.abs(targets(size) - targets(size).mean(axis=0)).max())
+    assert max(spread) < 1.01 * apart
+    assert spread[-1] < 1e-3 * apart
+
+
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_without_slow_momentum_it_is_the_gossip_below(overlap: int) -> None:
+    """β = 0, α = 1 and a delay, bit for bit."""
+
+    def base(world: gossip.World, own: torch.Tensor) -> gossip.GossipOptimizer:
+        return gossip.GossipOptimizer(torch.optim.SGD([own], lr=0.1, momentum=0.9), irregular(world, overlap))
+
+    def streaming(world: gossip.World, own: torch.Tensor) -> StreamingSlowMo:
+        return StreamingSlowMo(base(world, own), world, 4, momentum=0, shards=3, delay=2)
+
+    one, other = (testing.run(SIZE, lambda world, make=make: descend(world, make)) for make in (base, streaming))
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
 @pytest.mark.parametrize("overlap", [0, 1])
 @pytest.mark.parametrize("delay", [0, 1, 4])
 def test_what_the_ranks_hold_together_stays(delay: int, overlap: int) -> None:
-    """Σ w z, held and in flight, with β = 0 and α = 1; and the ranks come together."""
+    """Σ w z, held and in flight, with β = 0 and α = 1."""
 
     def run(world: gossip.World) -> tuple[torch.Tensor, float]:
         own = torch.zeros(D, dtype=torch.float64, requires_grad=True)
@@ -163,11 +221,12 @@ def test_averages_that_are_late_are_waited_for() -> None:
     assert runs[0] == runs[1]
 
 
+@pytest.mark.parametrize("wrap", ["streaming", "streaming, local"])
 @pytest.mark.parametrize("at", [5, 8, 9])
-def test_resume(at: int, tmp_path: Any) -> None:
+def test_resume(wrap: str, at: int, tmp_path: Any) -> None:
     """With averages on their way."""
-    once = testing.run(SIZE, lambda world: straight(world, "streaming", "adamw", ask=True))
-    assert once == testing.run(SIZE, lambda world: interrupted(world, "streaming", "adamw", at, tmp_path))
+    once = testing.run(SIZE, lambda world: straight(world, wrap, "adamw", ask=True))
+    assert once == testing.run(SIZE, lambda world: interrupted(world, wrap, "adamw", at, tmp_path))
 
 
 def test_a_parameter_group_joins() -> None:
@@ -192,13 +251,14 @@ def test_a_parameter_group_joins() -> None:
 def refused(**options: Any) -> str:
     def run(world: gossip.World) -> str:
         layer = torch.nn.BatchNorm1d(2)
-        wrapped = {key: options.pop(key) for key in ("on_failure", "module_buffers") if key in options}
+        wrapped = {key: options[key] for key in ("on_failure", "module_buffers") if key in options}
+        others = {key: value for key, value in options.items() if key not in wrapped}
         if "module_buffers" in wrapped:
             wrapped["module"] = layer
         sgd = torch.optim.SGD(layer.parameters(), lr=0.1)
         base = gossip.GossipOptimizer(sgd, gossip.NoAverage(), **wrapped)
         with pytest.raises(gossip.UsageError) as refusal:
-            StreamingSlowMo(base, world, **options)
+            StreamingSlowMo(base, world, **others)
         return str(refusal.value)
 
     return testing.run(1, run)[0]
@@ -207,6 +267,10 @@ def refused(**options: Any) -> str:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        ({"period": 0}, "period is 0, but it is a whole number of steps, at least 1"),
+        ({"period": 2.5}, "period is 2.5, but it is a whole number of steps, at least 1"),
+        ({"period": "4", "shards": 3}, "period is '4', but it is a whole number of steps, at least 1"),
+        ({"period": 500, "delay": 200}, "shards=500 and delay=200 keep 200 averages on their way at once"),
         ({"period": 4, "shards": 5}, "shards is 5, but it is a whole number from 1 to the period, 4"),
         ({"period": 4, "delay": 5}, "delay is 5, but it is a number of steps from 0 to the period, 4"),
         ({"on_failure": "shrink"}, "on_failure='shrink' cannot go on with an average that was on its way"),
@@ -215,3 +279,36 @@ def refused(**options: Any) -> str:
 )
 def test_refusals(options: dict[str, Any], sentence: str) -> None:
     assert sentence in refused(**options)
+
+
+def test_gossip_among_some_of_the_ranks_is_refused_with_a_delay() -> None:
+    """Nothing would bring hosts together; without a delay the average does."""
+
+    def run(world: gossip.World) -> str:
+        def base() -> gossip.GossipOptimizer:
+            sgd = torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), lr=0.1)
+            return gossip.GossipOptimizer(sgd, gossip.ExactAverage(world.node))
+
+        with pytest.raises(gossip.UsageError) as refusal:
+            StreamingSlowMo(base(), world, 4)
+        StreamingSlowMo(base(), world, 4, delay=0)
+        return str(refusal.value)
+
+    assert "ExactAverage(size=2) mixes 2 of 4 ranks" in testing.run(4, run, hosts=["a", "a", "b", "b"])[0]
+
+
+def test_gossip_across_nodes_that_share_gradients_is_not() -> None:
+    def run(world: gossip.World) -> torch.Tensor:
+        own = torch.zeros(D, requires_grad=True)
+        across = gossip.PushSum(world.across, topologies.exponential(2), node=world.node)
+        base = gossip.GossipOptimizer(torch.optim.SGD([own], lr=0.1), across, gradients=world.node)
+        optimizer = StreamingSlowMo(base, world, 2)
+        for step in range(12):
+            own.grad = torch.full((D,), float(world.rank)) if step == 0 else torch.zeros(D)
+            optimizer.step()
+        optimizer.settle()
+        return own.detach()
+
+    first, *others = testing.run(4, run, hosts=["a", "a", "b", "b"])
+    for other in others:
+        torch.testing.assert_close(other, first)

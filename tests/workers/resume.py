@@ -61,6 +61,9 @@ FAMILY: dict[str, Wrap] = {
     "streaming": lambda world, base: slowmo.StreamingSlowMo(
         gossip.GossipOptimizer(base, irregular(world, 1)), world, period=5, momentum=0.6, shards=3, delay=2
     ),
+    "streaming, local": lambda world, base: slowmo.StreamingSlowMo(
+        base, world, period=5, momentum=0.6, shards=3, delay=2
+    ),
     "sharded": lambda world, base: slowmo.ShardedSlowMo(
         gossip.GossipOptimizer(base, irregular(world, 1)), world, period=5, momentum=0.6
     ),
