@@ -285,9 +285,16 @@ class GossipOptimizer(Wrapper):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Land everything in flight. Every rank calls it: before evaluation, before the end, before close()."""
+        """Land everything in flight. Every rank calls it: before evaluation, before the end, before close().
+
+        With on_failure="shrink" nobody leaves it before all have landed everything: whoever noticed a death afterwards
+        would find nobody to meet.
+        """
         with self.stats.span("settle"):
-            self.persist(self.mass.settle)
+            if self._survivor is None:
+                self.mass.settle()
+            else:
+                self._survivor.carrier.together(self.mass.settle)
         self._note_weight()
         if self.stats.timeline is not None:
             self.stats.timeline.write()

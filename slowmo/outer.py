@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gossip import Averager, Death, GossipOptimizer, NoAverage, Stats, UsageError
+from gossip import Account, Averager, Death, GossipOptimizer, NoAverage, Stats, UsageError, World
 from gossip.wrapper import Wrapper
 
 from .rates import Rates
@@ -193,6 +193,10 @@ class Outer(Wrapper, ABC):
     def deaths(self) -> list[Death]:
         """Ranks that died while the others went on."""
         return self.optimizer.deaths
+
+    def account(self, world: World | None = None) -> Account:
+        """Where the weight of all ranks is, at the price of one small sum. Every rank calls it at the same step."""
+        return self.optimizer.account(world)
 
     def settle(self) -> None:
         """Land everything in flight. Every rank calls it."""
