@@ -163,7 +163,7 @@ def waited(overlap: int) -> list[gossip.Counters]:
 def test_exposed_and_hidden_seconds() -> None:
     """What travels while a step waits for it is exposed, what travels between two steps is not; both are in flight."""
     for rank in waited(overlap=0):
-        assert rank.seconds_exposed >= 3 * DELAY
+        assert rank.seconds_exposed >= 2.9 * DELAY  # a wait begins a little after the post
         assert rank.seconds_in_flight >= 3 * DELAY
     hidden = waited(overlap=1)
     assert all(rank.seconds_in_flight >= 3 * DELAY for rank in hidden)
