@@ -180,6 +180,7 @@ def test_overlap_and_its_record(tmp_path: Path) -> None:
     assert record["hidden"] <= 1
 
 
+@pytest.mark.slow
 def test_straggler_and_its_record(tmp_path: Path) -> None:
     path = tmp_path / "straggler.json"
     few = ["--methods", "osgp,early-4,any", "--steps", "12", "--compute", "0.002", "--slow", "3", "--repeats", "2"]

@@ -294,6 +294,7 @@ def test_a_plan_under_mpirun_and_its_four_files(tmp_path: Path) -> None:
     assert all(point.alone is not None for point in points.points)
 
 
+@pytest.mark.slow
 def test_a_real_network_under_torchrun(tmp_path: Path) -> None:
     few = ["--sizes", "40kB", "--algorithms", "none,osgp", "--steps", "4", "--period", "2", "--free", "0"]
     given = ["--model", "mlp", "--json", str(tmp_path / "mlp.json"), *few]

@@ -110,6 +110,7 @@ def test_torchrun(tmp_path: Path) -> None:
         agree(case, 2, ranks, f"gloo/2/{case.name}/")
 
 
+@pytest.mark.slow
 def test_every_graph_that_ships() -> None:
     """OSGP over each."""
     for case in over_every_graph(5):
