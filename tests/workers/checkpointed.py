@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from workers.resume import Training, begin
 
 import gossip
+from workers.resume import Training, begin
 
 WRAP = "slowmo, overlap 1"
 

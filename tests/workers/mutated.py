@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from workers.checkpointed import load, save
-from workers.resume import Training, begin
 
 import gossip
 from gossip import testing
 from gossip.checkpoint import files
 from gossip.checkpoint.manifest import Shard, digest_of, parse
+from workers.checkpointed import load, save
+from workers.resume import Training, begin
 
 SIZE = 2
 WRAP = "slowmo, overlap 1"

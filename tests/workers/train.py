@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from workers.cases import CORE, over_every_graph, train
-from workers.contract import part
 
 import gossip
+from workers.cases import CORE, over_every_graph, train
+from workers.contract import part
 
 
 def main(folder: str, sizes: str, *runs: str) -> None:
