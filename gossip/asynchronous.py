@@ -10,10 +10,7 @@ What travels cannot be known without asking everybody, so `settle` is where rank
 no weight, to all to whom it may have given, and goes on taking and answering until it has that of all others and the
 answers to its own.
 
-Where messages get lost, what is not answered within the transport's patience is sent again, with its number: a message
-is merged when it is the next of its sender, so once and in order, and an answer says how far that went. So nothing is
-lost for good, though nobody can tell a lost message from a lost answer. Whoever has settled answers no more until its
-next step, so the losses have to have ended when ranks settle.
+How messages get there where some are lost is for `letters`.
 
 Source: push-sum, Kempe, Dobra, Gehrke, FOCS 2003, needs columns that sum to 1 and no clock. Asynchronous gossip for
 training: AD-PSGD, Lian, Zhang, Zhang, Liu, ICML 2018, arXiv 1710.06952.
@@ -24,7 +21,6 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
 
 import torch
 
@@ -33,47 +29,12 @@ from topologies import Topology
 from .averaging import State
 from .early import Allowance
 from .errors import UsageError
+from .letters import Letters
 from .mass import Mass
-from .rounds import Rounds
 from .transports import Flight, Transport
-from .world import World
 
 
-@dataclass(eq=False)
-class Letter:
-    """A snapshot that was sent.
-
-    Attributes:
-        leaving: its room, used again when nobody is to answer and nothing carries it any more.
-        to: peers that have not answered.
-        flights: what carries it.
-    """
-
-    leaving: list[torch.Tensor]
-    to: set[int]
-    flights: list[Flight] = field(default_factory=list)
-
-
-@dataclass(eq=False)
-class Message:
-    """What went to one peer, and has not been answered.
-
-    Attributes:
-        number: of the messages to this peer.
-        tensors: envelope and values.
-        letter: whose snapshot they are.
-        step: at whose end it was posted.
-        time: when it was sent, for the last time, by the monotonic clock.
-    """
-
-    number: int
-    tensors: list[torch.Tensor]
-    letter: Letter
-    step: int
-    time: float = 0.0
-
-
-class Asynchronous(Rounds):
+class Asynchronous(Letters):
     """Each rank gives whenever it posts, to peers that have answered, and merges what is there.
 
     Takes room for one message of every in-peer and for the snapshots that are unanswered, so over an aperiodic graph up
@@ -81,33 +42,16 @@ class Asynchronous(Rounds):
     """
 
     outlives = False
-
-    def __init__(
-        self,
-        world: World,
-        topology: Topology,
-        overlap: int,
-        wire: str | None,
-        description: str,
-        node: World | None = None,
-    ) -> None:
-        # Nothing ends inside the step that posts it.
-        super().__init__(world, topology, max(1, overlap), wire, description, node)
-        self._allowance = Allowance(topology, world.rank)
-        self._sources, self._targets = neighbours(topology, world.rank)
-        self._expected: dict[int, tuple[list[torch.Tensor], Flight]] = {}  # in-peer -> room, and what will fill it
-        self._taken: defaultdict[int, int] = defaultdict(int)  # in-peer -> messages
-        self._ended: set[int] = set()  # in-peers whose last message before they settle has come
-        self._letters: list[Letter] = []
-        self._written: defaultdict[int, int] = defaultdict(int)  # out-peer -> messages
-        self._unanswered: dict[int, list[Message]] = {}
-        self._answers: dict[int, tuple[torch.Tensor, Flight]] = {}  # out-peer -> room for its answer, what will fill it
-        self._answering: list[Flight] = []
+    shortest = 1  # nothing ends inside the step that posts it
 
     def bind(self, mass: Mass, every: int) -> None:
         super().bind(mass, every)
-        # Here, where ranks have agreed on how to land: channels are numbered in the order in which they are made.
-        self._back = self.worlds[0].channel()
+        self._allowance = Allowance(self.topology, self._channel.rank)
+        self._sources, self._targets = neighbours(self.topology, self._channel.rank)
+        self._expected: dict[int, tuple[list[torch.Tensor], Flight]] = {}  # in-peer -> room, and what will fill it
+        self._taken: defaultdict[int, int] = defaultdict(int)  # in-peer -> messages
+        self._ended: set[int] = set()  # in-peers whose last message before they settle has come
+        self._answering: list[Flight] = []
 
     def _refuse_thin(self, every: int) -> None:
         """Whatever is late, the weight held does not vanish."""
@@ -141,26 +85,6 @@ class Asynchronous(Rounds):
         mass.round_landed()
         mass.stats.last.rounds_posted += 1
 
-    def _write(self, weights: dict[int, torch.Tensor], leaving: list[torch.Tensor]) -> None:
-        """Send `leaving` with a weight to each of some peers."""
-        letter = Letter(leaving, set(weights))
-        self._letters.append(letter)
-        for peer, weight in weights.items():
-            self._written[peer] += 1
-            envelope = self._envelope(weight, self._written[peer], leaving[1:])
-            message = Message(self._written[peer], [envelope, *leaving[1:]], letter, self._step)
-            self._unanswered.setdefault(peer, []).append(message)
-            self._carry(peer, message)
-
-    def _carry(self, peer: int, message: Message) -> None:
-        """Put a message on its way, and listen for the answer."""
-        flight = self._channel.post({peer: message.tensors}, {}, f"message {message.number}")
-        message.letter.flights.append(flight)
-        message.time = time.monotonic()
-        if peer not in self._answers:
-            room = torch.empty(1, dtype=torch.float64)
-            self._answers[peer] = room, self._back.post({}, {peer: [room]}, "the answer to a message")
-
     def advance(self, merge: bool = True) -> None:
         """Take and answer what has come, go on expecting, and send again what is overdue."""
         for peer, (_, flight) in list(self._expected.items()):
@@ -171,10 +95,7 @@ class Asynchronous(Rounds):
                 room = self._take_room()
                 self._expected[peer] = room, self._channel.post({}, {peer: room}, "gossip that keeps no rounds")
         self._collect()
-        overdue = time.monotonic() - self._channel.patience
-        for peer, messages in self._unanswered.items():
-            for message in messages if messages[0].time < overdue else ():
-                self._carry(peer, message)
+        self._repeat()
 
     def _take(self, peer: int, merge: bool) -> None:
         """Merge the message of `peer` that has come, and answer it."""
@@ -195,42 +116,11 @@ class Asynchronous(Rounds):
         answer = torch.tensor([self._taken[peer]], dtype=torch.float64)
         self._answering.append(self._back.post({peer: [answer]}, {}, f"the answer to message {number:g}"))
 
-    def _arrive(self, flight: Flight) -> None:
-        """Count what `flight` carried. It may have stood open for long before it was sent, so not for how long."""
-        if flight.done():
-            flight.posted = flight.landed or flight.posted
-        self.mass.arrive(flight)
-
     def _collect(self) -> None:
-        """Take note of the answers that have come, and of what has left."""
-        for peer, (_, flight) in list(self._answers.items()):
-            if flight.done():
-                self._hear(peer)
-        for letter in list(self._letters):
-            for flight in [flight for flight in letter.flights if flight.done()]:
-                self.mass.arrive(flight)
-                letter.flights.remove(flight)
-            if not letter.flights and not letter.to:
-                self._letters.remove(letter)
-                self._room.append(letter.leaving)
+        super()._collect()
         for flight in [flight for flight in self._answering if flight.done()]:
             self.mass.arrive(flight)
             self._answering.remove(flight)
-
-    def _hear(self, peer: int) -> None:
-        """Take the answer of `peer` that has come."""
-        room, flight = self._answers.pop(peer)
-        self._arrive(flight)
-        last = self.mass.stats.last
-        messages = self._unanswered[peer]
-        while messages and messages[0].number <= room.item():
-            message = messages.pop(0)
-            message.letter.to.remove(peer)
-            last.oldest_age = max(last.oldest_age, self._step - message.step)
-        if messages:
-            self._answers[peer] = room, self._back.post({}, {peer: [room]}, "the answer to a message")
-        else:
-            del self._unanswered[peer]
 
     def _settle(self) -> None:
         self._meet(merge=True)
@@ -257,7 +147,6 @@ class Asynchronous(Rounds):
 
     def rebind(self) -> None:
         assert not self._expected, "the buckets change with nothing in flight"
-        self._letters.clear()  # what a message that was sent twice still reads is of another shape
         super().rebind()
 
     def state_dict(self) -> State:

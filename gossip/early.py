@@ -21,9 +21,9 @@ import topologies
 from topologies import Turn
 
 from .averaging import State
+from .mass import Mass
 from .rounds import Round, Rounds
 from .transports import Flight
-from .world import World
 
 LEAST = 0.5
 """The part of its weight that lateness leaves a rank: it doubles the change of an update at the most."""
@@ -37,17 +37,9 @@ class Early(Rounds):
 
     outlives = False
 
-    def __init__(
-        self,
-        world: World,
-        topology: topologies.Topology,
-        overlap: int,
-        wire: str | None,
-        description: str,
-        node: World | None = None,
-    ) -> None:
-        super().__init__(world, topology, overlap, wire, description, node)
-        self._allowance = Allowance(topology, world.rank)
+    def bind(self, mass: Mass, every: int) -> None:
+        super().bind(mass, every)
+        self._allowance = Allowance(self.topology, self._channel.rank)
         # (round, in-peer) -> what carries its message; there is none where it came out of a checkpoint
         self._arrivals: dict[tuple[int, int], Flight] = {}
         # round -> what carries ours

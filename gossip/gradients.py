@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -70,6 +70,22 @@ class GradientAverage:
         held = present.to(self._room[0].device) if self._room else present
         self._mass.stats.wait(self._channel.sum([*self._room, held]))
         return held.tolist()
+
+
+def unscaled_(
+    parameters: Iterable[torch.nn.Parameter], scale: torch.Tensor | None, found_inf: torch.Tensor | None
+) -> bool:
+    """What torch.amp.GradScaler leaves to an optimizer that is called always; whether to skip the update.
+
+    The scaler sets `grad_scale` (None once the user has unscaled) and `found_inf` around its call of `step`.
+    """
+    if found_inf is not None and bool(found_inf):
+        return True
+    if scale is not None:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.div_(scale.to(parameter.grad.device))
+    return False
 
 
 def _as(parameter: torch.Tensor, flat: torch.Tensor) -> torch.Tensor:

@@ -109,8 +109,8 @@ class Mass:
             self.aloft_weight -= scalar(weight)
             ratio = weight / self.weight
             for own, other in zip(self.values, values, strict=True):
-                for part, decoded in wire.parts(other):
-                    lerp_(own[part], decoded, ratio, out=own[part])
+                for z, decoded in wire.beside(own, other):
+                    lerp_(z, decoded, ratio, out=z)
 
     def retain_(self, keep: float, sent: Sequence[torch.Tensor], wire: Wire) -> None:
         """When ẑ is given in the place of z and the share `keep` is kept: keep what rounding lost. Nothing reads z."""
@@ -118,8 +118,8 @@ class Mass:
         ratio = torch.tensor(1 - 1 / keep, dtype=torch.float64)
         for own, other in zip(self.values, sent, strict=True):
             if not wire.exact(own):
-                for part, decoded in wire.parts(other):
-                    lerp_(own[part], decoded, ratio, out=own[part])
+                for z, decoded in wire.beside(own, other):
+                    lerp_(z, decoded, ratio, out=z)
 
     def go_on(self, weight: float, unmerged: float, balanced: bool) -> None:
         """After a death hold `weight`, and `unmerged` of what has arrived.

@@ -10,9 +10,10 @@ import torch
 
 from .account import Account, account
 from .averaging import Averager
+from .closures import Evaluated, Loss
 from .deaths import Death, Survivor, refuse_mortal
-from .errors import GossipError, UsageError
-from .gradients import GradientAverage
+from .errors import UsageError
+from .gradients import GradientAverage, unscaled_
 from .mass import Mass
 from .parameters import Parameters
 from .stats import Stats
@@ -23,7 +24,6 @@ from .wrapper import Wrapper
 Rewrite = Callable[[int], None]
 """Changes whole values in a step; called after the update, when nothing that reads them is in flight."""
 
-Loss = Any
 Result = TypeVar("Result")
 
 
@@ -112,7 +112,8 @@ class GossipOptimizer(Wrapper):
         if on_failure not in ("raise", "shrink"):
             raise UsageError(f"on_failure is {on_failure!r}; there are 'raise' and 'shrink'")
         self._compares = isinstance(optimizer, torch.optim.LBFGS)
-        if self._compares and gradients is not None and gradients.size > 1:
+        self._alone = gradients is None or gradients.size == 1
+        if self._compares and not self._alone:
             raise UsageError(
                 "LBFGS evaluates its closure as often as its line search asks, which differs between ranks, so its "
                 "gradients cannot be averaged: leave gradients=None and average parameters"
@@ -194,10 +195,11 @@ class GossipOptimizer(Wrapper):
     def _step(self, step: int, closure: Callable[[], Loss] | None) -> Loss | None:
         span = self.stats.span
         if closure is not None and not self._compares:
-            closure = self._evaluated(closure)
+            with span("compute"):
+                closure = Evaluated(closure, None if self._alone else type(self.optimizer).__name__)
         with span("land"):
             self.persist(lambda: self.averager.land(step))
-        skip = self._unscale()
+        skip = unscaled_(self.parameters, getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
         if self._gradients is not None:
             gradients = self._gradients
             with span("gradients"):
@@ -228,39 +230,6 @@ class GossipOptimizer(Wrapper):
     def _note_weight(self) -> None:
         if not self.mass.weight.is_cuda:  # reading it there would stop the host
             self.stats.weigh(self.weight)
-
-    def _evaluated(self, closure: Callable[[], Loss]) -> Callable[[], Loss]:
-        """Evaluate `closure` now; what is returned gives that loss the first time and evaluates it again afterwards."""
-        with torch.enable_grad(), self.stats.span("compute"):
-            losses = [closure()]
-
-        def replay() -> Loss:
-            if losses:
-                return losses.pop()
-            if self._gradients is not None and self._gradients.world.size > 1:
-                raise GossipError(
-                    f"{type(self.optimizer).__name__} evaluates its closure again within a step, and those gradients "
-                    "would be this rank's alone: leave gradients=None and average parameters"
-                )
-            with torch.enable_grad():
-                return closure()
-
-        return replay
-
-    def _unscale(self) -> bool:
-        """What torch.amp.GradScaler leaves to an optimizer that is called always; whether to skip the update.
-
-        The scaler sets `grad_scale` (None once the user has unscaled) and `found_inf` around its call of `step`.
-        """
-        scale = getattr(self, "grad_scale", None)
-        found_inf = getattr(self, "found_inf", None)
-        if found_inf is not None and bool(found_inf):
-            return True
-        if scale is not None:
-            for parameter in self.parameters:
-                if parameter.grad is not None:
-                    parameter.grad.div_(scale.to(parameter.grad.device))
-        return False
 
     # -- what it holds -------------------------------------------------------------------------------------------------
 

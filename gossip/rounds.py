@@ -65,6 +65,9 @@ class Rounds(Messages):
     whoever gave it, with the values as they are.
     """
 
+    shortest = 0
+    """Steps that a round travels at the least."""
+
     def __init__(
         self,
         world: World,
@@ -75,7 +78,7 @@ class Rounds(Messages):
         node: World | None = None,
     ) -> None:
         super().__init__(world, topology, wire, description, node)
-        self.overlap = overlap
+        self.overlap = max(overlap, self.shortest)
         self.rounds = 0
         self._whole, self._members = topology, list(world.base.ranks)
         self._step = 0

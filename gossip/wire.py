@@ -54,11 +54,11 @@ class Wire(ABC):
     def elements(self, room: torch.Tensor) -> int:
         """How many values a message holds."""
 
-    def parts(self, room: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-        """The values of a message, decoded piece by piece."""
+    def beside(self, values: torch.Tensor, room: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Own values, and those of a message decoded beside them, piece by piece."""
         n, chunk = self.elements(room), _chunk(room)
         for part in (slice(start, min(start + chunk, n)) for start in range(0, n, chunk)):
-            yield part, self.decode(room, part)
+            yield values[part], self.decode(room, part)
 
     def values(self, room: torch.Tensor) -> torch.Tensor:
         """All values of a message, decoded."""
@@ -89,8 +89,8 @@ class Plain(Wire):
     def elements(self, room: torch.Tensor) -> int:
         return room.numel()
 
-    def parts(self, room: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-        yield slice(0, room.numel()), room
+    def beside(self, values: torch.Tensor, room: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        yield values, room
 
 
 class Float(Wire):

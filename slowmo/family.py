@@ -54,7 +54,7 @@ def gossip_pga(
     """
     return GossipOptimizer(
         optimizer,
-        Chain(PushSum(checked(world), topology, overlap=overlap), Every(period, ExactAverage(checked(world)))),
+        Chain(PushSum(checked(world), topology, overlap=overlap), Every(period, ExactAverage(world))),
     )
 
 

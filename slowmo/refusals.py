@@ -17,6 +17,15 @@ def checked(world: World) -> World:
     return world
 
 
+def refuse_shrink(optimizer: Any, lost: str, instead: str) -> None:
+    """Where `optimizer` goes on when ranks die, and this method would not, for it lacks what is `lost` then."""
+    if getattr(optimizer, "on_failure", "raise") == "shrink":
+        raise UsageError(
+            f"on_failure='shrink' cannot go on {lost}: take {instead}, or leave on_failure='raise' and restart from a "
+            "checkpoint"
+        )
+
+
 def refuse_period(period: Any) -> None:
     """Unless it is a number of steps."""
     if isinstance(period, bool) or not isinstance(period, int) or period < 1:

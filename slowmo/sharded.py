@@ -12,7 +12,7 @@ from gossip.averaging import wide
 from gossip.mass import scalar
 
 from .outer import Part
-from .refusals import checked
+from .refusals import checked, refuse_shrink
 from .slow_momentum import SlowMo
 
 
@@ -97,11 +97,8 @@ class ShardedSlowMo(SlowMo):
         nesterov: bool = False,
         rescale: bool = True,
     ) -> None:
-        if getattr(optimizer, "on_failure", "raise") == "shrink":
-            raise UsageError(
-                "on_failure='shrink' cannot go on without the anchor and momentum that a dead rank alone has: take "
-                "SlowMo(..., ExactAverage(world)), or leave on_failure='raise' and restart from a checkpoint"
-            )
+        lost = "without the anchor and momentum that a dead rank alone has"
+        refuse_shrink(optimizer, lost, "SlowMo(..., ExactAverage(world))")
         super().__init__(optimizer, Halves(checked(world)), period, momentum, lr, buffers, nesterov, rescale)
 
     def _parts(self) -> list[Part]:

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from gossip import NoAverage, UsageError, World
+from gossip import NoAverage, World
 from gossip.transports import Flight
 
-from .refusals import checked, refuse_own_pace
+from .refusals import checked, refuse_own_pace, refuse_shrink
 from .slow_momentum import SlowMo
 
 
@@ -70,11 +70,7 @@ class SharedMomentum(SlowMo):
         nesterov: bool = False,
         rescale: bool = True,
     ) -> None:
-        if getattr(optimizer, "on_failure", "raise") == "shrink":
-            raise UsageError(
-                "on_failure='shrink' cannot go on with a momentum that was on its way when a rank died: take "
-                "SlowMo(..., NoAverage()), or leave on_failure='raise' and restart from a checkpoint"
-            )
+        refuse_shrink(optimizer, "with a momentum that was on its way when a rank died", "SlowMo(..., NoAverage())")
         refuse_own_pace(optimizer, type(self).__name__)
         super().__init__(optimizer, OwnValues(checked(world)), period, momentum, lr, buffers, nesterov, rescale)
         self._channel = world.channel()

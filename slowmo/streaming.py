@@ -15,7 +15,7 @@ from gossip.mass import scalar
 
 from .outer import Outer, Part
 from .rates import Rates
-from .refusals import checked, refuse_own_pace, refuse_period
+from .refusals import checked, refuse_own_pace, refuse_period, refuse_shrink
 from .stream import Sent, Stream
 
 
@@ -94,11 +94,8 @@ class StreamingSlowMo(Outer):
             raise UsageError(f"shards is {shards!r}, but it is a whole number from 1 to the period, {period}")
         if isinstance(delay, bool) or not isinstance(delay, int) or not 0 <= delay <= period:
             raise UsageError(f"delay is {delay!r}, but it is a number of steps from 0 to the period, {period}")
-        if getattr(optimizer, "on_failure", "raise") == "shrink":
-            raise UsageError(
-                "on_failure='shrink' cannot go on with an average that was on its way when a rank died: take "
-                "SlowMo(..., ExactAverage(world)), or leave on_failure='raise' and restart from a checkpoint"
-            )
+        lost = "with an average that was on its way when a rank died"
+        refuse_shrink(optimizer, lost, "SlowMo(..., ExactAverage(world))")
         if isinstance(optimizer, GossipOptimizer) and optimizer.mass.companions:
             raise UsageError(
                 "module_buffers='average' takes buffers along with an exact average of the whole model, which there "

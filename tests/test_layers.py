@@ -23,7 +23,7 @@ CHAINS = (
     ("gossip", ("board", "watch", "transports", "world")),
     ("gossip", ("errors", "transports", "world", "averaging")),
     ("gossip", ("buckets", "mass", "averaging", "push_sum", "optimizer", "launch")),
-    ("gossip", ("averaging", "messages", "rounds", "early", "asynchronous", "push_sum")),
+    ("gossip", ("averaging", "messages", "rounds", "early", "letters", "asynchronous", "push_sum")),
     ("gossip", ("optimizer", "checkpoint")),
     ("gossip", ("errors", "launchers", "world")),
     ("gossip", ("transports", "stats", "mass")),

@@ -87,7 +87,7 @@ def test_a_value_is_rounded_by_half_a_step_at_the_most(name: str, dtype: torch.d
     room = wire.room(z)
     wire.encode(z, room)
     assert wire.elements(room) == n
-    decoded = torch.cat([part for _, part in wire.parts(room)] or [z.float()])
+    decoded = torch.cat([part for _, part in wire.beside(z, room)] or [z.float()])
     assert torch.equal(decoded, wire.values(room))
     blocks = torch.nn.functional.pad(z.double(), (0, -n % 256)).view(-1, 256)
     greatest = blocks.abs().amax(1, keepdim=True).expand_as(blocks).reshape(-1)[:n] if n else z

@@ -1,11 +1,12 @@
 """Transports: how tensors travel between ranks. They know nothing of graphs, weights or optimizers.
 
-`base` is the interface, `collectives`, `sums` and `parts` what is built on it, `survival` how ranks go on when one has
-died, and there is one file per way to travel. `mpi` and `distributed` are imported by `gossip.world` when they are
-chosen, since they need what may not be installed.
+`base` and `flight` are the interface, `collectives`, `sums` and `parts` what is built on it, `survival` how ranks go on
+when one has died, and there is one file per way to travel. `mpi` and `distributed` are imported by `gossip.world` when
+they are chosen, since they need what may not be installed.
 """
 
-from .base import Batch, Flight, Transport
+from .base import Transport
+from .flight import Batch, Flight
 from .memory import Killed, MemoryTransport, Network
 from .parts import post_in_parts
 from .survival import Carrier, Lasting, Told

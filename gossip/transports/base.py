@@ -1,4 +1,4 @@
-"""The interface of a transport: post a batch, ask whether it has landed, wait for it.
+"""The interface of a transport: post a batch; `flight.py` is what is then under way.
 
 Everything else that ranks do together (the exact sum, broadcast, gather, barrier) is built from `post` alone, in
 `collectives.py` and `sums.py`, so that a new transport is one method and one kind of flight. It knows nothing of graphs
@@ -10,16 +10,16 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
 
 from ..board import Board
-from ..errors import PeerDied, PeerTimeout, UsageError
+from ..errors import UsageError
+from .flight import Batch, Flight
 from .survival import Carrier
 
 Own = TypeVar("Own", bound="Transport")
@@ -27,125 +27,6 @@ Result = TypeVar("Result")
 
 CHANNELS = 128
 """Channels of one group; a message carries the number group·CHANNELS + channel."""
-
-Batch = Mapping[int, Sequence[torch.Tensor]]
-"""Peer -> tensors, in the order in which both ends name them. Dense, contiguous, and left alone while they fly."""
-
-
-def pace(waited: float) -> float:
-    """Seconds until the next question, after `waited` seconds: a tenth of them, and a millisecond at the most.
-
-    Each question costs a core some 50 µs, most of it for waking up, which ranks that share cores take from one another.
-
-    >>> pace(0.0), pace(0.005), pace(1.0)
-    (2e-05, 0.0005, 0.001)
-    """
-    return min(max(waited / 10, 2e-5), 1e-3)
-
-
-class Flight(ABC):
-    """One batch of sends and receives under way.
-
-    It has landed when every receive is filled and no send reads its tensors any more.
-    """
-
-    counted = False
-    """Whether its bytes stand in the statistics already: several may wait for one flight."""
-
-    follow: Callable[[], None] | None = None
-    """Called when it has landed, by a transport that notices while nobody asks."""
-
-    def __init__(self, transport: Transport, sends: Batch, receives: Batch, subject: str) -> None:
-        self.transport = transport
-        self.ranks = transport.ranks
-        self.sends = sends
-        self.receives = receives
-        self.subject = subject
-        self.messages_sent = sum(len(tensors) for tensors in sends.values())
-        self.messages_received = sum(len(tensors) for tensors in receives.values())
-        self.bytes_sent = sum(tensor.nbytes for tensors in sends.values() for tensor in tensors)
-        self.bytes_received = sum(tensor.nbytes for tensors in receives.values() for tensor in tensors)
-        self.posted = time.perf_counter()
-        self.landed: float | None = None
-
-    @abstractmethod
-    def done(self) -> bool:
-        """Ask, without waiting, whether the batch has landed. Raises `PeerLost` when it never will."""
-
-    @abstractmethod
-    def missing(self) -> tuple[list[int], list[int]]:
-        """Peers not heard from and peers that have not taken what was sent, as far as is known."""
-
-    def pause(self, waited: float, left: float) -> None:
-        """Leave the core to others between two questions, after `waited` seconds and for `left` at most."""
-        time.sleep(min(left, pace(waited)))
-
-    def cancel(self) -> None:
-        """Give up: the process ends, and the peer never came."""
-
-    def over(self) -> bool:
-        """Whether a flight that was broken off, by a death, touches its tensors no more."""
-        return True
-
-    def arrived(self) -> set[int]:
-        """Peers whose part had come whole when that was so."""
-        return set(self.receives) if self.landed is not None else set()
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Block until the batch has landed; raise `PeerTimeout` after `timeout` seconds (default: the transport's)."""
-        if not self.done():
-            self._wait(self.transport.timeout if timeout is None else timeout)
-        self.note_heard()
-
-    def _wait(self, limit: float) -> None:
-        board = self.transport.board
-        began = time.monotonic()
-        board.wait(self.subject)
-        with self.transport.waiting():
-            while not self._ended():
-                waited = time.monotonic() - began
-                if waited >= limit:
-                    raise PeerTimeout(self.overdue(limit))
-                self.pause(waited, limit - waited)
-        board.go_on()
-
-    def _ended(self) -> bool:
-        try:
-            return self.done()
-        except PeerDied:
-            self.transport.board.go_on()  # which it may, without the dead
-            raise
-
-    def note_heard(self) -> None:
-        """Remember that its peers were alive, for what errors say of them later."""
-        heard, ranks, now = self.transport.board.heard, self.ranks, time.monotonic()
-        for peer in self.receives:
-            heard[ranks[peer]] = (self.subject, now)
-
-    def overdue(self, seconds: float) -> str:
-        """The sentence for a deadline that passed: who, whom, in which round, for how long, and what is known of it."""
-        what, known = self.lacking()
-        return (
-            f"rank {self.transport.me} {what} in {self.subject} for {seconds:g} s over {self.transport.name}{known}: "
-            "is the peer alive, does it call step() as often, and does it run the same topology? "
-            "A longer deadline is gossip.init(timeout=...)"
-        )
-
-    def lacking(self) -> tuple[str, str]:
-        """Of whom it has not heard, or who has not taken its message, and in brackets what is known of them."""
-        unheard, untaken = (sorted(self.ranks[peer] for peer in peers) for peers in self.missing())
-        parts = []
-        if unheard:
-            parts.append(f"heard nothing from {_called(unheard)}")
-        if untaken:
-            parts.append(f"could not hand its message to {_called(untaken)}")
-        peers = list(dict.fromkeys(unheard + untaken))
-        return " and ".join(parts) or "could not finish", self.transport.board.known_of(peers)
-
-
-def _called(ranks: list[int]) -> str:
-    """`rank 3` or `ranks 3, 5`, as the whole job numbers them."""
-    return f"rank {ranks[0]}" if len(ranks) == 1 else "ranks " + ", ".join(map(str, ranks))
 
 
 class Transport(ABC):

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from ..errors import PeerDied, PeerLost
-from .base import Flight, Transport
+from .base import Transport
+from .flight import Flight
 
 Steps = Iterator[Flight]
 

@@ -24,8 +24,9 @@ import torch.distributed as dist
 
 from .. import watch
 from ..errors import PeerLost, TransportUnavailable
-from .base import Batch, Flight, Transport
+from .base import Transport
 from .collectives import Relay
+from .flight import Batch, Flight
 from .survival import Carrier
 
 BACKENDS = {"gloo": "gloo", "nccl": "cpu:gloo,cuda:nccl"}

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 import torch
 
 from ..errors import PeerDied, PeerLost, PeerTimeout
-from .base import Batch, Flight, Transport
+from .base import Transport
+from .flight import Batch, Flight
 from .survival import Lasting
 
 Line = tuple[int, int, int, int]

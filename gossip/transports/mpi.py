@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from ..errors import PeerDied, PeerLost
-from .base import Batch, Flight, Transport
+from .base import Transport
+from .flight import Batch, Flight
 from .mpi_engine import Engine, Parcel
 
 if TYPE_CHECKING:

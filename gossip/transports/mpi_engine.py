@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from ..errors import PeerDied, PeerLost, PeerTimeout
-from .base import Flight, pace
+from .flight import Flight, pace
 from .mpi_start import initialise, own_communicator, ranks_of_this_host
 from .survival import Lasting
 

@@ -7,8 +7,9 @@ each message crosses the link between the hosts once, over every network card th
 
 from __future__ import annotations
 
-from .base import Batch, Flight, Transport
+from .base import Transport
 from .collectives import Relay, Steps
+from .flight import Batch, Flight
 from .sums import blocks, ring_gather
 
 
