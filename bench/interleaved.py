@@ -42,7 +42,7 @@ def merging(nbytes: int, rounds: int) -> dict[str, float]:
     @torch.no_grad()
     def merge() -> None:
         mass.weight = half
-        mass.merge_(half, [other])
+        mass.merge_([(half, [other])])
 
     took = by_turns(lerp, merge, rounds)
     seconds = [float(np.median(each)) for each in took]

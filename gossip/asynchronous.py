@@ -110,7 +110,7 @@ class Asynchronous(Letters):
             if weight == 0:
                 self._ended.add(peer)
             elif merge:
-                mass.merge_(envelope[0], values, self.wire)
+                mass.merge_([(envelope[0], values)], self.wire)
                 mass.stats.last.rounds_landed += 1
         self._room.append(message)
         answer = torch.tensor([self._taken[peer]], dtype=torch.float64)

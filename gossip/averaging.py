@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from .errors import UsageError
-from .mass import Mass, scalar
+from .mass import Mass
+from .mixing import scalar
 from .transports import Told
 from .world import World
 

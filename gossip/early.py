@@ -82,7 +82,7 @@ class Early(Rounds):
         envelope, *values = message
         self._check(envelope, self._channel.ranks[peer], number, values)
         if envelope[0] > 0:
-            self.mass.merge_(envelope[0], values, self.wire)
+            self.mass.merge_([(envelope[0], values)], self.wire)
 
     def _give(self, step: int) -> Round:
         mass, number = self.mass, self.rounds

@@ -19,6 +19,7 @@ import torch
 
 from .buckets import Bucket
 from .guard import refuse_non_finite
+from .mixing import mix_, scalar, scale_change_
 from .stats import Stats
 from .transports import Flight
 from .wire import PLAIN, Wire
@@ -100,17 +101,20 @@ class Mass:
             board = self.stats.board
             refuse_non_finite(board.rank, board.slot.step, self.buckets, values, what)
 
-    def merge_(self, weight: torch.Tensor, values: Sequence[torch.Tensor], wire: Wire = PLAIN) -> None:
-        """Take in the pair (w', z') from a peer, z' as `wire` writes it."""
+    def merge_(self, messages: Sequence[tuple[torch.Tensor, Sequence[torch.Tensor]]], wire: Wire = PLAIN) -> None:
+        """Take in pairs (w', z') from peers, z' as `wire` writes it, in one pass where there is a kernel for that."""
+        if not messages:
+            return
         self.quiet()
         with self.stats.merging():
             # w <- w + w' ;   z <- z + (w'/w)·(z' − z)
-            self.weight = self.weight + weight
-            self.aloft_weight -= scalar(weight)
-            ratio = weight / self.weight
-            for own, other in zip(self.values, values, strict=True):
-                for z, decoded in wire.beside(own, other):
-                    lerp_(z, decoded, ratio, out=z)
+            ratios = []
+            for weight, _ in messages:
+                self.weight = self.weight + weight
+                self.aloft_weight -= scalar(weight)
+                ratios.append(weight / self.weight)
+            for number, own in enumerate(self.values):
+                mix_(own, [values[number] for _, values in messages], ratios, wire)
 
     def retain_(self, keep: float, sent: Sequence[torch.Tensor], wire: Wire) -> None:
         """When ẑ is given in the place of z and the share `keep` is kept: keep what rounding lost. Nothing reads z."""
@@ -118,8 +122,7 @@ class Mass:
         ratio = torch.tensor(1 - 1 / keep, dtype=torch.float64)
         for own, other in zip(self.values, sent, strict=True):
             if not wire.exact(own):
-                for z, decoded in wire.beside(own, other):
-                    lerp_(z, decoded, ratio, out=z)
+                mix_(own, [other], [ratio], wire)
 
     def go_on(self, weight: float, unmerged: float, balanced: bool) -> None:
         """After a death hold `weight`, and `unmerged` of what has arrived.
@@ -164,28 +167,8 @@ class Mass:
                 bucket.before = torch.empty_like(bucket.values)
             bucket.before.copy_(bucket.values)
         yield
-        # z <- z + Δ/w, as the lerp that goes beyond its end
+        # z <- z + Δ/w
         inverse = 1.0 / self.weight
         for bucket in self.buckets:
             assert bucket.before is not None
-            lerp_(bucket.before, bucket.values, inverse, out=bucket.values)
-
-
-def lerp_(start: torch.Tensor, end: torch.Tensor, ratio: torch.Tensor, *, out: torch.Tensor) -> None:
-    """out <- start + ratio·(end − start) in one pass; `ratio` is float64 and never rounded to 16 bits."""
-    if start.dtype != end.dtype:
-        both = torch.promote_types(start.dtype, end.dtype)
-        z = start.to(both)
-        lerp_(z, end.to(both), ratio, out=z)
-        out.copy_(z)
-    elif not ratio.is_cuda:
-        torch.lerp(start, end, ratio.item(), out=out)
-    elif start.dtype in (torch.float32, torch.float64):
-        torch.lerp(start, end, ratio.to(start.dtype), out=out)
-    else:  # reading the ratio would stop the host, and 16 bits of it would lose mass
-        out.copy_(torch.lerp(start.float(), end.float(), ratio.float()))
-
-
-def scalar(number: torch.Tensor) -> torch.Tensor | float:
-    """A number for torch's scalar operations: a plain one from the host, left on a GPU where it is there."""
-    return number if number.is_cuda else number.item()
+            scale_change_(bucket.before, bucket.values, inverse)

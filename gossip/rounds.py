@@ -169,7 +169,7 @@ class Rounds(Messages):
         for peer, (envelope, *values) in round.arriving.items():
             self._check(envelope, round.ranks[peer], round.number, values)
             self._heard[round.ranks[peer]] = round.number
-            mass.merge_(envelope[0], values, self.wire)
+        mass.merge_([(envelope[0], values) for envelope, *values in round.arriving.values()], self.wire)
         mass.round_landed()
         self._give_back(round)
         mass.stats.last.rounds_landed += 1

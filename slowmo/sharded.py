@@ -9,7 +9,7 @@ import torch
 
 from gossip import ExactAverage, UsageError, World
 from gossip.averaging import wide
-from gossip.mass import scalar
+from gossip.mixing import scalar
 
 from .outer import Part
 from .refusals import checked, refuse_shrink

@@ -10,7 +10,7 @@ import torch
 
 from gossip import Averager, UsageError, World
 from gossip.averaging import State
-from gossip.mass import scalar
+from gossip.mixing import scalar
 from gossip.transports import Flight
 from gossip.transports.base import CHANNELS
 

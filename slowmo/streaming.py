@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from gossip import GossipOptimizer, UsageError, World
-from gossip.mass import scalar
+from gossip.mixing import scalar
 
 from .outer import Outer, Part
 from .rates import Rates

@@ -28,7 +28,7 @@ CHAINS = (
     ("gossip", ("errors", "launchers", "world")),
     ("gossip", ("transports", "stats", "mass")),
     ("gossip", ("timeline", "stats", "mass")),
-    ("gossip", ("wire", "mass")),
+    ("gossip", ("wire", "kernels", "mixing", "mass")),
 )
 
 DEPENDENCIES = {
@@ -38,7 +38,7 @@ DEPENDENCIES = {
 }
 
 # What an extra brings is reached from one place, and only when it is used: the rest works without.
-OPTIONAL = {"topologies.pictures": "matplotlib"}
+OPTIONAL = {"topologies.pictures": "matplotlib", "gossip.kernels": "triton"}
 
 
 def module_name(path: Path) -> str:
@@ -179,7 +179,7 @@ def test_a_layer_imports_only_what_it_depends_on(layer: str) -> None:
 @pytest.mark.parametrize(("place", "library"), OPTIONAL.items())
 def test_what_an_extra_brings_is_not_needed_to_load_a_layer(place: str, library: str) -> None:
     layer = place.partition(".")[0]
-    modules = sorted(name for name in SOURCES if is_in(name, layer) and not name.endswith("__main__"))
+    modules = sorted(name for name in SOURCES if is_in(name, layer) and not name.endswith(("__main__", ".kernels")))
     script = f"import importlib, sys\nfor name in {modules}: importlib.import_module(name)\n"
     script += f"assert {library!r} not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60, cwd=ROOT)

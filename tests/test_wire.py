@@ -202,7 +202,7 @@ def test_parameters_of_16_bits_travel_in_32() -> None:
         ("float32", 4 * ELEMENTS),
         ("float16", 2 * ELEMENTS),
         ("bfloat16", 2 * ELEMENTS),
-        ("int8", ELEMENTS + 2 * 4),
+        ("int8", ELEMENTS + 4 * 4),
     ],
 )
 @pytest.mark.parametrize("overlap", [0, 1])
