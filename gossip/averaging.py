@@ -175,10 +175,11 @@ class ExactAverage(Averager):
         with torch.no_grad():
             for tensor, summed in zip(mass.companions, companions, strict=True):
                 tensor.copy_(summed.div_(n).reshape(tensor.shape))
-        # That is 1 for all ranks together; some of them share what they hold together.
-        if mass.balanced or abs(total.item() / n - 1) < ROUNDING:
+        # That is 1 for all ranks together, which on a GPU nobody reads; some of them share what they hold together.
+        everyone = n == self._channel.carrier.size
+        if mass.balanced or (everyone and total.is_cuda) or abs(total.item() / n - 1) < ROUNDING:
             mass.become_whole()
-            mass.balanced |= n == self._channel.carrier.size  # where every rank of the job has taken part
+            mass.balanced |= everyone
         else:
             mass.weight = total[0] / n
 

@@ -67,9 +67,13 @@ class GradientAverage:
                 number += 1
         if not skip:
             self._mass.look(self._room, "the gradient of")
-        held = present.to(self._room[0].device) if self._room else present
-        self._mass.stats.wait(self._channel.sum([*self._room, held]))
-        return held.tolist()
+        # What is on a GPU is summed by itself, so that no host waits for a device to hear who has a gradient.
+        apart = [room for room in self._room if room.is_cuda]
+        beside = [room for room in self._room if not room.is_cuda]
+        flights = [self._channel.sum(tensors) for tensors in (apart, [*beside, present]) if tensors]
+        for flight in flights:
+            self._mass.stats.wait(flight)
+        return present.tolist()
 
 
 def unscaled_(

@@ -18,6 +18,9 @@ from .transports import Batch, Flight, post_in_parts
 from .wire import PLAIN, WIRES
 from .world import World
 
+INTRODUCED = 64
+"""Rounds whose peers are connected to at the start, where connecting takes time and the schedule is longer."""
+
 
 class Messages(Averager):
     """An averager that exchanges (weight, values) over a graph; how rounds go is for those that inherit it.
@@ -63,6 +66,16 @@ class Messages(Averager):
                     "ranks on every host"
                 )
         super().bind(mass, every)
+        self._introduce()
+
+    def _introduce(self) -> None:
+        """To every peer of a period, so that no step pays for a connection."""
+        rounds = range(min(self.topology.period or INTRODUCED, INTRODUCED))
+        turns = [self.topology.turn(self._channel.rank, round) for round in rounds]
+        self._channel.introduce(
+            sorted({peer for turn in turns for peer in turn.sends}),
+            sorted({peer for turn in turns for peer in turn.receives}),
+        )
 
     def _post_batch(self, sends: Batch, receives: Batch, subject: str, *, together: bool) -> Flight:
         if self._inside is None:

@@ -14,6 +14,7 @@ from .closures import Evaluated, Loss
 from .deaths import Death, Survivor, refuse_mortal
 from .errors import UsageError
 from .gradients import GradientAverage, unscaled_
+from .guard import refuse_captured
 from .mass import Mass
 from .parameters import Parameters
 from .stats import Stats
@@ -183,11 +184,15 @@ class GossipOptimizer(Wrapper):
     def step(self, closure: Callable[[], Loss] | None = None) -> Loss | None:  # type: ignore[override]
         """One step of the schedule, on every rank; returns what `closure` returned.
 
+        Forward and backward passes and the wrapped optimizer's own step may be compiled, and passes captured in CUDA
+        graphs; this call may not.
+
         Raises:
             GossipError: a parameter has left its bucket, or joined the wrapped optimizer behind our back.
             PeerTimeout: a peer did not answer before the world's deadline.
             PeerLost: a connection broke, or a peer is in another round.
         """
+        refuse_captured()
         self.parameters.check()
         with self.stats.step(self.steps):
             return self._step(self.steps, closure)

@@ -20,6 +20,9 @@ from .transports import MemoryTransport, Network, Transport
 
 TRANSPORTS = ("auto", "mpi", "gloo", "nccl")
 
+SHARED = "NCCL_HOSTID"
+"""NCCL takes ranks with different ones for ranks of different hosts, and lets them share a GPU: for tests."""
+
 
 @dataclass(frozen=True, eq=False)
 class World:
@@ -252,6 +255,11 @@ def _connect(name: str, launcher: Launcher, timeout: float) -> Transport:
     if name == "nccl" and not torch.cuda.is_available():
         raise TransportUnavailable(
             "transport 'nccl' needs CUDA and a GPU for each rank, and this process has no GPU: choose 'mpi' or 'gloo'"
+        )
+    if name == "nccl" and not _gpu_each(launcher) and SHARED not in os.environ:
+        raise TransportUnavailable(
+            f"transport 'nccl' needs a GPU for each rank, and this host has {torch.cuda.device_count()} for "
+            f"{launcher.local_size} ranks: start fewer ranks here, or choose 'mpi', over which ranks may share a GPU"
         )
     from .transports.distributed import DistributedTransport
     from .transports.rendezvous import connect

@@ -11,7 +11,7 @@ import copy
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
@@ -138,6 +138,12 @@ class Transport(ABC):
         other.number = group * CHANNELS
         other._channels = itertools.count(1)
         return other
+
+    def introduce(self, sends: Collection[int], receives: Collection[int]) -> None:
+        """Connect to the peers of later messages now, where the first message would otherwise take the time for it.
+
+        Every rank makes this call at the same point; `receives` are those that name this rank among their `sends`.
+        """
 
     def waiting(self) -> AbstractContextManager[object]:
         """Around a wait: the calling thread asks by itself, so one that drives flights may step aside."""

@@ -57,7 +57,7 @@ class Relay(Flight):
 
     def _advance(self) -> None:
         try:
-            while self._failure is None and self.landed is None and (self._leg is None or self._leg.done()):
+            while self._failure is None and self.landed is None and (self._leg is None or self._leg.followed()):
                 if self._leg is not None:
                     self._leg.note_heard()
                 self._leg = next(self._steps, None)
@@ -65,10 +65,7 @@ class Relay(Flight):
                     self.landed = time.perf_counter()
                 else:
                     self._leg.follow = self.move if self.driven else None
-                    self.messages_sent += self._leg.messages_sent
-                    self.messages_received += self._leg.messages_received
-                    self.bytes_sent += self._leg.bytes_sent
-                    self.bytes_received += self._leg.bytes_received
+                    self.carries(self._leg)
         except Exception as error:  # kept for the rank's own thread: this may run in a transport's
             self._failure = error
 

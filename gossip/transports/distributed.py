@@ -2,31 +2,29 @@
 
 One class for both, so that what CPU tests prove of the batching holds on GPUs. They differ in how a batch is known to
 have landed. Gloo moves data in the background but says so only to who waits, so a thread per channel waits. NCCL
-works in stream order, so an event on a stream of ours stands for the landing, and no host waits for it; a thread
-watches the age of these events, since nobody else would notice a peer that never answers.
+works in stream order: see `streams`.
 """
 
 from __future__ import annotations
 
 import atexit
 import itertools
-import os
 import queue
-import sys
 import threading
 import time
-from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
-from .. import watch
 from ..errors import PeerLost, TransportUnavailable
 from .base import Transport
 from .collectives import Relay
 from .flight import Batch, Flight
+from .streams import Operation, StreamedFlight, Watchdog, batches
 from .survival import Carrier
 
 BACKENDS = {"gloo": "gloo", "nccl": "cpu:gloo,cuda:nccl"}
@@ -61,25 +59,6 @@ class WaitedFlight(Flight):
 
     def pause(self, waited: float, left: float) -> None:
         self.ended.wait(left)
-
-
-class StreamedFlight(Flight):
-    """A batch on a GPU: landed when the stream has passed an event. Waiting orders streams and blocks no host."""
-
-    def __init__(self, transport: DistributedTransport, sends: Batch, receives: Batch, subject: str) -> None:
-        super().__init__(transport, sends, receives, subject)
-        self.event = torch.cuda.Event()
-
-    def done(self) -> bool:
-        if self.landed is None and self.event.query():
-            self.landed = time.perf_counter()
-        return self.landed is not None
-
-    def wait(self, timeout: float | None = None) -> None:
-        torch.cuda.current_stream().wait_event(self.event)
-
-    def missing(self) -> tuple[list[int], list[int]]:
-        return sorted(self.receives), sorted(self.sends)
 
 
 class Waiter:
@@ -127,37 +106,6 @@ class Waiter:
             atexit.unregister(self.stop)
 
 
-class Watchdog:
-    """Ends the process when a batch on a GPU is older than the deadline: no host waits there that could notice."""
-
-    def __init__(self) -> None:
-        self._aloft: deque[tuple[StreamedFlight, float]] = deque()
-        self._thread: threading.Thread | None = None
-        self._stopped = threading.Event()
-
-    def add(self, flight: StreamedFlight, timeout: float) -> None:
-        """Watch `flight` too; it has `timeout` seconds."""
-        self._aloft.append((flight, timeout))
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="gossip-nccl-watchdog", daemon=True)
-            self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stopped.wait(0.5):
-            while self._aloft and self._aloft[0][0].done():
-                self._aloft.popleft()
-            if self._aloft:
-                flight, timeout = self._aloft[0]
-                if time.perf_counter() - flight.posted > timeout:
-                    print(f"gossip: {flight.overdue(timeout)}", file=sys.stderr, flush=True)
-                    watch.report(flight.transport.board)
-                    os._exit(1)
-
-    def stop(self) -> None:
-        """Watch no more."""
-        self._stopped.set()
-
-
 class DistributedTransport(Transport):
     """Ranks of torch.distributed's world, over one process group that nobody else uses, for all channels and groups."""
 
@@ -185,7 +133,11 @@ class DistributedTransport(Transport):
 
     def _new_group(self) -> dist.ProcessGroup:
         # Longer than ours: a wait of Gloo's that times out closes the pair for good and cannot name who is missing.
-        group = dist.new_group(timeout=timedelta(seconds=2 * self.timeout + 60), backend=BACKENDS[self.name])
+        timeout, options = timedelta(seconds=2 * self.timeout + 60), None
+        if self.name == "nccl":
+            options = dist.ProcessGroupNCCL.Options(is_high_priority_stream=True)
+            options._timeout = timeout
+        group = dist.new_group(timeout=timeout, backend=BACKENDS[self.name], pg_options=options)
         assert isinstance(group, dist.ProcessGroup), "every rank is a member"
         return group
 
@@ -193,9 +145,16 @@ class DistributedTransport(Transport):
         """The first operation of a group must be everybody's; later ones may be those of some ranks alone."""
         self._streamed_sum([torch.zeros(1, device=self.device)])
         if self.size > 1:
-            out, into = torch.zeros(1, device=self.device), torch.zeros(1, device=self.device)
-            right, left = (self.rank + 1) % self.size, (self.rank - 1) % self.size
-            self.post({right: [out]}, {left: [into]}, "the first exchange").wait()
+            self._say_hello([(self.rank + 1) % self.size], [(self.rank - 1) % self.size])
+
+    def introduce(self, sends: Collection[int], receives: Collection[int]) -> None:
+        if self.name == "nccl":
+            self._say_hello(sends, receives)
+
+    def _say_hello(self, sends: Collection[int], receives: Collection[int]) -> None:
+        """NCCL connects two ranks when the first message between them is posted, and the host waits for that."""
+        out, into = ({peer: [torch.zeros(1, device=self.device)] for peer in peers} for peers in (sends, receives))
+        self.post(out, into, "the first exchange").wait()
 
     def post(self, sends: Batch, receives: Batch, subject: str, *, together: bool = False) -> Flight:
         operations = [
@@ -207,7 +166,7 @@ class DistributedTransport(Transport):
         if any(tensor.is_cuda for _, _, tensor in operations):
             return self._streamed(operations, sends, receives, subject)
         flight = WaitedFlight(self, sends, receives, subject)
-        works = self._start(operations, subject)
+        works = self._start(operations, subject) if operations else []
         if works:
             # What only goes to some peers, or only comes from some, has landed however late the others are.
             apart = () if sends and receives else (tuple(sends), tuple(receives))
@@ -218,9 +177,7 @@ class DistributedTransport(Transport):
             flight.ended.set()
         return flight
 
-    def _start(self, operations: list[tuple[str, int, torch.Tensor]], subject: str) -> list[dist.Work]:
-        if not operations:
-            return []
+    def _start(self, operations: list[Operation], subject: str) -> list[dist.Work]:
         try:
             return list(
                 dist.batch_isend_irecv(
@@ -243,24 +200,40 @@ class DistributedTransport(Transport):
         """Gloo matches by tag: the channel, and which of its messages between the two ranks it is."""
         return self.number << COUNT_BITS | next(self._counts[self.number, kind, peer]) % (1 << COUNT_BITS)
 
-    def _streamed(
-        self, operations: list[tuple[str, int, torch.Tensor]], sends: Batch, receives: Batch, subject: str
-    ) -> StreamedFlight:
-        assert self._stream is not None
+    def _streamed(self, operations: list[Operation], sends: Batch, receives: Batch, subject: str) -> StreamedFlight:
+        assert all(tensor.is_cuda for _, _, tensor in operations), "one batch is of one kind of memory"
         flight = StreamedFlight(self, sends, receives, subject)
-        self._stream.wait_stream(torch.cuda.current_stream())  # after the update that wrote what is sent
-        with torch.cuda.stream(self._stream):
-            for work in self._start(operations, subject):
-                work.wait()  # orders our stream after NCCL's; the host goes on
-            flight.event.record(self._stream)
-        self._watchdog.add(flight, self.timeout)
+        with self._in_order(flight):
+            for batch in batches(operations):
+                for work in self._start(batch, subject):
+                    work.wait()  # orders our stream after NCCL's; the host goes on
         return flight
 
+    @contextmanager
+    def _in_order(self, flight: StreamedFlight) -> Iterator[None]:
+        """What is done inside comes after all that the current stream has so far, and lands as `flight`."""
+        assert self._stream is not None
+        self._stream.wait_stream(torch.cuda.current_stream())  # after the update that wrote what is sent
+        with torch.cuda.stream(self._stream):
+            yield
+            flight.event.record(self._stream)
+        self._watchdog.add(flight, self.timeout)
+
     def drive(self, flight: Flight) -> Flight:
-        if self.name == "gloo" and isinstance(flight, Relay):
+        if not isinstance(flight, Relay):
+            return flight
+        if self.name == "gloo":
             flight.driven = True  # by the threads that wait for its parts
             flight.move()
-        return flight
+            return flight
+        # All of it passes through our stream, sums included: each leg comes after the one before, and no host waits.
+        streamed = StreamedFlight(self, flight.sends, flight.receives, flight.subject)
+        with self._in_order(streamed):
+            flight.move()
+        if flight.landed is None:  # it moves the memory of hosts, or broke off
+            return flight
+        streamed.carries(flight)
+        return streamed
 
     def sum(self, tensors: Sequence[torch.Tensor]) -> Flight:
         everyone = list(self.ranks) == list(range(dist.get_world_size()))
@@ -269,21 +242,17 @@ class DistributedTransport(Transport):
         return super().sum(tensors)
 
     def _streamed_sum(self, tensors: Sequence[torch.Tensor]) -> StreamedFlight:
-        assert self._stream is not None
         flight = StreamedFlight(self, {}, {}, "an exact sum")
         # What a ring moves for each rank: 2(n-1)/n of the bytes.
         flight.bytes_sent = flight.bytes_received = sum(
             2 * (self.size - 1) * tensor.nbytes // self.size for tensor in tensors
         )
         flight.messages_sent = flight.messages_received = 2 * (self.size - 1) * len(tensors)
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
+        with self._in_order(flight):
             for tensor in tensors:
                 work = dist.all_reduce(tensor, group=self._sums, async_op=True)
                 assert work is not None
                 work.wait()
-            flight.event.record(self._stream)
-        self._watchdog.add(flight, self.timeout)
         return flight
 
     def close(self) -> None:

@@ -58,6 +58,17 @@ class Flight(ABC):
     def done(self) -> bool:
         """Ask, without waiting, whether the batch has landed. Raises `PeerLost` when it never will."""
 
+    def followed(self) -> bool:
+        """Whether what builds on it may begin: it has landed, or whatever begins now comes after it in a stream."""
+        return self.done()
+
+    def carries(self, leg: Flight) -> None:
+        """Count what `leg` moves as its own."""
+        self.messages_sent += leg.messages_sent
+        self.messages_received += leg.messages_received
+        self.bytes_sent += leg.bytes_sent
+        self.bytes_received += leg.bytes_received
+
     @abstractmethod
     def missing(self) -> tuple[list[int], list[int]]:
         """Peers not heard from and peers that have not taken what was sent, as far as is known."""

@@ -23,9 +23,9 @@ def post_in_parts(
     """
     relay = Relay(across, _legs(across, node, sends, receives, subject, together), subject)
     relay.sends, relay.receives = sends, receives
-    across.drive(relay)  # before the first half has begun, so that what moves it along moves the second too
-    relay.done()  # the first half is on its way from now on
-    return relay
+    flight = across.drive(relay)  # before the first half has begun, so that what moves it along moves the second too
+    flight.done()  # the first half is on its way from now on
+    return flight
 
 
 def _legs(across: Transport, node: Transport, sends: Batch, receives: Batch, subject: str, together: bool) -> Steps:
