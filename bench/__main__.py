@@ -22,6 +22,7 @@ for needed in ("rich", "sklearn", "scipy", "matplotlib", "sacrebleu"):
 
 from . import digits, overhead, overlap, straggler, survive, update  # noqa: E402  not before the look at what they need
 from .cluster import command as cluster  # noqa: E402
+from .gpu import command as gpu  # noqa: E402
 from .scale import command as scale  # noqa: E402
 from .table2 import command as table2  # noqa: E402
 from .train import command as train  # noqa: E402
@@ -35,6 +36,7 @@ COMMANDS = {
     "straggler": straggler,
     "survive": survive,
     "cluster": cluster,
+    "gpu": gpu,
     "scale": scale,
     "train": train,
 }
@@ -48,6 +50,7 @@ examples
   python -m bench overhead
   mpirun -n 8 python -m bench straggler
   python -m bench survive --runs 50
+  python -m bench gpu
   python -m bench scale --ranks 2..4096 --rate 25gbit --size 100MB
   python -m bench train --preset table1 --jobs 2
   python -m bench cluster --nodes 8 --rate 100mbit -- python -m bench update --sizes 1.024MB

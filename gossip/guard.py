@@ -1,4 +1,4 @@
-"""Looks at what is sent and at what arrives, where asked for, so that corruption ends with the rank that it began on."""
+"""Looks at what is sent, what arrives and how steps are called, so that corruption ends where it began."""
 
 from __future__ import annotations
 

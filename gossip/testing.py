@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -69,26 +70,30 @@ def run(
 
 
 def check_transport(
-    world: World, dtypes: Sequence[torch.dtype] = (torch.float32, torch.float64, torch.bfloat16)
+    world: World,
+    dtypes: Sequence[torch.dtype] = (torch.float32, torch.float64, torch.bfloat16),
+    device: torch.device | None = None,
 ) -> None:
     """The contract of a transport, run on every rank of any world; raises AssertionError where it is broken.
 
     Order between a pair of ranks and none between pairs, several tensors and dtypes in a message, empty batches,
     channels and groups that do not meet, sums with equal bits everywhere, also in halves, broadcast, gather, barrier,
     and a deadline that names the peer.
+
+    Args:
+        world: any ranks.
+        dtypes: of the tensors that they exchange.
+        device: where these live; without it on the rank's GPU over NCCL, and in host memory over all others.
     """
+    home = device or (world.device if world.transport == "nccl" else torch.device("cpu"))
+    world = replace(world, device=home)
     for law in (_exchange, _order, _apart, _channels, _sums, _halves, _broadcasts, _gathers, _groups, _asks, _deadline):
         law(world, dtypes)
         world.barrier()
 
 
 def _filled(world: World, count: int, value: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.full((count,), value, dtype=dtype, device=_device(world))
-
-
-def _device(world: World) -> torch.device:
-    """Where this transport's data lives: on the GPU for NCCL, on the host for all others."""
-    return world.device if world.transport == "nccl" else torch.device("cpu")
+    return torch.full((count,), value, dtype=dtype, device=world.device)
 
 
 def _exchange(world: World, dtypes: Sequence[torch.dtype]) -> None:
@@ -164,7 +169,7 @@ def _sums(world: World, dtypes: Sequence[torch.dtype]) -> None:
     generator = torch.Generator().manual_seed(world.rank)
     for dtype in (torch.float32, torch.float64):
         tensors = [
-            torch.rand(count, generator=generator, dtype=dtype).to(_device(world)) for count in (1, 2, 7, 1000, 100_003)
+            torch.rand(count, generator=generator, dtype=dtype).to(world.device) for count in (1, 2, 7, 1000, 100_003)
         ]
         own = [tensor.cpu().clone() for tensor in tensors]
         channel.sum(tensors).wait()

@@ -1,0 +1,95 @@
+"""OSGP's step beside the bare training step, by turns on the same ranks, and what the host waits for meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import gossip
+from gossip import World
+from topologies import exponential
+
+from .training import TASKS
+
+WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+"""Calls in which a host waits for a GPU. A copy that does so calls the first of them."""
+
+PROFILED = 4
+"""Steps that are looked at for such calls."""
+
+
+def compare(world: World, name: str, wire: str | None, windows: int, steps: int) -> dict[str, Any]:
+    """Train `name` on every rank, windows of so many bare steps and of so many of OSGP's by turns.
+
+    Between two windows everything lands. The first step of a window is not timed: OSGP has nothing to land in it.
+    """
+    task = TASKS[name](world.device, world.rank)
+    bare = task.optimizer
+    osgp = gossip.GossipOptimizer(
+        bare, gossip.PushSum(world, exponential(world.size), overlap=1, wire=wire), module=task.network
+    )
+
+    def train(step: Callable[[], object]) -> None:
+        task.passes()
+        step()
+
+    took: dict[str, list[float]] = {"bare": [], "osgp": []}
+    peaks: dict[str, int] = {}
+    methods: dict[str, Callable[[], object]] = {"bare": bare.step, "osgp": osgp.step}
+    for window in range(-1, windows):
+        for method in ("bare", "osgp") if window % 2 else ("osgp", "bare"):
+            torch.cuda.reset_peak_memory_stats()
+            world.barrier()
+            train(methods[method])
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            for _ in range(steps):
+                train(methods[method])
+            torch.cuda.synchronize()
+            if window >= 0:
+                took[method].append((time.perf_counter() - began) / steps)
+                peaks[method] = torch.cuda.max_memory_allocated()
+            osgp.settle()
+            torch.cuda.synchronize()
+    waits = _waits(lambda: train(osgp.step), osgp) - _waits(lambda: train(bare.step), osgp)
+    last = osgp.stats.last
+    nbytes = sum(parameter.nbytes for parameter in task.network.parameters())
+    return {
+        "model": name,
+        "wire": wire or "float32",
+        "parameters": sum(parameter.numel() for parameter in task.network.parameters()),
+        "bare": float(np.median(took["bare"])),
+        "osgp": float(np.median(took["osgp"])),
+        "ratio": float(np.median(np.divide(took["osgp"], took["bare"]))),
+        "windows": {method: [round(second, 6) for second in seconds] for method, seconds in took.items()},
+        "sent": last.bytes_sent,
+        "exposed_by_host": last.seconds_exposed,
+        "waits": dict(waits),
+        "memory_in_models": (peaks["osgp"] - peaks["bare"]) / nbytes,
+        "pinned_in_models": _pinned() / nbytes,
+    }
+
+
+def _waits(step: Callable[[], object], osgp: gossip.GossipOptimizer) -> Counter[str]:
+    """Calls that wait for the GPU during `PROFILED` steps, all threads of this process."""
+    step()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as seen:
+        for _ in range(PROFILED):
+            step()
+    # The profiler itself waits once for all, when it ends.
+    found = Counter(event.name for event in seen.events() if event.name in WAITS)
+    osgp.settle()
+    torch.cuda.synchronize()
+    return found
+
+
+def _pinned() -> int:
+    """Bytes of page-locked host memory."""
+    return int(torch.cuda.host_memory_stats().get("allocated_bytes.current", 0))
