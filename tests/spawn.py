@@ -86,10 +86,13 @@ def kill_mpirun(size: int, command: Sequence[str], line: str, delay: float, time
 def run_torchrun(
     size: int, command: Sequence[str], timeout: float, env: Mapping[str, str] | None = None, *, wait: bool = False
 ) -> Outcome:
-    """`python command...`, once a rank, with the variables that torchrun sets; `wait` for all after one has failed."""
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), **(env or {})}
+    """`python command...`, once a rank, with the variables that torchrun sets; `wait` for all after one has failed.
+
+    Over NCCL the ranks may share a GPU: they are ranks of several hosts to it.
+    """
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NCCL_SOCKET_IFNAME": "lo", **(env or {})}
     count = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "TORCHELASTIC_RUN_ID": "tests"}
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "NCCL_HOSTID": f"rank {rank}"} for rank in range(size)]
     environments = [_environment({**common, **count, **rank}) for rank in ranks]
     return _run([[sys.executable, *command]] * size, environments, timeout, wait)
 

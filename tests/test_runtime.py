@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import spawn
+import torch
 from workers.cases import CORE, MORE, Case, expected, over_every_graph, train
 
 from gossip import testing
@@ -108,6 +109,16 @@ def test_torchrun(tmp_path: Path) -> None:
     ranks = spawn.torchrun(2, "workers.train", tmp_path, "2", "gloo")
     for case in CORE:
         agree(case, 2, ranks, f"gloo/2/{case.name}/")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="NCCL needs a GPU, and this machine has none")
+@pytest.mark.timeout(180)
+def test_nccl(tmp_path: Path) -> None:
+    """On the memory of a GPU, which the ranks share; MPI carries it too, in `test_mpirun`, where there is one."""
+    ranks = spawn.torchrun(3, "workers.train", tmp_path, "3=2+1", "nccl", timeout=170)
+    for size, first in OF_3:
+        for case in CORE:
+            agree(case, size, ranks[first : first + size], f"nccl/{size}/{case.name}/")
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import gossip
 import topologies
 from gossip import testing
 from gossip.testing import Network
-from gossip.transports import Transport, collectives, mpi, sums
+from gossip.transports import Transport, collectives, mpi, streams, sums
 
 Sum = Callable[[Transport, Sequence[torch.Tensor]], collectives.Steps]
 Patch = pytest.MonkeyPatch
@@ -65,8 +65,27 @@ def test_torchrun() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="NCCL needs a GPU, and this machine has none")
-def test_nccl() -> None:
-    ended(spawn.run_torchrun(torch.cuda.device_count(), ["-m", "workers.contract", "nccl"], timeout=90))
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_nccl(size: int) -> None:
+    ended(spawn.run_torchrun(size, ["-m", "workers.contract", "nccl"], timeout=90))
+
+
+@pytest.mark.parametrize("most", [1, 7, 64, 1000])
+def test_both_ends_cut_a_batch_alike(most: int) -> None:
+    """Whoever else they speak with, the pieces of one pair meet in the same batches, whole and in order."""
+    tensors = [torch.arange(n, dtype=dtype) for n in (1, 0, 30, 100) for dtype in (torch.uint8, torch.int64)]
+    sent = list(streams.batches([("send", 1, tensor) for tensor in tensors], most=8 * most))
+    others = [("receive", 3, torch.empty(500)), ("send", 2, torch.empty(77))]
+    both = [*others, *(("receive", 0, torch.empty_like(tensor)) for tensor in tensors)]
+    received = list(streams.batches(both, most=8 * most))
+    for number, batch in enumerate(sent):
+        pieces = [piece for _, _, piece in batch]
+        rooms = [piece for kind, peer, piece in received[number] if (kind, peer) == ("receive", 0)]
+        assert [(piece.dtype, piece.shape) for piece in pieces] == [(room.dtype, room.shape) for room in rooms]
+        assert sum(piece.nbytes for piece in pieces) <= 8 * most
+    whole = b"".join(piece.numpy().tobytes() for batch in sent for _, _, piece in batch)
+    assert whole == b"".join(tensor.numpy().tobytes() for tensor in tensors)
+    assert len(sent) <= 1 + sum(tensor.nbytes for tensor in tensors) // (8 * most - 7)
 
 
 def ended(outcome: spawn.Outcome) -> None:

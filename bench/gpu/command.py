@@ -77,8 +77,8 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
     """Refuse what cannot be measured."""
     if not torch.cuda.is_available():
         raise UsageError(
-            "this process sees no GPU: run it where torch.cuda.is_available(), or see `python -m bench overhead` and "
-            "`overlap` for what a CPU can show"
+            "this process sees no GPU: start it where torch.cuda.is_available() is true; what a CPU can show is in "
+            "`python -m bench overhead` and `python -m bench overlap`"
         )
     if given.ranks < 2:
         raise UsageError(f"--ranks {given.ranks}: a rank alone has nobody to speak to; ask for 2 or more")

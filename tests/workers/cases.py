@@ -234,17 +234,21 @@ def train(case: Case, world: gossip.World) -> dict[str, oracle.Array]:
     """The run on this rank: its models (steps, d) and weights (steps,), and both once all has landed."""
     start = first_values() if world.rank == 0 else np.full(sum(DIMENSIONS), float(world.rank))
     parts = np.split(start, np.cumsum(DIMENSIONS)[:-1])
-    parameters = [torch.from_numpy(part).reshape(shape).clone() for part, shape in zip(parts, SHAPES, strict=True)]
+    # Where there is a GPU, the transports that can carry its memory do so.
+    device = world.device if world.transport in ("mpi", "nccl") else torch.device("cpu")
+    parameters = [
+        torch.from_numpy(part).reshape(shape).to(device, copy=True) for part, shape in zip(parts, SHAPES, strict=True)
+    ]
     for parameter in parameters:
         parameter.requires_grad_()
-    curvatures, targets = (_split(terms) for terms in gradient_terms(world.rank))
+    curvatures, targets = (_split(terms, device) for terms in gradient_terms(world.rank))
     optimizer_ = optimizer(case, world, parameters)
     z, w = np.empty((case.steps, sum(DIMENSIONS))), np.empty(case.steps)
     for step in range(case.steps):
         for group, rate in zip(optimizer_.param_groups, case.rates(step), strict=True):
             group["lr"] = rate
         optimizer_.zero_grad()
-        terms = zip(parameters, curvatures, targets, _split(push(world.rank, step)), strict=True)
+        terms = zip(parameters, curvatures, targets, _split(push(world.rank, step), device), strict=True)
         losses = [(c * (p - t) ** 2).sum() / 2 + (h * p).sum() for p, c, t, h in terms]
         losses = [loss for loss, use in zip(losses, used(case, world.rank, step), strict=True) if use]
         torch.stack(losses).sum().backward()
@@ -254,10 +258,10 @@ def train(case: Case, world: gossip.World) -> dict[str, oracle.Array]:
     return {"z": z, "w": w, "settled_z": _flat(parameters), "settled_w": np.array(optimizer_.weight)}
 
 
-def _split(values: oracle.Array) -> list[torch.Tensor]:
+def _split(values: oracle.Array, device: torch.device) -> list[torch.Tensor]:
     parts = np.split(values, np.cumsum(DIMENSIONS)[:-1])
-    return [torch.from_numpy(part).reshape(shape) for part, shape in zip(parts, SHAPES, strict=True)]
+    return [torch.from_numpy(part).reshape(shape).to(device) for part, shape in zip(parts, SHAPES, strict=True)]
 
 
 def _flat(parameters: Sequence[torch.Tensor]) -> oracle.Array:
-    return np.concatenate([parameter.detach().numpy().reshape(-1) for parameter in parameters])
+    return np.concatenate([parameter.detach().cpu().numpy().reshape(-1) for parameter in parameters])

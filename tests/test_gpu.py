@@ -1,0 +1,19 @@
+"""Training on a GPU that several ranks share, over each transport that can carry its memory."""
+
+from __future__ import annotations
+
+import pytest
+import spawn
+import torch
+from workers.gpu import CHECKS
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="about GPUs, and this machine has none")
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("transport", ["nccl", "mpi"])
+def test_ranks_that_share_a_gpu(transport: str, check: str) -> None:
+    start = spawn.run_mpirun if transport == "mpi" else spawn.run_torchrun
+    outcome = start(2, ["-m", "workers.gpu", transport, check], timeout=110)
+    assert outcome.code == 0, f"ended with code {outcome.code} after {outcome.seconds:.0f} s\n{outcome.output[-8000:]}"
+    assert f"{check}: well" in outcome.output
