@@ -139,6 +139,10 @@ class Transport(ABC):
         other._channels = itertools.count(1)
         return other
 
+    def route(self, tensor: torch.Tensor) -> str:
+        """How `tensor` travels: from memory of a "host", "direct" from a device's, or "staged" through a host's."""
+        return "host" if tensor.device.type == "cpu" else "direct"
+
     def waiting(self) -> AbstractContextManager[object]:
         """Around a wait: the calling thread asks by itself, so one that drives flights may step aside."""
         return nullcontext()

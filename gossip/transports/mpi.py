@@ -9,33 +9,23 @@ wait for the same step, messages of different steps hardly meet, and nobody asks
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections import Counter
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from ..errors import PeerDied, PeerLost
 from .base import Transport
+from .collectives import Relay
 from .flight import Batch, Flight
-from .mpi_engine import Engine, Parcel
+from .mpi_engine import Engine
+from .parcels import NOTHING, Line, Parcel, Receive, Send, pieces
+from .staging import Staged
 
 if TYPE_CHECKING:
     from mpi4py import MPI
-
-PIECE = 1 << 30
-"""Bytes in one MPI message at the most: the counts of most libraries are 32-bit, and buckets may be larger."""
-
-EAGER = 65_280
-"""A message of so many bytes leaves over TCP without MPI's own question to its receiver, by Open MPI's defaults.
-
-That question is answered through the receiver's own sends, behind all that they have in its queues, some megabytes. So
-a tensor ends in a few such pieces, which keep the line busy while the question about the rest, posted before them, is
-answered. A tensor of one piece leaves at once.
-"""
 
 ASKED, UNASKED = 256, 16
 """Pieces at the most: 17 MB where the receiver waits for them, and 1 MB where it may have to keep what comes early.
@@ -43,74 +33,80 @@ ASKED, UNASKED = 256, 16
 None on the same host, where memory is shared: one copy of the whole is faster there than any pieces.
 """
 
-NOTHING = np.empty(0, dtype=np.uint8)
-"""What a word says: that it came is all."""
-
 
 class MpiFlight(Flight):
-    """Requests of one batch; receives are posted before sends, so that data finds its place when it arrives."""
+    """One batch; receives are handed over before sends, so that data finds its place when it arrives."""
 
     transport: MpiTransport
 
     def __init__(self, transport: MpiTransport, sends: Batch, receives: Batch, subject: str, *, asking: bool) -> None:
         super().__init__(transport, sends, receives, subject)
         self._failure: Exception | None = None
-        self._landing: list[tuple[int, torch.Tensor, torch.Tensor]] = []
-        engine, ranks = transport.engine, self.ranks
-        most = ASKED if asking else UNASKED
-        eager = {peer: 0 if ranks[peer] in engine.near else most for peer in (*receives, *sends)}
-        room = [
-            (peer, _pieces(self._room(peer, tensor), eager[peer])) for peer in receives for tensor in receives[peer]
-        ]
-        cargo = [(peer, _pieces(_on_host(tensor), eager[peer])) for peer in sends for tensor in sends[peer]]
-        self._requests: list[MPI.Request] = []
-        self._receives: list[tuple[int, MPI.Request]] = []
-        self._sends: list[tuple[int, Parcel]] = []
-        self._held: list[Parcel] = []
         self._died = False
-        self._due = dict.fromkeys(receives, 0)  # messages of each
+        self._receives: list[Parcel] = []
+        self._sends: list[Parcel] = []
+        self._held: list[Parcel] = []  # not wholly with MPI
+        self._staged: list[Staged] = []  # not ended
+        self._requests: list[MPI.Request] = []  # of the others
         self._came: set[int] = set()  # requests that ended well, of a flight that was broken off
+        engine = transport.engine
         try:
             with engine.lock:
-                self._post(room, cargo, asking)
+                self._post(asking)
         except engine.mpi.Exception as error:
             if not engine.died(error):
                 raise PeerLost(f"rank {transport.me} could not post {subject}: MPI says {error}") from error
             # Said by whoever waits for it; what was posted before ends once that is known.
             self._died, self._failure = True, error
-        if self._requests or self._held:
+        if self._requests or self._held or self._staged:
             engine.drive(self)
 
-    def _post(
-        self, room: list[tuple[int, list[np.ndarray]]], cargo: list[tuple[int, list[np.ndarray]]], asking: bool
-    ) -> None:
-        engine, tag = self.transport.engine, 2 * self.transport.number
-        comm, byte = engine.comm, engine.mpi.BYTE
-        place = {peer: engine.places[self.ranks[peer]] for peer in (*self.receives, *self.sends)}
-        for peer, pieces in room:
-            self._due[peer] += len(pieces)
-        for peer, pieces in room:
-            for piece in pieces:
-                self._requests.append(comm.Irecv([piece, byte], place[peer], tag))
-                self._receives.append((peer, self._requests[-1]))
-        for peer, pieces in room:
-            if asking and len(pieces) > 1:
-                self._requests.append(comm.Isend(NOTHING, place[peer], tag + 1))
-        for peer, pieces in cargo:
-            word = comm.Irecv(NOTHING, place[peer], tag + 1) if asking and len(pieces) > 1 else None
-            parcel = Parcel(place[peer], tag, pieces, word)
-            self._sends.append((peer, parcel))
-            self._held.append(parcel)
+    def _post(self, asking: bool) -> None:
+        engine, tag, ranks = self.transport.engine, 2 * self.transport.number, self.ranks
+        most = ASKED if asking else UNASKED
+        near = {peer: ranks[peer] in engine.near for peer in (*self.receives, *self.sends)}
+        place = {peer: engine.places[ranks[peer]] for peer in near}
+        coming, going = (
+            [(peer, tensor, engine.routes.of(tensor)) for peer in batch for tensor in batch[peer]]
+            for batch in (self.receives, self.sends)
+        )
+        marks = {route: route.mark() for _, _, route in (*coming, *going) if route is not None}
+        for peer, tensor, route in coming:
+            line = Line(True, place[peer], tag)
+            if route is not None:
+                self._enter(self._receives, route.receive(peer, line, tensor, marks[route]))
+            else:
+                memory = pieces(tensor, 0 if near[peer] else most)
+                self._enter(self._receives, Receive(peer, line, memory, says=asking and len(memory) > 1))
+        for peer, tensor, route in going:
+            line = Line(False, place[peer], tag)
+            if route is not None:
+                self._enter(self._sends, route.send(peer, line, tensor, marks[route]))
+            else:
+                memory = pieces(tensor, 0 if near[peer] else most)
+                word = engine.irecv(NOTHING, Line(True, place[peer], tag + 1)) if asking and len(memory) > 1 else None
+                self._enter(self._sends, Send(peer, line, memory, word=word))
         for parcel in self._held:
-            engine.send(parcel)
+            engine.post(parcel)
+        self._let_go()
 
-    def _room(self, peer: int, tensor: torch.Tensor) -> torch.Tensor:
-        """The memory that MPI fills: the tensor's own, or pinned host memory that is copied to it on landing."""
-        if tensor.device.type == "cpu":
-            return tensor
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        self._landing.append((peer, tensor, host))
-        return host
+    def _enter(self, parcels: list[Parcel], parcel: Parcel) -> None:
+        parcels.append(parcel)
+        self._held.append(parcel)
+        if isinstance(parcel, Staged):
+            self._staged.append(parcel)
+
+    def _let_go(self) -> None:
+        """Hand MPI what it may have by now."""
+        held = []
+        for parcel in self._held:
+            if not parcel.posted:
+                self.transport.engine.dispatch(parcel.line)
+            if not parcel.posted:
+                held.append(parcel)
+            elif not isinstance(parcel, Staged):
+                self._requests += parcel.requests if parcel.word is None else [*parcel.requests, parcel.word]
+        self._held = held
 
     def done(self) -> bool:
         if self.landed is None and self._failure is None:
@@ -118,22 +114,21 @@ class MpiFlight(Flight):
                 if self.landed is None and self._failure is None:  # the other thread may have asked meanwhile
                     self._ask()
         if self._failure is not None:
+            who = "MPI" if isinstance(self._failure, self.transport.engine.mpi.Exception) else "the device"
             raise (PeerDied if self._died else PeerLost)(
-                f"rank {self.transport.me} lost a message of {self.subject}: MPI says {self._failure}"
+                f"rank {self.transport.me} lost a message of {self.subject}: {who} says {self._failure}"
             ) from self._failure
         return self.landed is not None
 
     def _ask(self) -> None:
         engine = self.transport.engine
-        # What became of each request is only of interest where a rank may go on without others.
-        statuses = [engine.mpi.Status() for _ in self._requests] if engine.parties else None
+        statuses = None
         try:
+            self._staged = [parcel for parcel in self._staged if not parcel.move()]
             self._let_go()
-            if statuses is not None:
-                statuses += [engine.mpi.Status() for _ in self._requests[len(statuses) :]]
-            if engine.mpi.Request.Testall(self._requests, statuses) and not self._held:
-                for _, tensor, host in self._landing:
-                    tensor.copy_(host)
+            # What became of each request is only of interest where a rank may go on without others.
+            statuses = [engine.mpi.Status() for _ in self._requests] if engine.parties else None
+            if engine.mpi.Request.Testall(self._requests, statuses) and not (self._held or self._staged):
                 self.landed = time.perf_counter()
                 engine.forget(self)
         except (engine.mpi.Exception, RuntimeError) as error:  # kept for the rank's own thread: this may be the other
@@ -146,13 +141,36 @@ class MpiFlight(Flight):
 
     def over(self) -> bool:
         with self.transport.engine.lock:
-            left = [request for request in self._every_request() if not self._over(request)]
-        return not left
+            self._staged = [parcel for parcel in self._staged if not self._left_alone(parcel)]
+            held = [parcel for parcel in self._held if not parcel.posted and self._may_go(parcel)]
+            plain = [parcel for parcel in (*self._receives, *self._sends) if not isinstance(parcel, Staged)]
+            words = [parcel.word for parcel in plain if parcel.word is not None]
+            requests = [*words, *(request for parcel in plain for request in parcel.requests)]
+            left = [request for request in requests if not self._over(request)]
+        return not (left or held or self._staged)
 
-    def _every_request(self) -> list[MPI.Request]:
-        words = [parcel.word for _, parcel in self._sends if parcel.word is not None]
-        sends = [request for _, parcel in self._sends for request in parcel.requests or ()]
-        return [*self._requests, *words, *sends]
+    def _may_go(self, parcel: Parcel) -> bool:
+        """Whether it waits for its turn, which comes unless its line has failed."""
+        engine = self.transport.engine
+        try:
+            engine.dispatch(parcel.line)
+        except engine.mpi.Exception:
+            return False
+        return engine.holds(parcel)
+
+    def _left_alone(self, parcel: Staged) -> bool:
+        """Whether neither MPI nor the device touches its memory any more. It goes on where its peer is alive."""
+        engine = self.transport.engine
+        if parcel.failure is None and not (parcel.posted or engine.holds(parcel)):
+            parcel.failure = self._failure  # posting broke off before it
+        if parcel.failure is None:
+            try:
+                if not parcel.posted:
+                    engine.dispatch(parcel.line)
+                return parcel.move()
+            except engine.mpi.Exception as error:
+                parcel.failure = error
+        return all(self._over(request) for request in parcel.requests) and parcel.let_go()
 
     def _over(self, request: MPI.Request) -> bool:
         null = self.transport.engine.mpi.REQUEST_NULL
@@ -168,24 +186,12 @@ class MpiFlight(Flight):
     def arrived(self) -> set[int]:
         if self.landed is not None:
             return set(self.receives)
-        come = Counter(peer for peer, request in self._receives if id(request) in self._came)
-        arrived = {peer for peer, due in self._due.items() if come[peer] == due}
-        for peer, tensor, host in self._landing:
-            if peer in arrived:
-                tensor.copy_(host)
-        return arrived
+        return set(self.receives) - {parcel.peer for parcel in self._receives if not self._whole(parcel)}
 
-    def _let_go(self) -> None:
-        """Send what has room by now."""
-        held = []
-        for parcel in self._held:
-            if parcel.requests is None:
-                self.transport.engine.dispatch(parcel)
-            if parcel.requests is None:
-                held.append(parcel)
-            else:
-                self._requests += parcel.requests
-        self._held = held
+    def _whole(self, parcel: Parcel) -> bool:
+        if isinstance(parcel, Staged):
+            return parcel.ended and parcel.failure is None
+        return parcel.posted and all(id(request) in self._came for request in parcel.requests)
 
     def pause(self, waited: float, left: float) -> None:
         self.transport.engine.advance(but=self)
@@ -194,20 +200,24 @@ class MpiFlight(Flight):
     def cancel(self) -> None:
         words = [parcel.word for parcel in self._held if parcel.word is not None]
         with self.transport.engine.lock:
-            for request in (*words, *(request for _, request in self._receives)):
+            for request in (*words, *(request for parcel in self._receives for request in parcel.requests)):
                 if not request.Test():  # which also tells of one that has landed already
                     request.Cancel()
                     request.Test()
 
     def missing(self) -> tuple[list[int], list[int]]:
         with self.transport.engine.lock:
-            unheard = {peer for peer, request in self._receives if not request.Test()}
-            untaken = {
-                peer
-                for peer, parcel in self._sends
-                if parcel.requests is None or not all(request.Test() for request in parcel.requests)
-            }
+            unheard, untaken = (
+                {parcel.peer for parcel in parcels if not self._through(parcel)}
+                for parcels in (self._receives, self._sends)
+            )
         return sorted(unheard), sorted(untaken)
+
+    @staticmethod
+    def _through(parcel: Parcel) -> bool:
+        if isinstance(parcel, Staged):
+            return parcel.ended
+        return parcel.posted and all(request.Test() for request in parcel.requests)
 
 
 class MpiTransport(Transport):
@@ -227,27 +237,17 @@ class MpiTransport(Transport):
     def waiting(self) -> AbstractContextManager[object]:
         return self.engine.waiting()
 
+    def route(self, tensor: torch.Tensor) -> str:
+        with self.engine.lock:
+            route = self.engine.routes.of(tensor)
+        return "host" if route is None else route.name
+
     def drive(self, flight: Flight) -> Flight:
+        if isinstance(flight, Relay) and torch.cuda.is_initialized():
+            # The thread that moves it along would have its steps on a stream that knows nothing of the caller's.
+            flight.around = partial(torch.cuda.stream, torch.cuda.current_stream())
         self.engine.drive(flight)
         return flight
 
     def end_job(self, code: int) -> None:
         self.engine.mpi.COMM_WORLD.Abort(code)
-
-
-def _on_host(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor, or its copy in pinned memory: an MPI that reads device memory is not taken for granted."""
-    if tensor.device.type == "cpu":
-        return tensor
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    host.copy_(tensor)  # blocks until the values are there: MPI knows nothing of streams
-    return host
-
-
-def _pieces(tensor: torch.Tensor, most: int) -> list[np.ndarray]:
-    """The tensor's memory as MPI takes it, whatever its dtype and size; `most` pieces at its end are eager."""
-    assert tensor.is_contiguous(), "a transport moves dense memory"
-    memory = tensor.detach().reshape(-1).view(torch.uint8).numpy()
-    rest = max(0, memory.size - EAGER * most)
-    starts = [*range(0, rest, PIECE), *range(rest, memory.size, EAGER)] or [0]
-    return [memory[start:stop] for start, stop in itertools.pairwise([*starts, memory.size])]

@@ -1,6 +1,7 @@
 """The contract of each transport named, on this rank of a real process set: `python -m workers.contract mpi gloo`.
 
-`mpi/far` speaks as between hosts.
+`mpi/far` speaks as between hosts, `mpi/staged` and `mpi/direct` as with a device's memory, which the host's plays, and
+`mpi/device` with that of `world.device`.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ import torch
 
 import gossip
 from gossip import testing
+from gossip.transports.gpu_aware import Routes
 from gossip.transports.mpi import MpiTransport
+from workers import twin
 
 
 def main(*transports: str) -> None:
     torch.set_num_threads(1)
     for run in transports:
-        transport, _, far = run.partition("/")
+        transport, _, how = run.partition("/")
         with gossip.init(transport=transport, timeout=60) as world:
             assert world.transport == transport
-            if far:
-                part(world)
+            speak(world, how)
             testing.check_transport(world)
             # All processes stand on one host: the node is everybody, and nobody has a counterpart elsewhere.
             assert (world.node.rank, world.node.size) == (world.rank, world.size)
@@ -30,11 +32,20 @@ def main(*transports: str) -> None:
             testing.check_transport(world.across)
 
 
-def part(world: gossip.World) -> None:
-    """Let MPI speak to ranks of this host as to those of others."""
-    assert isinstance(world.base, MpiTransport)
-    assert world.base.engine.near == frozenset(range(world.size))
-    world.base.engine.near = frozenset()
+def speak(world: gossip.World, how: str) -> None:
+    """Let MPI speak as it would elsewhere, for as long as this process lasts or until the next call."""
+    if not isinstance(world.base, MpiTransport):
+        return
+    engine = world.base.engine
+    engine.near = frozenset() if how == "far" else frozenset(range(world.size))
+    engine.routes = Routes(engine.mpi, engine.comm)
+    if how == "staged":
+        # So that the megabytes of the contract are some dozens of chunks, and many of its tensors less than one.
+        twin.staged(world, chunk=50_000)
+    elif how == "direct":
+        twin.direct(world, chunk=50_000)
+    elif how == "device":
+        testing._device = lambda world: world.device
 
 
 if __name__ == "__main__":

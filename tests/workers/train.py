@@ -16,7 +16,7 @@ import torch
 
 import gossip
 from workers.cases import CORE, over_every_graph, train
-from workers.contract import part
+from workers.contract import speak
 
 
 def main(folder: str, sizes: str, *runs: str) -> None:
@@ -26,9 +26,8 @@ def main(folder: str, sizes: str, *runs: str) -> None:
     for run in runs:
         transport, _, table = run.partition("/")
         with gossip.init(transport=transport, timeout=60) as everyone:
-            if table == "far":
-                part(everyone)
-                table = ""
+            how, table = ("", table) if table == "graphs" else (table, "")
+            speak(everyone, how)
             assert everyone.transport == transport
             assert everyone.size == int(sizes.partition("=")[0])
             parts = [] if table else part_of(everyone, sizes.partition("=")[2])
