@@ -32,18 +32,20 @@ def main(*transports: str) -> None:
             testing.check_transport(world.across)
 
 
-def speak(world: gossip.World, how: str) -> None:
-    """Let MPI speak as it would elsewhere, for as long as this process lasts or until the next call."""
+def speak(world: gossip.World, how: str, chunk: int = 50_000) -> None:
+    """Let MPI speak as it would elsewhere, until the next call.
+
+    By `chunk` bytes, the megabytes of the contract are some dozens of chunks, and many of its tensors less than one.
+    """
     if not isinstance(world.base, MpiTransport):
         return
     engine = world.base.engine
     engine.near = frozenset() if how == "far" else frozenset(range(world.size))
     engine.routes = Routes(engine.mpi, engine.comm)
     if how == "staged":
-        # So that the megabytes of the contract are some dozens of chunks, and many of its tensors less than one.
-        twin.staged(world, chunk=50_000)
+        twin.staged(world, chunk)
     elif how == "direct":
-        twin.direct(world, chunk=50_000)
+        twin.direct(world, chunk)
     elif how == "device":
         testing._device = lambda world: world.device
 
