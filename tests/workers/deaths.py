@@ -1,6 +1,7 @@
 """Runs in which ranks die: `mpirun --with-ft ulfm python -m workers.deaths FOLDER METHOD 2@5 0@0.5s`.
 
-`staged/osgp` is the method "osgp", spoken as `workers.contract` says. `2@5` kills rank 2 before its step 5, `0@0.5s` rank 0 half a second after its first step.
+`staged/osgp` is the method "osgp", spoken as `workers.contract` says. `2@5` kills rank 2 before its step 5, `0@0.5s`
+rank 0 half a second after its first step.
 """
 
 from __future__ import annotations

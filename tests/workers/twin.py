@@ -114,14 +114,14 @@ class TwinMemory(Memory):
 
 
 class TwinRoutes:
-    """Tensors of more than `host` bytes are the device's, as at the other end; so envelopes stay on the host."""
+    """Empty tensors and those of more than `host` bytes are the device's, so that envelopes stay on the host."""
 
     def __init__(self, route: Route, host: int) -> None:
         self._route, self._host = route, host
 
     def of(self, tensor: torch.Tensor) -> Route | None:
         """How `tensor` travels."""
-        return self._route if tensor.nbytes > self._host else None
+        return None if 0 < tensor.nbytes <= self._host else self._route
 
 
 def staged(world: gossip.World, chunk: int = 100, host: int = 32) -> TwinMemory:
