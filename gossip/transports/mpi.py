@@ -64,49 +64,52 @@ class MpiFlight(Flight):
     def _post(self, asking: bool) -> None:
         engine, tag, ranks = self.transport.engine, 2 * self.transport.number, self.ranks
         most = ASKED if asking else UNASKED
-        near = {peer: ranks[peer] in engine.near for peer in (*self.receives, *self.sends)}
-        place = {peer: engine.places[ranks[peer]] for peer in near}
+        eager = {peer: 0 if ranks[peer] in engine.near else most for peer in (*self.receives, *self.sends)}
         coming, going = (
-            [(peer, tensor, engine.routes.of(tensor)) for peer in batch for tensor in batch[peer]]
+            [(peer, tensor, engine.routes.of(tensor)) for peer, tensors in batch.items() for tensor in tensors]
             for batch in (self.receives, self.sends)
         )
         marks = {route: route.mark() for _, _, route in (*coming, *going) if route is not None}
         for peer, tensor, route in coming:
-            line = Line(True, place[peer], tag)
+            line = Line(True, engine.places[ranks[peer]], tag)
             if route is not None:
-                self._enter(self._receives, route.receive(peer, line, tensor, marks[route]))
+                self._receives.append(route.receive(peer, line, tensor, marks[route]))
             else:
-                memory = pieces(tensor, 0 if near[peer] else most)
-                self._enter(self._receives, Receive(peer, line, memory, says=asking and len(memory) > 1))
+                memory = pieces(tensor, eager[peer])
+                self._receives.append(Receive(peer, line, memory, says=asking and len(memory) > 1))
         for peer, tensor, route in going:
-            line = Line(False, place[peer], tag)
+            line = Line(False, engine.places[ranks[peer]], tag)
             if route is not None:
-                self._enter(self._sends, route.send(peer, line, tensor, marks[route]))
+                self._sends.append(route.send(peer, line, tensor, marks[route]))
             else:
-                memory = pieces(tensor, 0 if near[peer] else most)
-                word = engine.irecv(NOTHING, Line(True, place[peer], tag + 1)) if asking and len(memory) > 1 else None
-                self._enter(self._sends, Send(peer, line, memory, word=word))
+                memory = pieces(tensor, eager[peer])
+                word = engine.irecv(NOTHING, Line(True, line.place, tag + 1)) if asking and len(memory) > 1 else None
+                self._sends.append(Send(peer, line, memory, word=word))
+        self._held = [*self._receives, *self._sends]
+        if marks:
+            self._staged = [parcel for parcel in self._held if isinstance(parcel, Staged)]
         for parcel in self._held:
             engine.post(parcel)
-        self._let_go()
+        self._collect()
 
-    def _enter(self, parcels: list[Parcel], parcel: Parcel) -> None:
-        parcels.append(parcel)
-        self._held.append(parcel)
-        if isinstance(parcel, Staged):
-            self._staged.append(parcel)
-
-    def _let_go(self) -> None:
-        """Hand MPI what it may have by now."""
+    def _collect(self) -> None:
+        """Ask for what has been handed to MPI, and hold what has not."""
         held = []
         for parcel in self._held:
             if not parcel.posted:
-                self.transport.engine.dispatch(parcel.line)
-            if not parcel.posted:
                 held.append(parcel)
-            elif not isinstance(parcel, Staged):
-                self._requests += parcel.requests if parcel.word is None else [*parcel.requests, parcel.word]
+            elif not parcel.staged:
+                self._requests += parcel.requests
+                if parcel.word is not None:
+                    self._requests.append(parcel.word)
         self._held = held
+
+    def _let_go(self) -> None:
+        """Hand MPI what it may have by now."""
+        for parcel in self._held:
+            if not parcel.posted:
+                self.transport.engine.dispatch(parcel.line)
+        self._collect()
 
     def done(self) -> bool:
         if self.landed is None and self._failure is None:
@@ -124,8 +127,10 @@ class MpiFlight(Flight):
         engine = self.transport.engine
         statuses = None
         try:
-            self._staged = [parcel for parcel in self._staged if not parcel.move()]
-            self._let_go()
+            if self._staged:
+                self._staged = [parcel for parcel in self._staged if not parcel.move()]
+            if self._held:
+                self._let_go()
             # What became of each request is only of interest where a rank may go on without others.
             statuses = [engine.mpi.Status() for _ in self._requests] if engine.parties else None
             if engine.mpi.Request.Testall(self._requests, statuses) and not (self._held or self._staged):
@@ -143,7 +148,7 @@ class MpiFlight(Flight):
         with self.transport.engine.lock:
             self._staged = [parcel for parcel in self._staged if not self._left_alone(parcel)]
             held = [parcel for parcel in self._held if not parcel.posted and self._may_go(parcel)]
-            plain = [parcel for parcel in (*self._receives, *self._sends) if not isinstance(parcel, Staged)]
+            plain = [parcel for parcel in (*self._receives, *self._sends) if not parcel.staged]
             words = [parcel.word for parcel in plain if parcel.word is not None]
             requests = [*words, *(request for parcel in plain for request in parcel.requests)]
             left = [request for request in requests if not self._over(request)]

@@ -65,6 +65,7 @@ class Engine(Lasting):
             # MPI_Finalize otherwise ends in a barrier, which a dead process may keep from ending.
             os.environ.setdefault("OMPI_MCA_async_mpi_finalize", "1")
         self.mpi = initialise(timeout)
+        self._byte = self.mpi.BYTE
         self.lock = threading.Lock()
         self.comm = own_communicator(self.mpi, timeout)
         super().__init__(self.comm.size)
@@ -139,15 +140,19 @@ class Engine(Lasting):
         return gone
 
     def isend(self, memory: object, line: Line) -> MPI.Request:
-        return self.comm.Isend([memory, self.mpi.BYTE], line.place, line.tag)
+        return self.comm.Isend([memory, self._byte], line.place, line.tag)
 
     def irecv(self, memory: object, line: Line) -> MPI.Request:
-        return self.comm.Irecv([memory, self.mpi.BYTE], line.place, line.tag)
+        return self.comm.Irecv([memory, self._byte], line.place, line.tag)
 
     def post(self, parcel: Parcel) -> None:
         """Put `parcel` behind what waits on the same line; the caller holds the lock."""
-        self._queues[parcel.line].append(parcel)
-        self.dispatch(parcel.line)
+        queue = self._queues[parcel.line]
+        if queue or not parcel.post(self):
+            queue.append(parcel)
+            self.dispatch(parcel.line)
+        else:
+            parcel.posted = True
 
     def dispatch(self, line: Line) -> None:
         """Hand MPI what it may have of `line`, in order; the caller holds the lock."""

@@ -61,7 +61,10 @@ class Parcel(ABC):
         posted: all of its messages have been handed to MPI.
         requests: of those that have been, as far as anybody has still to ask for them.
         word: the request of the word that there is room, on its way to the sender; None where nobody asks.
+        staged: between its messages it has to be moved along.
     """
+
+    staged = False
 
     def __init__(self, peer: int, line: Line, word: MPI.Request | None = None) -> None:
         self.peer = peer

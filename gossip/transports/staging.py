@@ -126,6 +126,8 @@ class Staged(Parcel):
         failure: why MPI does not carry the rest of it; whatever stands behind it on its line fails alike.
     """
 
+    staged = True
+
     def __init__(self, peer: int, line: Line, tensor: torch.Tensor, memory: Memory, mark: Event) -> None:
         super().__init__(peer, line)
         self.ended = False
