@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -18,7 +19,8 @@ from workers import staged, twin
 
 import gossip
 from gossip import testing
-from gossip.transports import direct, gpu_aware, staging
+from gossip.transports import Flight, Transport, direct, gpu_aware, staging
+from gossip.transports.collectives import Relay
 from gossip.transports.parcels import Line, Parcel
 
 Patch = pytest.MonkeyPatch
@@ -129,6 +131,8 @@ class Ends(NamedTuple):
             assert isinstance(receive, staging.Staged)
             ended = [send.move(), receive.move()]
             if all(posted) and all(ended):
+                send.give_back()
+                receive.give_back()
                 return
         raise AssertionError("it never ended")
 
@@ -236,7 +240,8 @@ def test_what_failed_holds_its_buffers_until_nobody_touches_them() -> None:
     asked = 0
     while not send.let_go():
         asked += 1
-    assert send.ended
+    assert asked, "the device was still copying"
+    send.give_back()
     assert memory.used == 0
 
 
@@ -257,6 +262,43 @@ def test_mpirun_on_a_device(tmp_path: Path) -> None:
         assert saved["told"][1] in ("staged", "direct")
     outcome = spawn.run_mpirun(2, ["-m", "workers.contract", "mpi/device"], timeout=90)
     assert outcome.code == 0, outcome.output[-4000:]
+
+
+def test_the_steps_of_a_sum_run_on_the_stream_of_who_asked_for_it() -> None:
+    """Whichever thread takes them."""
+
+    def run(world: gossip.World) -> None:
+        inside: list[bool] = []
+
+        def steps(channel: Transport) -> Iterator[Flight]:
+            for _ in range(2):
+                inside.append(stream.entered)
+                yield channel.post({}, {}, "a step")
+            inside.append(stream.entered)
+
+        stream = Stream()
+        relay = Relay(world.channel(), steps(world.channel()), "a sum")
+        relay.around = stream
+        relay.wait()
+        assert inside == [True] * 3
+        assert not stream.entered
+
+    testing.run(1, run)
+
+
+class Stream(AbstractContextManager[object]):
+    """Says whether a thread is on it."""
+
+    entered = False
+
+    def __call__(self) -> Stream:
+        return self
+
+    def __enter__(self) -> None:
+        self.entered = True
+
+    def __exit__(self, *_: object) -> None:
+        self.entered = False
 
 
 # -- what the library says ---------------------------------------------------------------------------------------------

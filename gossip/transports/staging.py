@@ -4,8 +4,9 @@ A message going out has two buffers: while the wire reads the one, the device fi
 message coming in has two as well: while the wire fills the one, the other is copied to the device. No thread waits for
 the device: each copy ends in an event, and whoever asks for the flight asks for the events too.
 
-A message takes its buffers when it is posted and gives them back when it has ended, so none waits for what another
-one holds, and a training loop that posts alike in every step pins memory in its first ones alone.
+A message takes its buffers when it is posted, so none waits for what another one holds, and its flight gives them back
+when somebody has waited for it. How many there are follows from the program alone: a training loop that posts and lands
+alike in every step pins memory in its first ones, and not in a later one that the network made slower.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class Staged(Parcel):
     """A tensor that travels through buffers, two at the most.
 
     Attributes:
-        ended: all of it has left or come, or nobody touches it any more, and its buffers are given back.
+        ended: all of it has left or come, or nobody touches its memory and its buffers any more.
         failure: why MPI does not carry the rest of it; whatever stands behind it on its line fails alike.
     """
 
@@ -165,10 +166,16 @@ class Staged(Parcel):
     def _go_on(self) -> None:
         """Take chunks from MPI and from the device, and start the copies that this makes room for."""
 
-    def _end(self) -> None:
-        for buffer in (*self._idle, *(entry[1] for entry in self._with_mpi), *(entry[0] for entry in self._copying)):
+    def give_back(self) -> None:
+        """Ended: part with the buffers."""
+        assert self.ended, "somebody may write into them"
+        for buffer in self._idle:
             self._memory.give_back(buffer)
-        for stage in (self._idle, self._with_mpi, self._copying, self._ahead):
+        self._idle.clear()
+
+    def _end(self) -> None:
+        self._idle += [*(entry[1] for entry in self._with_mpi), *(entry[0] for entry in self._copying)]
+        for stage in (self._with_mpi, self._copying, self._ahead):
             stage.clear()
         self.requests = []
         self.ended = True

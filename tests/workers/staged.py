@@ -19,9 +19,9 @@ from gossip.transports.staging import Memory
 from workers import twin
 
 CHUNK = 1 << 16
-SIZES = (37 * CHUNK + 5, 0, CHUNK, CHUNK - 1, 2 * CHUNK + 1, 33)
+SIZES = (13 * CHUNK + 5, 0, CHUNK, CHUNK - 1, 2 * CHUNK + 1, 33)
 """Bytes of the tensors of a message, with an envelope of the host before, between and after them."""
-ROUNDS = 8
+ROUNDS = 6
 
 
 class Message:
