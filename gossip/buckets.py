@@ -89,7 +89,8 @@ def names(optimizer: torch.optim.Optimizer, module: torch.nn.Module | None) -> d
 def shapes(groups: Groups, names: Mapping[int, str]) -> list[str]:
     """One line for each parameter, for ranks to compare."""
     return [
-        f"parameter {names[id(parameter)]} of shape {tuple(parameter.shape)}, {parameter.dtype}, group {number}"
+        f"parameter {names[id(parameter)]} of shape {tuple(parameter.shape)}, {parameter.dtype}, on a "
+        f"{parameter.device.type} device, group {number}"
         for number, group in enumerate(groups)
         for parameter in group["params"]
     ]

@@ -164,6 +164,8 @@ class GossipOptimizer(Wrapper):
         averager.bind(self.mass, every)
         self._averagers.append(averager)
         self.parameters.share(newcomers, worlds)
+        if routes := {world.base.route(values) for world in worlds for values in self.mass.values}:
+            self.stats.route = " and ".join(sorted(routes))
         if self.on_failure == "shrink" and worlds and self._survivor is None:
             self._survivor = Survivor(self.mass, self._averagers, worlds[0].channel())
         if self.stats.timeline is not None and newcomers.places():

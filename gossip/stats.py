@@ -64,6 +64,8 @@ class Stats:
 
     Attributes:
         last: the last step.
+        route: how the parameters travel: out of memory of a "host", "direct" out of a device's, or "staged" through
+            pinned memory of the host; empty where nobody else shares them.
         timeline: where the run is traced, the same is told there as it happens.
         board: where this rank shows what it is at.
 
@@ -73,6 +75,7 @@ class Stats:
 
     last: Counters = field(default_factory=Counters)
     past: Counters = field(default_factory=Counters)
+    route: str = ""
     timeline: Timeline | None = field(default=None, repr=False, compare=False)
     board: Board = field(default_factory=lambda: Board(0), repr=False, compare=False)
 

@@ -62,10 +62,11 @@ def test_at_any_message(method: str, seed: int) -> None:
     checked(outcome, set(range(size)) - died)
 
 
-def test_mpirun(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["slowmo", "staged/overlap 2"])
+def test_mpirun(method: str, tmp_path: Path) -> None:
     """Real processes, SIGKILL at any moment: one of them rank 0, two at once."""
     plans = ["2@0.3s", "0@0.6s", "3@0.6s"]
-    command = ["-m", "workers.deaths", str(tmp_path), "slowmo", "1500", *plans]
+    command = ["-m", "workers.deaths", str(tmp_path), method, "1500", *plans]
     outcome = spawn.run_mpirun(5, command, timeout=90, options=("--with-ft", "ulfm"))
     assert outcome.code == 0, outcome.output[-4000:]
     left = {int(file.stem): np.load(file) for file in tmp_path.glob("*.npz")}

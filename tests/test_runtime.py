@@ -58,7 +58,7 @@ Launch = Callable[[str], "list[spawn.Saved]"]
 RUNS = {
     "8": ["8=5+2+1", "mpi"],
     "8 over gloo": ["8=5+2+1", "gloo"],
-    "3": ["3=2+1", "mpi/far", "gloo"],
+    "3": ["3=2+1", "mpi/far", "mpi/staged", "mpi/direct", "gloo"],
     "8 over graphs": ["8", "mpi/graphs"],
     "5 over graphs": ["5", "mpi/graphs"],
 }
@@ -102,6 +102,17 @@ OF_8, OF_3 = [(8, 0), (5, 0), (2, 5), (1, 7)], [(3, 0), (2, 0), (1, 2)]
 )
 def test_mpirun(name: str, transport: str, size: int, first: int, case: Case, launched: Launch) -> None:
     agree(case, size, launched(name)[first : first + size], f"{transport}/{size}/{case.name}/")
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("way", ["staged", "direct"])
+def test_a_device_has_the_same_bits(way: str, launched: Launch) -> None:
+    """SGP, OSGP, overlap 2, exact averages and SlowMo, in chunks of which no bucket is a multiple."""
+    for saved in launched("3"):
+        names = [name for name in saved if name.startswith(f"mpi/{way}/")]
+        assert len(names) == 2 * 4 * len(CORE)
+        different = [n for n in names if not np.array_equal(saved[n], saved[n.replace(f"mpi/{way}/", "mpi/far/")])]
+        assert not different
 
 
 def test_torchrun(tmp_path: Path) -> None:

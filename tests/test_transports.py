@@ -15,7 +15,7 @@ import gossip
 import topologies
 from gossip import testing
 from gossip.testing import Network
-from gossip.transports import Transport, collectives, mpi, streams, sums
+from gossip.transports import Transport, collectives, parcels, streams, sums
 
 Sum = Callable[[Transport, Sequence[torch.Tensor]], collectives.Steps]
 Patch = pytest.MonkeyPatch
@@ -47,17 +47,17 @@ def test_mpirun(size: int) -> None:
     ended(spawn.run_mpirun(size, ["-m", "workers.contract", "mpi", "mpi/far", "gloo"], timeout=90))
 
 
-@pytest.mark.parametrize("nbytes", [0, 1, mpi.EAGER, mpi.EAGER + 1, 5 * mpi.EAGER, 40 * mpi.EAGER - 1])
+@pytest.mark.parametrize("nbytes", [0, 1, parcels.EAGER, parcels.EAGER + 1, 5 * parcels.EAGER, 40 * parcels.EAGER - 1])
 @pytest.mark.parametrize("most", [0, 1, 16])
 def test_a_message_is_cut_the_same_way_at_both_ends(nbytes: int, most: int, monkeypatch: Patch) -> None:
-    monkeypatch.setattr(mpi, "PIECE", 10 * mpi.EAGER)
+    monkeypatch.setattr(parcels, "PIECE", 10 * parcels.EAGER)
     memory = torch.arange(nbytes).to(torch.uint8)
-    pieces = mpi._pieces(memory, most)
+    pieces = parcels.pieces(memory, most)
     assert torch.equal(torch.cat([torch.from_numpy(piece) for piece in pieces]), memory)
-    assert all(piece.size <= mpi.PIECE for piece in pieces)
+    assert all(piece.size <= parcels.PIECE for piece in pieces)
     # As few as there can be: whole pieces but for the last of each kind.
-    eager_bytes = min(nbytes, most * mpi.EAGER)
-    assert len(pieces) == max(1, -(-(nbytes - eager_bytes) // mpi.PIECE) + -(-eager_bytes // mpi.EAGER))
+    eager_bytes = min(nbytes, most * parcels.EAGER)
+    assert len(pieces) == max(1, -(-(nbytes - eager_bytes) // parcels.PIECE) + -(-eager_bytes // parcels.EAGER))
 
 
 def test_torchrun() -> None:

@@ -145,6 +145,10 @@ class Transport(ABC):
         Every rank makes this call at the same point; `receives` are those that name this rank among their `sends`.
         """
 
+    def route(self, tensor: torch.Tensor) -> str:
+        """How `tensor` travels: from memory of a "host", "direct" from a device's, or "staged" through a host's."""
+        return "host" if tensor.device.type == "cpu" else "direct"
+
     def waiting(self) -> AbstractContextManager[object]:
         """Around a wait: the calling thread asks by itself, so one that drives flights may step aside."""
         return nullcontext()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -24,9 +25,11 @@ class Relay(Flight):
     """A flight made of flights that depend on one another.
 
     driven: each of them, when it has landed, has the next one follow.
+    around: what its steps run in, on whichever thread: the stream of a device that its tensors belong to.
     """
 
     driven = False
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def __init__(self, transport: Transport, steps: Steps, subject: str) -> None:
         super().__init__(transport, {}, {}, subject)
@@ -60,7 +63,8 @@ class Relay(Flight):
             while self._failure is None and self.landed is None and (self._leg is None or self._leg.followed()):
                 if self._leg is not None:
                     self._leg.note_heard()
-                self._leg = next(self._steps, None)
+                with self.around():
+                    self._leg = next(self._steps, None)
                 if self._leg is None:
                     self.landed = time.perf_counter()
                 else:

@@ -20,14 +20,15 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from ..errors import PeerDied, PeerLost, PeerTimeout
 from .flight import Flight, pace
+from .gpu_aware import Routes
 from .mpi_start import initialise, own_communicator, ranks_of_this_host
+from .parcels import Line, Parcel
 from .survival import Lasting
 
 if TYPE_CHECKING:
@@ -40,30 +41,13 @@ LAST_WAIT = 5.0
 """Seconds for what is still under way when the interpreter exits: the last round of a run that did not settle."""
 
 
-@dataclass
-class Parcel:
-    """One tensor on its way to a peer.
-
-    Attributes:
-        peer, tag: as the communicator calls them.
-        pieces: its memory, a message each.
-        word: by which the peer says that it has room for it; None where nobody asks.
-        requests: of its messages, once they are sent.
-    """
-
-    peer: int
-    tag: int
-    pieces: list[np.ndarray]
-    word: MPI.Request | None
-    requests: list[MPI.Request] | None = None
-
-
 class Engine(Lasting):
     """The process's MPI: one communicator of our own, one lock, and the thread that moves messages along.
 
     Attributes:
         places: what the communicator calls each rank of the job that is left.
         near: ranks of the job on this host, spoken to through shared memory; this one is among them.
+        routes: how tensors of devices travel.
     """
 
     _shared: Engine | None = None
@@ -81,6 +65,7 @@ class Engine(Lasting):
             # MPI_Finalize otherwise ends in a barrier, which a dead process may keep from ending.
             os.environ.setdefault("OMPI_MCA_async_mpi_finalize", "1")
         self.mpi = initialise(timeout)
+        self._byte = self.mpi.BYTE
         self.lock = threading.Lock()
         self.comm = own_communicator(self.mpi, timeout)
         super().__init__(self.comm.size)
@@ -88,7 +73,8 @@ class Engine(Lasting):
         self.timeout = timeout
         self.places = {rank: rank for rank in range(self.size)}
         self.near = ranks_of_this_host(self.mpi, self.comm, timeout)
-        self._queues: defaultdict[tuple[int, int], deque[Parcel]] = defaultdict(deque)
+        self.routes = Routes(self.mpi, self.comm)
+        self._queues: defaultdict[Line, deque[Parcel]] = defaultdict(deque)
         self._aloft: set[Flight] = set()
         self._waiting = 0
         self._work = threading.Event()
@@ -153,19 +139,30 @@ class Engine(Lasting):
             self._queues.clear()
         return gone
 
-    def send(self, parcel: Parcel) -> None:
-        """Put `parcel` behind what waits for the same peer on the same channel; the caller holds the lock."""
-        self._queues[parcel.peer, parcel.tag].append(parcel)
-        self.dispatch(parcel)
+    def isend(self, memory: object, line: Line) -> MPI.Request:
+        return self.comm.Isend([memory, self._byte], line.place, line.tag)
 
-    def dispatch(self, parcel: Parcel) -> None:
-        """Send what may be sent of the queue that `parcel` is in, in order; the caller holds the lock."""
-        queue = self._queues[parcel.peer, parcel.tag]
-        while queue and (queue[0].word is None or queue[0].word.Test()):
-            first = queue.popleft()
-            first.requests = []
-            for piece in first.pieces:
-                first.requests.append(self.comm.Isend([piece, self.mpi.BYTE], first.peer, first.tag))
+    def irecv(self, memory: object, line: Line) -> MPI.Request:
+        return self.comm.Irecv([memory, self._byte], line.place, line.tag)
+
+    def post(self, parcel: Parcel) -> None:
+        """Put `parcel` behind what waits on the same line; the caller holds the lock."""
+        queue = self._queues[parcel.line]
+        if queue or not parcel.post(self):
+            queue.append(parcel)
+            self.dispatch(parcel.line)
+        else:
+            parcel.posted = True
+
+    def dispatch(self, line: Line) -> None:
+        """Hand MPI what it may have of `line`, in order; the caller holds the lock."""
+        queue = self._queues[line]
+        while queue and queue[0].post(self):
+            queue.popleft().posted = True
+
+    def holds(self, parcel: Parcel) -> bool:
+        """Whether `parcel` waits on its line; the caller holds the lock."""
+        return parcel in self._queues[parcel.line]
 
     def drive(self, flight: Flight) -> None:
         """Move `flight` along in the background until it has landed."""

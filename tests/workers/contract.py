@@ -1,6 +1,7 @@
 """The contract of each transport named, on this rank of a real process set: `python -m workers.contract mpi gloo`.
 
-`mpi/far` speaks as between hosts.
+`mpi/far` speaks as between hosts, `mpi/staged` and `mpi/direct` as with a device's memory, which the host's plays, and
+`mpi/device` with that of `world.device`.
 """
 
 from __future__ import annotations
@@ -11,30 +12,41 @@ import torch
 
 import gossip
 from gossip import testing
+from gossip.transports.gpu_aware import Routes
 from gossip.transports.mpi import MpiTransport
+from workers import twin
 
 
 def main(*transports: str) -> None:
     torch.set_num_threads(1)
     for run in transports:
-        transport, _, far = run.partition("/")
+        transport, _, how = run.partition("/")
         with gossip.init(transport=transport, timeout=60) as world:
             assert world.transport == transport
-            if far:
-                part(world)
-            testing.check_transport(world)
+            speak(world, how)
+            device = world.device if how == "device" else None
+            testing.check_transport(world, device=device)
             # All processes stand on one host: the node is everybody, and nobody has a counterpart elsewhere.
             assert (world.node.rank, world.node.size) == (world.rank, world.size)
             assert (world.across.rank, world.across.size) == (0, 1)
-            testing.check_transport(world.node)
-            testing.check_transport(world.across)
+            testing.check_transport(world.node, device=device)
+            testing.check_transport(world.across, device=device)
 
 
-def part(world: gossip.World) -> None:
-    """Let MPI speak to ranks of this host as to those of others."""
-    assert isinstance(world.base, MpiTransport)
-    assert world.base.engine.near == frozenset(range(world.size))
-    world.base.engine.near = frozenset()
+def speak(world: gossip.World, how: str, chunk: int = 50_000) -> None:
+    """Let MPI speak as it would elsewhere, until the next call.
+
+    By `chunk` bytes, the megabytes of the contract are some dozens of chunks, and many of its tensors less than one.
+    """
+    if not isinstance(world.base, MpiTransport):
+        return
+    engine = world.base.engine
+    engine.near = frozenset() if how == "far" else frozenset(range(world.size))
+    engine.routes = Routes(engine.mpi, engine.comm)
+    if how == "staged":
+        twin.staged(world, chunk)
+    elif how == "direct":
+        twin.direct(world, chunk)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Runs in which ranks die: `mpirun --with-ft ulfm python -m workers.deaths FOLDER METHOD 2@5 0@0.5s`.
 
-`2@5` kills rank 2 before its step 5, `0@0.5s` rank 0 half a second after its first step.
+`staged/osgp` is the method "osgp", spoken as `workers.contract` says. `2@5` kills rank 2 before its step 5, `0@0.5s`
+rank 0 half a second after its first step.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 import gossip
 import slowmo
 import topologies
+from workers.contract import speak
 
 STEPS = 14
 
@@ -94,7 +96,9 @@ def main(folder: str, method: str, steps: str, *plans: str) -> None:
     """Save what each rank that is left has come to."""
     torch.set_num_threads(1)
     world = gossip.init("mpi", timeout=30)
-    rank, gathered, weight, values, deaths = train(world, METHODS[method], int(steps), killer(list(plans)))
+    how, _, name = method.rpartition("/")
+    speak(world, how, chunk=24)
+    rank, gathered, weight, values, deaths = train(world, METHODS[name], int(steps), killer(list(plans)))
     np.savez(
         Path(folder) / f"{rank}.npz",
         gathered=gathered,

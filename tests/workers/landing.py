@@ -14,7 +14,7 @@ import torch
 
 import gossip
 import topologies
-from workers.contract import part
+from workers.contract import speak
 
 STEPS, AHEAD = 6, 5
 IN_PARTS: list[tuple[int, str | None]] = [(0, None), (1, None), (1, "int8")]
@@ -82,7 +82,7 @@ def main(folder: str, *transports: str) -> None:
         with gossip.init(transport, timeout=30) as world:
             rank = world.rank
             if far:
-                part(world)
+                speak(world, "far")
             for overlap, wire in IN_PARTS:
                 for parts in (True, False):
                     results[f"{name}/{overlap}/{wire}/{parts}"] = in_parts(world, overlap, wire, parts)

@@ -2,7 +2,7 @@
 
 `8=5+2+1` trains on all 8 ranks, and then on the first 5, the next 2 and the last one, as worlds of their own side by
 side. Each run is a transport with the core of the table, or with a short training over each graph that ships, on all
-ranks; one after another in the same processes. `mpi/far` speaks as between hosts.
+ranks; one after another in the same processes. `mpi/far` and others speak as `workers.contract` says.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 import gossip
 from workers.cases import CORE, over_every_graph, train
-from workers.contract import part
+from workers.contract import speak
 
 
 def main(folder: str, sizes: str, *runs: str) -> None:
@@ -26,9 +26,8 @@ def main(folder: str, sizes: str, *runs: str) -> None:
     for run in runs:
         transport, _, table = run.partition("/")
         with gossip.init(transport=transport, timeout=60) as everyone:
-            if table == "far":
-                part(everyone)
-                table = ""
+            how, table = ("", table) if table == "graphs" else (table, "")
+            speak(everyone, how, chunk=40)
             assert everyone.transport == transport
             assert everyone.size == int(sizes.partition("=")[0])
             parts = [] if table else part_of(everyone, sizes.partition("=")[2])

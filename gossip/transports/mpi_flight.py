@@ -1,0 +1,229 @@
+"""One batch over MPI: what of it is with MPI, what waits for its turn, and what is left of it when a rank has died."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from ..errors import PeerDied, PeerLost
+from .flight import Batch, Flight
+from .parcels import NOTHING, Line, Parcel, Receive, Send, pieces
+from .staging import Staged
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from .mpi import MpiTransport
+
+ASKED, UNASKED = 256, 16
+"""Pieces at the most: 17 MB where the receiver waits for them, and 1 MB where it may have to keep what comes early.
+
+None on the same host, where memory is shared: one copy of the whole is faster there than any pieces.
+"""
+
+
+class MpiFlight(Flight):
+    """One batch; receives are handed over before sends, so that data finds its place when it arrives."""
+
+    transport: MpiTransport
+
+    def __init__(self, transport: MpiTransport, sends: Batch, receives: Batch, subject: str, *, asking: bool) -> None:
+        super().__init__(transport, sends, receives, subject)
+        self._failure: Exception | None = None
+        self._died = False
+        self._receives: list[Parcel] = []
+        self._sends: list[Parcel] = []
+        self._held: list[Parcel] = []  # not wholly with MPI
+        self._aboard: list[Staged] = []  # with buffers
+        self._staged: list[Staged] = []  # of these, not ended
+        self._requests: list[MPI.Request] = []  # of the others
+        self._came: set[int] = set()  # requests that ended well, of a flight that was broken off
+        engine = transport.engine
+        try:
+            with engine.lock:
+                self._post(asking)
+        except engine.mpi.Exception as error:
+            if not engine.died(error):
+                raise PeerLost(f"rank {transport.me} could not post {subject}: MPI says {error}") from error
+            # Said by whoever waits for it; what was posted before ends once that is known.
+            self._died, self._failure = True, error
+        if self._requests or self._held or self._staged:
+            engine.drive(self)
+
+    def _post(self, asking: bool) -> None:
+        engine, tag, ranks = self.transport.engine, 2 * self.transport.number, self.ranks
+        most = ASKED if asking else UNASKED
+        eager = {peer: 0 if ranks[peer] in engine.near else most for peer in (*self.receives, *self.sends)}
+        coming, going = (
+            [(peer, tensor, engine.routes.of(tensor)) for peer, tensors in batch.items() for tensor in tensors]
+            for batch in (self.receives, self.sends)
+        )
+        marks = {route: route.mark() for _, _, route in (*coming, *going) if route is not None}
+        for peer, tensor, route in coming:
+            line = Line(True, engine.places[ranks[peer]], tag)
+            if route is not None:
+                self._receives.append(route.receive(peer, line, tensor, marks[route]))
+            else:
+                memory = pieces(tensor, eager[peer])
+                self._receives.append(Receive(peer, line, memory, says=asking and len(memory) > 1))
+        for peer, tensor, route in going:
+            line = Line(False, engine.places[ranks[peer]], tag)
+            if route is not None:
+                self._sends.append(route.send(peer, line, tensor, marks[route]))
+            else:
+                memory = pieces(tensor, eager[peer])
+                word = engine.irecv(NOTHING, Line(True, line.place, tag + 1)) if asking and len(memory) > 1 else None
+                self._sends.append(Send(peer, line, memory, word=word))
+        self._held = [*self._receives, *self._sends]
+        if marks:
+            self._aboard = [parcel for parcel in self._held if isinstance(parcel, Staged)]
+            self._staged = self._aboard
+        for parcel in self._held:
+            engine.post(parcel)
+        self._collect()
+
+    def _collect(self) -> None:
+        """Ask for what has been handed to MPI, and hold what has not."""
+        held = []
+        for parcel in self._held:
+            if not parcel.posted:
+                held.append(parcel)
+            elif not parcel.staged:
+                self._requests += parcel.requests
+                if parcel.word is not None:
+                    self._requests.append(parcel.word)
+        self._held = held
+
+    def _let_go(self) -> None:
+        """Hand MPI what it may have by now."""
+        for parcel in self._held:
+            if not parcel.posted:
+                self.transport.engine.dispatch(parcel.line)
+        self._collect()
+
+    def done(self) -> bool:
+        if self.landed is None and self._failure is None:
+            with self.transport.engine.lock:
+                if self.landed is None and self._failure is None:  # the other thread may have asked meanwhile
+                    self._ask()
+        if self._failure is not None:
+            who = "MPI" if isinstance(self._failure, self.transport.engine.mpi.Exception) else "the device"
+            raise (PeerDied if self._died else PeerLost)(
+                f"rank {self.transport.me} lost a message of {self.subject}: {who} says {self._failure}"
+            ) from self._failure
+        return self.landed is not None
+
+    def _ask(self) -> None:
+        engine = self.transport.engine
+        statuses = None
+        try:
+            if self._staged:
+                self._staged = [parcel for parcel in self._staged if not parcel.move()]
+            if self._held:
+                self._let_go()
+            # What became of each request is only of interest where a rank may go on without others.
+            statuses = [engine.mpi.Status() for _ in self._requests] if engine.parties else None
+            if engine.mpi.Request.Testall(self._requests, statuses) and not (self._held or self._staged):
+                self.landed = time.perf_counter()
+                engine.forget(self)
+        except (engine.mpi.Exception, RuntimeError) as error:  # kept for the rank's own thread: this may be the other
+            errors = [status.Get_error() for status in statuses or ()]
+            for request, wrong in zip(self._requests, errors, strict=False):
+                if request == engine.mpi.REQUEST_NULL and not wrong:
+                    self._came.add(id(request))
+            self._died = engine.died(error, errors)
+            self._failure = error
+
+    def note_heard(self) -> None:
+        super().note_heard()
+        if self._aboard:
+            with self.transport.engine.lock:
+                self._unload()
+
+    def _unload(self) -> None:
+        for parcel in self._aboard:
+            parcel.give_back()
+        self._aboard = []
+
+    def over(self) -> bool:
+        with self.transport.engine.lock:
+            self._staged = [parcel for parcel in self._staged if not self._left_alone(parcel)]
+            held = [parcel for parcel in self._held if not parcel.posted and self._may_go(parcel)]
+            plain = [parcel for parcel in (*self._receives, *self._sends) if not parcel.staged]
+            words = [parcel.word for parcel in plain if parcel.word is not None]
+            requests = [*words, *(request for parcel in plain for request in parcel.requests)]
+            left = [request for request in requests if not self._over(request)]
+            if left or held or self._staged:
+                return False
+            self._unload()
+        return True
+
+    def _may_go(self, parcel: Parcel) -> bool:
+        """Whether it waits for its turn, which comes unless its line has failed."""
+        engine = self.transport.engine
+        try:
+            engine.dispatch(parcel.line)
+        except engine.mpi.Exception:
+            return False
+        return engine.holds(parcel)
+
+    def _left_alone(self, parcel: Staged) -> bool:
+        """Whether neither MPI nor the device touches its memory any more. It goes on where its peer is alive."""
+        engine = self.transport.engine
+        if parcel.failure is None and not (parcel.posted or engine.holds(parcel)):
+            parcel.failure = self._failure  # posting broke off before it
+        if parcel.failure is None:
+            try:
+                if not parcel.posted:
+                    engine.dispatch(parcel.line)
+                return parcel.move()
+            except engine.mpi.Exception as error:
+                parcel.failure = error
+        return all(self._over(request) for request in parcel.requests) and parcel.let_go()
+
+    def _over(self, request: MPI.Request) -> bool:
+        null = self.transport.engine.mpi.REQUEST_NULL
+        if request == null:
+            return True
+        try:
+            if request.Test():
+                self._came.add(id(request))
+        except self.transport.engine.mpi.Exception:
+            return bool(request == null)  # ended in an error, or asked again
+        return bool(request == null)
+
+    def arrived(self) -> set[int]:
+        if self.landed is not None:
+            return set(self.receives)
+        return set(self.receives) - {parcel.peer for parcel in self._receives if not self._whole(parcel)}
+
+    def _whole(self, parcel: Parcel) -> bool:
+        if isinstance(parcel, Staged):
+            return parcel.ended and parcel.failure is None
+        return parcel.posted and all(id(request) in self._came for request in parcel.requests)
+
+    def pause(self, waited: float, left: float) -> None:
+        self.transport.engine.advance(but=self)
+        super().pause(waited, left)
+
+    def cancel(self) -> None:
+        words = [parcel.word for parcel in self._held if parcel.word is not None]
+        with self.transport.engine.lock:
+            for request in (*words, *(request for parcel in self._receives for request in parcel.requests)):
+                if not request.Test():  # which also tells of one that has landed already
+                    request.Cancel()
+                    request.Test()
+
+    def missing(self) -> tuple[list[int], list[int]]:
+        with self.transport.engine.lock:
+            unheard, untaken = (
+                {parcel.peer for parcel in parcels if not self._through(parcel)}
+                for parcels in (self._receives, self._sends)
+            )
+        return sorted(unheard), sorted(untaken)
+
+    @staticmethod
+    def _through(parcel: Parcel) -> bool:
+        if isinstance(parcel, Staged):
+            return parcel.ended
+        return parcel.posted and all(request.Test() for request in parcel.requests)
