@@ -140,9 +140,11 @@ class Engine(Lasting):
         return gone
 
     def isend(self, memory: object, line: Line) -> MPI.Request:
+        """Start sending `memory`; the caller holds the lock."""
         return self.comm.Isend([memory, self._byte], line.place, line.tag)
 
     def irecv(self, memory: object, line: Line) -> MPI.Request:
+        """Let `memory` be filled; the caller holds the lock."""
         return self.comm.Irecv([memory, self._byte], line.place, line.tag)
 
     def post(self, parcel: Parcel) -> None:

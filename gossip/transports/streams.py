@@ -49,6 +49,10 @@ class StreamedFlight(Flight):
     def wait(self, timeout: float | None = None) -> None:
         torch.cuda.current_stream().wait_event(self.event)
 
+    def note_heard(self) -> None:
+        if self.done():
+            super().note_heard()
+
     def missing(self) -> tuple[list[int], list[int]]:
         return sorted(self.receives), sorted(self.sends)
 
