@@ -15,7 +15,7 @@ import gossip
 from gossip import World
 from topologies import exponential
 
-from .training import TASKS
+from .training import TASKS, Task
 
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 """Calls in which a host waits for a GPU. A copy that does so calls the first of them."""
@@ -31,6 +31,7 @@ def compare(world: World, name: str, wire: str | None, windows: int, steps: int)
     """
     task = TASKS[name](world.device, world.rank)
     bare = task.optimizer
+    peaks = {"bare": _peak(task)}
     osgp = gossip.GossipOptimizer(
         bare, gossip.PushSum(world, exponential(world.size), overlap=1, wire=wire), module=task.network
     )
@@ -39,12 +40,11 @@ def compare(world: World, name: str, wire: str | None, windows: int, steps: int)
         task.passes()
         step()
 
+    torch.cuda.reset_peak_memory_stats()
     took: dict[str, list[float]] = {"bare": [], "osgp": []}
-    peaks: dict[str, int] = {}
     methods: dict[str, Callable[[], object]] = {"bare": bare.step, "osgp": osgp.step}
     for window in range(-1, windows):
         for method in ("bare", "osgp") if window % 2 else ("osgp", "bare"):
-            torch.cuda.reset_peak_memory_stats()
             world.barrier()
             train(methods[method])
             torch.cuda.synchronize()
@@ -54,11 +54,12 @@ def compare(world: World, name: str, wire: str | None, windows: int, steps: int)
             torch.cuda.synchronize()
             if window >= 0:
                 took[method].append((time.perf_counter() - began) / steps)
-                peaks[method] = torch.cuda.max_memory_allocated()
             osgp.settle()
             torch.cuda.synchronize()
+    peaks["osgp"] = torch.cuda.max_memory_allocated()
+    run = osgp.stats.run
+    sent, exposed = run.bytes_sent / run.rounds_landed, run.seconds_exposed / run.rounds_landed
     waits = _waits(lambda: train(osgp.step), osgp) - _waits(lambda: train(bare.step), osgp)
-    last = osgp.stats.last
     nbytes = sum(parameter.nbytes for parameter in task.network.parameters())
     return {
         "model": name,
@@ -68,12 +69,21 @@ def compare(world: World, name: str, wire: str | None, windows: int, steps: int)
         "osgp": float(np.median(took["osgp"])),
         "ratio": float(np.median(np.divide(took["osgp"], took["bare"]))),
         "windows": {method: [round(second, 6) for second in seconds] for method, seconds in took.items()},
-        "sent": last.bytes_sent,
-        "exposed_by_host": last.seconds_exposed,
+        "sent": sent,
+        "exposed_by_host": exposed,
         "waits": dict(waits),
         "memory_in_models": (peaks["osgp"] - peaks["bare"]) / nbytes,
         "pinned_in_models": _pinned() / nbytes,
     }
+
+
+def _peak(task: Task) -> int:
+    """Bytes of the GPU at the most, in a bare step once the optimizer has its state."""
+    for _ in range(2):
+        torch.cuda.reset_peak_memory_stats()
+        task.passes()
+        task.optimizer.step()
+    return torch.cuda.max_memory_allocated()
 
 
 def _waits(step: Callable[[], object], osgp: gossip.GossipOptimizer) -> Counter[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-IMAGES, TEXTS = 64, 16
+IMAGES, TEXTS = 256, 16
 """A batch of one rank."""
 
 
