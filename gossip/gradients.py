@@ -67,12 +67,13 @@ class GradientAverage:
                 number += 1
         if not skip:
             self._mass.look(self._room, "the gradient of")
-        # What is on a GPU is summed by itself, so that no host waits for a device to hear who has a gradient.
+        # What is on a GPU is summed by itself, so that no host waits for a device to hear who has a gradient. One after
+        # the other: two sums on one channel would take each other's messages.
         apart = [room for room in self._room if room.is_cuda]
         beside = [room for room in self._room if not room.is_cuda]
-        flights = [self._channel.sum(tensors) for tensors in (apart, [*beside, present]) if tensors]
-        for flight in flights:
-            self._mass.stats.wait(flight)
+        for tensors in (apart, [*beside, present]):
+            if tensors:
+                self._mass.stats.wait(self._channel.sum(tensors))
         return present.tolist()
 
 
