@@ -62,7 +62,7 @@ def test_at_any_message(method: str, seed: int) -> None:
     checked(outcome, set(range(size)) - died)
 
 
-@pytest.mark.parametrize("method", ["slowmo", "staged/overlap 2"])
+@pytest.mark.parametrize("method", ["slowmo", pytest.param("staged/overlap 2", marks=pytest.mark.slow)])
 def test_mpirun(method: str, tmp_path: Path) -> None:
     """Real processes, SIGKILL at any moment: one of them rank 0, two at once."""
     plans = ["2@0.3s", "0@0.6s", "3@0.6s"]

@@ -313,14 +313,17 @@ def test_training_past_a_straggler(landing: str, overlap: int) -> None:
     assert np.abs(mean - targets.mean(axis=0)).max() < 0.3
 
 
+MPIS = ("mpi", "mpi/far", "mpi/staged")
+
+
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory: pytest.TempPathFactory) -> list[spawn.Saved]:
     """Four processes, over every transport, that come to an end."""
-    return spawn.mpirun(4, "workers.landing", tmp_path_factory.mktemp("landing"), "mpi", "mpi/far", "gloo")
+    return spawn.mpirun(4, "workers.landing", tmp_path_factory.mktemp("landing"), *MPIS, "gloo")
 
 
 @pytest.mark.parametrize("landing", ["any", "early"])
-@pytest.mark.parametrize("transport", ["mpi", "mpi/far", "gloo"])
+@pytest.mark.parametrize("transport", [*MPIS, "gloo"])
 def test_mpirun(transport: str, landing: str, launched: list[spawn.Saved]) -> None:
     """Past a process that stands still; then on from a checkpoint, with "any" for as long as each likes."""
     start = np.stack([start_of(rank) for rank in range(4)])
@@ -332,7 +335,7 @@ def test_mpirun(transport: str, landing: str, launched: list[spawn.Saved]) -> No
         conserved(ranks, start)
 
 
-@pytest.mark.parametrize("transport", ["mpi", "mpi/far", "gloo"])
+@pytest.mark.parametrize("transport", [*MPIS, "gloo"])
 @pytest.mark.parametrize(("overlap", "wire"), IN_PARTS)
 def test_messages_in_parts_under_mpirun(transport: str, overlap: int, wire: str, launched: list[spawn.Saved]) -> None:
     """Two ranks that carry each message together end in the bits of two that carry one each."""

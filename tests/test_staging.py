@@ -264,6 +264,17 @@ def test_mpirun_on_a_device(tmp_path: Path) -> None:
     assert outcome.code == 0, outcome.output[-4000:]
 
 
+def test_an_optimizer_tells_how_its_parameters_travel() -> None:
+    """Nothing where nobody shares them."""
+
+    def run(world: gossip.World) -> list[str]:
+        averagers = (gossip.ExactAverage(world), gossip.NoAverage())
+        sgds = [torch.optim.SGD([torch.zeros(3, requires_grad=True)], lr=0.1) for _ in averagers]
+        return [gossip.GossipOptimizer(sgd, way).stats.route for sgd, way in zip(sgds, averagers, strict=True)]
+
+    assert testing.run(2, run) == [["host", ""]] * 2
+
+
 def test_the_steps_of_a_sum_run_on_the_stream_of_who_asked_for_it() -> None:
     """Whichever thread takes them."""
 

@@ -43,8 +43,9 @@ def test_memory_sub_worlds(hosts: Sequence[str]) -> None:
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_mpirun(size: int) -> None:
-    """MPI and Gloo one after another in the same processes."""
-    ended(spawn.run_mpirun(size, ["-m", "workers.contract", "mpi", "mpi/far", "gloo"], timeout=90))
+    """MPI, also with what the tests take for a device's memory, and Gloo one after another in the same processes."""
+    runs = ["mpi", "mpi/far", "mpi/staged", "mpi/direct", "gloo"]
+    ended(spawn.run_mpirun(size, ["-m", "workers.contract", *runs], timeout=90))
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, parcels.EAGER, parcels.EAGER + 1, 5 * parcels.EAGER, 40 * parcels.EAGER - 1])

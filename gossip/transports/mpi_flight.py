@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import PeerDied, PeerLost
 from .flight import Batch, Flight
-from .parcels import NOTHING, Line, Parcel, Receive, Send, pieces
+from .parcels import Line, Parcel, Receive, Send, pieces
 from .staging import Staged
 
 if TYPE_CHECKING:
@@ -72,8 +72,7 @@ class MpiFlight(Flight):
                 self._sends.append(route.send(peer, line, tensor, marks[route]))
             else:
                 memory = pieces(tensor, eager[peer])
-                word = engine.irecv(NOTHING, Line(True, line.place, tag + 1)) if asking and len(memory) > 1 else None
-                self._sends.append(Send(peer, line, memory, word=word))
+                self._sends.append(Send(peer, line, memory, asks=asking and len(memory) > 1))
         self._held = [*self._receives, *self._sends]
         if marks:
             self._aboard = [parcel for parcel in self._held if isinstance(parcel, Staged)]

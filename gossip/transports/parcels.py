@@ -66,12 +66,12 @@ class Parcel(ABC):
 
     staged = False
 
-    def __init__(self, peer: int, line: Line, word: MPI.Request | None = None) -> None:
+    def __init__(self, peer: int, line: Line) -> None:
         self.peer = peer
         self.line = line
         self.posted = False
         self.requests: list[MPI.Request] = []
-        self.word = word
+        self.word: MPI.Request | None = None
 
     @abstractmethod
     def post(self, wire: Wire) -> bool:
@@ -84,20 +84,17 @@ def at_once() -> bool:
 
 
 class Send(Parcel):
-    """Leaves as it lies in memory, when `ready` says so and, where it asks, a word has come that there is room."""
+    """Leaves as it lies in memory, when `ready` says so and, if it `asks`, a word has come that there is room."""
 
     def __init__(
-        self,
-        peer: int,
-        line: Line,
-        pieces: Sequence[object],
-        ready: Callable[[], bool] = at_once,
-        word: MPI.Request | None = None,
+        self, peer: int, line: Line, pieces: Sequence[object], ready: Callable[[], bool] = at_once, asks: bool = False
     ) -> None:
-        super().__init__(peer, line, word)
-        self._pieces, self._ready = pieces, ready
+        super().__init__(peer, line)
+        self._pieces, self._ready, self._asks = pieces, ready, asks
 
     def post(self, wire: Wire) -> bool:
+        if self._asks and self.word is None:
+            self.word = wire.irecv(NOTHING, Line(True, self.line.place, self.line.tag + 1))
         if not (self._ready() and (self.word is None or self.word.Test())):
             return False
         for piece in self._pieces:
@@ -120,7 +117,7 @@ class Receive(Parcel):
         for piece in self._pieces:
             self.requests.append(wire.irecv(piece, self.line))
         if self._says:
-            self.word = wire.isend(NOTHING, self.line._replace(tag=self.line.tag + 1))
+            self.word = wire.isend(NOTHING, Line(False, self.line.place, self.line.tag + 1))
         return True
 
 
