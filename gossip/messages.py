@@ -76,6 +76,9 @@ class Messages(Averager):
             sorted({peer for turn in turns for peer in turn.sends}),
             sorted({peer for turn in turns for peer in turn.receives}),
         )
+        if self._inside is not None and self._inside.size > 1:  # around which parts are handed on
+            r, m = self._inside.rank, self._inside.size
+            self._inside.introduce([(r + 1) % m], [(r - 1) % m])
 
     def _post_batch(self, sends: Batch, receives: Batch, subject: str, *, together: bool) -> Flight:
         if self._inside is None:

@@ -124,7 +124,7 @@ class DistributedTransport(Transport):
         # A group whose point-to-point and collectives share a communicator serialises them.
         self._sums = self._new_group() if name == "nccl" else self._group
         self._stream = torch.cuda.Stream(device, priority=-1) if name == "nccl" else None
-        self._watchdog = Watchdog()
+        self._watchdog = Watchdog(device)
         # By the number of the channel, and the peers of what only goes to some or only comes from some.
         self._waiters: defaultdict[tuple[int, tuple[tuple[int, ...], ...]], Waiter] = defaultdict(Waiter)
         self._counts: defaultdict[tuple[int, str, int], itertools.count[int]] = defaultdict(itertools.count)

@@ -88,7 +88,8 @@ def batches(operations: Sequence[Operation], most: int = MOST_BYTES) -> Iterator
 class Watchdog:
     """Ends the process when a batch on a GPU is older than the deadline: no host waits there that could notice."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._aloft: deque[tuple[StreamedFlight, float]] = deque()
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
@@ -101,6 +102,7 @@ class Watchdog:
             self._thread.start()
 
     def _run(self) -> None:
+        torch.cuda.set_device(self._device)  # a thread begins with the first, and would take memory there
         while not self._stopped.wait(0.5):
             while self._aloft and self._aloft[0][0].done():
                 self._aloft.popleft()
