@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from .agreement import Council, contents
-from .buckets import names, pack, refuse_unfit, shapes
+from .buckets import Bucket, names, pack, refuse_unfit, shapes
 from .errors import GossipError
 from .mass import Mass
+from .masters import masters_, origin, refuse_masters
+from .rounded import Rounded
 from .world import World
 
 CHECKED = (
@@ -25,19 +27,31 @@ class Parameters:
     Attributes:
         council: the ranks of all worlds met so far.
         initial: "broadcast" takes rank 0's values, "check" compares them.
+        masters: whether float32 masters take the places of 16-bit parameters.
+        rounded: those parameters, where there are masters.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, module: torch.nn.Module | None, mass: Mass, initial: str
+        self,
+        optimizer: torch.optim.Optimizer,
+        module: torch.nn.Module | None,
+        mass: Mass,
+        initial: str,
+        masters: bool = False,
     ) -> None:
         self.council = Council()
         self.initial = initial
+        self.masters = masters
+        self.rounded = Rounded()
         self._optimizer = optimizer
         self._module = module
         self._mass = mass
         self._names = names(optimizer, module)
         self._worlds: tuple[World, ...] = ()
+        self._places: list[Place] = []
         refuse_unfit(optimizer.param_groups, self._names)
+        if masters:
+            refuse_masters(optimizer, optimizer.param_groups, self._names)
 
     def __iter__(self) -> Iterator[torch.nn.Parameter]:
         return (parameter for group in self._optimizer.param_groups for parameter in group["params"])
@@ -61,7 +75,7 @@ class Parameters:
         mass = self._mass
         self._worlds = (*self._worlds, *worlds)
         if not mass.buckets:
-            mass.buckets = pack(self._optimizer.param_groups, self._names)
+            self._pack(0)
         mass.weight = mass.weight.to(weight_device(self._worlds))
         if self.initial == "broadcast":
             _broadcast(newcomers, mass.values)
@@ -82,6 +96,8 @@ class Parameters:
         called = names(self._optimizer, self._module) | self._names
         try:
             refuse_unfit(groups[first:], called, homes(self._worlds), self._mass.buckets)
+            if self.masters:
+                refuse_masters(self._optimizer, groups[first:], called)
             self.council.agree(shapes(groups, called))
             if self.initial == "check":
                 self.council.agree(contents(groups[first]["params"], called), CHECKED)
@@ -89,25 +105,51 @@ class Parameters:
             del groups[first]
             raise
         self._names = called
-        packed = pack(groups[first:], called, first)
-        self._mass.buckets.extend(packed)
+        packed = self._pack(first)
         if self.initial == "broadcast":
             _broadcast(self.council, [bucket.values for bucket in packed])
 
+    def _pack(self, first: int) -> list[Bucket]:
+        """Move the groups from number `first` on into buckets."""
+        groups, mass = self._optimizer.param_groups[first:], self._mass
+        if self.masters:
+            masters_(groups, self._names)
+        packed = pack(groups, self._names, first)
+        mass.buckets.extend(packed)
+        self.rounded.house(mass.buckets)
+        self._places = places(self._module, self)
+        return packed
+
     def check(self) -> None:
-        """Every parameter of the optimizer lives in a bucket.
+        """Every parameter of the optimizer lives in a bucket, and is the module's where there is one.
 
         Raises:
-            GossipError: one has left it, or another has joined the optimizer behind our back.
+            GossipError: one has left, or another has joined the optimizer behind our back.
         """
         for bucket in self._mass.buckets:
             bucket.check()
+        self.rounded.check()
+        if any(held.get(key) is not parameter for held, key, parameter in self._places):
+            self._find()
         known = sum(len(bucket.slots) for bucket in self._mass.buckets)
         if sum(len(group["params"]) for group in self._optimizer.param_groups) != known:
             raise GossipError(
                 f"the wrapped {type(self._optimizer).__name__} has other parameters than the {known} that are "
                 "averaged: call add_param_group of the wrapper, not of the optimizer inside"
             )
+
+    def _find(self) -> None:
+        """The module's parameters, some of which are not where they were: parametrised, or replaced."""
+        assert self._module is not None, "it has places"
+        left = {id(parameter) for parameter in self._module.parameters()}
+        for _, _, parameter in self._places:
+            if id(parameter) not in left:
+                raise GossipError(
+                    f"parameter {self._names[id(parameter)]} is the module's no longer: it was replaced (by "
+                    "fully_shard, FSDP, tensor parallelism or an assignment) after GossipOptimizer was made, so what "
+                    "trains now would not be averaged. Sharded parameters cannot be; make the optimizer after others"
+                )
+        self._places = places(self._module, self)
 
     def check_equal(self, buckets: Iterable[int], advice: str) -> None:
         """Compare the values of some buckets between all ranks.
@@ -117,6 +159,21 @@ class Parameters:
         """
         parameters = [slot.parameter for number in buckets for slot in self._mass.buckets[number].slots]
         self.council.agree(contents(parameters, self._names), advice)
+
+
+Place = tuple[dict[str, Any], str, torch.Tensor]
+"""A module's own dictionary of parameters, a name there, and the parameter."""
+
+
+def places(module: torch.nn.Module | None, parameters: Iterable[torch.Tensor]) -> list[Place]:
+    """Where `module` holds those of `parameters` that are its own, each place once."""
+    own = {id(origin(parameter)) for parameter in parameters}
+    return [
+        (part._parameters, key, parameter)
+        for part in (module.modules() if module is not None else ())
+        for key, parameter in part._parameters.items()
+        if parameter is not None and id(parameter) in own
+    ]
 
 
 def homes(worlds: Sequence[World]) -> list[torch.device]:
