@@ -62,12 +62,16 @@ def origin(parameter: torch.Tensor) -> torch.Tensor:
 
 
 def refuse_masters(
-    optimizer: torch.optim.Optimizer, groups: Iterable[Mapping[str, Any]], names: Mapping[int, str]
+    optimizer: torch.optim.Optimizer,
+    groups: Iterable[Mapping[str, Any]],
+    names: Mapping[int, str],
+    module: torch.nn.Module | None,
 ) -> None:
     """Look at every 16-bit parameter of `groups` before masters take their places in `optimizer`.
 
     Raises:
-        UsageError: this torch has no gradients of another dtype, or there is state that belongs to the parameters.
+        UsageError: this torch has no gradients of another dtype, DistributedDataParallel takes none, or there is state
+            that belongs to the parameters.
     """
     for parameter in (parameter for group in groups for parameter in group["params"]):
         if parameter.dtype not in NARROW:
@@ -76,6 +80,11 @@ def refuse_masters(
             raise UsageError(
                 f"masters=True needs float32 gradients of {parameter.dtype} parameters, which torch has from 2.10 on, "
                 f"and this is {torch.__version__}: install a newer one, or train a float32 model under torch.autocast"
+            )
+        if isinstance(module, torch.nn.parallel.DistributedDataParallel):
+            raise UsageError(
+                f"masters=True gives {parameter.dtype} parameter {names[id(parameter)]} a float32 gradient, which "
+                "DistributedDataParallel does not take: train the module inside, with gradients=world.node"
             )
         if optimizer.state.get(parameter):
             raise UsageError(

@@ -198,6 +198,8 @@ class GossipOptimizer(Wrapper):
             PeerLost: a connection broke, or a peer is in another round.
         """
         self.parameters.check()
+        if not self.steps and closure is None:
+            self.parameters.warn_untrained()
         with self.stats.step(self.steps):
             result = self._step(self.steps, closure)
             if self.parameters.rounded:

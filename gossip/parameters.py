@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -51,7 +52,7 @@ class Parameters:
         self._places: list[Place] = []
         refuse_unfit(optimizer.param_groups, self._names)
         if masters:
-            refuse_masters(optimizer, optimizer.param_groups, self._names)
+            refuse_masters(optimizer, optimizer.param_groups, self._names, module)
 
     def __iter__(self) -> Iterator[torch.nn.Parameter]:
         return (parameter for group in self._optimizer.param_groups for parameter in group["params"])
@@ -97,7 +98,7 @@ class Parameters:
         try:
             refuse_unfit(groups[first:], called, homes(self._worlds), self._mass.buckets)
             if self.masters:
-                refuse_masters(self._optimizer, groups[first:], called)
+                refuse_masters(self._optimizer, groups[first:], called, self._module)
             self.council.agree(shapes(groups, called))
             if self.initial == "check":
                 self.council.agree(contents(groups[first]["params"], called), CHECKED)
@@ -138,6 +139,16 @@ class Parameters:
                 "averaged: call add_param_group of the wrapper, not of the optimizer inside"
             )
 
+    def warn_untrained(self) -> None:
+        """In the first step: without a module nobody can tell a model that was replaced from one that has no data."""
+        if self._module is None and all(parameter.grad is None for parameter in self):
+            warnings.warn(
+                "no parameter of this optimizer has a gradient in its first step. Where this rank has no data yet all "
+                "is well; but if the model was sharded or its parameters replaced after GossipOptimizer was made (by "
+                "fully_shard, FSDP, tensor parallelism), what trains is not averaged: module=... makes that an error",
+                stacklevel=5,
+            )
+
     def _find(self) -> None:
         """The module's parameters, some of which are not where they were: parametrised, or replaced."""
         assert self._module is not None, "it has places"
@@ -145,9 +156,10 @@ class Parameters:
         for _, _, parameter in self._places:
             if id(parameter) not in left:
                 raise GossipError(
-                    f"parameter {self._names[id(parameter)]} is the module's no longer: it was replaced (by "
-                    "fully_shard, FSDP, tensor parallelism or an assignment) after GossipOptimizer was made, so what "
-                    "trains now would not be averaged. Sharded parameters cannot be; make the optimizer after others"
+                    f"parameter {self._names[id(parameter)]} is no longer the module's: it was replaced (by "
+                    "fully_shard, FSDP, tensor parallelism or an assignment) after GossipOptimizer was made, and what "
+                    "trains in its place would not be averaged. Sharded parameters cannot be averaged; make the "
+                    "optimizer after anything else that changes the model"
                 )
         self._places = places(self._module, self)
 
