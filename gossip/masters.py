@@ -1,4 +1,4 @@
-"""Float32 masters of 16-bit parameters: an update of 1/500 of a weight would be rounded away in bfloat16.
+"""Float32 masters of 16-bit parameters: in bfloat16 an update of less than 1/512 of a weight is lost.
 
     m <- update(m, g)      what the optimizer, gossip and checkpoints know, in float32
     p <- round(m)          what forward and backward compute with, in the model's own dtype

@@ -4,6 +4,7 @@ two hosts of two, and `... sharded` what sharding ends in.
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -22,19 +23,20 @@ from workers.masters import loss_of, model_of
 
 STEPS = 6
 HOSTS = ("a", "a", "b", "b")
+UNEVEN = topologies.from_matrix([[0.7, 0.4], [0.3, 0.6]])
+README = Path(__file__).parents[2] / "README.md"
 
 Averaged = Callable[[gossip.World, torch.nn.Module], tuple[torch.nn.Module, gossip.GossipOptimizer]]
 
 
 def osgp(world: gossip.World, model: torch.nn.Module, **options: Any) -> gossip.GossipOptimizer:
-    """Between the nodes, over a graph that gives away uneven shares."""
-    uneven = topologies.from_matrix([[0.7, 0.4], [0.3, 0.6]])
+    """Between the nodes."""
     sgd = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    return gossip.GossipOptimizer(sgd, gossip.PushSum(world.across, uneven, overlap=1), **options)
+    return gossip.GossipOptimizer(sgd, gossip.PushSum(world.across, UNEVEN, overlap=1), **options)
 
 
 def node_group(world: gossip.World) -> torch.distributed.ProcessGroup:
-    """As the README has it."""
+    """The ranks of this one's host."""
     hosts = [[rank for rank, host in enumerate(world.hosts) if host == name] for name in dict.fromkeys(world.hosts)]
     group, _ = torch.distributed.new_subgroups_by_enumeration(hosts)
     assert isinstance(group, torch.distributed.ProcessGroup)
@@ -46,8 +48,12 @@ def by_world(world: gossip.World, model: torch.nn.Module) -> tuple[torch.nn.Modu
 
 
 def ddp_first(world: gossip.World, model: torch.nn.Module) -> tuple[torch.nn.Module, gossip.GossipOptimizer]:
-    ddp = DistributedDataParallel(model, process_group=node_group(world))
-    return ddp, osgp(world, ddp, module=ddp)
+    """As the README has it."""
+    [code] = re.findall(r"```python\n([^`]*?new_subgroups[^`]*)```", README.read_text())
+    sgd = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    names = {"world": world, "model": model, "sgd": sgd, "graph_of_hosts": UNEVEN, "torch": torch, "gossip": gossip}
+    exec(code, names)
+    return names["model"], names["optimizer"]
 
 
 def optimizer_first(world: gossip.World, model: torch.nn.Module) -> tuple[torch.nn.Module, gossip.GossipOptimizer]:
