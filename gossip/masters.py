@@ -12,7 +12,7 @@ Source: Micikevicius et al., "Mixed precision training", ICLR 2018, arXiv 1710.0
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Container, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -66,16 +66,23 @@ def refuse_masters(
     groups: Iterable[Mapping[str, Any]],
     names: Mapping[int, str],
     module: torch.nn.Module | None,
+    narrow: Container[torch.dtype],
 ) -> None:
-    """Look at every 16-bit parameter of `groups` before masters take their places in `optimizer`.
+    """Look at every parameter of `groups` in one of the dtypes `narrow`, before masters take places in `optimizer`.
 
     Raises:
-        UsageError: this torch has no gradients of another dtype, DistributedDataParallel takes none, or there is state
-            that belongs to the parameters.
+        UsageError: this torch has no gradients of another dtype, DistributedDataParallel takes none, there is state
+            that belongs to the parameters, or one has a master already.
     """
-    for parameter in (parameter for group in groups for parameter in group["params"]):
-        if parameter.dtype not in NARROW:
+    known = {id(origin(parameter)) for parameter in _each(optimizer.param_groups) if isinstance(parameter, Master)}
+    for parameter in _each(groups):
+        if parameter.dtype not in narrow:
             continue
+        if id(parameter) in known:
+            raise UsageError(
+                f"parameter {names[id(parameter)]} is in another group of this {type(optimizer).__name__} already, by "
+                "its master: name each parameter once"
+            )
         if not hasattr(parameter, "grad_dtype"):
             raise UsageError(
                 f"masters=True needs float32 gradients of {parameter.dtype} parameters, which torch has from 2.10 on, "
@@ -94,8 +101,10 @@ def refuse_masters(
             )
 
 
-def masters_(groups: Iterable[Mapping[str, Any]], names: MutableMapping[int, str]) -> None:
-    """Put a master in the place of every 16-bit parameter of `groups`, under the same name.
+def masters_(
+    groups: Iterable[Mapping[str, Any]], names: MutableMapping[int, str], narrow: Container[torch.dtype] = NARROW
+) -> None:
+    """Put a master in the place of every parameter of `groups` in one of the dtypes `narrow`, under the same name.
 
     >>> layer = torch.nn.Linear(3, 2).to(torch.bfloat16)
     >>> sgd = torch.optim.SGD(layer.parameters(), lr=0.1)
@@ -106,6 +115,10 @@ def masters_(groups: Iterable[Mapping[str, Any]], names: MutableMapping[int, str
     """
     for group in groups:
         for place, parameter in enumerate(group["params"]):
-            if parameter.dtype in NARROW:
+            if parameter.dtype in narrow:
                 group["params"][place] = master = Master(parameter)
                 names[id(master)] = names[id(parameter)]
+
+
+def _each(groups: Iterable[Mapping[str, Any]]) -> Iterator[torch.nn.Parameter]:
+    return (parameter for group in groups for parameter in group["params"])

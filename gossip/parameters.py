@@ -12,7 +12,7 @@ from .agreement import Council, contents
 from .buckets import Bucket, names, pack, refuse_unfit, shapes
 from .errors import GossipError
 from .mass import Mass
-from .masters import masters_, origin, refuse_masters
+from .masters import NARROW, masters_, origin, refuse_masters
 from .rounded import Rounded
 from .world import World
 
@@ -28,8 +28,7 @@ class Parameters:
     Attributes:
         council: the ranks of all worlds met so far.
         initial: "broadcast" takes rank 0's values, "check" compares them.
-        masters: whether float32 masters take the places of 16-bit parameters.
-        rounded: those parameters, where there are masters.
+        rounded: 16-bit parameters, where float32 masters take their places.
     """
 
     def __init__(
@@ -42,8 +41,8 @@ class Parameters:
     ) -> None:
         self.council = Council()
         self.initial = initial
-        self.masters = masters
         self.rounded = Rounded()
+        self._narrow = NARROW if masters else ()
         self._optimizer = optimizer
         self._module = module
         self._mass = mass
@@ -51,8 +50,7 @@ class Parameters:
         self._worlds: tuple[World, ...] = ()
         self._places: list[Place] = []
         refuse_unfit(optimizer.param_groups, self._names)
-        if masters:
-            refuse_masters(optimizer, optimizer.param_groups, self._names, module)
+        refuse_masters(optimizer, optimizer.param_groups, self._names, module, self._narrow)
 
     def __iter__(self) -> Iterator[torch.nn.Parameter]:
         return (parameter for group in self._optimizer.param_groups for parameter in group["params"])
@@ -97,8 +95,7 @@ class Parameters:
         called = names(self._optimizer, self._module) | self._names
         try:
             refuse_unfit(groups[first:], called, homes(self._worlds), self._mass.buckets)
-            if self.masters:
-                refuse_masters(self._optimizer, groups[first:], called, self._module)
+            refuse_masters(self._optimizer, groups[first:], called, self._module, self._narrow)
             self.council.agree(shapes(groups, called))
             if self.initial == "check":
                 self.council.agree(contents(groups[first]["params"], called), CHECKED)
@@ -113,8 +110,7 @@ class Parameters:
     def _pack(self, first: int) -> list[Bucket]:
         """Move the groups from number `first` on into buckets."""
         groups, mass = self._optimizer.param_groups[first:], self._mass
-        if self.masters:
-            masters_(groups, self._names)
+        masters_(groups, self._names, self._narrow)
         packed = pack(groups, self._names, first)
         mass.buckets.extend(packed)
         self.rounded.house(mass.buckets)

@@ -13,7 +13,7 @@ import pytest
 import spawn
 import torch
 from torch.optim.optimizer import _foreach_supported_types
-from workers.masters import STEPS, Mixed, loss_of, model_of, simulated, start, train, trained
+from workers.masters import OTHERS, STEPS, Mixed, loss_of, model_of, simulated, start, train, trained
 
 import gossip
 from gossip import checkpoint, testing
@@ -75,6 +75,17 @@ def test_a_float32_run_with_rounded_weights(dtype: torch.dtype, base: str, overl
     options: dict[str, Any] = {"overlap": overlap, "wire": wire}
     ours = testing.run(3, lambda world: trained(world, dtype, BASES[base], **options))
     theirs = testing.run(3, lambda world: simulated(world, dtype, BASES[base], **options))
+    for one, other in zip(ours, theirs, strict=True):
+        assert all(map(torch.equal, one, other))
+
+
+@pytest.mark.parametrize("around", OTHERS)
+def test_whatever_stands_around(around: str) -> None:
+    """The same law; the runs of masters and of float32 parameters differ in nothing but the rounded weights."""
+    ours, theirs = (
+        testing.run(3, lambda world, r=r: r(world, torch.bfloat16, BASES["adamw"], OTHERS[around]))
+        for r in (trained, simulated)
+    )
     for one, other in zip(ours, theirs, strict=True):
         assert all(map(torch.equal, one, other))
 
@@ -385,6 +396,10 @@ def test_refusals() -> None:
         with pytest.raises(gossip.UsageError, match=f"{name} has state of parameter 'weight' .* before the first step"):
             gossip.GossipOptimizer(base, gossip.NoAverage(), masters=True, module=model[0])
         assert all(map(torch.Tensor.is_set_to, masters_of(base), model.parameters()))  # nothing was changed
+    optimizer = alone(model)
+    with pytest.raises(gossip.UsageError, match="parameter 0 of group 0 is in another group of this SGD already"):
+        optimizer.add_param_group({"params": [model[0].weight]})
+    assert len(optimizer.param_groups) == 1
     with pytest.raises(gossip.UsageError, match=r"state has masters of 0 elements, and this model's are of \d+"):
         alone(model_of(torch.bfloat16)).load_state_dict(alone(model_of(torch.float32)).state_dict())
 

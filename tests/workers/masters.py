@@ -63,6 +63,12 @@ def loss_of(model: torch.nn.Module, rank: int, step: int) -> torch.Tensor:
     return (model(x.to(next(model.parameters()).dtype)).float() - y).square().mean()
 
 
+def irregular(world: gossip.World, overlap: int, wire: str | None = None) -> gossip.PushSum:
+    """With weights that are not 1."""
+    graph = topologies.from_networkx(oracle.random_digraphs(world.size, 3, 8))
+    return gossip.PushSum(world, graph, overlap=overlap, wire=wire)
+
+
 def start(
     world: gossip.World,
     base: torch.optim.Optimizer,
@@ -73,11 +79,31 @@ def start(
 ) -> slowmo.SlowMo:
     """SlowMo over push-sum with weights that are not 1; over the nodes, where gradients are averaged inside."""
     among = world.across if averaged == "node" else world
-    graph = topologies.from_networkx(oracle.random_digraphs(among.size, 3, 8))
-    push_sum = gossip.PushSum(among, graph, overlap=overlap, wire=wire)
     gradients = {None: None, "node": world.node, "world": world}[averaged]
-    optimizer = gossip.GossipOptimizer(base, push_sum, gradients=gradients, **options)
+    optimizer = gossip.GossipOptimizer(base, irregular(among, overlap, wire), gradients=gradients, **options)
     return slowmo.SlowMo(optimizer, gossip.ExactAverage(among), period=4, momentum=0.5)
+
+
+Start = Callable[..., Any]
+
+OTHERS: dict[str, Start] = {
+    "sharded": lambda world, base, **options: slowmo.ShardedSlowMo(
+        gossip.GossipOptimizer(base, irregular(world, 1), **options), world, period=4
+    ),
+    "streaming": lambda world, base, **options: slowmo.StreamingSlowMo(
+        gossip.GossipOptimizer(base, gossip.NoAverage(), **options), world, period=4, shards=3, delay=2
+    ),
+    "gossip-pga, int8": lambda world, base, **options: gossip.GossipOptimizer(
+        base, gossip.Chain(irregular(world, 1, "int8"), gossip.Every(3, gossip.ExactAverage(world))), **options
+    ),
+    "overlap 2, buffers averaged": lambda world, base, **options: slowmo.SlowMo(
+        gossip.GossipOptimizer(base, irregular(world, 2), **options),
+        gossip.ExactAverage(world),
+        period=4,
+        buffers="average",
+    ),
+}
+"""What else may stand around masters and knows nothing of them."""
 
 
 def rounded(model: torch.nn.Module, masters: list[torch.Tensor]) -> None:
@@ -106,13 +132,17 @@ def train(
     return [parameter.detach().clone() for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def trained(world: gossip.World, dtype: torch.dtype, base: Base, **options: Any) -> list[torch.Tensor]:
+def trained(
+    world: gossip.World, dtype: torch.dtype, base: Base, start: Start = start, **options: Any
+) -> list[torch.Tensor]:
     """With masters."""
     model = model_of(dtype, world.rank)
     return train(world, model, start(world, base(model.parameters()), masters=True, **options))
 
 
-def simulated(world: gossip.World, dtype: torch.dtype, base: Base, **options: Any) -> list[torch.Tensor]:
+def simulated(
+    world: gossip.World, dtype: torch.dtype, base: Base, start: Start = start, **options: Any
+) -> list[torch.Tensor]:
     """A float32 run without masters whose gradients come from a model of rounded weights."""
     model, masters = model_of(dtype, world.rank), model_of(dtype, world.rank).float()
     optimizer = start(world, base(masters.parameters()), **options)
