@@ -342,7 +342,7 @@ class GossipOptimizer(Wrapper):
         self.persist(self.averager.forget)
         self.mass.forget()
         self.steps = 0
-        self.parameters.rounded.load({} if saved is None else saved.get("masters", {}))
+        self.parameters.rounded.restore_({} if saved is None else saved.get("masters", {}))
         if saved is None:
             return
         self.averager.load_state_dict(saved["averager"])

@@ -81,7 +81,7 @@ class Rounded:
             )
 
     @torch.no_grad()
-    def load(self, saved: Mapping[int, torch.Tensor]) -> None:
+    def restore_(self, saved: Mapping[int, torch.Tensor]) -> None:
         """Go on from there, with nothing in flight."""
         for number, values in saved.items():
             self.twins[number][0].values.copy_(values)

@@ -16,6 +16,7 @@ from torch.optim.optimizer import _foreach_supported_types
 from workers.masters import OTHERS, STEPS, Mixed, loss_of, model_of, simulated, start, train, trained
 
 import gossip
+import slowmo
 from gossip import checkpoint, testing
 from gossip.masters import Master, origin
 
@@ -300,6 +301,25 @@ def test_what_is_written_before_the_first_step_counts() -> None:
         assert torch.equal(optimizer.anchors[0][: model[0].weight.numel()], model[0].weight.detach().float().flatten())
 
     testing.run(2, run)
+
+
+@pytest.mark.parametrize("then", ["settle", "wrap", "save", "load"])
+def test_what_is_written_counts_whatever_is_called_next(then: str) -> None:
+    model, loaded = model_of(torch.bfloat16), model_of(torch.bfloat16, 9)
+    optimizer = alone(model)
+    plain = BASES["sgd"](model_of(torch.bfloat16).parameters()).state_dict()
+    model.load_state_dict(loaded.state_dict())
+    if then == "settle":
+        optimizer.settle()
+    elif then == "wrap":
+        slowmo.SlowMo(optimizer, gossip.NoAverage())
+    elif then == "save":
+        saved = optimizer.state_dict()["gossip"]["masters"][0]
+        assert torch.equal(saved[: model[0].weight.numel()], loaded[0].weight.detach().float().flatten())
+    else:
+        optimizer.load_state_dict(plain)
+    assert all(map(torch.equal, model.parameters(), loaded.parameters()))
+    agree(model, optimizer)
 
 
 def test_a_master_stays_where_only_its_neighbour_was_written() -> None:
