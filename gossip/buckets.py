@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from .errors import GossipError, UsageError
+from .masters import origin
 
 Groups = Sequence[Mapping[str, Iterable[torch.nn.Parameter]]]
 """Parameter groups, as torch optimizers hold them."""
@@ -30,10 +31,18 @@ class Slot:
     stop: int
     address: int
 
+    def astray(self) -> str:
+        """What to say when it does not live there any more."""
+        return (
+            f"parameter {self.name} has left its bucket: it was moved or replaced (by .to(), .double(), FSDP or an "
+            "assignment to .data) after GossipOptimizer was made, so it would train without being averaged. Move the "
+            "model first and make the optimizer afterwards"
+        )
+
 
 @dataclass
 class Bucket:
-    """Parameters of one dtype and device, one after another.
+    """Parameters of one dtype and device, or masters of such, one after another.
 
     Attributes:
         values: the flat tensor, of shape (elements,), that every parameter is a view of.
@@ -67,11 +76,7 @@ class Bucket:
         """
         for slot in self.slots:
             if slot.parameter.data_ptr() != slot.address:
-                raise GossipError(
-                    f"parameter {slot.name} has left its bucket: it was moved or replaced (by .to(), .double() "
-                    "or an assignment to .data) after GossipOptimizer was made, so it "
-                    "would train without being averaged. Move the model first and make the optimizer afterwards"
-                )
+                raise GossipError(slot.astray())
 
 
 def names(optimizer: torch.optim.Optimizer, module: torch.nn.Module | None) -> dict[int, str]:
@@ -89,7 +94,7 @@ def names(optimizer: torch.optim.Optimizer, module: torch.nn.Module | None) -> d
 def shapes(groups: Groups, names: Mapping[int, str]) -> list[str]:
     """One line for each parameter, for ranks to compare."""
     return [
-        f"parameter {names[id(parameter)]} of shape {tuple(parameter.shape)}, {parameter.dtype}, on a "
+        f"parameter {names[id(parameter)]} of shape {tuple(parameter.shape)}, {origin(parameter).dtype}, on a "
         f"{parameter.device.type} device, group {number}"
         for number, group in enumerate(groups)
         for parameter in group["params"]
@@ -118,8 +123,8 @@ def pack(groups: Groups, names: Mapping[int, str], first: int = 0) -> list[Bucke
     members = [(number, parameter) for number, group in enumerate(groups, start=first) for parameter in group["params"]]
     kinds: dict[tuple[torch.dtype, torch.device], list[tuple[int, torch.nn.Parameter]]] = {}
     for number, parameter in members:
-        kinds.setdefault((parameter.dtype, parameter.device), []).append((number, parameter))
-    return [_bucket(kind, parameters, names) for kind, parameters in kinds.items()]
+        kinds.setdefault((origin(parameter).dtype, parameter.device), []).append((number, parameter))
+    return [_bucket(dtype, parameters, names) for (dtype, _), parameters in kinds.items()]
 
 
 def refuse_unfit(
@@ -144,10 +149,12 @@ def refuse_unfit(
                 f"parameter {name} is {parameter.dtype} with layout {parameter.layout}: only dense floating-point "
                 "parameters can be averaged; leave it out of this optimizer"
             )
-        if type(parameter.data) is not torch.Tensor:
+        flattened = getattr(parameter, "_fsdp_flattened", False)  # FSDP's own mark, on parameters of a plain type
+        if flattened or type(parameter.data) is not torch.Tensor:
             raise UsageError(
-                f"parameter {name} is a {type(parameter.data).__name__}, whose memory is not its own to move (sharded "
-                "or wrapped by FSDP or another subclass): gossip needs plain parameters"
+                f"parameter {name} is a {'shard of FSDP' if flattened else type(parameter.data).__name__}, whose "
+                "memory is not its own to move (sharded or wrapped by FSDP or another subclass): gossip needs plain "
+                "parameters, such as those of DistributedDataParallel"
             )
         for home in homes:
             if parameter.device != home:
@@ -173,14 +180,13 @@ def _span(tensor: torch.Tensor) -> tuple[int, int]:
 
 
 def _bucket(
-    kind: tuple[torch.dtype, torch.device], parameters: list[tuple[int, torch.nn.Parameter]], names: Mapping[int, str]
+    narrowest: torch.dtype, parameters: list[tuple[int, torch.nn.Parameter]], names: Mapping[int, str]
 ) -> Bucket:
-    dtype, device = kind
-    step = max(1, ALIGNMENT // dtype.itemsize)
+    step = max(1, ALIGNMENT // narrowest.itemsize)
     starts = [0]
     for _, parameter in parameters:
         starts.append(starts[-1] + -(-parameter.numel() // step) * step)
-    bucket = Bucket(torch.zeros(starts[-1], dtype=dtype, device=device))
+    bucket = Bucket(parameters[0][1].detach().new_zeros(starts[-1]))
     for start, (number, parameter) in zip(starts, parameters, strict=False):
         stop = start + parameter.numel()
         home = bucket.values[start:stop].as_strided(

@@ -63,6 +63,11 @@ class GossipOptimizer(Wrapper):
             the rank and the parameter where one is not finite; a pass over them, and over NCCL a wait for the device.
         checksum: every message of gossip carries a CRC-32 of its values, compared before they are merged; not over
             NCCL. All ranks alike.
+        masters: parameters in bfloat16 or float16 get float32 masters, which the wrapped optimizer updates (its
+            `param_groups` hold them), and which are averaged, sent and saved; the parameters are the masters, rounded,
+            whenever `step()` or another call of ours returns. Gradients are float32 and shared, so that clipping,
+            scaling and `zero_grad` may act on either. A parameter that is written by hand before the first step, after
+            `settle()`, or in place at any time is taken over. See `gossip.masters`.
         trace: a folder into which each rank writes its timeline, rank-0.json and so on, for Perfetto; without it the
             variable GOSSIP_TRACE, and without that nothing is written. `python -m gossip.trace` joins the ranks. An
             optimizer that averages with nobody has no rank to write for.
@@ -93,6 +98,7 @@ class GossipOptimizer(Wrapper):
         on_failure: str = "raise",
         check_finite: bool = False,
         checksum: bool = False,
+        masters: bool = False,
         trace: str | os.PathLike[str] | None = None,
     ) -> None:
         if isinstance(optimizer, Wrapper):
@@ -127,7 +133,8 @@ class GossipOptimizer(Wrapper):
         self.stats = Stats()
         self.mass = Mass(self.stats)
         self.mass.checks_finite, self.mass.checksums = check_finite, checksum
-        self.parameters = Parameters(optimizer, module, self.mass, initial)
+        self.parameters = Parameters(optimizer, module, self.mass, initial, masters)
+        self.register_step_pre_hook(self._take)  # the first, so that SlowMo's anchor comes after it
         self._averagers: list[Averager] = []
         self._survivor: Survivor | None = None
         self._trace = os.environ.get(VARIABLE) if trace is None else trace
@@ -136,6 +143,7 @@ class GossipOptimizer(Wrapper):
             f"optimizer {type(optimizer).__name__} with {module_buffers=}, {initial=}, {on_failure=}, "
             f"gradients {f'over {gradients.size} ranks' if gradients else 'of each rank'}"
             + (", checksum=True" if checksum else "")
+            + (", masters=True" if masters else "")
         )
         self.attach(averager, 1, options, [gradients] if gradients is not None else [])
         if module is not None and module_buffers == "average":
@@ -166,6 +174,7 @@ class GossipOptimizer(Wrapper):
         self.parameters.share(newcomers, worlds)
         if routes := {world.base.route(values) for world in worlds for values in self.mass.values}:
             self.stats.route = " and ".join(sorted(routes))
+        self.parameters.rounded.write_()
         if self.on_failure == "shrink" and worlds and self._survivor is None:
             self._survivor = Survivor(self.mass, self._averagers, worlds[0].channel())
         if self.stats.timeline is not None and newcomers.places():
@@ -196,11 +205,24 @@ class GossipOptimizer(Wrapper):
         """
         refuse_captured()
         self.parameters.check()
+        if not self.steps and closure is None:
+            self.parameters.warn_untrained()
         with self.stats.step(self.steps):
-            return self._step(self.steps, closure)
+            result = self._step(self.steps, closure)
+            if self.parameters.rounded:
+                with self.stats.span("masters"):
+                    self.parameters.rounded.write_(free=False)
+            return result
+
+    def _take(self, *_: object) -> None:
+        """What was written into the model by hand, into its masters."""
+        if self.parameters.rounded.written():
+            self.persist(self.mass.quiet)
+            self.parameters.rounded.take_()
 
     def _step(self, step: int, closure: Callable[[], Loss] | None) -> Loss | None:
         span = self.stats.span
+        closure = None if closure is None else self.parameters.rounded.before(closure)
         if closure is not None and not self._compares:
             with span("compute"):
                 closure = Evaluated(closure, None if self._alone else type(self.optimizer).__name__)
@@ -266,11 +288,13 @@ class GossipOptimizer(Wrapper):
         With on_failure="shrink" nobody leaves it before all have landed everything: whoever noticed a death afterwards
         would find nobody to meet.
         """
+        self._take()
         with self.stats.span("settle"):
             if self._survivor is None:
                 self.mass.settle()
             else:
                 self._survivor.carrier.together(self.mass.settle)
+        self.parameters.rounded.write_()
         self._note_weight()
         if self.stats.timeline is not None:
             self.stats.timeline.write()
@@ -284,11 +308,13 @@ class GossipOptimizer(Wrapper):
         """
         self.settle()
         self.parameters.grow(param_group)
+        self.parameters.rounded.write_()
         for averager in self._averagers:
             averager.rebind()
 
     def state_dict(self) -> dict[str, Any]:
         """The wrapped optimizer's two keys and "gossip". Waits for what is on its way and alters nothing."""
+        self._take()
         return {
             **self.optimizer.state_dict(),
             "gossip": {
@@ -301,6 +327,7 @@ class GossipOptimizer(Wrapper):
                 "balanced": self.mass.balanced,
                 "equal": self.mass.equal,
                 "averager": self.persist(self.averager.state_dict),
+                "masters": self.parameters.rounded.masters(),
                 "lost": sorted(self._survivor.carrier.lost) if self._survivor is not None else [],
             },
         }
@@ -317,10 +344,12 @@ class GossipOptimizer(Wrapper):
         saved = state_dict.get("gossip")
         if saved is not None:
             self._refuse_foreign(saved)
+        self._take()
         self.optimizer.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
         self.persist(self.averager.forget)
         self.mass.forget()
         self.steps = 0
+        self.parameters.rounded.restore_({} if saved is None else saved.get("masters", {}))
         if saved is None:
             return
         self.averager.load_state_dict(saved["averager"])
@@ -330,6 +359,7 @@ class GossipOptimizer(Wrapper):
         self.mass.whole, self.mass.balanced, self.mass.equal = saved["whole"], saved["balanced"], saved["equal"]
 
     def _refuse_foreign(self, saved: dict[str, Any]) -> None:
+        self.parameters.rounded.refuse_foreign(saved.get("masters", {}))
         if saved["places"] != self.parameters.council.places():
             theirs, ours = (
                 " and ".join(f"rank {rank} of {size}" for rank, size in places) or "a rank by itself"

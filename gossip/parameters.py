@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from .agreement import Council, contents
-from .buckets import names, pack, refuse_unfit, shapes
+from .buckets import Bucket, names, pack, refuse_unfit, shapes
 from .errors import GossipError
 from .mass import Mass
+from .masters import NARROW, masters_, origin, refuse_masters
+from .rounded import Rounded
 from .world import World
 
 CHECKED = (
@@ -25,19 +28,29 @@ class Parameters:
     Attributes:
         council: the ranks of all worlds met so far.
         initial: "broadcast" takes rank 0's values, "check" compares them.
+        rounded: 16-bit parameters, where float32 masters take their places.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, module: torch.nn.Module | None, mass: Mass, initial: str
+        self,
+        optimizer: torch.optim.Optimizer,
+        module: torch.nn.Module | None,
+        mass: Mass,
+        initial: str,
+        masters: bool = False,
     ) -> None:
         self.council = Council()
         self.initial = initial
+        self.rounded = Rounded()
+        self._narrow = NARROW if masters else ()
         self._optimizer = optimizer
         self._module = module
         self._mass = mass
         self._names = names(optimizer, module)
         self._worlds: tuple[World, ...] = ()
+        self._places: list[Place] = []
         refuse_unfit(optimizer.param_groups, self._names)
+        refuse_masters(optimizer, optimizer.param_groups, self._names, module, self._narrow)
 
     def __iter__(self) -> Iterator[torch.nn.Parameter]:
         return (parameter for group in self._optimizer.param_groups for parameter in group["params"])
@@ -61,7 +74,7 @@ class Parameters:
         mass = self._mass
         self._worlds = (*self._worlds, *worlds)
         if not mass.buckets:
-            mass.buckets = pack(self._optimizer.param_groups, self._names)
+            self._pack(0)
         mass.weight = mass.weight.to(weight_device(self._worlds))
         if self.initial == "broadcast":
             _broadcast(newcomers, mass.values)
@@ -82,6 +95,7 @@ class Parameters:
         called = names(self._optimizer, self._module) | self._names
         try:
             refuse_unfit(groups[first:], called, homes(self._worlds), self._mass.buckets)
+            refuse_masters(self._optimizer, groups[first:], called, self._module, self._narrow)
             self.council.agree(shapes(groups, called))
             if self.initial == "check":
                 self.council.agree(contents(groups[first]["params"], called), CHECKED)
@@ -89,25 +103,61 @@ class Parameters:
             del groups[first]
             raise
         self._names = called
-        packed = pack(groups[first:], called, first)
-        self._mass.buckets.extend(packed)
+        packed = self._pack(first)
         if self.initial == "broadcast":
             _broadcast(self.council, [bucket.values for bucket in packed])
 
+    def _pack(self, first: int) -> list[Bucket]:
+        """Move the groups from number `first` on into buckets."""
+        groups, mass = self._optimizer.param_groups[first:], self._mass
+        masters_(groups, self._names, self._narrow)
+        packed = pack(groups, self._names, first)
+        mass.buckets.extend(packed)
+        self.rounded.house(mass.buckets)
+        self._places = places(self._module, self)
+        return packed
+
     def check(self) -> None:
-        """Every parameter of the optimizer lives in a bucket.
+        """Every parameter of the optimizer lives in a bucket, and is the module's where there is one.
 
         Raises:
-            GossipError: one has left it, or another has joined the optimizer behind our back.
+            GossipError: one has left, or another has joined the optimizer behind our back.
         """
         for bucket in self._mass.buckets:
             bucket.check()
+        self.rounded.check()
+        if any(held.get(key) is not parameter for held, key, parameter in self._places):
+            self._find()
         known = sum(len(bucket.slots) for bucket in self._mass.buckets)
         if sum(len(group["params"]) for group in self._optimizer.param_groups) != known:
             raise GossipError(
                 f"the wrapped {type(self._optimizer).__name__} has other parameters than the {known} that are "
                 "averaged: call add_param_group of the wrapper, not of the optimizer inside"
             )
+
+    def warn_untrained(self) -> None:
+        """In the first step: without a module nobody can tell a model that was replaced from one that has no data."""
+        if self._module is None and all(parameter.grad is None for parameter in self):
+            warnings.warn(
+                "no parameter of this optimizer has a gradient in its first step. Where this rank has no data yet all "
+                "is well; but if the model was sharded or its parameters replaced after GossipOptimizer was made (by "
+                "fully_shard, FSDP, tensor parallelism), what trains is not averaged: module=... makes that an error",
+                stacklevel=5,
+            )
+
+    def _find(self) -> None:
+        """The module's parameters, some of which are not where they were: parametrised, or replaced."""
+        assert self._module is not None, "it has places"
+        left = {id(parameter) for parameter in self._module.parameters()}
+        for _, _, parameter in self._places:
+            if id(parameter) not in left:
+                raise GossipError(
+                    f"parameter {self._names[id(parameter)]} is no longer the module's: it was replaced (by "
+                    "fully_shard, FSDP, tensor parallelism or an assignment) after GossipOptimizer was made, and what "
+                    "trains in its place would not be averaged. Sharded parameters cannot be averaged; make the "
+                    "optimizer after anything else that changes the model"
+                )
+        self._places = places(self._module, self)
 
     def check_equal(self, buckets: Iterable[int], advice: str) -> None:
         """Compare the values of some buckets between all ranks.
@@ -117,6 +167,21 @@ class Parameters:
         """
         parameters = [slot.parameter for number in buckets for slot in self._mass.buckets[number].slots]
         self.council.agree(contents(parameters, self._names), advice)
+
+
+Place = tuple[dict[str, Any], str, torch.Tensor]
+"""A module's own dictionary of parameters, a name there, and the parameter."""
+
+
+def places(module: torch.nn.Module | None, parameters: Iterable[torch.Tensor]) -> list[Place]:
+    """Where `module` holds those of `parameters` that are its own, each place once."""
+    own = {id(origin(parameter)) for parameter in parameters}
+    return [
+        (part._parameters, key, parameter)
+        for part in (module.modules() if module is not None else ())
+        for key, parameter in part._parameters.items()
+        if parameter is not None and id(parameter) in own
+    ]
 
 
 def homes(worlds: Sequence[World]) -> list[torch.device]:

@@ -107,6 +107,48 @@ def test_the_model_to_publish_of_the_readme_is_the_mean_on_every_rank() -> None:
     assert testing.run(3, rank) == [(1.0, 1.0, 1.0)] * 3
 
 
+def test_mixed_precision_of_the_readme_learns_over_ranks() -> None:
+    """Under torch.autocast, and in bfloat16 with masters; both loops are the same."""
+    import torch
+
+    from gossip import testing
+
+    [masters] = [block for block in blocks("python") if "masters=True" in block]
+    [loop] = [block for block in blocks("python") if "torch.autocast" in block]
+    bare = loop.replace("    with torch.autocast(world.device.type, torch.bfloat16):\n    ", "")
+    assert "autocast" not in bare
+    base = "model = Net()\nsgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)\n"
+    osgp = "optimizer = gossip.GossipOptimizer(sgd, gossip.PushSum(world, graph, overlap=1))\n"
+
+    def run(world: gossip.World, code: str, dtype: torch.dtype) -> list[float]:
+        generator, losses = torch.Generator().manual_seed(world.rank), []
+        batches = [torch.randn(16, 4, generator=generator) for _ in range(30)]
+
+        class Net(torch.nn.Linear):
+            def __init__(self) -> None:
+                super().__init__(4, 2)
+                torch.nn.init.zeros_(self.weight)
+                torch.nn.init.zeros_(self.bias)
+
+        def loss_of(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            assert outputs.dtype == torch.bfloat16
+            loss = torch.nn.functional.cross_entropy(outputs, labels)
+            losses.append(loss.item())
+            return loss
+
+        names: dict[str, object] = {
+            "world": world,
+            "graph": topologies.exponential(world.size),
+            "my_shard_of_the_data": [(batch.to(dtype), (batch[:, 0] > 0).long()) for batch in batches],
+        }
+        exec(code, names | {"torch": torch, "gossip": gossip, "Net": Net, "loss_of": loss_of})
+        return losses
+
+    for code, dtype in [(base + osgp + loop, torch.float32), (masters + bare, torch.bfloat16)]:
+        for losses in testing.run(2, lambda world, c=code, d=dtype: run(world, c, d)):  # type: ignore[misc]
+            assert losses[-1] < 0.5 * losses[0]
+
+
 def test_the_loop_of_the_readme_is_the_users_own_with_lines_added() -> None:
     [diff] = blocks("diff")
     code = "\n".join(line[1:] for line in diff.splitlines() if not line.startswith("-"))

@@ -22,6 +22,7 @@ CHAINS = (
     ("topologies", ("catalogue", "loading", "analysis", "commands")),
     ("gossip", ("board", "watch", "transports", "world")),
     ("gossip", ("errors", "transports", "world", "averaging")),
+    ("gossip", ("errors", "masters", "buckets", "rounded", "parameters", "optimizer")),
     ("gossip", ("buckets", "mass", "averaging", "push_sum", "optimizer", "launch")),
     ("gossip", ("averaging", "messages", "rounds", "early", "letters", "asynchronous", "push_sum")),
     ("gossip", ("optimizer", "checkpoint")),

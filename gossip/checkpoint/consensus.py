@@ -1,6 +1,6 @@
 """What all shards of a checkpoint hold together, taken in one after another, for any other number of ranks.
 
-    z <- Σ w z / Σ w     parameters, over what the ranks held and what was in flight, weights honoured
+    z <- Σ w z / Σ w     parameters or their masters, over what the ranks held and what was in flight, weights honoured
     s <- Σ s / n         SlowMo's anchors and momenta, the base optimizer's moments, floating-point buffers; n counts
                          the ranks that hold the element, where each has its part
 
@@ -77,6 +77,10 @@ class Consensus:
         """The model's state_dict."""
         self._fill()
         state: State = self._first["model"]
+        for number, values in self._first["optimizer"]["gossip"].get("masters", {}).items():
+            for slot in self._first["layout"][number]:
+                name = slot["names"][0]
+                state[name] = _own(values, slot).to(state[name].dtype, copy=True)
         for slot in (slot for bucket in self._first["layout"] for slot in bucket):
             state.update((name, state[slot["names"][0]]) for name in slot["names"])
         return state
@@ -100,13 +104,18 @@ def _holdings(shard: State) -> Iterator[tuple[Place, float, torch.Tensor]]:
     """Every tensor that enters a mean: its place in the shard, its weight, and itself."""
     optimizer, model, layout = shard["optimizer"], shard["model"], shard["layout"]
     slots = [slot for bucket in layout for slot in bucket]
-    for slot in slots:
+    masters = optimizer["gossip"].get("masters", {})
+    for slot in (slot for number, bucket in enumerate(layout) if number not in masters for slot in bucket):
         yield ("model", slot["names"][0]), optimizer["gossip"]["weight"], model[slot["names"][0]]
+    for number, values in masters.items():
+        yield ("optimizer", "gossip", "masters", number), optimizer["gossip"]["weight"], values
     for envelope, *arrived in _arrived(optimizer):
-        for bucket, values in zip(layout, arrived, strict=True):
-            for slot in bucket:
-                own = values.as_strided(slot["shape"], slot["stride"], values.storage_offset() + slot["start"])
-                yield ("model", slot["names"][0]), envelope[0].item(), own
+        for number, (bucket, values) in enumerate(zip(layout, arrived, strict=True)):
+            if number in masters:
+                yield ("optimizer", "gossip", "masters", number), envelope[0].item(), values
+            else:
+                for slot in bucket:
+                    yield ("model", slot["names"][0]), envelope[0].item(), _own(values, slot)
     averaged = {name for slot in slots for name in slot["names"]}
     for name, value in model.items():
         if name not in averaged and _floating(value):
@@ -162,6 +171,11 @@ def _rounds(saved: Any, live: State) -> State:
         else:
             result[key] = [] if key == "aloft" else value
     return result
+
+
+def _own(values: torch.Tensor, slot: State) -> torch.Tensor:
+    """The part of a bucket that is one parameter's."""
+    return values.as_strided(slot["shape"], slot["stride"], values.storage_offset() + slot["start"])
 
 
 def _floating(value: Any) -> bool:

@@ -11,6 +11,7 @@ import torch
 
 from ..agreement import difference
 from ..errors import Disagreement, UsageError
+from ..masters import origin
 from ..optimizer import GossipOptimizer
 from ..world import World
 from ..wrapper import Wrapper
@@ -123,14 +124,14 @@ def _states(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
     for bucket in base.mass.buckets:
         layout.append([])
         for slot in bucket.slots:
-            if id(slot.parameter) not in names:
+            if id(origin(slot.parameter)) not in names:
                 raise UsageError(
                     f"parameter {slot.name} is the optimizer's and not in the model's state_dict: give a module that "
                     "holds every parameter that is trained"
                 )
             layout[-1].append(
                 {
-                    "names": names[id(slot.parameter)],
+                    "names": names[id(origin(slot.parameter))],
                     "number": numbers[id(slot.parameter)],
                     "start": slot.start,
                     "shape": list(slot.parameter.shape),
