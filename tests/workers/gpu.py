@@ -134,11 +134,38 @@ def mixed(world: gossip.World) -> None:
     assert all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
 
 
+def masters(world: gossip.World) -> None:
+    """A bf16 model with float32 masters stays their rounding, and is trained without a wait."""
+    model = network(world, torch.bfloat16)
+    adamw = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    push_sum = gossip.PushSum(world, exponential(world.size), overlap=1, wire="bfloat16")
+    optimizer = gossip.GossipOptimizer(adamw, push_sum, masters=True, module=model)
+    losses = []
+    for batch in range(12):
+        inputs = torch.randn(32, 300, device=world.device, dtype=torch.bfloat16)
+        loss = model(inputs).float().square().mean()
+        loss.backward()
+        losses.append(loss.detach())
+        if batch < 2:  # what was written by hand is looked for
+            optimizer.step()
+        else:
+            with no_waits():
+                optimizer.step()
+        optimizer.zero_grad()
+    optimizer.settle()
+    assert losses[-1] < losses[0], "no training"
+    for group in optimizer.param_groups:
+        for master in group["params"]:
+            assert master.dtype == torch.float32
+            assert torch.equal(master.model, master.to(torch.bfloat16)), "the model is not its masters, rounded"
+
+
 CHECKS: dict[str, Callable[[gossip.World], None]] = {
     "never_waits": never_waits,
     "averages": averages,
     "compiled": compiled,
     "mixed": mixed,
+    "masters": masters,
 }
 
 
