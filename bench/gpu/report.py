@@ -33,7 +33,7 @@ def markdown(found: dict[str, Any], facts: dict[str, Any]) -> str:
             lines.append(f"On {ranks['gpus']} GPU(s). Contract: {ranks.get('contract', 'not asked')}.")
         if ranks.get("steps"):
             columns = ("network", "wire", "sent a step", "bare", "OSGP", f"ratio (bar: {MOST})", "host blocked")
-            more = ("waits for the GPU (bar: 0)", "memory", "pinned")
+            more = ("waits for the GPU (bar: 0)", "memory", "pinned, in models")
             lines += ["", *_table((*columns, *more), [_step(step) for step in ranks["steps"]])]
         if ranks.get("failed"):
             lines += ["", "Failed:", "", "```", ranks["failed"], "```"]
@@ -66,7 +66,7 @@ def _step(step: dict[str, Any]) -> list[str]:
         f"{screen.ms(step['exposed_by_host'])} ms",
         ", ".join(f"{count} {name}" for name, count in step["waits"].items()) or "0",
         f"{step['memory_in_models']:.2f} models",
-        f"{step['pinned_in_models']:.2f} models",
+        f"{step['pinned_in_models']:.2f}",
     ]
 
 
