@@ -137,12 +137,12 @@ def mixed(world: gossip.World) -> None:
 def masters(world: gossip.World) -> None:
     """A bf16 model with float32 masters stays their rounding, and is trained without a wait."""
     model = network(world, torch.bfloat16)
-    adamw = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    adamw = torch.optim.AdamW(model.parameters(), lr=1e-4)
     push_sum = gossip.PushSum(world, exponential(world.size), overlap=1, wire="bfloat16")
     optimizer = gossip.GossipOptimizer(adamw, push_sum, masters=True, module=model)
+    inputs = torch.randn(32, 300, device=world.device, dtype=torch.bfloat16)
     losses = []
     for batch in range(12):
-        inputs = torch.randn(32, 300, device=world.device, dtype=torch.bfloat16)
         loss = model(inputs).float().square().mean()
         loss.backward()
         losses.append(loss.detach())
