@@ -158,7 +158,8 @@ class Int8(Wire):
 
     def room(self, values: torch.Tensor) -> torch.Tensor:
         n = values.numel()
-        return torch.empty(16 * -(-n // (4 * BLOCK)) + n, dtype=torch.uint8, device=values.device)
+        # Zeros, for what may lie between scales and numbers travels too, and equal runs send equal bytes.
+        return torch.zeros(16 * -(-n // (4 * BLOCK)) + n, dtype=torch.uint8, device=values.device)
 
     def encode(self, values: torch.Tensor, room: torch.Tensor) -> None:
         scales, numbers = self.raw(room)

@@ -89,7 +89,7 @@ def test_what_sends_less() -> None:
     envelopes = 4 * 24
     assert sent("sgp") == sent("osgp") == values + envelopes
     assert sent("sgp-bf16") == values // 2 + envelopes
-    assert sent("sgp-int8") == sent("osgp-int8") == values * 65 // 256 + envelopes
+    assert sent("sgp-int8") == sent("osgp-int8") == 4 * (2560 + 3 * 16) + envelopes
     assert sent("hier") == sent("hier-parts"), "half of it between hosts, and the other half inside"
 
 
