@@ -141,7 +141,12 @@ def refuse_unfit(
     Raises:
         UsageError: a parameter that cannot live in a bucket.
     """
-    spans = [(*_span(slot.parameter), slot.name) for bucket in taken for slot in bucket.slots]
+    spans = [
+        (*_span(parameter), slot.name)
+        for bucket in taken
+        for slot in bucket.slots
+        for parameter in {id(each): each for each in (slot.parameter, origin(slot.parameter))}.values()
+    ]
     for parameter in (parameter for group in groups for parameter in group["params"]):
         name = names[id(parameter)]
         if parameter.layout is not torch.strided or not parameter.dtype.is_floating_point:

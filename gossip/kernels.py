@@ -55,15 +55,16 @@ def lerps_(
     read = ratios[0].is_cuda
     messages = [wire.raw(room) for room in rooms]
     scales = tuple(scale for scale, _ in messages if scale is not None)
-    _lerps[(triton.cdiv(out.numel(), VALUES),)](
-        out,
-        start,
-        tuple(numbers for _, numbers in messages),
-        scales,
-        tuple(ratio if read else ratio.item() for ratio in ratios),
-        out.numel(),
-        SCALED=BLOCK if scales else 0,
-        READ=read,
-        SIZE=VALUES,
-        num_warps=4,
-    )
+    with torch.cuda.device(out.device):
+        _lerps[(triton.cdiv(out.numel(), VALUES),)](
+            out,
+            start,
+            tuple(numbers for _, numbers in messages),
+            scales,
+            tuple(ratio if read else ratio.item() for ratio in ratios),
+            out.numel(),
+            SCALED=BLOCK if scales else 0,
+            READ=read,
+            SIZE=VALUES,
+            num_warps=4,
+        )

@@ -42,6 +42,11 @@ class Master(torch.nn.Parameter):
         if gradient is not None:
             model.grad = gradient.float()
 
+    def __deepcopy__(self, memo: dict[int, object]) -> torch.nn.Parameter:
+        """A plain parameter of the same values: the copy stands for no model."""
+        memo[id(self)] = copied = torch.nn.Parameter(self.detach().clone(), self.requires_grad)
+        return copied
+
     @property
     def grad(self) -> torch.Tensor | None:
         """The model's."""

@@ -8,6 +8,7 @@ kernel in `kernels`, where torch has Triton; elsewhere a pass for each message, 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -15,6 +16,8 @@ from importlib.util import find_spec
 import torch
 
 from .wire import PLAIN, Wire
+
+log = logging.getLogger("gossip")
 
 NARROW = (torch.float32, torch.bfloat16, torch.float16)
 """What the kernel computes in float32; float64 takes torch's own way."""
@@ -59,12 +62,28 @@ def scalar(number: torch.Tensor) -> torch.Tensor | float:
 
 
 def _in_one_pass(values: torch.Tensor) -> bool:
-    return values.is_cuda and values.dtype in NARROW and values.numel() > 0 and _has_triton()
+    return values.is_cuda and values.dtype in NARROW and values.numel() > 0 and _kernel_runs(values.device)
 
 
 @cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
+def _kernel_runs(device: torch.device) -> bool:
+    """Whether there is Triton, and it can compile here and for this GPU: tried before anything is changed."""
+    if find_spec("triton") is None:
+        return False
+    from .kernels import lerps_
+
+    try:
+        one = torch.ones(1, device=device)
+        lerps_(one, [one], [torch.ones((), dtype=torch.float64)], PLAIN, out=one)
+    except Exception as error:  # whatever a compiler may raise; torch's own operations do the same
+        log.warning(
+            "Triton cannot compile for %s, so messages are merged by torch's own operations, in more passes over "
+            "memory: %s",
+            device,
+            str(error).strip().partition("\n")[0],
+        )
+        return False
+    return True
 
 
 def _lerp_(start: torch.Tensor, end: torch.Tensor, ratio: torch.Tensor, *, out: torch.Tensor) -> None:

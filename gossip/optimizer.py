@@ -66,8 +66,8 @@ class GossipOptimizer(Wrapper):
         masters: parameters in bfloat16 or float16 get float32 masters, which the wrapped optimizer updates (its
             `param_groups` hold them), and which are averaged, sent and saved; the parameters are the masters, rounded,
             whenever `step()` or another call of ours returns. Gradients are float32 and shared, so that clipping,
-            scaling and `zero_grad` may act on either. A parameter that is written by hand before the first step, after
-            `settle()`, or in place at any time is taken over. See `gossip.masters`.
+            scaling and `zero_grad` may act on either. A parameter that is written by hand before the first step or after
+            `settle()` is taken over, at other times what is written in place but not through `.data`: `gossip.masters`.
         trace: a folder into which each rank writes its timeline, rank-0.json and so on, for Perfetto; without it the
             variable GOSSIP_TRACE, and without that nothing is written. `python -m gossip.trace` joins the ranks. An
             optimizer that averages with nobody has no rank to write for.

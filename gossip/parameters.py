@@ -94,8 +94,8 @@ class Parameters:
         first = len(groups) - 1
         called = names(self._optimizer, self._module) | self._names
         try:
-            refuse_unfit(groups[first:], called, homes(self._worlds), self._mass.buckets)
             refuse_masters(self._optimizer, groups[first:], called, self._module, self._narrow)
+            refuse_unfit(groups[first:], called, homes(self._worlds), self._mass.buckets)
             self.council.agree(shapes(groups, called))
             if self.initial == "check":
                 self.council.agree(contents(groups[first]["params"], called), CHECKED)

@@ -20,8 +20,8 @@ from .transports import MemoryTransport, Network, Transport
 
 TRANSPORTS = ("auto", "mpi", "gloo", "nccl")
 
-SHARED = "NCCL_HOSTID"
-"""NCCL takes ranks with different ones for ranks of different hosts, and lets them share a GPU: for tests."""
+SHARED = "GOSSIP_SHARED_GPU"
+"""Set to 1, ranks may share a GPU over NCCL, to which they pass for ranks of different hosts: for tests, and slow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,11 +256,13 @@ def _connect(name: str, launcher: Launcher, timeout: float) -> Transport:
         raise TransportUnavailable(
             "transport 'nccl' needs CUDA and a GPU for each rank, and this process has no GPU: choose 'mpi' or 'gloo'"
         )
-    if name == "nccl" and not _gpu_each(launcher) and SHARED not in os.environ:
-        raise TransportUnavailable(
-            f"transport 'nccl' needs a GPU for each rank, and this host has {torch.cuda.device_count()} for "
-            f"{launcher.local_size} ranks: start fewer ranks here, or choose 'mpi', over which ranks may share a GPU"
-        )
+    if name == "nccl" and not _gpu_each(launcher):
+        if os.environ.get(SHARED) != "1":
+            raise TransportUnavailable(
+                f"transport 'nccl' needs a GPU for each rank, and this host has {torch.cuda.device_count()} for "
+                f"{launcher.local_size} ranks: start fewer ranks here, or choose 'mpi', over which ranks may share one"
+            )
+        os.environ["NCCL_HOSTID"] = f"{socket.gethostname()}, rank {launcher.rank}"
     from .transports.distributed import DistributedTransport
     from .transports.rendezvous import connect
 

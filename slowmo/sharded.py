@@ -64,8 +64,7 @@ class ShardedSlowMo(SlowMo):
         all-gather        z <- (x^1_{t+1,0}, …, x^n_{t+1,0})                     on every rank
 
     As many bytes as an exact average, 2(n−1)/n of the parameters'; all ranks end with the same bits. Where w = 1 these
-    are the bits of `SlowMo` (over NCCL, which sums in another order, but for rounding). Over NCCL the halves go hop by
-    hop and the host waits for each hop, which is not yet measured.
+    are the bits of `SlowMo` (over NCCL, whose own sum has another order, but for rounding).
 
     Each rank's state_dict has its own parts. They go on bit for bit on as many ranks; `gossip.checkpoint` puts them
     together for any other number.

@@ -88,11 +88,12 @@ def run_torchrun(
 ) -> Outcome:
     """`python command...`, once a rank, with the variables that torchrun sets; `wait` for all after one has failed.
 
-    Over NCCL the ranks may share a GPU: they are ranks of several hosts to it.
+    Over NCCL the ranks may share a GPU.
     """
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "NCCL_SOCKET_IFNAME": "lo", **(env or {})}
+    shared = {"GOSSIP_SHARED_GPU": "1", "NCCL_SOCKET_IFNAME": "lo"}
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), **shared, **(env or {})}
     count = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "TORCHELASTIC_RUN_ID": "tests"}
-    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "NCCL_HOSTID": f"rank {rank}"} for rank in range(size)]
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
     environments = [_environment({**common, **count, **rank}) for rank in ranks]
     return _run([[sys.executable, *command]] * size, environments, timeout, wait)
 

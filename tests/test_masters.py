@@ -255,6 +255,17 @@ def test_copies() -> None:
     optimizer.step()
     assert all(parameter.dtype == torch.bfloat16 for parameter in twin.parameters())
     assert not any(map(torch.equal, model.parameters(), twin.parameters()))
+    groups = copy.deepcopy(optimizer.param_groups)
+    assert all(type(parameter) is torch.nn.Parameter for group in groups for parameter in group["params"])
+    assert all(map(torch.equal, groups[0]["params"], optimizer.param_groups[0]["params"]))
+
+
+def test_memory_that_has_a_master_is_refused_under_another_name() -> None:
+    model = model_of(torch.bfloat16)
+    optimizer = alone(model)
+    other = torch.nn.Parameter(next(model.parameters()).data)
+    with pytest.raises(gossip.UsageError, match="memory"):
+        optimizer.add_param_group({"params": [other]})
 
 
 def test_more_parameters_in_mid_run() -> None:

@@ -41,11 +41,29 @@ def test_is_the_weighted_mean(device: str, dtype: torch.dtype, wire, elements: i
         ratios.append(0.25 / held)
         exact += 0.25 * wire.values(room).double()
     exact /= 0.5 + 0.25 * messages
+    # Rounded to the nearest once, or with every message where there is no kernel, and in float32 or wider before that.
+    greatest = torch.stack([z.double().abs(), *(wire.values(room).double().abs() for room in rooms)]).amax(0)
+    narrow, wide = torch.finfo(dtype).eps, torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    bound = (
+        0.5 * messages * narrow + 4 * messages * (torch.finfo(torch.float32).eps if wire.name else wide)
+    ) * greatest
     for on_host in (True, False):
         mixed = z.clone()
         mixing.mix_(mixed, rooms, [ratio.cpu() for ratio in ratios] if on_host else ratios, wire)
-        eps = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps if wire.name else 0)
-        assert (mixed.double() - exact).abs().max() <= 4 * messages * eps
+        assert ((mixed.double() - exact).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_ratio_is_not_rounded_to_16_bits(device: str, dtype: torch.dtype) -> None:
+    """Over many values the rounding of each cancels, and what is left is the ratio that was really taken."""
+    torch.manual_seed(0)
+    z, other = (torch.randn(1 << 18, device=device).to(dtype) for _ in range(2))
+    for place in ("cpu", device):
+        mixed = z.clone()
+        mixing.mix_(mixed, [other], [torch.tensor(1 / 3, dtype=torch.float64, device=place)])
+        change, whole = mixed.double() - z.double(), other.double() - z.double()
+        assert abs(float((change * whole).sum() / whole.square().sum()) - 1 / 3) < 2e-5
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 
 import networkx as nx
@@ -69,6 +71,47 @@ def test_torchrun() -> None:
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_nccl(size: int) -> None:
     ended(spawn.run_torchrun(size, ["-m", "workers.contract", "nccl"], timeout=90))
+
+
+class Asked:
+    """In the place of an event of a GPU."""
+
+    def __init__(self, says: bool | RuntimeError) -> None:
+        self.says = says
+
+    def query(self) -> bool:
+        if isinstance(self.says, RuntimeError):
+            raise self.says
+        return self.says
+
+
+@pytest.mark.parametrize(
+    ("says", "said"),
+    [
+        (False, "rank 0 heard nothing from rank 1"),
+        (RuntimeError("captured"), "rank 0 cannot ask its GPU for round 5: CUDA says captured"),
+        (True, None),
+    ],
+)
+def test_the_watchdog_ends_the_job_without_holding_tensors(
+    says: bool | RuntimeError, said: str | None, monkeypatch: Patch
+) -> None:
+    def run(world: gossip.World) -> None:
+        dog = streams.Watchdog(torch.device("cpu"))
+        monkeypatch.setattr(dog, "_thread", threading.current_thread())  # nobody asks but us
+        room = torch.zeros(10)
+        flight = streams.StreamedFlight(world.base, {1: [torch.zeros(10)]}, {1: [room]}, "round 5")
+        flight.event = Asked(says)
+        dog.add(flight, 0.0)
+        held = weakref.ref(room)
+        del room, flight
+        gc.collect()
+        assert held() is None, "a tensor outlives its flight"
+        heard = dog._wrong()
+        assert heard is None if said is None else heard is not None and heard.startswith(said)
+
+    monkeypatch.setattr(torch.cuda, "Event", lambda: None)
+    testing.run(2, lambda world: run(world) if world.rank == 0 else None)
 
 
 @pytest.mark.parametrize("most", [1, 7, 64, 1000])

@@ -69,6 +69,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--wire", choices=wires, default="none", help="how values travel in the steps (default: none, as they are)")
     add("--windows", type=options.count, default=5, help="of steps, of each kind (default: 5)")
     add("--steps", type=options.count, default=8, help="timed in each window (default: 8)")
+    add(
+        "--limit",
+        type=options.positive,
+        default=600.0,
+        metavar="SECONDS",
+        help="after which ranks that were started here are ended (default: 600)",
+    )
     options.add_world(parser)
     options.add_json(parser, "out/gpu.json")
 
@@ -120,7 +127,7 @@ def _started(given: argparse.Namespace, transport: str) -> dict[str, Any]:
         arguments += ["--parts", ",".join(given.parts), "--models", ",".join(given.models), "--wire", given.wire]
         arguments += ["--windows", str(given.windows), "--steps", str(given.steps), "--timeout", str(given.timeout)]
         torch.cuda.empty_cache()  # the memory is theirs now
-        said = processes.run(transport, given.ranks, arguments, timeout=given.timeout)
+        said = processes.run(transport, given.ranks, arguments, timeout=given.limit)
         ranks = json.loads(file.read_text())["results"]["ranks"] if file.exists() else []
     return {"transport": transport, "size": given.ranks, **(ranks[0] if ranks else {}), "failed": said}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -39,29 +40,41 @@ def run(transport: str, ranks: int, arguments: Sequence[str], timeout: float) ->
     variables = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
     if torch.cuda.device_count() < ranks:
         # NCCL refuses two ranks of one host on one GPU; as ranks of several hosts they speak through sockets.
-        shared = {"NCCL_SOCKET_IFNAME": os.environ.get("NCCL_SOCKET_IFNAME", "lo"), "NCCL_IB_DISABLE": "1"}
-        variables = [each | shared | {"NCCL_HOSTID": f"rank-{each['RANK']}"} for each in variables]
+        interface = os.environ.get("NCCL_SOCKET_IFNAME", "lo")
+        shared = {"GOSSIP_SHARED_GPU": "1", "NCCL_SOCKET_IFNAME": interface, "NCCL_IB_DISABLE": "1"}
+        variables = [each | shared for each in variables]
     return _run([command] * ranks, variables, timeout)
 
 
 def _run(commands: Sequence[Sequence[str]], variables: Sequence[dict[str, str]], timeout: float) -> str | None:
-    deadline = time.monotonic() + timeout
     with tempfile.TemporaryFile("w+") as output:
         processes = [
             subprocess.Popen(command, env={**os.environ, **each}, stdout=output, stderr=subprocess.STDOUT)
             for command, each in zip(commands, variables, strict=True)
         ]
         try:
-            codes = [process.wait(max(0.0, deadline - time.monotonic())) for process in processes]
-            said = "" if not any(codes) else f"ended with code {', '.join(map(str, codes))}"
-        except subprocess.TimeoutExpired:
-            said = f"did not end within {timeout:g} s"
+            said = _ended(processes, timeout)
         finally:
             for process in processes:
                 process.kill()
                 process.wait()
         output.seek(0)
         return f"{said}\n{output.read()[-LAST:]}" if said else None
+
+
+def _ended(processes: Sequence[subprocess.Popen[bytes]], timeout: float) -> str | None:
+    """Wait until all have ended well, one has not, or the time is up; what there is to say then."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        for process in processes:
+            if process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.2)
+            elif process.returncode:
+                return f"rank {processes.index(process)} of the processes ended with code {process.returncode}"
+        if all(process.returncode == 0 for process in processes):
+            return None
+    return f"did not end within {timeout:g} s"
 
 
 def _free_port() -> int:

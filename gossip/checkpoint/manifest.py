@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

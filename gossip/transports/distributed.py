@@ -132,7 +132,7 @@ class DistributedTransport(Transport):
             self._open_connections()
 
     def _new_group(self) -> dist.ProcessGroup:
-        # Longer than ours: a wait of Gloo's that times out closes the pair for good and cannot name who is missing.
+        # Longer than ours: a wait of Gloo's that times out closes the pair for good, and cannot name who is missing.
         timeout, options = timedelta(seconds=2 * self.timeout + 60), None
         if self.name == "nccl":
             options = dist.ProcessGroupNCCL.Options(is_high_priority_stream=True)
@@ -143,7 +143,7 @@ class DistributedTransport(Transport):
 
     def _open_connections(self) -> None:
         """The first operation of a group must be everybody's; later ones may be those of some ranks alone."""
-        self._streamed_sum([torch.zeros(1, device=self.device)])
+        self._streamed_sum([torch.zeros(1, device=self.device)]).wait()
         if self.size > 1:
             self._say_hello([(self.rank + 1) % self.size], [(self.rank - 1) % self.size])
 
@@ -227,12 +227,13 @@ class DistributedTransport(Transport):
             flight.move()
             return flight
         # All of it passes through our stream, sums included: each leg comes after the one before, and no host waits.
-        streamed = StreamedFlight(self, flight.sends, flight.receives, flight.subject)
+        streamed = StreamedFlight(self, {}, {}, flight.subject)
         with self._in_order(streamed):
             flight.move()
         if flight.landed is None:  # it moves the memory of hosts, or broke off
             return flight
         streamed.carries(flight)
+        streamed.sends, streamed.receives = flight.sends, flight.receives
         return streamed
 
     def sum(self, tensors: Sequence[torch.Tensor]) -> Flight:

@@ -58,7 +58,8 @@ class MpiFlight(Flight):
             [(peer, tensor, engine.routes.of(tensor)) for peer, tensors in batch.items() for tensor in tensors]
             for batch in (self.receives, self.sends)
         )
-        marks = {route: route.mark() for _, _, route in (*coming, *going) if route is not None}
+        routes = {route for _, _, route in (*coming, *going) if route is not None}
+        marks = {route: route.mark() for route in routes}
         for peer, tensor, route in coming:
             line = Line(True, engine.places[ranks[peer]], tag)
             if route is not None:

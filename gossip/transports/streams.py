@@ -6,6 +6,7 @@ it; a thread watches how old these events grow, since nobody else would notice a
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import threading
@@ -95,8 +96,10 @@ class Watchdog:
         self._stopped = threading.Event()
 
     def add(self, flight: StreamedFlight, timeout: float) -> None:
-        """Watch `flight` too; it has `timeout` seconds."""
-        self._aloft.append((flight, timeout))
+        """Watch `flight` too; it has `timeout` seconds. Its tensors are not held."""
+        light = copy.copy(flight)
+        light.sends, light.receives = dict.fromkeys(flight.sends, ()), dict.fromkeys(flight.receives, ())
+        self._aloft.append((light, timeout))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="gossip-nccl-watchdog", daemon=True)
             self._thread.start()
@@ -104,14 +107,28 @@ class Watchdog:
     def _run(self) -> None:
         torch.cuda.set_device(self._device)  # a thread begins with the first, and would take memory there
         while not self._stopped.wait(0.5):
+            said = self._wrong()
+            if said is not None:
+                print(f"gossip: {said}", file=sys.stderr, flush=True)
+                watch.report(self._aloft[0][0].transport.board)
+                os._exit(1)
+
+    def _wrong(self) -> str | None:
+        """What there is to say before the process ends; None while all is well."""
+        try:
             while self._aloft and self._aloft[0][0].done():
                 self._aloft.popleft()
-            if self._aloft:
-                flight, timeout = self._aloft[0]
-                if time.perf_counter() - flight.posted > timeout:
-                    print(f"gossip: {flight.overdue(timeout)}", file=sys.stderr, flush=True)
-                    watch.report(flight.transport.board)
-                    os._exit(1)
+        except RuntimeError as error:  # nobody would watch the deadlines any more
+            flight = self._aloft[0][0]
+            return (
+                f"rank {flight.transport.me} cannot ask its GPU for {flight.subject}: CUDA says {error}. If a CUDA "
+                "graph is being captured, do that with capture_error_mode='thread_local'"
+            )
+        if self._aloft:
+            flight, timeout = self._aloft[0]
+            if time.perf_counter() - flight.posted > timeout:
+                return flight.overdue(timeout)
+        return None
 
     def stop(self) -> None:
         """Watch no more."""
