@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
-from .errors import Disagreement
+from .errors import Disagreement, UsageError
 from .transports import Transport
 from .world import World
 
@@ -57,10 +57,27 @@ class Council:
         """[rank, size] in each world: whose state a checkpoint holds."""
         return [[channel.rank, channel.size] for _, channel in self._seats]
 
+    def refuse_foreign(self, places: Sequence[Sequence[int]]) -> None:
+        """Refuse what was saved at other places than these.
+
+        Raises:
+            UsageError: saying whose it is.
+        """
+        if places != self.places():
+            theirs, ours = (
+                " and ".join(f"rank {rank} of {size}" for rank, size in each) or "a rank by itself"
+                for each in (places, self.places())
+            )
+            raise UsageError(
+                f"this state was saved by {theirs}, and this is {ours}: each rank loads the state that it saved"
+            )
+
     def broadcast(self, tensors: Sequence[torch.Tensor]) -> None:
         """Copy the tensors of rank 0 of each world to its other ranks."""
         for _, channel in self._seats:
-            channel.broadcast([tensor for tensor in tensors if tensor.numel()]).wait()
+            for on_gpu in (True, False):  # one message is of one kind of memory
+                if part := [tensor for tensor in tensors if tensor.numel() and tensor.is_cuda == on_gpu]:
+                    channel.broadcast(part).wait()
 
     def barrier(self) -> None:
         """Return once every rank of every world has called it."""

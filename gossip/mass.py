@@ -12,8 +12,9 @@ Source: stochastic gradient push, Assran et al., ICML 2019, arXiv 1811.10792, wr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -154,6 +155,22 @@ class Mass:
         self.become_whole()
         self.balanced = True
         self.aloft_weight = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is known of the weight."""
+        return {
+            "weight": float(self.weight),
+            "aloft_weight": float(self.aloft_weight),
+            "whole": self.whole,
+            "balanced": self.balanced,
+            "equal": self.equal,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self.weight = torch.full_like(self.weight, state["weight"])
+        self.aloft_weight = state.get("aloft_weight", 0.0)
+        self.whole, self.balanced, self.equal = state["whole"], state["balanced"], state["equal"]
 
     @contextmanager
     def update(self) -> Iterator[None]:

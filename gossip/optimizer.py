@@ -66,8 +66,8 @@ class GossipOptimizer(Wrapper):
         masters: parameters in bfloat16 or float16 get float32 masters, which the wrapped optimizer updates (its
             `param_groups` hold them), and which are averaged, sent and saved; the parameters are the masters, rounded,
             whenever `step()` or another call of ours returns. Gradients are float32 and shared, so that clipping,
-            scaling and `zero_grad` may act on either. A parameter that is written by hand before the first step or after
-            `settle()` is taken over, at other times what is written in place but not through `.data`: `gossip.masters`.
+            scaling and `zero_grad` may act on either. A parameter that is written by hand before the first step or
+            after `settle()` is taken over, and at other times one that is written in place, but not through `.data`.
         trace: a folder into which each rank writes its timeline, rank-0.json and so on, for Perfetto; without it the
             variable GOSSIP_TRACE, and without that nothing is written. `python -m gossip.trace` joins the ranks. An
             optimizer that averages with nobody has no rank to write for.
@@ -321,11 +321,7 @@ class GossipOptimizer(Wrapper):
                 "steps": self.steps,
                 "places": self.parameters.council.places(),
                 "runs": self.averager.describe(),
-                "weight": self.weight,
-                "aloft_weight": float(self.mass.aloft_weight),
-                "whole": self.mass.whole,
-                "balanced": self.mass.balanced,
-                "equal": self.mass.equal,
+                **self.mass.state_dict(),
                 "averager": self.persist(self.averager.state_dict),
                 "masters": self.parameters.rounded.masters(),
                 "lost": sorted(self._survivor.carrier.lost) if self._survivor is not None else [],
@@ -354,20 +350,11 @@ class GossipOptimizer(Wrapper):
             return
         self.averager.load_state_dict(saved["averager"])
         self.steps = saved["steps"]
-        self.mass.weight = torch.full_like(self.mass.weight, saved["weight"])
-        self.mass.aloft_weight = saved.get("aloft_weight", 0.0)
-        self.mass.whole, self.mass.balanced, self.mass.equal = saved["whole"], saved["balanced"], saved["equal"]
+        self.mass.load_state_dict(saved)
 
     def _refuse_foreign(self, saved: dict[str, Any]) -> None:
         self.parameters.rounded.refuse_foreign(saved.get("masters", {}))
-        if saved["places"] != self.parameters.council.places():
-            theirs, ours = (
-                " and ".join(f"rank {rank} of {size}" for rank, size in places) or "a rank by itself"
-                for places in (saved["places"], self.parameters.council.places())
-            )
-            raise UsageError(
-                f"this state was saved by {theirs}, and this is {ours}: each rank loads the state that it saved"
-            )
+        self.parameters.council.refuse_foreign(saved["places"])
         if saved["runs"] != self.averager.describe():
             raise UsageError(
                 f"this state was saved while running {saved['runs']}, and this is {self.averager.describe()}: settle "
