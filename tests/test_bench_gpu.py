@@ -51,7 +51,7 @@ def test_the_report_has_each_figure_and_each_failure() -> None:
     assert "ended with code 1, 1" in text
 
 
-@pytest.mark.parametrize(("arguments", "said"), [(["--help"], None), (["gpu", "--ranks", "x"], "rank 0 of the")])
+@pytest.mark.parametrize(("arguments", "said"), [(["--help"], None), (["gpu", "--ranks", "x"], "ended with code 2")])
 def test_ranks_that_share_a_gpu_are_started_and_heard(arguments: list[str], said: str | None) -> None:
     heard = processes.run("nccl", 2, arguments, timeout=60)
-    assert heard is None if said is None else heard is not None and heard.startswith(said)
+    assert heard is None if said is None else said in (heard or "").partition("\n")[0]

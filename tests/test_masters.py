@@ -459,6 +459,7 @@ def test_ranks_with_other_options_are_refused() -> None:
 # Over MPI, and torch.autocast
 
 
+@pytest.mark.slow
 def test_mpirun(tmp_path: Path) -> None:
     """The bits of the threads' run."""
     ranks = spawn.mpirun(2, "workers.masters", tmp_path)

@@ -58,7 +58,8 @@ Launch = Callable[[str], "list[spawn.Saved]"]
 RUNS = {
     "8": ["8=5+2+1", "mpi"],
     "8 over gloo": ["8=5+2+1", "gloo"],
-    "3": ["3=2+1", "mpi/far", "mpi/staged", "gloo"],
+    "3": ["3=2+1", "mpi/far", "gloo"],
+    "3 staged": ["3=2+1", "mpi/far", "mpi/staged"],
     "8 over graphs": ["8", "mpi/graphs"],
     "5 over graphs": ["5", "mpi/graphs"],
 }
@@ -96,7 +97,7 @@ OF_8, OF_3 = [(8, 0), (5, 0), (2, 5), (1, 7)], [(3, 0), (2, 0), (1, 2)]
     ("name", "transport", "size", "first"),
     [
         *(("3", transport, *part) for transport in ("mpi/far", "gloo") for part in OF_3),
-        *(("8", "mpi", *part) for part in OF_8),
+        *(pytest.param("8", "mpi", *part, marks=pytest.mark.slow) for part in OF_8),
         *(pytest.param("8 over gloo", "gloo", *part, marks=pytest.mark.slow) for part in OF_8),
     ],
 )
@@ -104,10 +105,11 @@ def test_mpirun(name: str, transport: str, size: int, first: int, case: Case, la
     agree(case, size, launched(name)[first : first + size], f"{transport}/{size}/{case.name}/")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_staged_training_has_the_same_bits(launched: Launch) -> None:
     """SGP, OSGP, overlap 2, exact averages and SlowMo, in chunks of which no bucket is a multiple."""
-    for saved in launched("3"):
+    for saved in launched("3 staged"):
         names = [name for name in saved if name.startswith("mpi/staged/")]
         assert len(names) == 2 * 4 * len(CORE)
         different = [n for n in names if not np.array_equal(saved[n], saved[n.replace("mpi/staged/", "mpi/far/")])]
