@@ -76,6 +76,8 @@ class PushSum(Composite):
         wire: str | None = None,
         node: World | None = None,
     ) -> None:
+        if not isinstance(world, World):
+            raise UsageError(f"world is a {type(world).__name__}: PushSum(gossip.init(), topology) is the order")
         if isinstance(overlap, bool) or not isinstance(overlap, int) or overlap < 0:
             raise UsageError(f"overlap is {overlap!r}, but it is a number of steps: 0, 1 or more")
         if landing not in LANDINGS:
@@ -94,7 +96,7 @@ class PushSum(Composite):
         if not isinstance(topology, topologies.Topology):
             raise UsageError(
                 f"topology is a {type(topology).__name__}, not a topologies.Topology: "
-                "topologies.from_networkx(graph) makes one of a networkx graph"
+                + ("call it with world.size" if callable(topology) else "topologies.from_networkx(graph) makes one")
             )
         if topology.size != world.base.size:
             raise UsageError(

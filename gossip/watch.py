@@ -91,6 +91,7 @@ class Watch:
         """Signals mean what they meant before."""
         if threading.current_thread() is not threading.main_thread():
             return
+        self.board.slot.listens = False  # before REPORT ends whom it asks
         if signal.set_wakeup_fd(-1) not in (self._write, -1):
             signal.set_wakeup_fd(self._others)
         for number, before in self._ours.items():

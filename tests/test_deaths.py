@@ -78,6 +78,14 @@ def test_mpirun(method: str, tmp_path: Path) -> None:
     assert "died, seen in step" in outcome.output
 
 
+def test_an_error_ends_a_job_that_outlives_deaths() -> None:
+    """An exception is no death: nobody goes on, nor waits for a deadline."""
+    script = "import gossip\nworld = gossip.init()\nif world.rank == 2: raise ValueError('mine')\nworld.barrier()"
+    outcome = spawn.run_mpirun(4, ["-c", script], timeout=60, options=("--with-ft", "ulfm"))
+    assert outcome.code, outcome.output[-4000:]
+    assert "ValueError: mine" in outcome.output
+
+
 def test_without_fault_tolerance(tmp_path: Path) -> None:
     """It is refused before anything is trained."""
     outcome = spawn.run_mpirun(2, ["-m", "workers.deaths", str(tmp_path), "osgp", "5"], timeout=60)

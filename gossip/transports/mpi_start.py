@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import nullcontext
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,9 @@ from .alarm import alarm
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+LAUNCHERS = ("mpirun", "mpiexec", "prterun", "prted")
+"""What Open MPI calls what starts its ranks, on the first host and on the others."""
 
 START = 60.0
 """Seconds that MPI's own start has at least: some ranks read their libraries long after others.
@@ -86,3 +91,17 @@ def all_come(mpi: ModuleType, request: MPI.Request, timeout: float) -> None:
                 "does every rank call it?"
             )
         time.sleep(1e-4)
+
+
+def launcher() -> int | None:
+    """The process of mpirun on this host, which ends all ranks when it is asked to end; None where it is unknown."""
+    pid = os.getppid()
+    while pid > 1:
+        try:
+            name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(") ")
+        except OSError:  # not Linux
+            return None
+        if name in LAUNCHERS:
+            return pid
+        pid = int(rest.split()[1])
+    return None
