@@ -1,4 +1,4 @@
-"""Looks at what is sent, what arrives and how steps are called, so that corruption ends where it began."""
+"""Optional looks at what is sent and at what arrives, so that corruption ends with the rank that it began on."""
 
 from __future__ import annotations
 
@@ -41,17 +41,3 @@ def checksum(tensors: Sequence[torch.Tensor]) -> int:
     for tensor in tensors:
         crc = zlib.crc32(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data, crc)
     return crc
-
-
-def refuse_captured() -> None:
-    """Where a step is recorded for later replay, by CUDA, communication would be left out of it.
-
-    Raises:
-        GossipError: a CUDA graph is being captured.
-    """
-    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
-        raise GossipError(
-            "step() was called while a CUDA graph is captured, and a replay would not communicate: in each round the "
-            "host posts other messages to other peers. Capture forward and backward alone, and call step() after each "
-            "replay"
-        )

@@ -157,8 +157,8 @@ def run(script: str, arguments: list[str], *, module: bool = False) -> None:
     except BaseException as error:
         error = error.with_traceback(_of_the_script(error.__traceback__))
         sys.excepthook(type(error), error, error.__traceback__)
-        world = sys.modules.get("gossip.world")
-        if world is not None and sys.excepthook is world.excepthook:
+        ending = sys.modules.get("gossip.ending")
+        if ending is not None and sys.excepthook is ending.excepthook:
             # It ends the job, or returns because another rank speaks for this one and ends the job then.
             sys.exit(1)
         end_job(1)
@@ -170,11 +170,11 @@ def end_job(code: int) -> NoReturn:
         with contextlib.suppress(OSError, ValueError):  # closed, here or at its other end
             stream.flush()
     # What the script has imported, if anything: importing MPI here would start it.
-    mpi, world = sys.modules.get("mpi4py.MPI"), sys.modules.get("gossip.world")
+    mpi, ending = sys.modules.get("mpi4py.MPI"), sys.modules.get("gossip.ending")
+    if ending is not None and ending.in_a_job():
+        ending.end_job(code)
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
         mpi.COMM_WORLD.Abort(code)
-    if world is not None:
-        world.end_job(code)
     # Not sys.exit: what the script has left running, threads or an exit handler that waits for a peer, must not keep
     # this rank alive. Its launcher sees the exit code and ends the others.
     os._exit(code)

@@ -11,12 +11,11 @@ import torch
 from .account import Account, account
 from .averaging import Averager
 from .closures import Evaluated, Loss
-from .deaths import Death, Survivor, refuse_mortal
-from .errors import UsageError
+from .deaths import Death, Survivor
 from .gradients import GradientAverage, unscaled_
-from .guard import refuse_captured
 from .mass import Mass
 from .parameters import Parameters
+from .refusals import refuse_captured, refuse_options, refuse_other_runs, refuse_worlds
 from .stats import Stats
 from .timeline import VARIABLE, Timeline
 from .world import World
@@ -101,30 +100,9 @@ class GossipOptimizer(Wrapper):
         masters: bool = False,
         trace: str | os.PathLike[str] | None = None,
     ) -> None:
-        if isinstance(optimizer, Wrapper):
-            raise UsageError(
-                f"GossipOptimizer wraps a plain torch optimizer, and this is a {type(optimizer).__name__}: SlowMo goes "
-                "around GossipOptimizer, and several averagers into one Chain"
-            )
-        if not isinstance(averager, Averager):
-            raise UsageError(f"averager is {averager!r}, which is no Averager such as gossip.PushSum(...)")
-        if gradients is not None and not isinstance(gradients, World):
-            raise UsageError(f"gradients is {gradients!r}, but it is the World whose ranks average their gradients")
-        if module_buffers not in ("local", "average"):
-            raise UsageError(f"module_buffers is {module_buffers!r}; there are 'local' and 'average'")
-        if module_buffers == "average" and module is None:
-            raise UsageError("module_buffers='average' needs module=..., whose buffers they are")
-        if initial not in ("broadcast", "check"):
-            raise UsageError(f"initial is {initial!r}; there are 'broadcast' and 'check'")
-        if on_failure not in ("raise", "shrink"):
-            raise UsageError(f"on_failure is {on_failure!r}; there are 'raise' and 'shrink'")
+        refuse_options(optimizer, averager, gradients, module, module_buffers, initial, on_failure)
         self._compares = isinstance(optimizer, torch.optim.LBFGS)
         self._alone = gradients is None or gradients.size == 1
-        if self._compares and not self._alone:
-            raise UsageError(
-                "LBFGS evaluates its closure as often as its line search asks, which differs between ranks, so its "
-                "gradients cannot be averaged: leave gradients=None and average parameters"
-            )
         super().__init__(optimizer)
         self.averager = averager
         self.on_failure = on_failure
@@ -153,16 +131,8 @@ class GossipOptimizer(Wrapper):
         """Let `averager` act on the values, once the ranks of its worlds and of `worlds` agree on it and `options`."""
         self.settle()
         worlds = [*averager.worlds, *worlds]
-        self._refuse_unlike(averager)
-        if self.on_failure == "shrink":
-            refuse_mortal(averager, worlds)
-        elif any(world.base.carrier.parties for world in worlds):
-            raise UsageError(
-                "another optimizer of this process goes on when ranks die, and this one would not: give both "
-                "on_failure='shrink', or both 'raise'"
-            )
-        if self.mass.checksums and any(world.transport == "nccl" for world in worlds):
-            raise UsageError("checksum=True reads every message on the host, which NCCL never does: leave it out here")
+        together = None if self._gradients is None else self._gradients.world
+        refuse_worlds(averager, worlds, together, self.on_failure, self.mass.checksums)
         if worlds:
             self.stats.board = worlds[0].base.board
         if self._trace and worlds:
@@ -180,23 +150,14 @@ class GossipOptimizer(Wrapper):
         if self.stats.timeline is not None and newcomers.places():
             self.stats.timeline.align()
 
-    def _refuse_unlike(self, averager: Averager) -> None:
-        together = set() if self._gradients is None else set(self._gradients.world.base.ranks)
-        for node in averager.nodes:
-            if node.size > 1 and not together >= set(node.base.ranks):
-                raise UsageError(
-                    f"{averager.describe()} lets each of {node.size} ranks send its part of one model, so they have to "
-                    "make the same updates: give GossipOptimizer gradients=world.node, the World given as node"
-                )
-
     # -- the step ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Loss] | None = None) -> Loss | None:  # type: ignore[override]
         """One step of the schedule, on every rank; returns what `closure` returned.
 
-        Forward and backward passes and the wrapped optimizer's own step may be compiled, and passes captured in CUDA
-        graphs; this call may not.
+        Forward and backward passes may be compiled, and captured in CUDA graphs, and so may the wrapped optimizer's
+        own step be compiled where there are no masters; this call may not be captured.
 
         Raises:
             GossipError: a parameter has left its bucket, or joined the wrapped optimizer behind our back.
@@ -339,7 +300,8 @@ class GossipOptimizer(Wrapper):
         """
         saved = state_dict.get("gossip")
         if saved is not None:
-            self._refuse_foreign(saved)
+            self.parameters.refuse_foreign(saved)
+            refuse_other_runs(saved["runs"], self.averager)
         self._take()
         self.optimizer.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
         self.persist(self.averager.forget)
@@ -351,12 +313,3 @@ class GossipOptimizer(Wrapper):
         self.averager.load_state_dict(saved["averager"])
         self.steps = saved["steps"]
         self.mass.load_state_dict(saved)
-
-    def _refuse_foreign(self, saved: dict[str, Any]) -> None:
-        self.parameters.rounded.refuse_foreign(saved.get("masters", {}))
-        self.parameters.council.refuse_foreign(saved["places"])
-        if saved["runs"] != self.averager.describe():
-            raise UsageError(
-                f"this state was saved while running {saved['runs']}, and this is {self.averager.describe()}: settle "
-                "and save the model alone to go on with another averager"
-            )

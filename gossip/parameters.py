@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -158,6 +158,15 @@ class Parameters:
                     "optimizer after anything else that changes the model"
                 )
         self._places = places(self._module, self)
+
+    def refuse_foreign(self, saved: Mapping[str, Any]) -> None:
+        """Refuse the state of another model, rank or number of ranks.
+
+        Raises:
+            UsageError: saying whose it is.
+        """
+        self.rounded.refuse_foreign(saved.get("masters", {}))
+        self.council.refuse_foreign(saved["places"])
 
     def check_equal(self, buckets: Iterable[int], advice: str) -> None:
         """Compare the values of some buckets between all ranks.

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 import os
 import socket
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NoReturn
 
 import torch
 
-from . import watch
-from .errors import GossipError, PeerLost, PeerTimeout, TransportUnavailable, UsageError
+from . import ending, watch
+from .errors import TransportUnavailable, UsageError
 from .launchers import Launcher, detect
 from .transports import MemoryTransport, Network, Transport
 
@@ -121,7 +119,7 @@ class World:
         ...         if number % 10 == 0 and world.asked_to_stop():
         ...             break  # after saving, on every rank
         """
-        here = watch.stand(self.base.board, end_job)
+        here = watch.stand(self.base.board, ending.end_job)
         if here is not None:
             here.let_ask()
         asked = any(self.base.gather(b"1" if here is not None and here.asked is not None else b""))
@@ -194,14 +192,13 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
         raise UsageError(f"timeout is {timeout!r}, but a deadline is a positive number of seconds")
     launcher = detect()
     if launcher.size > 1:
-        _end_job_on_errors()
+        ending.end_job_on_errors()
     name = _choose(transport, launcher)
     base = _connect(name, launcher, timeout)
     hosts = base.board.share(base.gather)
-    global _base
-    _base = base
+    ending.speak_through(base)
     if launcher.size > 1:
-        watch.stand(base.board, end_job)
+        watch.stand(base.board, ending.end_job)
     return _world(base, hosts, _device(name, launcher))
 
 
@@ -252,15 +249,12 @@ def _connect(name: str, launcher: Launcher, timeout: float) -> Transport:
                 "mpirun that belongs to this mpi4py's MPI, or choose transport='gloo'"
             )
         return everyone.group(range(everyone.size))
-    if name == "nccl" and not torch.cuda.is_available():
-        raise TransportUnavailable(
-            "transport 'nccl' needs CUDA and a GPU for each rank, and this process has no GPU: choose 'mpi' or 'gloo'"
-        )
     if name == "nccl" and not _gpu_each(launcher):
-        if os.environ.get(SHARED) != "1":
+        if not torch.cuda.is_available() or os.environ.get(SHARED) != "1":
             raise TransportUnavailable(
-                f"transport 'nccl' needs a GPU for each rank, and this host has {torch.cuda.device_count()} for "
-                f"{launcher.local_size} ranks: start fewer ranks here, or choose 'mpi', over which ranks may share one"
+                f"transport 'nccl' needs CUDA and a GPU for each rank, and of the {launcher.local_size} rank(s) of this "
+                f"host each sees {torch.cuda.device_count()} GPU(s): choose 'mpi' or 'gloo', over MPI also on a GPU "
+                "that ranks share, or start fewer ranks here"
             )
         os.environ["NCCL_HOSTID"] = f"{socket.gethostname()}, rank {launcher.rank}"
     from .transports.distributed import DistributedTransport
@@ -268,36 +262,3 @@ def _connect(name: str, launcher: Launcher, timeout: float) -> Transport:
 
     connect(launcher, timeout)
     return DistributedTransport(name, timeout, _device(name, launcher))
-
-
-_base: Transport | None = None  # of the last world: any world's transport can end every process
-_report: Callable[[type[BaseException], BaseException, TracebackType | None], object] | None = None
-
-
-def _end_job_on_errors() -> None:
-    """Put `excepthook` before what shows errors already, once: torch.distributed puts a hook of its own around ours."""
-    global _report
-    _report = _report or sys.excepthook
-    sys.excepthook = excepthook
-
-
-def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Show what went wrong, once, and end the job on every rank."""
-    if isinstance(error, GossipError) and not error.speaks:
-        return  # another rank raised the same: it says so and ends the job, while this one waits in its exit
-    if isinstance(error, PeerLost):
-        print(f"gossip: {error}", file=sys.stderr)  # another rank failed, and its traceback is the one to read
-    else:
-        (_report or sys.__excepthook__)(kind, error, trace)
-    if isinstance(error, PeerTimeout) and _base is not None:
-        watch.last_words(_base.board)
-    end_job(130 if issubclass(kind, KeyboardInterrupt) else 1)
-
-
-def end_job(code: int) -> NoReturn:
-    """End every rank's process, this one with `code`. Nothing is cleaned up: a peer may be the reason."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if _base is not None:
-        _base.end_job(code)
-    os._exit(code)

@@ -21,7 +21,7 @@ CHAINS = (
     ("topologies", ("edges", "topology", "validation", "circulants", "composition", "families", "catalogue")),
     ("topologies", ("catalogue", "loading", "analysis", "commands")),
     ("gossip", ("board", "watch", "transports", "world")),
-    ("gossip", ("errors", "transports", "world", "averaging")),
+    ("gossip", ("errors", "transports", "ending", "world", "averaging")),
     ("gossip", ("errors", "masters", "buckets", "rounded", "parameters", "optimizer")),
     ("gossip", ("buckets", "mass", "averaging", "push_sum", "optimizer", "launch")),
     ("gossip", ("averaging", "messages", "rounds", "early", "letters", "asynchronous", "push_sum")),
@@ -29,6 +29,7 @@ CHAINS = (
     ("gossip", ("errors", "launchers", "world")),
     ("gossip", ("transports", "stats", "mass")),
     ("gossip", ("timeline", "stats", "mass")),
+    ("gossip", ("averaging", "deaths", "refusals", "optimizer")),
     ("gossip", ("wire", "kernels", "mixing", "mass")),
 )
 

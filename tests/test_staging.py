@@ -121,8 +121,8 @@ class Ends(NamedTuple):
 
     def exchange(self, tensor: torch.Tensor, room: torch.Tensor) -> None:
         """Send `tensor` into `room`, and look at the buffers of each question."""
-        send = staging.Staging(self.source).send(0, OUT, tensor, self.source.mark())
-        receive = staging.Staging(self.target).receive(0, IN, room, self.target.mark())
+        send = staging.Staging(self.source).parcel(0, OUT, tensor, self.source.mark())
+        receive = staging.Staging(self.target).parcel(0, IN, room, self.target.mark())
         for _ in range(10_000):
             posted = [post(parcel, self.wire) for parcel in (receive, send)]
             assert self.source.used <= 2
@@ -211,7 +211,7 @@ def test_direct_posts_once_the_device_has_come_so_far() -> None:
     memory, wire = Told(said), LocalWire(said)
     route, mark = direct.Direct(memory), memory.mark()
     tensor, room = torch.arange(250).to(torch.bfloat16), torch.zeros(250, dtype=torch.bfloat16)
-    send, receive = route.send(0, OUT, tensor, mark), route.receive(0, IN, room, mark)
+    send, receive = route.parcel(0, OUT, tensor, mark), route.parcel(0, IN, room, mark)
     mark.left = 50
     tensor.mul_(2)  # what the device was doing at the time
     while not mark.passed:

@@ -89,6 +89,11 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
         )
     if given.ranks < 2:
         raise UsageError(f"--ranks {given.ranks}: a rank alone has nobody to speak to; ask for 2 or more")
+    if launcher.size == 1 and given.transport != "auto":
+        raise UsageError(
+            f"--transport {given.transport} is for ranks that mpirun or torchrun has started: --transports names those "
+            "over which ranks are started here"
+        )
     options.check_world(given)
     options.check_writable(given.json, launcher)
     options.check_writable(given.json.with_suffix(".md"), launcher)

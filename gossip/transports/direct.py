@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .parcels import Line, Parcel, Receive, Send
+from .parcels import Line, Parcel, Plain
 from .staging import Event, Memory, chunks
 
 
@@ -38,13 +38,9 @@ class Direct:
         """What a batch that is posted now has to come after."""
         return self.memory.mark()
 
-    def send(self, peer: int, line: Line, tensor: torch.Tensor, mark: Event) -> Parcel:
-        """The tensor on its way out."""
-        return Send(peer, line, spans(tensor), partial(self.memory.passed, mark))
-
-    def receive(self, peer: int, line: Line, tensor: torch.Tensor, mark: Event) -> Parcel:
-        """The tensor to come in."""
-        return Receive(peer, line, spans(tensor), partial(self.memory.passed, mark))
+    def parcel(self, peer: int, line: Line, tensor: torch.Tensor, mark: Event) -> Parcel:
+        """The tensor on its way out, or to come in, as `line` says."""
+        return Plain(peer, line, spans(tensor), partial(self.memory.passed, mark))
 
 
 def spans(tensor: torch.Tensor) -> list[Span]:

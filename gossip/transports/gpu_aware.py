@@ -46,11 +46,8 @@ class Route(Protocol):
     def mark(self) -> Event:
         """What a batch that is posted now has to come after."""
 
-    def send(self, peer: int, line: Line, tensor: torch.Tensor, mark: Event) -> Parcel:
-        """The tensor on its way out."""
-
-    def receive(self, peer: int, line: Line, tensor: torch.Tensor, mark: Event) -> Parcel:
-        """The tensor to come in."""
+    def parcel(self, peer: int, line: Line, tensor: torch.Tensor, mark: Event) -> Parcel:
+        """The tensor on its way out, or to come in, as `line` says."""
 
 
 class Routes:

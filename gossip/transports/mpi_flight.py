@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from ..errors import PeerDied, PeerLost
 from .flight import Batch, Flight
-from .parcels import Line, Parcel, Receive, Send, pieces
-from .staging import Staged
+from .parcels import Line, Parcel, Plain, pieces
+from .staging import Event, Staged
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+    from .gpu_aware import Route
     from .mpi import MpiTransport
 
 ASKED, UNASKED = 256, 16
@@ -54,26 +55,19 @@ class MpiFlight(Flight):
         engine, tag, ranks = self.transport.engine, 2 * self.transport.number, self.ranks
         most = ASKED if asking else UNASKED
         eager = {peer: 0 if ranks[peer] in engine.near else most for peer in (*self.receives, *self.sends)}
-        coming, going = (
-            [(peer, tensor, engine.routes.of(tensor)) for peer, tensors in batch.items() for tensor in tensors]
-            for batch in (self.receives, self.sends)
-        )
-        routes = {route for _, _, route in (*coming, *going) if route is not None}
-        marks = {route: route.mark() for route in routes}
-        for peer, tensor, route in coming:
-            line = Line(True, engine.places[ranks[peer]], tag)
-            if route is not None:
-                self._receives.append(route.receive(peer, line, tensor, marks[route]))
-            else:
-                memory = pieces(tensor, eager[peer])
-                self._receives.append(Receive(peer, line, memory, says=asking and len(memory) > 1))
-        for peer, tensor, route in going:
-            line = Line(False, engine.places[ranks[peer]], tag)
-            if route is not None:
-                self._sends.append(route.send(peer, line, tensor, marks[route]))
-            else:
-                memory = pieces(tensor, eager[peer])
-                self._sends.append(Send(peer, line, memory, asks=asking and len(memory) > 1))
+        marks: dict[Route, Event] = {}
+        for inward, batch, parcels in ((True, self.receives, self._receives), (False, self.sends, self._sends)):
+            for peer, tensors in batch.items():
+                line = Line(inward, engine.places[ranks[peer]], tag)
+                for tensor in tensors:
+                    route = engine.routes.of(tensor)
+                    if route is not None:
+                        if route not in marks:
+                            marks[route] = route.mark()
+                        parcels.append(route.parcel(peer, line, tensor, marks[route]))
+                    else:
+                        memory = pieces(tensor, eager[peer])
+                        parcels.append(Plain(peer, line, memory, asking=asking and len(memory) > 1))
         self._held = [*self._receives, *self._sends]
         if marks:
             self._aboard = [parcel for parcel in self._held if isinstance(parcel, Staged)]

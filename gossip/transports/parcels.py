@@ -83,17 +83,23 @@ def at_once() -> bool:
     return True
 
 
-class Send(Parcel):
-    """Leaves as it lies in memory, when `ready` says so and, if it `asks`, a word has come that there is room."""
+class Plain(Parcel):
+    """Leaves as it lies in memory, or arrives where it will lie, once `ready` says that it may.
+
+    `asking`: it leaves when a word has come that there is room, which the other end sends.
+    """
 
     def __init__(
-        self, peer: int, line: Line, pieces: Sequence[object], ready: Callable[[], bool] = at_once, asks: bool = False
+        self, peer: int, line: Line, pieces: Sequence[object], ready: Callable[[], bool] = at_once, asking: bool = False
     ) -> None:
         super().__init__(peer, line)
-        self._pieces, self._ready, self._asks = pieces, ready, asks
+        self._pieces, self._ready, self._asking = pieces, ready, asking
 
     def post(self, wire: Wire) -> bool:
-        if self._asks and self.word is None:
+        return self._receive(wire) if self.line.inward else self._send(wire)
+
+    def _send(self, wire: Wire) -> bool:
+        if self._asking and self.word is None:
             self.word = wire.irecv(NOTHING, Line(True, self.line.place, self.line.tag + 1))
         if not (self._ready() and (self.word is None or self.word.Test())):
             return False
@@ -101,22 +107,12 @@ class Send(Parcel):
             self.requests.append(wire.isend(piece, self.line))
         return True
 
-
-class Receive(Parcel):
-    """Arrives where it will lie, once `ready` says that it may; `says` sends a word that there is room."""
-
-    def __init__(
-        self, peer: int, line: Line, pieces: Sequence[object], ready: Callable[[], bool] = at_once, says: bool = False
-    ) -> None:
-        super().__init__(peer, line)
-        self._pieces, self._ready, self._says = pieces, ready, says
-
-    def post(self, wire: Wire) -> bool:
+    def _receive(self, wire: Wire) -> bool:
         if not self._ready():
             return False
         for piece in self._pieces:
             self.requests.append(wire.irecv(piece, self.line))
-        if self._says:
+        if self._asking:
             self.word = wire.isend(NOTHING, Line(False, self.line.place, self.line.tag + 1))
         return True
 

@@ -110,13 +110,9 @@ class Staging:
         """What a batch that is posted now has to come after."""
         return self.memory.mark()
 
-    def send(self, peer: int, line: Line, tensor: torch.Tensor, mark: Event) -> Parcel:
-        """The tensor on its way out."""
-        return StagedSend(peer, line, tensor, self.memory, mark)
-
-    def receive(self, peer: int, line: Line, tensor: torch.Tensor, mark: Event) -> Parcel:
-        """The tensor to come in."""
-        return StagedReceive(peer, line, tensor, self.memory, mark)
+    def parcel(self, peer: int, line: Line, tensor: torch.Tensor, mark: Event) -> Parcel:
+        """The tensor on its way out, or to come in, as `line` says."""
+        return (StagedReceive if line.inward else StagedSend)(peer, line, tensor, self.memory, mark)
 
 
 class Staged(Parcel):

@@ -1,0 +1,58 @@
+"""How a job of several ranks ends when one of them fails: the error is shown once, and no rank waits for a deadline."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import NoReturn
+
+from . import watch
+from .errors import GossipError, PeerLost, PeerTimeout
+from .transports import Transport
+
+_base: Transport | None = None
+_report: Callable[[type[BaseException], BaseException, TracebackType | None], object] | None = None
+
+
+def speak_through(base: Transport) -> None:
+    """End the processes through `base`, of the last world: any world's transport can end every one of them."""
+    global _base
+    _base = base
+
+
+def in_a_job() -> bool:
+    """Whether there is a transport to end the others through."""
+    return _base is not None
+
+
+def end_job_on_errors() -> None:
+    """Put `excepthook` before what shows errors already, once: torch.distributed puts a hook of its own around ours."""
+    global _report
+    _report = _report or sys.excepthook
+    sys.excepthook = excepthook
+
+
+def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show what went wrong, once, and end the job on every rank."""
+    if isinstance(error, GossipError) and not error.speaks:
+        return  # another rank raised the same: it says so and ends the job, while this one waits in its exit
+    if isinstance(error, PeerLost):
+        print(f"gossip: {error}", file=sys.stderr)  # another rank failed, and its traceback is the one to read
+    else:
+        (_report or sys.__excepthook__)(kind, error, trace)
+    if isinstance(error, PeerTimeout) and _base is not None:
+        watch.last_words(_base.board)
+    end_job(130 if issubclass(kind, KeyboardInterrupt) else 1)
+
+
+def end_job(code: int) -> NoReturn:
+    """End every rank's process, this one with `code`. Nothing is cleaned up: a peer may be the reason."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed, here or at its other end
+            stream.flush()
+    if _base is not None:
+        _base.end_job(code)
+    os._exit(code)

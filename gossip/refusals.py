@@ -1,0 +1,104 @@
+"""What `GossipOptimizer` does not take, said before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .averaging import Averager
+from .deaths import refuse_mortal
+from .errors import GossipError, UsageError
+from .world import World
+from .wrapper import Wrapper
+
+
+def refuse_options(
+    optimizer: torch.optim.Optimizer,
+    averager: Averager,
+    gradients: World | None,
+    module: torch.nn.Module | None,
+    module_buffers: str,
+    initial: str,
+    on_failure: str,
+) -> None:
+    """Arguments that cannot work, whoever the other ranks are.
+
+    Raises:
+        UsageError: naming the first.
+    """
+    if isinstance(optimizer, Wrapper):
+        raise UsageError(
+            f"GossipOptimizer wraps a plain torch optimizer, and this is a {type(optimizer).__name__}: SlowMo goes "
+            "around GossipOptimizer, and several averagers into one Chain"
+        )
+    if not isinstance(averager, Averager):
+        raise UsageError(f"averager is {averager!r}, which is no Averager such as gossip.PushSum(...)")
+    if gradients is not None and not isinstance(gradients, World):
+        raise UsageError(f"gradients is {gradients!r}, but it is the World whose ranks average their gradients")
+    if module_buffers not in ("local", "average"):
+        raise UsageError(f"module_buffers is {module_buffers!r}; there are 'local' and 'average'")
+    if module_buffers == "average" and module is None:
+        raise UsageError("module_buffers='average' needs module=..., whose buffers they are")
+    if initial not in ("broadcast", "check"):
+        raise UsageError(f"initial is {initial!r}; there are 'broadcast' and 'check'")
+    if on_failure not in ("raise", "shrink"):
+        raise UsageError(f"on_failure is {on_failure!r}; there are 'raise' and 'shrink'")
+    if isinstance(optimizer, torch.optim.LBFGS) and gradients is not None and gradients.size > 1:
+        raise UsageError(
+            "LBFGS evaluates its closure as often as its line search asks, which differs between ranks, so its "
+            "gradients cannot be averaged: leave gradients=None and average parameters"
+        )
+
+
+def refuse_worlds(
+    averager: Averager, worlds: Sequence[World], gradients: World | None, on_failure: str, checksum: bool
+) -> None:
+    """Where `averager` speaks in `worlds`: what these cannot do of what is asked of them.
+
+    Raises:
+        UsageError: saying what.
+    """
+    together = set() if gradients is None else set(gradients.base.ranks)
+    for node in averager.nodes:
+        if node.size > 1 and not together >= set(node.base.ranks):
+            raise UsageError(
+                f"{averager.describe()} lets each of {node.size} ranks send its part of one model, so they have to "
+                "make the same updates: give GossipOptimizer gradients=world.node, the World given as node"
+            )
+    if on_failure == "shrink":
+        refuse_mortal(averager, worlds)
+    elif any(world.base.carrier.parties for world in worlds):
+        raise UsageError(
+            "another optimizer of this process goes on when ranks die, and this one would not: give both "
+            "on_failure='shrink', or both 'raise'"
+        )
+    if checksum and any(world.transport == "nccl" for world in worlds):
+        raise UsageError("checksum=True reads every message on the host, which NCCL never does: leave it out here")
+
+
+def refuse_other_runs(saved: str, averager: Averager) -> None:
+    """A state that was saved while running something else.
+
+    Raises:
+        UsageError: saying what.
+    """
+    if saved != averager.describe():
+        raise UsageError(
+            f"this state was saved while running {saved}, and this is {averager.describe()}: settle and save the model "
+            "alone to go on with another averager"
+        )
+
+
+def refuse_captured() -> None:
+    """Where a step is recorded for later replay, by CUDA, communication would be left out of it.
+
+    Raises:
+        GossipError: a CUDA graph is being captured.
+    """
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        raise GossipError(
+            "step() was called while a CUDA graph is captured, and a replay would not communicate: in each round the "
+            "host posts other messages to other peers. Capture forward and backward alone, and call step() after each "
+            "replay"
+        )
