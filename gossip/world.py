@@ -252,9 +252,9 @@ def _connect(name: str, launcher: Launcher, timeout: float) -> Transport:
     if name == "nccl" and not _gpu_each(launcher):
         if not torch.cuda.is_available() or os.environ.get(SHARED) != "1":
             raise TransportUnavailable(
-                f"transport 'nccl' needs CUDA and a GPU for each rank, and of the {launcher.local_size} rank(s) of this "
-                f"host each sees {torch.cuda.device_count()} GPU(s): choose 'mpi' or 'gloo', over MPI also on a GPU "
-                "that ranks share, or start fewer ranks here"
+                "transport 'nccl' needs CUDA and a GPU for each rank, and each of the "
+                f"{launcher.local_size} rank(s) of this host sees {torch.cuda.device_count()} GPU(s): choose 'mpi' or "
+                "'gloo', over MPI also on a GPU that ranks share, or start fewer ranks here"
             )
         os.environ["NCCL_HOSTID"] = f"{socket.gethostname()}, rank {launcher.rank}"
     from .transports.distributed import DistributedTransport
