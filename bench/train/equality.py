@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from gossip import UsageError
 from gossip.launchers import Launcher
 from gossip.testing import run as on_threads
 
-from .. import screen
+from .. import mpirun, screen
 from .methods import SLOW, Method
 from .runs import Run
 from .studies import STUDIES
@@ -93,10 +92,8 @@ def _vector(parameters: torch.Tensor, weight: float) -> np.ndarray:
 
 
 def _mpirun(folder: str, steps: int, numbers: Sequence[int]) -> None:
-    command = ["mpirun", "--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1", "-n", str(RANKS)]
-    command += [sys.executable, "-m", "bench.train.equality", folder, str(steps), *map(str, numbers)]
-    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if os.geteuid() == 0 else {}
-    environment = {**os.environ, **root, "OMP_NUM_THREADS": "1"}
+    command = [*mpirun.command(RANKS), "-m", "bench.train.equality", folder, str(steps), *map(str, numbers)]
+    environment = mpirun.environment()
     done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, env=environment, check=False)
     if done.returncode:
         raise UsageError(f"mpirun -n {RANKS} ended with code {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")

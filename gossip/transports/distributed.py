@@ -23,7 +23,7 @@ import torch.distributed as dist
 from ..errors import PeerLost, TransportUnavailable
 from .base import Transport
 from .collectives import Relay
-from .flight import Batch, Flight
+from .flight import Batch, Flight, called
 from .streams import Operation, StreamedFlight, Watchdog, batches
 from .survival import Carrier
 
@@ -166,7 +166,8 @@ class DistributedTransport(Transport):
         if any(tensor.is_cuda for _, _, tensor in operations):
             return self._streamed(operations, sends, receives, subject)
         flight = WaitedFlight(self, sends, receives, subject)
-        works = self._start(operations, subject) if operations else []
+        # Gloo takes one after another anyway, and so it can be said which of them failed.
+        works = [work for operation in operations for work in self._start([operation], subject)]
         if works:
             # What only goes to some peers, or only comes from some, has landed however late the others are.
             apart = () if sends and receives else (tuple(sends), tuple(receives))
@@ -194,7 +195,11 @@ class DistributedTransport(Transport):
                 )
             )
         except (RuntimeError, ValueError) as error:  # a ValueError once the world is closed
-            raise PeerLost(f"rank {self.me} could not post {subject}: torch.distributed says {error}") from error
+            peers = sorted({self.ranks[peer] for _, peer, _ in operations})
+            raise PeerLost(
+                f"rank {self.me} lost a message of {subject}: it could not be posted to or from {called(peers)}"
+                f"{self.board.known_of(peers)}: torch.distributed says {error}"
+            ) from error
 
     def _tag(self, kind: str, peer: int) -> int:
         """Gloo matches by tag: the channel, and which of its messages between the two ranks it is."""

@@ -133,13 +133,13 @@ class Flight(ABC):
         unheard, untaken = (sorted(self.ranks[peer] for peer in peers) for peers in self.missing())
         parts = []
         if unheard:
-            parts.append(f"heard nothing from {_called(unheard)}")
+            parts.append(f"heard nothing from {called(unheard)}")
         if untaken:
-            parts.append(f"could not hand its message to {_called(untaken)}")
+            parts.append(f"could not hand its message to {called(untaken)}")
         peers = list(dict.fromkeys(unheard + untaken))
         return " and ".join(parts) or "could not finish", self.transport.board.known_of(peers)
 
 
-def _called(ranks: list[int]) -> str:
+def called(ranks: list[int]) -> str:
     """`rank 3` or `ranks 3, 5`, as the whole job numbers them."""
     return f"rank {ranks[0]}" if len(ranks) == 1 else "ranks " + ", ".join(map(str, ranks))

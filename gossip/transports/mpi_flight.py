@@ -45,7 +45,9 @@ class MpiFlight(Flight):
                 self._post(asking)
         except engine.mpi.Exception as error:
             if not engine.died(error):
-                raise PeerLost(f"rank {transport.me} could not post {subject}: MPI says {error}") from error
+                raise PeerLost(
+                    f"rank {transport.me} lost a message of {subject}: it could not be posted: MPI says {error}"
+                ) from error
             # Said by whoever waits for it; what was posted before ends once that is known.
             self._died, self._failure = True, error
         if self._requests or self._held or self._staged:
