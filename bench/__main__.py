@@ -75,9 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"python -m bench: {error}", file=sys.stderr)
         return 2
     with _alone(launcher):
-        given = _parser().parse_args(arguments)
+        parser, parsers = _parsers()
+        given, unknown = parser.parse_known_args(arguments)
+        if unknown:  # argparse itself would show the usage of all commands
+            parsers.get(given.command, parser).error(f"unrecognized arguments: {' '.join(unknown)}")
         if given.command is None:
-            _parser().print_help()
+            parser.print_help()
             return 0
         command = COMMANDS[given.command]
         try:
@@ -104,7 +107,8 @@ def _alone(launcher: Launcher) -> contextlib.ExitStack:
     return quiet
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """That of all commands, and that of each."""
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -112,17 +116,17 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    parsers = {}
     for name, command in COMMANDS.items():
         summary, _, more = (command.__doc__ or "").partition("\n")
-        command.add_options(
-            commands.add_parser(
-                name,
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-                help=summary[0].lower() + summary[1:].rstrip("."),
-                description=f"{summary}\n{more}",
-            )
+        parsers[name] = commands.add_parser(
+            name,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            help=summary[0].lower() + summary[1:].rstrip("."),
+            description=f"{summary}\n{more}",
         )
-    return parser
+        command.add_options(parsers[name])
+    return parser, parsers
 
 
 if __name__ == "__main__":

@@ -33,12 +33,12 @@ def draw(path: Path, parts: Sequence[Part], heading: str) -> None:
 def spans(result: Result) -> tuple[float, float, float]:
     """Seconds of compute (all but what is exposed), exposed, hidden; an unmeasured base is taken to be the compute.
 
-    >>> waited = {"exposed": {"median": 0.25}, "over_none": 0.5, "in_flight": 2.0}
+    >>> waited = {"waits": {"median": 0.25}, "exposed": 0.5, "in_flight": 2.0}
     >>> spans({"seconds": {"median": 3.0}, "computing": {"median": 2.25}, **waited})
     (2.5, 0.5, 1.5)
     """
-    total, waits = float(result["seconds"]["median"]), float(result["exposed"]["median"])
-    beyond = result["over_none"]
+    total, waits = float(result["seconds"]["median"]), float(result["waits"]["median"])
+    beyond = result["exposed"]
     # Some wait while they compute.
     exposed = max(waits, total - float(result["computing"]["median"])) if beyond is None else max(0.0, float(beyond))
     return total - exposed, exposed, max(0.0, float(result["in_flight"] or 0.0) - max(exposed, waits))

@@ -32,7 +32,7 @@ SAMPLE = 65_536
 """Elements of the model at which the ranks are compared: all would take longer than what is measured."""
 
 
-FREE = ("seconds", "computing", "exposed", "in_flight", "by_rank", "mean_by_rank")
+FREE = ("seconds", "computing", "waits", "in_flight", "by_rank", "mean_by_rank")
 """What is told of the loop without barriers."""
 
 
@@ -234,7 +234,7 @@ def _line(place: Place, repeats: Sequence[dict[str, float]], given: argparse.Nam
     seconds = {name: math.fsum(each[name] for each in repeats) / len(repeats) for name in repeats[0]}
     # As an update without compute, under the name by which `bench scale` finds it.
     where = {"bytes": place.nbytes, "compute": 0.0, "topology": place.graph}
-    return {"algorithm": "line", **where, "period": given.period, "window": 1, "seconds": seconds, "exposed": seconds}
+    return {"algorithm": "line", **where, "period": given.period, "window": 1, "seconds": seconds}
 
 
 def compare(results: Sequence[Result], line: Callable[[int, str], float | None]) -> None:
@@ -242,14 +242,14 @@ def compare(results: Sequence[Result], line: Callable[[int, str], float | None])
     for result in results:
         base = result["none"]
         beyond = None if base is None else result["seconds"]["median"] - base["seconds"]
-        result["over_none"] = beyond
+        result["exposed"] = beyond
         # What was waited for is not hidden, even where a noisy `none` says so.
-        costs = None if beyond is None else max(beyond, result["exposed"]["median"])
+        costs = None if beyond is None else max(beyond, result["waits"]["median"])
         result["hidden"] = None if costs is None else hidden(costs, result["in_flight"])
         slowest, free = result["slowest"], result["free"]
-        slowest["over_none"] = base and slowest["seconds"]["median"] - base["by_rank"][slowest["rank"]]
+        slowest["exposed"] = base and slowest["seconds"]["median"] - base["by_rank"][slowest["rank"]]
         if free is not None:
-            free["over_none"] = base and free["seconds"]["median"] - base["free"]
+            free["exposed"] = base and free["seconds"]["median"] - base["free"]
         took = line(result["bytes"], result["topology"])
         result["line"] = took
         result["over_line"] = beyond / took if took and beyond is not None else None

@@ -27,7 +27,7 @@ class Updates:
     Attributes:
         seconds: of compute and step, without the barrier between them.
         computing: of them, the compute.
-        exposed: of them, blocked in a wait for communication.
+        waits: of them, blocked in a wait for communication.
         in_flight: from posting to arrival, summed over the flights that landed in the update.
         merging: taking in what arrived.
         bytes_sent, bytes_received, messages_sent, messages_received: of the flights that landed in the update.
@@ -36,7 +36,7 @@ class Updates:
 
     seconds: list[float] = field(default_factory=list)
     computing: list[float] = field(default_factory=list)
-    exposed: list[float] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
     in_flight: list[float] = field(default_factory=list)
     merging: list[float] = field(default_factory=list)
     bytes_sent: list[int] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Updates:
         return {
             "seconds": summary(self.seconds, window)._asdict(),
             "computing": summary(self.computing, window)._asdict(),
-            "exposed": summary(self.exposed, window)._asdict(),
+            "waits": summary(self.waits, window)._asdict(),
             "in_flight": summary(self.in_flight, window).median,
             "merging": summary(self.merging, window).median,
             "bytes_sent": sum(self.bytes_sent) / count,
@@ -161,7 +161,7 @@ def measure(
             last = dataclasses.replace(optimizer.stats.last)
             updates.seconds.append(ended - levelled + computed - began)
             updates.computing.append(computed - began)
-            updates.exposed.append(last.seconds_exposed)
+            updates.waits.append(last.seconds_exposed)
             updates.in_flight.append(last.seconds_in_flight)
             updates.merging.append(last.seconds_merging)
             updates.bytes_sent.append(last.bytes_sent)

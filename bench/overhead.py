@@ -66,6 +66,9 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     console.print(f"written to {given.json}")
 
 
+MOST = 1.2
+"""Of a bare lerp's time: what merging may take."""
+
 MERGING = ("size", "torch.lerp_ ms", "merge ms", "ratio", "at most")
 STEP = ("against", "bare ms", "SGP ms", "difference ms", "allowed ms")
 MEMORY = ("algorithm", "held", "expected")
@@ -73,14 +76,28 @@ MEMORY = ("algorithm", "held", "expected")
 
 def _merging_row(result: dict[str, float]) -> list[str]:
     lerp, merge = screen.ms(result["lerp"]), screen.ms(result["merge"])
-    return [screen.size(result["bytes"]), lerp, merge, f"{result['ratio']:.3f}", "1.2"]
+    return [
+        screen.size(result["bytes"]),
+        lerp,
+        merge,
+        f"{result['ratio']:.3f}",
+        _bar(result["ratio"], MOST, f"{MOST:g}"),
+    ]
 
 
 def _step_rows(step: dict[str, Any]) -> list[list[str]]:
     return [
-        [against, *(screen.ms(step[against][key]) for key in ("bare", "sgp", "difference", "allowed"))]
+        [
+            against,
+            *(screen.ms(step[against][key]) for key in ("bare", "sgp", "difference")),
+            _bar(step[against]["difference"], step[against]["allowed"], screen.ms(step[against]["allowed"])),
+        ]
         for against in ("in buckets", "outside of buckets")
     ]
+
+
+def _bar(measured: float, most: float, shown: str) -> str:
+    return f"{shown}  missed" if measured > most else shown
 
 
 def _row(result: dict[str, Any]) -> list[str]:

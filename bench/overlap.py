@@ -5,10 +5,10 @@ With --compute sleep the cores are free meanwhile, as with an accelerator. With 
 on its core, and with python it runs pure Python that holds the interpreter lock, both for a fixed amount of work that
 takes --seconds undisturbed. (torch, python: use no more ranks than cores.)
 
-"exposed" is the time blocked in waits: the median over updates, of the slowest rank. A barrier, which is not timed,
+"waits" is the time blocked in the step: the median over updates, of the slowest rank. A barrier, which is not timed,
 levels SGP's ranks after the compute, so that they wait for bytes and not for each other's compute. OSGP's run freely,
-for its messages would travel during a barrier: what its ranks wait for slower ones counts as exposed. The hidden share
-is 1 - exposed(OSGP) / exposed(SGP). "over none" is the time of a whole update less that of one without communication:
+for its messages would travel during a barrier: what its ranks wait for slower ones counts too. The hidden share
+is 1 - waits(OSGP) / waits(SGP). "exposed" is the time of a whole update less that of one without communication:
 it also holds merging and what progress takes from the compute. "progress CPU" is the CPU time per update of every
 thread but the main one: threads of the transport, and on one host the copying through shared memory or the kernel's
 loopback that they do.
@@ -82,12 +82,12 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         results = {name: _slowest(record.gather(world, own.figures(window=1))) for name, own in updates.items()}
         transport = world.transport
     for result in results.values():
-        result["over_none"] = result["seconds"] - results["none"]["seconds"]
-    ratio = results["osgp"]["exposed"] / results["sgp"]["exposed"]
+        result["exposed"] = result["seconds"] - results["none"]["seconds"]
+    ratio = results["osgp"]["waits"] / results["sgp"]["waits"]
     title = f"{screen.size(given.size)} of parameters, {launcher.size} ranks over {transport}, compute: {given.compute}"
     console.print(screen.table(title, COLUMNS, [_row(name, results[name]) for name in COMPARED]))
-    console.print(f"OSGP exposes {screen.percent(ratio)} of what SGP exposes: {screen.percent(1 - ratio)} are hidden.")
-    if results["sgp"]["exposed"] > given.seconds:
+    console.print(f"OSGP waits {screen.percent(ratio)} of what SGP waits: {screen.percent(1 - ratio)} are hidden.")
+    if results["sgp"]["waits"] > given.seconds:
         console.print("The transfer takes longer than the compute, which cannot hide it: try more --seconds.")
     path = given.json or Path("out") / f"overlap-{given.compute}-{transport}.json"
     if launcher.rank == 0:
@@ -106,8 +106,8 @@ def _compute(given: argparse.Namespace, world: World) -> Compute:
 def _slowest(ranks: list[dict[str, Any]]) -> dict[str, float]:
     return {
         "seconds": max(rank["seconds"]["median"] for rank in ranks),
-        "exposed": max(rank["exposed"]["median"] for rank in ranks),
-        "exposed_p90": max(rank["exposed"]["p90"] for rank in ranks),
+        "waits": max(rank["waits"]["median"] for rank in ranks),
+        "waits_p90": max(rank["waits"]["p90"] for rank in ranks),
         "in_flight": record.highest(ranks, "in_flight"),
         "bytes_sent": record.highest(ranks, "bytes_sent"),
         "threads_cpu": record.highest(ranks, "threads_cpu"),
@@ -115,16 +115,16 @@ def _slowest(ranks: list[dict[str, Any]]) -> dict[str, float]:
 
 
 UNITS = "seconds and bytes of one update, medians over updates, the slowest rank's; threads_cpu: mean"
-COLUMNS = ("algorithm", "ms per update", "over none", "exposed ms", "p90", "in flight ms", "sent", "progress CPU ms")
+COLUMNS = ("algorithm", "ms per update", "exposed ms", "waits ms", "p90", "in flight ms", "sent", "progress CPU ms")
 
 
 def _row(name: str, result: dict[str, float]) -> list[str]:
     return [
         ALGORITHMS[name].title,
         screen.ms(result["seconds"]),
-        screen.ms(result["over_none"]),
         screen.ms(result["exposed"]),
-        screen.ms(result["exposed_p90"]),
+        screen.ms(result["waits"]),
+        screen.ms(result["waits_p90"]),
         screen.ms(result["in_flight"]),
         screen.size(result["bytes_sent"]),
         f"{screen.ms(result['threads_cpu'])} ({screen.percent(result['threads_cpu'] / result['seconds'])})",

@@ -17,9 +17,9 @@ from .samples import smooth
 Trained = dict[str, dict[str, Any]]
 
 UNITS = "see bench/training.py; seconds and bytes of one step"
-COLUMNS = ("algorithm", "test accuracy", "mean of ranks", "ms per step", "exposed ms", "sent per step", "consensus")
+COLUMNS = ("algorithm", "test accuracy", "mean of ranks", "ms per step", "waits ms", "sent per step", "consensus")
 LEGEND = (
-    "test accuracy: of the mean of the ranks' models. ms per step and exposed, the time blocked in waits: the slowest "
+    "test accuracy: of the mean of the ranks' models. ms per step, and of them waits, blocked in the step: the slowest "
     "rank's median. sent: by each rank. consensus: rms over the ranks of ‖z_i - mean‖ / ‖mean‖, over the run."
 )
 
@@ -41,7 +41,7 @@ def _row(name: str, run: dict[str, Any]) -> list[str]:
         screen.percent(run["accuracy"]),
         screen.percent(run["accuracy_of_ranks"]),
         screen.ms(run["seconds"]),
-        screen.ms(run["exposed"]),
+        screen.ms(run["waits"]),
         screen.size(run["bytes_sent"]),
         screen.percent(run["consensus"]),
     ]

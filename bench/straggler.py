@@ -102,7 +102,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=options.count, default=1, metavar="N", help="runs (default: 1)")
     options.add_topology(parser)
     options.add_world(parser)
-    options.add_json(parser, "straggler.json")
+    options.add_json(parser, "out/straggler.json")
 
 
 def check(given: argparse.Namespace, launcher: Launcher) -> None:

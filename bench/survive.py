@@ -7,7 +7,7 @@ undisturbed.
 
 A run is good when mpirun and all ranks that are left end well, hold a weight of 1 each on average, and tell of the same
 deaths. Back is the time from a kill to the end of the step in which the slowest of them went on. Starts mpirun itself,
-on this host. The exit code is 1 when a run was not good.
+on this host. The record is written after every run. The exit code is 1 when a run was not good.
 
 examples
   python -m bench survive --runs 50
@@ -34,6 +34,16 @@ from . import mpirun, options, record, screen
 LONGEST = 180.0
 """Seconds that a run may take before it counts as hung."""
 
+UNITS = (
+    "back: seconds from the last of the kills until the slowest rank went on; meetings: seconds of each rank's "
+    "agreement on who is left; accuracy: on the test images, mean of the ranks that are left; good runs alone count"
+)
+COLUMNS = ("", "good", "accuracy", "recoveries", "back s", "longest")
+LEGEND = (
+    "accuracy: on the test images, mean of the ranks that are left and of the good runs. back: from a kill until the "
+    "slowest rank went on, median."
+)
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What can be asked for."""
@@ -50,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--undisturbed", type=options.count, default=5, metavar="N", help="runs to compare with (default: 5)"
     )
-    options.add_json(parser, "survive.json")
+    options.add_json(parser, "out/survive.json")
 
 
 def check(given: argparse.Namespace, launcher: Launcher) -> None:
@@ -68,29 +78,60 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
 def run(given: argparse.Namespace, launcher: Launcher) -> None:
     """Run, print, write."""
     console = screen.screen(launcher)
-    course = screen.Course(console, given.runs + given.undisturbed)
-    with course:
-        course.part("with kills")
-        killed = [
-            _counted(course, given, seed, kills(given, seed)) for seed in range(given.first, given.first + given.runs)
-        ]
-        course.part("undisturbed")
-        calm = [_counted(course, given, seed, []) for seed in range(given.first, given.first + given.undisturbed)]
-    good = [each for each in killed if each["good"]]
-    found = {
-        "good": len(good),
-        "accuracy": statistics.fmean(each["accuracy"] for each in good) if good else None,
-        "accuracy_undisturbed": statistics.fmean(each["accuracy"] for each in calm),
-        "recoveries": sum(len(each["back"]) for each in good),
-        "back_median": statistics.median(back for each in good for back in each["back"]) if good else None,
-        "back_longest": max((back for each in good for back in each["back"]), default=None),
-        "meeting_longest": max((s for each in good for s in each["meetings"]), default=None),
-    }
-    console.print_json(json.dumps(found))
-    record.write(given, launcher, given.json, results={**found, "runs": killed, "undisturbed": calm})
+    plans = [(seed, kills(given, seed)) for seed in range(given.first, given.first + given.runs)]
+    plans += [(seed, []) for seed in range(given.first, given.first + given.undisturbed)]
+    killed: list[dict[str, Any]] = []
+    calm: list[dict[str, Any]] = []
+    with screen.Course(console, len(plans)) as course:
+        for seed, plan in plans:
+            course.part(f"seed {seed}, {'with kills' if plan else 'undisturbed'}")
+            (killed if plan else calm).append(once(given, seed, plan))
+            course.advance(1)
+            found = {**figures(killed, calm), "runs": killed, "undisturbed": calm}
+            record.write(given, launcher, given.json, unit=UNITS, results=found)
+    title = f"digits, {given.ranks} ranks, 3 of them killed, one and then two at once; undisturbed {given.ranks - 3}"
+    console.print(screen.table(title, COLUMNS, [_row("with kills", killed), _row("undisturbed", calm)]))
+    console.print(LEGEND)
+    for each in killed + calm:
+        if not each["good"]:
+            what = f"seed {each['seed']}, {' '.join(each['kills']) or 'undisturbed'}, exit code {each['code']}"
+            console.print(f"not good: {what}: {each['said'][-500:]}", markup=False)
     console.print(f"written to {given.json}")
-    if len(good) < given.runs:
+    if not all(each["good"] for each in killed + calm):
         sys.exit(1)
+
+
+def figures(killed: list[dict[str, Any]], calm: list[dict[str, Any]]) -> dict[str, Any]:
+    """What all runs together come to; of the good ones alone but for their number."""
+    back = _all(killed, "back")
+    return {
+        "good": sum(each["good"] for each in killed),
+        "accuracy": _mean(killed),
+        "accuracy_undisturbed": _mean(calm),
+        "recoveries": len(back),
+        "back_median": statistics.median(back) if back else None,
+        "back_longest": max(back, default=None),
+        "meeting_longest": max(_all(killed, "meetings"), default=None),
+    }
+
+
+def _row(name: str, runs: list[dict[str, Any]]) -> list[str]:
+    back, accuracy = _all(runs, "back"), _mean(runs)
+    return [
+        name,
+        f"{sum(each['good'] for each in runs)} of {len(runs)}",
+        "" if accuracy is None else screen.percent(accuracy),
+        *([str(len(back)), f"{statistics.median(back):.2f}", f"{max(back):.2f}"] if back else [""] * 3),
+    ]
+
+
+def _all(runs: list[dict[str, Any]], what: str) -> list[float]:
+    return [seconds for each in runs if each["good"] for seconds in each[what]]
+
+
+def _mean(runs: list[dict[str, Any]]) -> float | None:
+    found = [each["accuracy"] for each in runs if each["good"]]
+    return statistics.fmean(found) if found else None
 
 
 def kills(given: argparse.Namespace, seed: int) -> list[str]:
@@ -100,12 +141,6 @@ def kills(given: argparse.Namespace, seed: int) -> list[str]:
     first = given.steps // 3 + draw.randrange(given.steps // 12)
     second = given.steps // 2 + draw.randrange(given.steps // 12)
     return [f"{one}@{first}", f"{two}@{second}", f"0@{second}"]
-
-
-def _counted(course: screen.Course, given: argparse.Namespace, seed: int, plan: list[str]) -> dict[str, Any]:
-    found = once(given, seed, plan)
-    course.advance(1)
-    return found
 
 
 def once(given: argparse.Namespace, seed: int, plan: list[str]) -> dict[str, Any]:

@@ -15,24 +15,17 @@ from .algorithms import ALGORITHMS
 from .matrix import Result, title
 from .peers import PEERS
 
-LEGEND = (
-    "Times in ms, medians over the updates of all ranks; slowest: of that rank (which). p10 - p90: of the updates.",
-    "exposed: update less that of `no communication`; waits: blocked in the step. hidden: 1 - the larger / in flight.",
-    "Blocking methods are timed from a barrier just before the step; free: the same loop without it. Without it, and",
-    "where something happens every τ-th update, each value is a mean over τ updates.",
-    "sent, received, messages: of a rank and update. consensus: rms over ranks of ‖z_i - mean‖ / ‖mean‖, mean over τ.",
-)
-LINE = "line: raw sockets that move a round's bytes over the graph's hops after a pause; x line: exposed, in lines."
-
+LEGEND = "Times in ms, medians over the updates of all ranks; where something happens every τ-th, of means over τ."
 
 GOSSIP = [name for name, algorithm in ALGORITHMS.items() if algorithm.gossips]
 
 
 class Column(NamedTuple):
-    """Its head, what stands in it, and whether a screen has room for it."""
+    """Its head, what stands in it, what has to be said of that, and whether a screen has room for it."""
 
     head: str
     cell: Callable[[Result], str]
+    means: str = ""
     narrow: bool = True
 
 
@@ -50,20 +43,32 @@ def _messages(result: Result) -> str:
 
 
 COLUMNS = (
-    Column("update", lambda r: screen.ms(r["seconds"]["median"])),
+    Column("update", lambda r: screen.ms(r["seconds"]["median"]), "of blocking methods, from a barrier before step()"),
     Column("p10 - p90", lambda r: f"{screen.ms(r['seconds']['p10'])} - {screen.ms(r['seconds']['p90'])}"),
-    Column("slowest", lambda r: f"{screen.ms(r['slowest']['seconds']['median'])} ({r['slowest']['rank']})"),
-    Column("free", lambda r: _ms(r["free"] and r["free"]["seconds"]["median"])),
+    Column(
+        "slowest",
+        lambda r: f"{screen.ms(r['slowest']['seconds']['median'])} ({r['slowest']['rank']})",
+        "update of that rank (which)",
+    ),
+    Column("free", lambda r: _ms(r["free"] and r["free"]["seconds"]["median"]), "without that barrier, means over τ"),
     Column("compute", lambda r: screen.ms(r["computing"]["median"])),
-    Column("exposed", lambda r: _ms(r["over_none"])),
-    Column("hidden", lambda r: "" if r["hidden"] is None else f"{r['hidden'] * 100:.0f} %"),
-    Column("waits", lambda r: screen.ms(r["exposed"]["median"]), narrow=False),
-    Column("in flight", lambda r: _ms(r["in_flight"])),
+    Column("exposed", lambda r: _ms(r["exposed"]), "update less that of `no communication`"),
+    Column(
+        "hidden",
+        lambda r: "" if r["hidden"] is None else f"{r['hidden'] * 100:.0f} %",
+        "what neither is exposed nor waits, of the time in flight",
+    ),
+    Column("waits", lambda r: screen.ms(r["waits"]["median"]), "blocked in the step", narrow=False),
+    Column("in flight", lambda r: _ms(r["in_flight"]), "from posting to arrival"),
     Column("merging", lambda r: _ms(r["merging"])),
-    Column("sent", lambda r: _size(r["bytes_sent"])),
+    Column("sent", lambda r: _size(r["bytes_sent"]), "by a rank in an update"),
     Column("received", lambda r: _size(r["bytes_received"]), narrow=False),
-    Column("messages", _messages, narrow=False),
-    Column("consensus", lambda r: "" if r["consensus"] is None else f"{r['consensus']:.1e}"),
+    Column("messages", _messages, "sent / received by a rank in an update", narrow=False),
+    Column(
+        "consensus",
+        lambda r: "" if r["consensus"] is None else f"{r['consensus']:.1e}",
+        "rms over ranks of ‖z_i - mean‖ / ‖mean‖, mean over τ",
+    ),
 )
 SPARED = ("free", "slowest", "merging", "compute", "consensus", "p10 - p90", "line", "sent")
 """What a narrow screen leaves out, in this order; the files hold everything."""
@@ -71,8 +76,8 @@ MOST_RANKS = 16
 """So many stand side by side in Markdown; the JSON has all."""
 GRAPH = Column("graph", lambda r: str(r["topology"]) if r["algorithm"] in GOSSIP else "")
 LINES = (
-    Column("line", lambda r: _ms(r["line"])),
-    Column("x line", lambda r: "" if r["over_line"] is None else f"{r['over_line']:.3f}"),
+    Column("line", lambda r: _ms(r["line"]), "raw sockets that move a round's bytes over its hops after a pause"),
+    Column("x line", lambda r: "" if r["over_line"] is None else f"{r['over_line']:.3f}", "exposed, in lines"),
 )
 
 
@@ -94,9 +99,9 @@ def parts(results: Sequence[Result]) -> list[Part]:
     ]
 
 
-def legend(results: Sequence[Result]) -> list[str]:
-    """What the columns mean."""
-    return [*LEGEND, *([LINE] if any(result["line"] for result in results) else [])]
+def legend(shown: Sequence[Column]) -> str:
+    """What the columns mean, those whose heads do not say it."""
+    return " ".join([LEGEND, *(f"{column.head}: {column.means}." for column in shown if column.means)])
 
 
 def limits(results: Sequence[Result]) -> list[str]:
@@ -105,28 +110,44 @@ def limits(results: Sequence[Result]) -> list[str]:
     return [f"{PEERS[name].title}: {PEERS[name].limits}" for name in names]
 
 
+def graph_of(results: Sequence[Result]) -> str:
+    """The one graph of all results; nothing where there are several, which stand in the table, or none is used."""
+    found = {result["topology"] for result in results}
+    gossips = any(result["algorithm"] in GOSSIP for result in results)
+    return str(found.pop()) if gossips and len(found) == 1 else ""
+
+
 def columns(results: Sequence[Result]) -> list[Column]:
-    """Graphs where there are several, lines where they were measured."""
+    """Those that tell something; graphs where there are several."""
     several = len({result["topology"] for result in results}) > 1
-    measured = any(result["line"] for result in results)
-    return [*([GRAPH] if several else []), *COLUMNS, *(LINES if measured else ())]
+    found = [*([GRAPH] if several else []), *COLUMNS, *LINES]
+    return [column for column in found if any(column.cell(result) for result in results)]
 
 
-def on_screen(part: Part, width: int) -> Table:
-    """With as many columns as `width` characters have room for."""
+def fitting(part: Part, width: int) -> list[Column]:
+    """As many columns as `width` characters have room for."""
     chosen = [column for column in columns(part.results) if column.narrow]
-    names = [title(result["algorithm"]) for result in part.results]
-    first = 2 + max(map(len, ["algorithm", *names]))
+    first = 2 + max(map(len, ["algorithm", *_names(part)]))
     for head in SPARED:
         if first + sum(_wide(column, part) for column in chosen) <= width:
             break
         chosen = [column for column in chosen if column.head != head]
+    return chosen
+
+
+def on_screen(part: Part, shown: Sequence[Column]) -> Table:
+    """With these columns."""
     rows = [
-        [name, *(column.cell(result) for column in chosen)] for name, result in zip(names, part.results, strict=True)
+        [name, *(column.cell(result) for column in shown)]
+        for name, result in zip(_names(part), part.results, strict=True)
     ]
-    table = screen.table(part.title, ["algorithm", *(column.head for column in chosen)], rows)
+    table = screen.table(part.title, ["algorithm", *(column.head for column in shown)], rows)
     table.box, table.padding = box.SIMPLE_HEAD, (0, 1, 0, 0)
     return table
+
+
+def _names(part: Part) -> list[str]:
+    return [title(result["algorithm"]) for result in part.results]
 
 
 def _wide(column: Column, part: Part) -> int:
@@ -144,7 +165,7 @@ def markdown(heading: str, results: Sequence[Result], left_out: Sequence[str] = 
             cells = [title(result["algorithm"]), *(column.cell(result) for column in chosen)]
             lines.append(f"| {' | '.join(cells)} |")
         lines += ["", *by_rank(part), ""]
-    lines += [*legend(results), ""]
+    lines += [legend(columns(results)), ""]
     return "\n".join([*lines, *(f"- {sentence}" for sentence in (*limits(results), *left_out)), ""])
 
 

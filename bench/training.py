@@ -41,7 +41,8 @@ def train(algorithm: Algorithm, world: World, data: Data, given: argparse.Namesp
 
     accuracy: of the mean of the ranks' models; accuracy_of_ranks: the mean of the accuracies of each.
     consensus: sqrt(mean_i ‖z_i − z̄‖²) / ‖z̄‖, the mean of looks every 23 steps; consensus_end: after the last step.
-    seconds, exposed: of a step, forward and backward pass included; the slowest rank's median over windows.
+    seconds: of a step, forward and backward pass included; waits: of them, blocked in the step. Both are the slowest
+        rank's median over windows.
     bytes_sent, messages_sent: of a rank and step. loss: of the training batch at each step, averaged over the ranks.
     """
     model = network(given.seed).to(world.device)
@@ -51,7 +52,7 @@ def train(algorithm: Algorithm, world: World, data: Data, given: argparse.Namesp
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, given.steps)
     order = batches(data, given.batch, seed=1000 * given.seed + world.rank)
     look = Consensus(world, model)
-    losses, seconds, exposed, distances = [], [], [], []
+    losses, seconds, waits, distances = [], [], [], []
     for step in range(given.steps):
         images, labels = next(order)
         began = time.perf_counter()
@@ -61,7 +62,7 @@ def train(algorithm: Algorithm, world: World, data: Data, given: argparse.Namesp
         optimizer.step()
         synchronise(world)
         seconds.append(time.perf_counter() - began)
-        exposed.append(optimizer.stats.last.seconds_exposed)
+        waits.append(optimizer.stats.last.seconds_exposed)
         losses.append(loss.item())
         scheduler.step()
         if (step + 1) % LOOKS == 0:
@@ -73,7 +74,7 @@ def train(algorithm: Algorithm, world: World, data: Data, given: argparse.Namesp
     run = optimizer.stats.run
     own = {
         "seconds": summary(seconds, window).median,
-        "exposed": summary(exposed, window).median,
+        "waits": summary(waits, window).median,
         "accuracy": accuracy(model, data),
         "loss": losses,
     }
@@ -85,7 +86,7 @@ def train(algorithm: Algorithm, world: World, data: Data, given: argparse.Namesp
         "consensus": math.fsum(distances) / len(distances) if distances else end,
         "consensus_end": end,
         "seconds": record.highest(ranks, "seconds"),
-        "exposed": record.highest(ranks, "exposed"),
+        "waits": record.highest(ranks, "waits"),
         "bytes_sent": run.bytes_sent / given.steps,
         "messages_sent": run.messages_sent / given.steps,
         "loss": [

@@ -49,9 +49,9 @@ WIDE = 180
 """Columns of what is printed where no terminal says how many there are."""
 
 UNITS = (
-    "seconds, bytes and messages of one update; quantiles over windows of `window` updates of all ranks; exposed: "
-    "blocked in waits; none: an update of `none` in windows as long; over_none: the update less that; hidden: 1 - the "
-    "larger of exposed and over_none / in_flight; free: without barriers, in windows of `period`; slowest: the rank "
+    "seconds, bytes and messages of one update; quantiles over windows of `window` updates of all ranks; waits: "
+    "blocked in the step; none: an update of `none` in windows as long; exposed: the update less that; hidden: 1 - the "
+    "larger of exposed and waits / in_flight; free: without barriers, in windows of `period`; slowest: the rank "
     "with the highest median; line: raw sockets moving the bytes of a round"
 )
 
@@ -162,6 +162,8 @@ def _check_peers(given: argparse.Namespace, launcher: Launcher) -> None:
         if (missing := name in PEERS and PEERS[name].missing)
     ]
     given.algorithms = [name for name in given.algorithms if name not in PEERS or not PEERS[name].missing]
+    if "none" not in given.algorithms:
+        given.left_out.append("exposed and hidden are left out: they are told beside `none`, which --algorithms lacks")
     for name in given.algorithms:
         if name not in PEERS or not PEERS[name].trains:
             continue
@@ -199,15 +201,19 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     matrix.compare(results, lambda nbytes, graph: seconds.get((nbytes, graph), before.get(str(nbytes))))
     if launcher.rank > 0:
         return
-    ranks = f"{launcher.size} rank{'s' * (launcher.size > 1)} over {transport}, compute by {given.model}"
+    graph = tables.graph_of(results)
+    over = f"{transport} and {graph}" if graph else transport
+    ranks = f"{launcher.size} rank{'s' * (launcher.size > 1)} over {over}, compute by {given.model}"
     if transport == "mpi":
         ranks += "; torch and other libraries over gloo"
     parts = tables.parts(results)
     console.print(f"update: {ranks}")
+    shown: list[tables.Column] = []
     for part in parts:
-        console.print(tables.on_screen(part, console.width))
-    for sentence in tables.legend(results):
-        console.print(sentence)
+        fitting = tables.fitting(part, console.width)
+        console.print(tables.on_screen(part, fitting))
+        shown += [column for column in fitting if column not in shown]
+    console.print(tables.legend(shown))
     for sentence in tables.limits(results):
         console.print(f"- {sentence}", markup=False)
     beside = given.out / given.json.stem

@@ -33,6 +33,9 @@ ANSWER = 2.0
 PATIENCE = 0.1
 """Seconds for a process that closes its connections to end, and for its launcher to take note of the exit code."""
 
+ENDED = "exit"
+"""What a rank does whose script has ended."""
+
 NAMED = 4
 """Peers of whom an error tells what is known; the others only by their number."""
 
@@ -73,6 +76,8 @@ class Slot(ctypes.Structure):
             return f"{step}, waiting {place}for {subject} for {now - self.waiting:.1f} s"
         if not doing:
             return step
+        if doing == ENDED:
+            return f"{step}, at the end of its script for {now - self.since:.1f} s"
         return f"{step}, {'computing' if doing == 'compute' else f'in {doing}'} for {now - self.since:.1f} s"
 
 

@@ -15,7 +15,7 @@ from .deaths import Death, Survivor
 from .gradients import GradientAverage, unscaled_
 from .mass import Mass
 from .parameters import Parameters
-from .refusals import refuse_captured, refuse_options, refuse_other_runs, refuse_worlds
+from .refusals import refuse_captured, refuse_options, refuse_other_runs, refuse_stranger, refuse_worlds
 from .stats import Stats
 from .timeline import VARIABLE, Timeline
 from .world import World
@@ -104,6 +104,7 @@ class GossipOptimizer(Wrapper):
         self._compares = isinstance(optimizer, torch.optim.LBFGS)
         self._alone = gradients is None or gradients.size == 1
         super().__init__(optimizer)
+        refuse_stranger(optimizer, module)
         self.averager = averager
         self.on_failure = on_failure
         self.steps = 0

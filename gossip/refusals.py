@@ -9,6 +9,7 @@ import torch
 from .averaging import Averager
 from .deaths import refuse_mortal
 from .errors import GossipError, UsageError
+from .masters import origin
 from .world import World
 from .wrapper import Wrapper
 
@@ -48,6 +49,22 @@ def refuse_options(
         raise UsageError(
             "LBFGS evaluates its closure as often as its line search asks, which differs between ranks, so its "
             "gradients cannot be averaged: leave gradients=None and average parameters"
+        )
+
+
+def refuse_stranger(optimizer: torch.optim.Optimizer, module: torch.nn.Module | None) -> None:
+    """A module that has nothing to do with the optimizer.
+
+    Raises:
+        UsageError: naming both.
+    """
+    if module is None:
+        return
+    own = {id(parameter) for parameter in module.parameters()}
+    if not any(id(origin(parameter)) in own for group in optimizer.param_groups for parameter in group["params"]):
+        raise UsageError(
+            f"module is a {type(module).__name__} that holds none of the parameters of this "
+            f"{type(optimizer).__name__}: give the model whose parameters() the optimizer was made with"
         )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -39,6 +40,7 @@ OPENING, SEPARATOR, CLOSING = b"[\n", b",\n", b"\n]\n"
 """A file is lines of events in an array, one line for each step."""
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
+_NUMBER = re.compile(r" \d+")
 
 Event = dict[str, Any]
 
@@ -119,8 +121,8 @@ class Timeline:
             return
         exposed = max(0.0, flight.landed - max(waited, flight.posted))
         hidden = flight.landed - flight.posted - exposed
-        name = f"{flight.subject} {'hidden' if hidden > exposed else 'exposed'}"
-        self._draw(flight, name, flight.landed, {"exposed us": round(1e6 * exposed), "hidden us": round(1e6 * hidden)})
+        how = "hidden" if hidden > exposed else "exposed"
+        self._draw(flight, how, flight.landed, {"exposed us": round(1e6 * exposed), "hidden us": round(1e6 * hidden)})
 
     # -- what is written -----------------------------------------------------------------------------------------------
 
@@ -148,11 +150,11 @@ class Timeline:
     def _has_landed(self, flight: Flight) -> bool:
         """Ask a device, whose flights the host never waits for: their end is the first time that we saw them landed."""
         if flight.done():
-            self._draw(flight, flight.subject, flight.landed or time.perf_counter(), {"end": "no later than this"})
+            self._draw(flight, "", flight.landed or time.perf_counter(), {"end": "no later than this"})
             return True
         return False
 
-    def _draw(self, flight: Flight, name: str, landed: float, more: dict[str, Any]) -> None:
+    def _draw(self, flight: Flight, how: str, landed: float, more: dict[str, Any]) -> None:
         began, ended = self._us(flight.posted), self._us(landed)
         track = next((number for number, free in enumerate(self._free, 1) if free <= began), len(self._free) + 1)
         if track > len(self._free):
@@ -162,12 +164,15 @@ class Timeline:
         self._free[track - 1] = ended
         ranks = flight.ranks
         args = {
+            "of": flight.subject,
             "to": [ranks[peer] for peer in flight.sends],
             "from": [ranks[peer] for peer in flight.receives],
             "bytes sent": flight.bytes_sent,
             "bytes received": flight.bytes_received,
             **more,
         }
+        # One name for all rounds, so that a viewer adds them up.
+        name = f"{_NUMBER.sub('', flight.subject)} {how}".rstrip()
         self._add("X", name, track, cat="flight", ts=began, dur=ended - began, args=args)
 
     def _span(self, name: str, began: float, ended: float, **args: object) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
-from .board import REPORT, Board
+from .board import ENDED, REPORT, Board
 
 GRACE = 30.0
 """Seconds between a signal that asks for the end and the loop's next question whether there was one."""
@@ -55,7 +55,7 @@ class Watch:
             signal.set_wakeup_fd(self._others)
         threading.Thread(target=self._run, name=NAME, daemon=True).start()
         self._take(REPORT, signal.SIGTERM)
-        atexit.register(self.leave)  # while the interpreter goes down nobody answers
+        atexit.register(self.end)  # while the interpreter goes down nobody answers
         os.register_at_fork(after_in_child=self.leave)  # a data loader's worker is no rank
 
     def listens(self, board: Board) -> None:
@@ -87,11 +87,17 @@ class Watch:
                 signal.set_wakeup_fd(taken)
             os.write(self._write, bytes([number]))
 
+    def end(self) -> None:
+        """The script has ended; the process may yet wait for the others, as MPI's own end does."""
+        if os.getpid() == self.board.slot.pid:
+            self.board.slot.listens = False  # before REPORT ends whom it asks
+            self.board.enter(ENDED)
+        self.leave()
+
     def leave(self) -> None:
         """Signals mean what they meant before."""
         if threading.current_thread() is not threading.main_thread():
             return
-        self.board.slot.listens = False  # before REPORT ends whom it asks
         if signal.set_wakeup_fd(-1) not in (self._write, -1):
             signal.set_wakeup_fd(self._others)
         for number, before in self._ours.items():

@@ -43,7 +43,7 @@ class Ran(NamedTuple):
     z: Array
     g: Array
     bytes_sent: list[float]
-    exposed: list[float]
+    waits: list[float]
 
 
 def ran(folder: Path, size: int, *names: str) -> dict[str, Ran]:
@@ -71,20 +71,20 @@ def agree(z: Array) -> bool:
 def test_torchs_own(tmp_path: Path) -> None:
     found = ran(tmp_path, 2, "ddp", "ddp-overlap", "post-local-sgd")
     for name in ("ddp", "ddp-overlap"):
-        z, g, sent, exposed = found[name]
+        z, g, sent, waits = found[name]
         for t in range(STEPS + 1):
             # z(t) = z(0) − γ t ḡ on every rank
             close(z[:, t], z[0, 0] - γ * t * g.mean(axis=0))
         assert sent == [STEPS * NBYTES] * 2
-        assert min(exposed) > 0
-    z, g, sent, exposed = found["post-local-sgd"]
+        assert min(waits) > 0
+    z, g, sent, waits = found["post-local-sgd"]
     for t in range(1, STEPS + 1):
         # an average in the first step and each τ-th after it, steps of its own on each rank from there
         last = (t - 1) // τ * τ + 1
         close(z[:, t], z[0, 0] - γ * last * g.mean(axis=0) - γ * (t - last) * g)
         assert agree(z[:, t]) == (t == last)
     assert sent == [STEPS / τ * NBYTES] * 2
-    assert min(exposed) > 0
+    assert min(waits) > 0
 
 
 def test_decent_dp_averages_pairs_while_it_computes(tmp_path: Path) -> None:
@@ -118,17 +118,17 @@ def test_torchft_averages_every_period(tmp_path: Path) -> None:
     close(z[:, 2 * τ], z[0, 0] - 0.7 * (1.9 + 1 + 0.9 * 1.9) * d)
     for each in found.values():
         assert each.bytes_sent == [STEPS / τ * NBYTES] * 2
-        assert min(each.exposed) > 0
+        assert min(each.waits) > 0
 
 
 def test_fairscale_gossips_and_its_slow_momentum_keeps_ranks_apart(tmp_path: Path) -> None:
     found = ran(tmp_path, 2, "fairscale-sgp", "fairscale-slowmo", "fairscale-local-slowmo")
-    z, g, sent, exposed = found["fairscale-sgp"]
+    z, g, sent, waits = found["fairscale-sgp"]
     for t in range(STEPS + 1):
         # between two ranks a round of SGP is an exact average
         close(z[:, t], z[0, 0] - γ * t * g.mean(axis=0))
     assert sent == [STEPS * NBYTES] * 2
-    assert min(exposed) > 0
+    assert min(waits) > 0
     for name in ("fairscale-slowmo", "fairscale-local-slowmo"):
         z, g, sent, _ = found[name]
         mean = g.mean(axis=0)

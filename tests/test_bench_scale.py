@@ -23,6 +23,7 @@ from bench.scale import Cluster, Machine, Method, Overhead, Point, calibrate, co
 from bench.scale import options as asked
 from bench.scale.collectives import COLLECTIVES
 from bench.scale.published import TABLE, WITHIN, rows
+from bench.scale.report import fit_sentence
 from gossip import UsageError
 from gossip.transports.sums import RING
 from topologies.analysis.cost import Link, allreduce_seconds
@@ -366,7 +367,7 @@ def measured(folder: Path, ranks: int, *, noise: float = 0.005, compute: float =
             seconds = found[""].seconds.median * (1 + noise * rng.standard_normal())
             seconds *= off if name == "sgp-slowmo" else 1.0
             each = {"algorithm": name, "bytes": nbytes, "seconds": figures(seconds, MEASURED.jitter)}
-            results.append(each | {"exposed": figures(seconds)} if line else each)
+            results.append(each)
     results.append({"algorithm": "torch-allreduce", "bytes": NBYTES, "seconds": figures(1.0)})
     return write_record(folder / f"measured-{ranks}.json", ranks, results, compute)
 
@@ -380,6 +381,7 @@ def test_calibration_recovers_what_made_the_figures(tmp_path: Path) -> None:
     for nbytes in (NBYTES, 4 * NBYTES):
         assert fitted.overhead.seconds(nbytes) == pytest.approx(OVERHEAD.seconds(nbytes), abs=2e-4)
     assert fitted.jitter == pytest.approx(MEASURED.jitter, rel=0.05)
+    assert fitted.error is not None
     assert fitted.error < 0.003
     assert {point.algorithm for point in fitted.points} == {"none", "line", "exact", "sgp"}
 
@@ -398,6 +400,7 @@ def test_calibration_of_exact_figures_is_exact(tmp_path: Path) -> None:
     assert fitted.latency == pytest.approx(MEASURED.latency)
     assert fitted.merge == pytest.approx(MEASURED.merge)
     assert fitted.overhead._asdict() == pytest.approx(OVERHEAD._asdict())
+    assert fitted.error is not None
     assert fitted.error < 1e-9
 
 
@@ -409,6 +412,8 @@ def test_what_points_do_not_tell_is_nothing(tmp_path: Path) -> None:
     fitted = calibrate(read(write_record(tmp_path / "few.json", 4, results, 0.1)).points, QUIET)
     assert (fitted.latency, fitted.merge) == (0, 0)
     assert fitted.rate == pytest.approx(8 * NBYTES / 0.1)
+    assert fitted.error is None
+    assert "nothing says how well it fits" in fit_sentence(fitted)
 
 
 def test_figures_of_eight_hosts_at_100_mbit(tmp_path: Path) -> None:
@@ -416,7 +421,7 @@ def test_figures_of_eight_hosts_at_100_mbit(tmp_path: Path) -> None:
     line, alone, exact = 0.0830, 0.2714, 0.4207
     results = [
         {"algorithm": "none", "bytes": NBYTES, "seconds": figures(alone)},
-        {"algorithm": "line", "bytes": NBYTES, "seconds": figures(line), "exposed": figures(line)},
+        {"algorithm": "line", "bytes": NBYTES, "seconds": figures(line)},
         {"algorithm": "exact", "bytes": NBYTES, "seconds": figures(exact)},
     ]
     fitted = calibrate(read(write_record(tmp_path / "8.json", 8, results, 0.271, period=48)).points, QUIET)
@@ -553,6 +558,10 @@ def test_a_missed_point_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFix
         (["--jitter", "2"], "'2' is no share"),
         (["--slow-hosts", "-1"], "'-1' is no share"),
         (["--slow-rate", "0.5"], "'0.5' is below 1"),
+        (["--slow-hosts", "0.1"], "--slow-hosts without --slow-compute or --slow-rate would change nothing"),
+        (["--slow-rate", "4"], "--slow-compute and --slow-rate without --slow-hosts would change nothing"),
+        (["--fit", "sgp"], "--fit without --measured would change nothing"),
+        (["--within", "5"], "--within without --validate would change nothing"),
         (["--rate", "fast"], "'fast' is not a rate"),
         (["--latency", "50"], "'50' is not a time"),
         (["--period", "49"], "--steps 48 is less than one period, 49, of sgp-slowmo"),

@@ -120,7 +120,7 @@ def test_command_line_of_bench(command: str, words: list[str]) -> None:
     said, code = io.StringIO(), None
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
-            given = bench._parser().parse_args([command, *words])
+            given = bench._parsers()[0].parse_args([command, *words])
             bench.COMMANDS[command].check(given, Launcher("none"))
         except SystemExit as ended:
             code = ended.code

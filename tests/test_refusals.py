@@ -88,6 +88,10 @@ ARGUMENTS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: gossip.GossipOptimizer(sgd(), gossip.NoAverage(), module_buffers="average"),
         "module_buffers='average' needs module=...",
     ),
+    "another model": (
+        lambda: gossip.GossipOptimizer(sgd(), gossip.NoAverage(), module=network()),
+        "module is a Sequential that holds none of the parameters of this SGD",
+    ),
     "initial": (
         lambda: gossip.GossipOptimizer(sgd(), gossip.NoAverage(), initial="rank 3"),
         "initial is 'rank 3'; there are 'broadcast' and 'check'",

@@ -83,6 +83,18 @@ def test_hung(launcher: str, transport: str) -> None:
     assert re.search(r"\[rank \d on \S+\] in step \d, waiting in land for round \d for \d\.\d s\n", outcome.output)
 
 
+@pytest.mark.slow
+def test_exits() -> None:
+    """MPI's own end waits for the others, so that the process of a rank that has left its script is still there."""
+    outcome = ends("mpirun", "exits", "mpi", 2)
+    assert outcome.code == 1
+    assert re.search(
+        r"PeerTimeout: rank \d heard nothing from rank 1 .*\(rank 1, process \d+ on this host, is in step 6, at the "
+        r"end of its script for [234]\.\d s, last heard",
+        outcome.output,
+    ), outcome.output
+
+
 ABSENT = """
 import os, threading, gossip
 from gossip.transports import mpi_start
@@ -177,14 +189,20 @@ time.sleep(0.1)
     ),
     "a forked process": (
         """
-watch.stand(board.Board(0), end_job).let_ask()
+own = board.Board(0)
+own.share(lambda data: [data])  # its slot is memory that the child sees too
+watch.stand(own, end_job).let_ask()
 if not (child := os.fork()):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(10)
-print(os.waitpid(child, 0)[1])
+print(os.waitpid(child, 0)[1], own.slot.listens)
+if not (child := os.fork()):
+    sys.exit()
+os.waitpid(child, 0)
+print(own.slot)
 """,
         0,
-        r"^15\n$",
+        r"^15 1\nbefore its first step\n$",
     ),
     "a loop that asked once": (
         """

@@ -50,7 +50,8 @@ class Overhead(NamedTuple):
 
 class Fitted(NamedTuple):
     """rate: bits per second. latency: seconds. merge: seconds for each byte. jitter: of the compute. overhead: beside
-    it. error: rms of the relative errors. points: those that were fitted to.
+    it. error: rms of the relative errors; None where there are no more figures than unknowns, so that any would fit.
+    points: those that were fitted to.
     """
 
     rate: float
@@ -58,7 +59,7 @@ class Fitted(NamedTuple):
     merge: float
     jitter: float
     overhead: Overhead
-    error: float
+    error: float | None
     points: tuple[Point, ...]
 
     def onto(self, machine: Machine) -> Machine:
@@ -106,7 +107,7 @@ def calibrate(points: Sequence[Point], machine: Machine, fitting: Sequence[str] 
             "hosts whose links are slower"
         )
     error = (base + rows @ x) / measured - 1
-    rms = float(np.sqrt(np.mean(error**2)))
+    rms = float(np.sqrt(np.mean(error**2))) if len(told) > np.count_nonzero(x) else None
     return Fitted(8 / x[1], x[0], x[2], jitter, overhead, rms, tuple(used))
 
 

@@ -27,7 +27,7 @@ from gossip.launchers import Launcher
 from .. import options as common
 from .. import record, screen
 from . import options, picture, published, report
-from .calibration import Fitted, Overhead, calibrate, compare, graph_of
+from .calibration import FITTING, Fitted, Overhead, calibrate, compare, graph_of
 from .machine import Cluster
 from .measured import Point, read
 from .methods import Method, methods
@@ -46,6 +46,9 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
     """Refuse what cannot be simulated, and files that tell nothing."""
     if launcher.size > 1:
         raise UsageError("this simulates all ranks in one process: start it as `python -m bench scale`, by itself")
+    options.refuse_idle(given)
+    given.fit = given.fit or list(FITTING)
+    given.within = given.within or options.WITHIN
     if given.ranks_per_host > 1 and given.inside_rate is None:
         raise UsageError(
             f"--ranks-per-host {given.ranks_per_host} needs --inside-rate: how fast ranks of one host speak to each "

@@ -79,7 +79,7 @@ def _point(path: Path, record: Mapping[str, Any], settings: Mapping[str, Any], r
         return result.get(name, record.get(name, settings.get(name)))
 
     algorithm = str(result["algorithm"])
-    measured = result["exposed"] if algorithm == LINE and result.get("exposed") else result["seconds"]
+    measured = result["seconds"]
     median = float(measured["median"])
     if median <= 0:
         raise ValueError(f"{algorithm} took {median} s")

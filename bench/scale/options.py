@@ -6,6 +6,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from gossip import UsageError
 from topologies.commands import units
 
 from .. import options
@@ -17,6 +18,7 @@ from .methods import OWN, methods
 
 DEFAULT = ["none", "ar", "ar-ring", "ar-hierarchical", "local", "sgp", "sgp-slowmo", "osgp", "osgp-slowmo"]
 RATE, LATENCY, JITTER, TAIL = 10e9, 50e-6, 0.03, 4.0
+WITHIN = 10.0
 MOST_RANKS = 1 << 20
 
 
@@ -117,7 +119,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--fit",
         type=options.some_of([*known, LINE]),
-        default=list(FITTING),
         metavar="NAME,...",
         help=f"the algorithms in them that are fitted to (default: {','.join(FITTING)})",
     )
@@ -129,7 +130,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="predict every point in them that was not fitted to; exit code 1 if one is missed",
     )
-    add("--within", type=options.positive, default=10.0, metavar="PERCENT", help="what is no miss (default: 10)")
+    add("--within", type=options.positive, metavar="PERCENT", help=f"what is no miss (default: {WITHIN:g})")
     add("--published", action="store_true", help="print a paper's table beside the model's as well")
     add = parser.add_argument_group("simulation and results").add_argument
     add("--steps", type=options.count, default=480, metavar="N", help="updates that count (default: 480)")
@@ -137,6 +138,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=options.natural, default=0, metavar="N", help="of all draws (default: 0)")
     options.add_json(parser, "out/scale.json")
     add("--picture", type=Path, default=Path("out/scale.png"), metavar="PATH", help="(default: out/scale.png)")
+
+
+def refuse_idle(given: argparse.Namespace) -> None:
+    """Refuse an option that would change nothing without another one.
+
+    Raises:
+        UsageError: it names both.
+    """
+    slower = given.slow_compute > 1 or given.slow_rate > 1
+    for idle, needs, reason in (
+        ("--slow-hosts", "--slow-compute or --slow-rate", given.slow_hosts and not slower),
+        ("--slow-compute and --slow-rate", "--slow-hosts", slower and not given.slow_hosts),
+        ("--fit", "--measured", given.fit is not None and not given.measured),
+        ("--within", "--validate", given.within is not None and not given.validate),
+    ):
+        if reason:
+            raise UsageError(f"{idle} without {needs} would change nothing: give {needs} too, or leave it out")
 
 
 def machine(given: argparse.Namespace, fitted: Fitted | None) -> Machine:

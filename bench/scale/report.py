@@ -82,12 +82,15 @@ def fit_sentence(fitted: Fitted) -> str:
     """What was fitted, and how well."""
     merging = f"{screen.size(1 / fitted.merge)} a second" if fitted.merge else "no time"
     files = {point.file for point in fitted.points}
+    error = "no more of them than unknowns, so that nothing says how well it fits: measure more sizes"
+    if fitted.error is not None:
+        error = f"rms error {fitted.error * 100:.2g} %"
     beside = f"{screen.ms(fitted.overhead.fixed)} ms"
     if fitted.overhead.per_byte:
         beside += f" and {screen.ms(fitted.overhead.per_byte * 1e6)} ms a megabyte"
+    where = f"{len(fitted.points)} points of {len(files)} file{'s' if len(files) > 1 else ''}"
     return (
-        f"fitted to {len(fitted.points)} points of {len(files)} file{'s' if len(files) > 1 else ''}, rms error "
-        f"{fitted.error * 100:.2g} %: rate {units.rate_text(fitted.rate)}, latency "
+        f"fitted to {where}, {error}: rate {units.rate_text(fitted.rate)}, latency "
         f"{units.seconds_text(fitted.latency)}, merging {merging}, {beside} an update beside its compute, jitter "
         f"{fitted.jitter * 100:.2g} %"
     )

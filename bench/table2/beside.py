@@ -27,7 +27,7 @@ class Order(NamedTuple):
 
     def __str__(self) -> str:
         order = " < ".join(ALGORITHMS[name].title for name in self.names)
-        return f"order of the paper, {order}: {'measured too' if self.holds else 'NOT measured'}"
+        return f"order of the paper, {order}: {'measured too' if self.holds else 'not so here'}"
 
 
 class Beside(NamedTuple):

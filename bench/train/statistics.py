@@ -6,8 +6,6 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from scipy import stats
-
 CONFIDENCE = 0.95
 
 
@@ -34,6 +32,8 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Comparison:
     if spread == 0:  # all pairs differ alike: t has no value, and only no difference at all has a plain meaning
         p = 1.0 if mean == 0 else 0.0
         return Comparison(mean, mean, mean, 0.0, p, 0.0)
+    from scipy import stats  # which takes a second, and every command's --help would wait for it
+
     test = stats.ttest_rel(a, b)
     interval = test.confidence_interval(CONFIDENCE)
     return Comparison(

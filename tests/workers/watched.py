@@ -23,6 +23,8 @@ def happens(what: str, world: gossip.World) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
     elif what == "hung":
         threading.Event().wait(100)
+    elif what == "exits":
+        sys.exit(3)
     elif what in ("told", "asked"):
         os.kill(os.getpid(), signal.SIGTERM)
     elif what == "job told":  # of one host, so that mpirun itself is the parent
