@@ -100,6 +100,11 @@ def test_rates_events_and_slow_hosts_are_read() -> None:
         (["--event", "5s:3=down", "--", "python"], "'down' is not a rate"),
         (["--event", "5s:8=cut", "--", "python"], "--event names host 8, but 8 hosts go from 0 to 7"),
         (["--launcher", "ssh", "--", "python"], "invalid choice: 'ssh'"),
+        (
+            ["--launcher", "torchrun", "--mpirun-options=--with-ft ulfm", "--", "python"],
+            "--mpirun-options are for mpirun, and --launcher is torchrun",
+        ),
+        (["--fool"], "bench cluster: error: unrecognized arguments: --fool"),
         (["--line", "1", "--", "python"], "'1' is not a size"),
         (["--timeout", "0", "--", "python"], "'0' is not above 0"),
         (["--json", "/proc/nowhere/x.json", "--", "python"], "cannot make the folder /proc/nowhere"),

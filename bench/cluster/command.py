@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import shlex
 import statistics
 import sys
 import time
@@ -83,6 +84,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="who starts the ranks: Open MPI's mpirun, or this command, with torchrun's variables (default: mpirun)",
     )
     parser.add_argument(
+        "--mpirun-options",
+        type=shlex.split,
+        default=[],
+        metavar="'OPTION ...'",
+        help="more options for mpirun, in one word, as in --mpirun-options='--with-ft ulfm' (default: none)",
+    )
+    parser.add_argument(
         "--line",
         type=_sizes,
         default=[1_024_000],
@@ -133,6 +141,8 @@ def _check_options(given: argparse.Namespace, launcher: Launcher) -> None:
             raise UsageError(f"{name} names host {what.host}, but {given.nodes} hosts go from 0 to {given.nodes - 1}")
     if len({slow.host for slow in given.slow}) < len(given.slow):
         raise UsageError("--slow names one host twice: give each one rate")
+    if given.mpirun_options and given.launcher != "mpirun":
+        raise UsageError(f"--mpirun-options are for mpirun, and --launcher is {given.launcher}: leave one of them out")
     if given.json is not None:
         options.check_writable(given.json, launcher)
 
@@ -171,7 +181,9 @@ def _run(given: argparse.Namespace, launcher: Launcher, signals: Signals) -> int
         command = launching.resolved(given.program)
         assert command is not None, "checked"
         began = time.monotonic()
-        started = launching.LAUNCHERS[given.launcher](hosts, given.ranks_per_node, command, environment)
+        started = launching.LAUNCHERS[given.launcher](
+            hosts, given.ranks_per_node, command, environment, given.mpirun_options
+        )
         appointments = [(event.seconds, functools.partial(_happen, event, hosts)) for event in given.event]
         code = watch(started, signals, given.timeout, appointments)
         seconds = time.monotonic() - began

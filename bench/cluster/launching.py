@@ -29,7 +29,8 @@ exec sh {folder}/enter "$host" sh -c "$*"
 
 LONGEST = 20.0
 
-Launch = Callable[[Network, int, Sequence[str], Mapping[str, str]], list[subprocess.Popen[bytes]]]
+Launch = Callable[[Network, int, Sequence[str], Mapping[str, str], Sequence[str]], list[subprocess.Popen[bytes]]]
+"""Hosts, ranks on each, what they run, what they are told, and more options for who starts them."""
 
 
 def environment(network: Network, ranks_per_node: int) -> dict[str, str]:
@@ -46,7 +47,11 @@ def environment(network: Network, ranks_per_node: int) -> dict[str, str]:
 
 
 def _mpirun(
-    network: Network, ranks_per_node: int, command: Sequence[str], environment: Mapping[str, str]
+    network: Network,
+    ranks_per_node: int,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    more: Sequence[str],
 ) -> list[subprocess.Popen[bytes]]:
     agent = network.folder / "agent"
     agent.write_text(AGENT.format(folder=network.folder))
@@ -68,15 +73,20 @@ def _mpirun(
     }
     hosts = ",".join(f"{host.name}:{ranks_per_node}" for host in network.hosts)
     count = len(network.hosts) * ranks_per_node
-    mpirun = ["mpirun", "--host", hosts, "-n", str(count), "--map-by", f"ppr:{ranks_per_node}:node"]
+    mpirun = ["mpirun", "--host", hosts, "-n", str(count), "--map-by", f"ppr:{ranks_per_node}:node", *more]
     # Open MPI 5 may miss the end of a rank that lives for a few milliseconds, such as `hostname`, and wait for ever.
     mpirun += ["sh", "-c", 'sleep 0.2 && exec "$@"', "sh", *command]
     return [network.start(first, mpirun, {**environment, **options}, stdin=_stdin())]
 
 
 def _torchrun(
-    network: Network, ranks_per_node: int, command: Sequence[str], environment: Mapping[str, str]
+    network: Network,
+    ranks_per_node: int,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    more: Sequence[str],
 ) -> list[subprocess.Popen[bytes]]:
+    assert not more, "checked"
     nodes = len(network.hosts)
     common = {
         "MASTER_ADDR": network.hosts[0].address,
