@@ -89,12 +89,13 @@ class Part(NamedTuple):
 
 
 def parts(results: Sequence[Result]) -> list[Part]:
-    """By size and compute, in the order of the results."""
+    """By size and compute, in the order of the results; titles name the graph where there is one."""
+    graph = graph_of(results)
     found: dict[tuple[int, float], list[Result]] = {}
     for result in results:
         found.setdefault((result["bytes"], result["compute"]), []).append(result)
     return [
-        Part(f"{screen.size(nbytes)} of parameters, {screen.ms(compute)} ms of compute", each)
+        Part(f"{screen.size(nbytes)} of parameters, {screen.ms(compute)} ms of compute" + graph, each)
         for (nbytes, compute), each in found.items()
     ]
 
@@ -111,10 +112,10 @@ def limits(results: Sequence[Result]) -> list[str]:
 
 
 def graph_of(results: Sequence[Result]) -> str:
-    """The one graph of all results; nothing where there are several, which stand in the table, or none is used."""
+    """Where all results have one; nothing where there are several, which stand in the table, or none is used."""
     found = {result["topology"] for result in results}
     gossips = any(result["algorithm"] in GOSSIP for result in results)
-    return str(found.pop()) if gossips and len(found) == 1 else ""
+    return f", {found.pop()}" if gossips and len(found) == 1 else ""
 
 
 def columns(results: Sequence[Result]) -> list[Column]:

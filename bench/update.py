@@ -201,9 +201,7 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     matrix.compare(results, lambda nbytes, graph: seconds.get((nbytes, graph), before.get(str(nbytes))))
     if launcher.rank > 0:
         return
-    graph = tables.graph_of(results)
-    over = f"{transport} and {graph}" if graph else transport
-    ranks = f"{launcher.size} rank{'s' * (launcher.size > 1)} over {over}, compute by {given.model}"
+    ranks = f"{launcher.size} rank{'s' * (launcher.size > 1)} over {transport}, compute by {given.model}"
     if transport == "mpi":
         ranks += "; torch and other libraries over gloo"
     parts = tables.parts(results)

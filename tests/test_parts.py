@@ -129,6 +129,20 @@ def test_parts_change_no_bit(wrap: str, grid: str) -> None:
         assert parts[0][2] != parts[hosts.index("b")][2], "hosts hold the same: nothing is tested"
 
 
+@pytest.mark.parametrize("wrap", ["sgp", "osgp, int8"])
+@pytest.mark.parametrize("grid", ["3 hosts of 2", "2 hosts of 3, ranks dealt out in turn"])
+def test_pieces_change_no_bit(wrap: str, grid: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One piece is handed around while the next is on its way, on each rank in an order of its own."""
+    hosts = GRIDS[grid]
+    slow = Network(delay=lambda source, target, number: 1e-3 * ((source + 3 * target + number) % 3))
+    whole = testing.run(len(hosts), lambda world: trained(world, wrap, parts=False), hosts=hosts, timeout=20)
+    monkeypatch.setattr("gossip.transports.parts.PIECE", 100)
+    pieces = testing.run(
+        len(hosts), lambda world: trained(world, wrap, parts=True), hosts=hosts, network=slow, timeout=20
+    )
+    assert pieces == whole
+
+
 @pytest.mark.parametrize("wrap", ["osgp", "osgp, int8", "slowmo"])
 def test_a_resumed_run_ends_in_the_same_bits(wrap: str) -> None:
     """With a round in the air, of which both halves are in the checkpoint."""

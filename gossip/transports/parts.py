@@ -3,14 +3,22 @@
 Where m ranks share a host and hold the same values, a message to another host is the same from each of them. So rank r
 of the node sends the r-th of m parts to its counterpart there, and the counterparts hand each other what they have got:
 each message crosses the link between the hosts once, over every network card that the ranks have, and not m times.
+A large part goes in pieces: while one is handed around inside the node, the next is on its way between the nodes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
 
 from .base import Transport
 from .collectives import Relay, Steps
 from .flight import Batch, Flight
 from .sums import blocks, ring_gather
+
+PIECE, PIECES = 1 << 17, 8
+"""Bytes of a rank's part that are worth a message of their own, and the most pieces that a part is cut into."""
 
 
 def post_in_parts(
@@ -18,8 +26,9 @@ def post_in_parts(
 ) -> Flight:
     """Start one batch, as `across.post` does, of messages that are the same on every rank of `node`.
 
-    Every rank of the node makes this call, at the same rank of `across`. Batches of one channel are to land before the
-    next is started: their second halves begin when their first halves have landed, which has no order.
+    Every rank of the node makes this call, at the same rank of `across`; messages are of one size. Batches of one
+    channel are to land before the next is started: their second halves begin when their first halves have landed, which
+    has no order.
     """
     relay = Relay(across, _legs(across, node, sends, receives, subject, together), subject)
     relay.sends, relay.receives = sends, receives
@@ -30,11 +39,24 @@ def post_in_parts(
 
 def _legs(across: Transport, node: Transport, sends: Batch, receives: Batch, subject: str, together: bool) -> Steps:
     m, r = node.size, node.rank
-    yield across.post(
-        {peer: blocks(tensors, r, 1, m) for peer, tensors in sends.items()},
-        {peer: blocks(tensors, r, 1, m) for peer, tensors in receives.items()},
-        subject,
-        together=together,
-    )
-    arrived = [tensor for tensors in receives.values() for tensor in tensors]
-    yield from ring_gather(node, arrived, r, f"{subject}, inside the node", together=together)
+    count = max((_pieces(tensors, m) for tensors in (*sends.values(), *receives.values())), default=1)
+    flights, arriving = [], []
+    for piece in range(count):
+        out, into = (
+            {peer: blocks(tensors, piece, 1, count) for peer, tensors in batch.items()} for batch in (sends, receives)
+        )
+        own_out, own_into = (
+            {peer: blocks(tensors, r, 1, m) for peer, tensors in batch.items()} for batch in (out, into)
+        )
+        flights.append(across.post(own_out, own_into, subject, together=together))
+        arriving.append([tensor for tensors in into.values() for tensor in tensors])
+    for flight, tensors in zip(flights, arriving, strict=True):
+        yield flight
+        # One after the other, in this order: the ranks of a node see the pieces land in orders of their own.
+        yield from ring_gather(node, tensors, r, f"{subject}, inside the node", together=together)
+
+
+def _pieces(message: Sequence[torch.Tensor], ranks: int) -> int:
+    """Into how many pieces each of `ranks` parts of a message is cut; alike at both ends, and on every rank."""
+    nbytes = sum(tensor.nbytes for tensor in message) // ranks if ranks > 1 else 0
+    return min(max(nbytes // PIECE, 1), PIECES)
