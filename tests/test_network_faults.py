@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,21 @@ SECONDS = 0.08
 """Of compute in a step: a run takes ten seconds and more."""
 
 
-def across(folder: Path, events: list[str], timeout: int, transport: str, longest: int = 120) -> spawn.Outcome:
+def across(
+    folder: Path,
+    events: list[str],
+    timeout: int,
+    transport: str,
+    longest: int = 120,
+    how: Sequence[str] = (),
+    more: Sequence[str] = (),
+) -> spawn.Outcome:
     """A rank on each of the hosts, with something that happens to their links so long after the start."""
     command = [sys.executable, "-m", "bench", "cluster", "--nodes", str(HOSTS), "--line", "none"]
-    command += ["--timeout", str(longest)]
+    command += ["--timeout", str(longest), *how]
     command += [part for event in events for part in ("--event", event)]
     command += ["--", sys.executable, "-m", "workers.steady", str(folder), str(STEPS), str(SECONDS), str(timeout)]
+    command += more
     began = time.monotonic()
     done = subprocess.run(
         command,
@@ -39,6 +49,14 @@ def across(folder: Path, events: list[str], timeout: int, transport: str, longes
         check=False,
     )
     return spawn.Outcome(done.returncode, done.stdout + done.stderr, time.monotonic() - began)
+
+
+def test_a_rank_that_is_killed_on_another_host_is_survived(tmp_path: Path) -> None:
+    how = ["--mpirun-options=--with-ft ulfm"]
+    outcome = across(tmp_path, [], 30, "mpi", how=how, more=["shrink", "1@50"])
+    assert outcome.code == 0, outcome.output[-4000:]
+    assert "rank 1 died, seen in step 5" in outcome.output
+    assert {path.name: int(np.load(path)["left"]) for path in tmp_path.iterdir()} == {"0.npz": 2, "2.npz": 2}
 
 
 def undisturbed() -> list[np.ndarray]:
