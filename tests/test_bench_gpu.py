@@ -51,6 +51,7 @@ def test_the_report_has_each_figure_and_each_failure() -> None:
     assert "ended with code 1, 1" in text
 
 
+@pytest.mark.slow
 def test_ranks_that_share_a_gpu_are_started_and_heard() -> None:
     assert processes.run("mpi", 2, ["--help"], timeout=60) is None
     heard = processes.run("nccl", 2, ["gpu", "--ranks", "x"], timeout=60)

@@ -227,6 +227,7 @@ def test_the_yardstick_is_measured_last_and_once() -> None:
     assert [(cell.name, cell.window) for cell in cells] == [("none", 1), ("torchft", 3), (YARDSTICK, 1)]
 
 
+@pytest.mark.slow
 def test_peers_in_the_same_run_and_table(tmp_path: Path) -> None:
     present = [name for name in PEERS if not PEERS[name].missing and name != YARDSTICK]
     # One that cannot be imported, whether or not it is installed.

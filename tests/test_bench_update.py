@@ -269,6 +269,7 @@ def test_a_wrong_plan_is_refused(plan: str, sentence: str, tmp_path: Path, capsy
     assert sentence in refusal(capsys, "update", "--plan", str(tmp_path / "plan.json"))
 
 
+@pytest.mark.slow
 def test_a_plan_under_mpirun_and_its_four_files(tmp_path: Path) -> None:
     plan = {"algorithms": ["none", "ar", "sgp"], "sizes": "40kB", "compute": 0.001, "period": 2}
     (tmp_path / "plan.json").write_text(json.dumps({**plan, "topologies": ["exponential", "base,peers=1"]}))

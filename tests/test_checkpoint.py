@@ -622,6 +622,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[spawn.Saved]:
     return [{when: np.array(numbers) for when, numbers in bits.items()} for bits in threads]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_killed_twice(tmp_path: Path, undisturbed: list[spawn.Saved]) -> None:
     """And taken up by the same line each time."""

@@ -76,6 +76,7 @@ def test_ranks_in_different_numbers_of_worlds_hear_one_verdict() -> None:
     assert [speaks for _, speaks in ranks] == [True, False, False, False]
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_settle_ends_cleanly(tmp_path: Path) -> None:
     """MPI must not write a message that is still on its way into memory that the interpreter has freed."""
     script = tmp_path / "script.py"

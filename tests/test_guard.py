@@ -209,6 +209,7 @@ def test_a_gather_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         testing.run(3, lambda world: world.gather(b"x" * 100 * (1 + (world.rank == 1))))
 
 
+@pytest.mark.slow
 def test_who_never_connected() -> None:
     """Of four ranks three come."""
     program = "import os, gossip\nif os.environ['RANK'] != '2': gossip.init('gloo', timeout=2)"

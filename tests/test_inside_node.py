@@ -22,6 +22,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[spawn.Saved]:
     return spawn.torchrun(4, "workers.inside", tmp_path_factory.mktemp("ddp"), "ddp")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["ddp_first", "optimizer_first"])
 def test_ddp_inside_the_node(order: str, ranks: list[spawn.Saved]) -> None:
     """Ranks of a node hold the same bits after each step, those of `gradients=world.node`; nodes differ meanwhile."""

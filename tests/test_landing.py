@@ -322,6 +322,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> list[spawn.Saved]:
     return spawn.mpirun(4, "workers.landing", tmp_path_factory.mktemp("landing"), *MPIS, "gloo")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("landing", ["any", "early"])
 @pytest.mark.parametrize("transport", [*MPIS, "gloo"])
 def test_mpirun(transport: str, landing: str, launched: list[spawn.Saved]) -> None:

@@ -202,9 +202,9 @@ RAISES = "raise ValueError('rank 1 is lost')"
 @pytest.mark.parametrize(
     ("parts", "end", "code"),
     [
-        pytest.param(GOSSIP, RAISES, 1, id="an exception"),
+        pytest.param(GOSSIP, RAISES, 1, id="an exception", marks=pytest.mark.slow),
         pytest.param(GOSSIP, "sys.exit(7)", 7, id="an exit code"),
-        pytest.param(MPI, RAISES, 1, id="a script of mpi4py"),
+        pytest.param(MPI, RAISES, 1, id="a script of mpi4py", marks=pytest.mark.slow),
         pytest.param(PLAIN, RAISES, 1, id="a script without MPI"),
     ],
 )
@@ -241,6 +241,7 @@ def test_wrong_options_are_refused_by_rank_0_for_all() -> None:
     assert outcome.output.count("unrecognized arguments: --thread") == 1
 
 
+@pytest.mark.slow
 def test_help_is_printed_once() -> None:
     outcome = launch(2, "--help")
     assert outcome.code == 0, outcome.output

@@ -189,7 +189,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[s
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("transport", ["mpi", "gloo"])
+@pytest.mark.parametrize("transport", ["mpi", pytest.param("gloo", marks=pytest.mark.slow)])
 def test_mpirun(transport: str, name: str, launched: Callable[[str], list[spawn.Saved]]) -> None:
     saved = [rank[f"{transport}/{name}"].tolist() for rank in launched(transport)]
     refused(name, [(error, said, float(seconds)) for error, said, seconds in saved])
@@ -225,6 +225,7 @@ world.barrier()
 """
 
 
+@pytest.mark.slow
 def test_disagreement_of_some_ranks_is_printed_once() -> None:
     """Rank 0 takes no part in it, and so cannot be the one that says it; the job ends with a code, at once."""
     outcome = spawn.run_mpirun(3, ["-c", PART], timeout=40)

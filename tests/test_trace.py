@@ -419,6 +419,7 @@ world.close()
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {**os.environ, "GOSSIP_TRACE": str(tmp_path), "PYTHONPATH": str(ROOT)}
     killed = subprocess.run([sys.executable, "-c", KILLED], env=environment, timeout=60)
@@ -431,6 +432,7 @@ def test_a_killed_run_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert barriers(loaded(tmp_path / "trace.json")).keys() == {0, 1}
 
 
+@pytest.mark.slow
 def test_mpirun_with_the_launcher(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     # The folder is one of where the job starts; the script goes elsewhere.

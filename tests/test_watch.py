@@ -195,7 +195,7 @@ watch.stand(own, end_job).let_ask()
 if not (child := os.fork()):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(10)
-print(os.waitpid(child, 0)[1], own.slot.listens)
+print(os.waitpid(child, 0)[1], own.slot.listens, flush=True)
 if not (child := os.fork()):
     sys.exit()
 os.waitpid(child, 0)
