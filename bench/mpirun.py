@@ -23,12 +23,14 @@ def find() -> str:
 
 
 def command(ranks: int, *options: str) -> list[str]:
-    """`mpirun options... -n ranks python`, for more ranks than cores, which step aside while they wait."""
-    spread = ["--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1"]
+    """`mpirun options... -n ranks python`; ranks that are more than the cores step aside while they wait."""
+    spread = ["--oversubscribe", "--bind-to", "none"]
+    if ranks > (os.cpu_count() or 1):
+        spread += ["--mca", "mpi_yield_when_idle", "1"]
     return [find(), *options, *spread, "-n", str(ranks), sys.executable]
 
 
 def environment() -> dict[str, str]:
-    """Ours, one thread for each rank; root, who has started us, may start ranks too."""
+    """Ours; one thread for each rank, unless it says otherwise; root, who has started us, may start ranks too."""
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"} if os.geteuid() == 0 else {}
-    return {**os.environ, **root, "OMP_NUM_THREADS": "1"}
+    return {"OMP_NUM_THREADS": "1", **os.environ, **root}

@@ -40,7 +40,7 @@ OPENING, SEPARATOR, CLOSING = b"[\n", b",\n", b"\n]\n"
 """A file is lines of events in an array, one line for each step."""
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
-_NUMBER = re.compile(r" \d+")
+_NUMBER = re.compile(r"(?<=\bround) \d+")
 
 Event = dict[str, Any]
 

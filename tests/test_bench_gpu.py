@@ -16,7 +16,7 @@ STEP = {
     "bare": 0.1434,
     "osgp": 0.1439,
     "ratio": 1.0028,
-    "exposed_by_host": 0.0557,
+    "host_blocked": 0.0557,
     "waits": {},
     "memory_in_models": 0.98,
     "pinned_in_models": 0.33,

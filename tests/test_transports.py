@@ -12,6 +12,7 @@ import networkx as nx
 import pytest
 import spawn
 import torch
+import torch.distributed as dist
 
 import gossip
 import topologies
@@ -248,3 +249,24 @@ def test_both_ways_to_sum_give_the_sum_for_the_least_bytes(way: Sum, size: int, 
     ranks = testing.run(size, run)
     assert all(torch.equal(a, b) for tensors, _ in ranks for a, b in zip(tensors, ranks[0][0], strict=True))
     assert [sent for _, sent in ranks] == pytest.approx([2 * (size - 1) / size] * size, abs=0.06)
+
+
+def test_a_message_that_cannot_be_posted_names_its_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(operations: Sequence[int]) -> list[object]:
+        if operations == [2]:
+            raise RuntimeError("Connection closed by peer")
+        return []
+
+    with gossip.init("gloo") as world:
+        transport = world.channel()
+        transport.members, transport._seen = range(3), -1
+        monkeypatch.setattr(dist, "P2POp", lambda *_, group_peer, **__: group_peer)
+        monkeypatch.setattr(dist, "batch_isend_irecv", start)
+        message = [torch.zeros(1)]
+        with pytest.raises(gossip.PeerLost) as lost:
+            transport.post({1: message, 2: message}, {}, "round 7")
+        monkeypatch.undo()
+    assert str(lost.value) == (
+        "rank 0 lost a message of round 7: it could not be posted to or from rank 2 (rank 2, never heard from in a "
+        "round): torch.distributed says Connection closed by peer"
+    )

@@ -63,7 +63,7 @@ def _step(step: dict[str, Any]) -> list[str]:
         f"{screen.ms(step['bare'])} ms",
         f"{screen.ms(step['osgp'])} ms",
         f"{step['ratio']:.4f}",
-        f"{screen.ms(step['exposed_by_host'])} ms",
+        f"{screen.ms(step['host_blocked'])} ms",
         ", ".join(f"{count} {name}" for name, count in step["waits"].items()) or "0",
         f"{step['memory_in_models']:.2f} models",
         f"{step['pinned_in_models']:.2f}",

@@ -70,7 +70,7 @@ def compare(world: World, name: str, wire: str | None, windows: int, steps: int)
         "ratio": float(np.median(np.divide(took["osgp"], took["bare"]))),
         "windows": {method: [round(second, 6) for second in seconds] for method, seconds in took.items()},
         "sent": sent,
-        "exposed_by_host": exposed,
+        "host_blocked": exposed,
         "waits": dict(waits),
         "memory_in_models": (peaks["osgp"] - peaks["bare"]) / nbytes,
         "pinned_in_models": _pinned() / nbytes,

@@ -141,7 +141,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def refuse_idle(given: argparse.Namespace) -> None:
-    """Refuse an option that would change nothing without another one.
+    """Refuse an option that needs another one, and would change nothing without.
 
     Raises:
         UsageError: it names both.

@@ -52,12 +52,14 @@ class Transport(ABC):
         most_numbers: how many numbers the carrier can tell apart.
         board: where this rank is, and what is known of the others, for errors.
         closed: `close` was called.
+        streams: what is posted passes through one stream of a device, so that no batch travels beside another.
         outermost: it is no channel or group of another transport, so closing it closes the carrier.
     """
 
     name: str
     patience = math.inf
     most_numbers = 1 << 19
+    streams = False
     outermost = True
     closed = False
 

@@ -118,6 +118,7 @@ class DistributedTransport(Transport):
             )
         super().__init__(dist.get_rank(), dist.get_world_size(), timeout, Carrier(dist.get_world_size()))
         self.name = name
+        self.streams = name == "nccl"
         self.most_numbers = 1 << (31 - COUNT_BITS)
         self.device = device
         self._group = self._new_group()
@@ -194,7 +195,9 @@ class DistributedTransport(Transport):
                     ]
                 )
             )
-        except (RuntimeError, ValueError) as error:  # a ValueError once the world is closed
+        except ValueError as error:  # once the world is closed
+            raise PeerLost(f"rank {self.me} could not post {subject}: torch.distributed says {error}") from error
+        except RuntimeError as error:
             peers = sorted({self.ranks[peer] for _, peer, _ in operations})
             raise PeerLost(
                 f"rank {self.me} lost a message of {subject}: it could not be posted to or from {called(peers)}"

@@ -8,6 +8,7 @@ A large part goes in pieces: while one is handed around inside the node, the nex
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 import torch
@@ -17,8 +18,9 @@ from .collectives import Relay, Steps
 from .flight import Batch, Flight
 from .sums import blocks, ring_gather
 
-PIECE, PIECES = 1 << 17, 8
-"""Bytes of a rank's part that are worth a message of their own, and the most pieces that a part is cut into."""
+PIECE, PIECES, AHEAD = 1 << 17, 8, 2
+"""Bytes of a rank's part that are worth a message of their own, the most pieces that a part is cut into, and how many
+of them are under way at once: the one that is waited for, and the next."""
 
 
 def post_in_parts(
@@ -38,22 +40,27 @@ def post_in_parts(
 
 
 def _legs(across: Transport, node: Transport, sends: Batch, receives: Batch, subject: str, together: bool) -> Steps:
-    m, r = node.size, node.rank
-    count = max((_pieces(tensors, m) for tensors in (*sends.values(), *receives.values())), default=1)
-    flights, arriving = [], []
-    for piece in range(count):
-        out, into = (
-            {peer: blocks(tensors, piece, 1, count) for peer, tensors in batch.items()} for batch in (sends, receives)
-        )
-        own_out, own_into = (
-            {peer: blocks(tensors, r, 1, m) for peer, tensors in batch.items()} for batch in (out, into)
-        )
-        flights.append(across.post(own_out, own_into, subject, together=together))
-        arriving.append([tensor for tensors in into.values() for tensor in tensors])
-    for flight, tensors in zip(flights, arriving, strict=True):
-        yield flight
-        # One after the other, in this order: the ranks of a node see the pieces land in orders of their own.
-        yield from ring_gather(node, tensors, r, f"{subject}, inside the node", together=together)
+    messages = (*sends.values(), *receives.values())
+    count = 1 if across.streams else max((_pieces(tensors, node.size) for tensors in messages), default=1)
+    travelling: deque[tuple[Flight, list[torch.Tensor]]] = deque()
+    for piece in range(count + AHEAD - 1):
+        if piece < count:
+            out, into = (
+                {peer: blocks(tensors, piece, 1, count) for peer, tensors in batch.items()}
+                for batch in (sends, receives)
+            )
+            flight = across.post(_own(node, out), _own(node, into), subject, together=together)
+            travelling.append((flight, [tensor for tensors in into.values() for tensor in tensors]))
+        if piece >= AHEAD - 1:
+            flight, tensors = travelling.popleft()
+            yield flight
+            # One after the other, in this order: the ranks of a node see the pieces land in orders of their own.
+            yield from ring_gather(node, tensors, node.rank, f"{subject}, inside the node", together=together)
+
+
+def _own(node: Transport, batch: Batch) -> Batch:
+    """This rank's part of each message."""
+    return {peer: blocks(tensors, node.rank, 1, node.size) for peer, tensors in batch.items()}
 
 
 def _pieces(message: Sequence[torch.Tensor], ranks: int) -> int:
