@@ -257,6 +257,7 @@ def test_a_message_that_cannot_be_posted_names_its_peer(monkeypatch: pytest.Monk
             raise RuntimeError("Connection closed by peer")
         return []
 
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     with gossip.init("gloo") as world:
         transport = world.channel()
         transport.members, transport._seen = range(3), -1
@@ -266,6 +267,7 @@ def test_a_message_that_cannot_be_posted_names_its_peer(monkeypatch: pytest.Monk
         with pytest.raises(gossip.PeerLost) as lost:
             transport.post({1: message, 2: message}, {}, "round 7")
         monkeypatch.undo()
+    dist.destroy_process_group()
     assert str(lost.value) == (
         "rank 0 lost a message of round 7: it could not be posted to or from rank 2 (rank 2, never heard from in a "
         "round): torch.distributed says Connection closed by peer"
