@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from gossip import UsageError
+from gossip.cores import bound
 
 
 def find() -> str:
@@ -25,7 +26,7 @@ def find() -> str:
 def command(ranks: int, *options: str) -> list[str]:
     """`mpirun options... -n ranks python`; ranks that are more than the cores step aside while they wait."""
     spread = ["--oversubscribe", "--bind-to", "none"]
-    if ranks > (os.cpu_count() or 1):
+    if ranks > bound():
         spread += ["--mca", "mpi_yield_when_idle", "1"]
     return [find(), *options, *spread, "-n", str(ranks), sys.executable]
 

@@ -12,17 +12,18 @@ from .launchers import Launcher
 
 def share(launcher: Launcher) -> int:
     """Cores for this rank, at least 1: the host's divided by the ranks on it, and no more than this one is bound to."""
-    mine = _affinity(0)
+    mine = bound()
     if launcher.name == "srun" and os.environ.get("SLURM_CPUS_ON_NODE", "").isdigit():
         host = float(os.environ["SLURM_CPUS_ON_NODE"])
     else:
         # A launcher binds the ranks and not itself: what it may use is what they share. Ranks that are bound apart
         # must not be divided once more.
-        host = max(mine, _affinity(os.getppid()))
+        host = max(mine, bound(os.getppid()))
     return max(1, min(mine, int(min(host, quota()) // launcher.local_size)))
 
 
-def _affinity(process: int) -> int:
+def bound(process: int = 0) -> int:
+    """Cores that a process may use, this one unless another is named; at least 1."""
     if not hasattr(os, "sched_getaffinity"):  # macOS binds no processes
         return os.cpu_count() or 1
     try:

@@ -59,6 +59,14 @@ def test_a_rank_that_is_killed_on_another_host_is_survived(tmp_path: Path) -> No
     assert {path.name: int(np.load(path)["left"]) for path in tmp_path.iterdir()} == {"0.npz": 2, "2.npz": 2}
 
 
+def test_a_host_that_is_gone_is_noticed_and_not_survived(tmp_path: Path) -> None:
+    """Open MPI's agreement among the others does not come about: the deadline ends it."""
+    how = ["--mpirun-options=--with-ft ulfm --mca mpi_ft_detector true"]
+    outcome = across(tmp_path, ["8s:1=cut"], 20, "mpi", longest=60, how=how, more=["shrink"])
+    assert outcome.code != 0, outcome.output[-4000:]
+    assert "waited 20 s for the 3 ranks to agree after one of them died" in outcome.output
+
+
 def undisturbed() -> list[np.ndarray]:
     return [values.numpy() for _, values in testing.run(HOSTS, lambda world: train(world, STEPS, 0))]
 

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from gossip.cores import bound
+
 from . import line
 from .needs import path
 from .network import ClusterError, Network
@@ -37,7 +39,7 @@ def environment(network: Network, ranks_per_node: int) -> dict[str, str]:
     """What the ranks are told whoever starts them; `python` on their PATH is this one."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(PREFIXES) and k not in NAMES}
     # The hosts share the cores of one machine, which the ranks cannot know.
-    threads = max(1, len(os.sched_getaffinity(0)) // (len(network.hosts) * ranks_per_node))
+    threads = max(1, bound() // (len(network.hosts) * ranks_per_node))
     return {
         "OMP_NUM_THREADS": str(threads),
         **inherited,

@@ -18,12 +18,12 @@ examples
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from gossip import UsageError
+from gossip.cores import bound
 from gossip.launchers import Launcher
 
 from .. import mpirun, options, record, screen
@@ -65,9 +65,8 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
         given.preset = "quick"
     if given.rehearse and given.tuning_only:
         raise UsageError("--rehearse and --tuning-only: a rehearsal has its own few seeds, so ask for one of them")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if given.jobs > cores:
-        raise UsageError(f"--jobs {given.jobs} is more than the {cores} cores: each run is one core's work")
+    if given.jobs > bound():
+        raise UsageError(f"--jobs {given.jobs} is more than the {bound()} cores: each run is one core's work")
     if given.check_virtual:
         mpirun.find()
     if given.rehearse:
