@@ -104,8 +104,16 @@ def _local_streaming(optimizer: Optimizer, world: World, graph: Topology, τ: in
     return StreamingSlowMo(_alone(optimizer, world, graph, τ), world, period=τ)
 
 
+def _local_eighths(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    return StreamingSlowMo(_alone(optimizer, world, graph, τ), world, period=τ, shards=min(8, τ), delay=min(4, τ))
+
+
 def _osgp_streaming(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
     return StreamingSlowMo(_osgp(optimizer, world, graph, τ), world, period=τ)
+
+
+def _osgp_eighths(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
+    return StreamingSlowMo(_osgp(optimizer, world, graph, τ), world, period=τ, shards=min(8, τ), delay=min(4, τ))
 
 
 ALGORITHMS = {
@@ -127,6 +135,9 @@ ALGORITHMS = {
     "sgp-noaverage": Algorithm("SGP-SlowMo-noaverage", _sgp_noaverage, periodic=True, gossips=True),
     "osgp-noaverage": Algorithm("OSGP-SlowMo-noaverage", _osgp_noaverage, periodic=True, blocking=False, gossips=True),
     # A part of the model in each step, which travels during the next one.
-    "local-streaming": Algorithm("Local-SlowMo, streaming", _local_streaming, blocking=False),
-    "osgp-streaming": Algorithm("OSGP-SlowMo, streaming", _osgp_streaming, blocking=False, gossips=True),
+    "local-streaming": Algorithm("Local-SlowMo, streaming", _local_streaming, periodic=True, blocking=False),
+    "osgp-streaming": Algorithm("OSGP-SlowMo, streaming", _osgp_streaming, periodic=True, blocking=False, gossips=True),
+    # An eighth of it, which travels during the next four.
+    "local-eighths": Algorithm("Local-SlowMo, in eighths", _local_eighths, periodic=True, blocking=False),
+    "osgp-eighths": Algorithm("OSGP-SlowMo, in eighths", _osgp_eighths, periodic=True, blocking=False, gossips=True),
 }
