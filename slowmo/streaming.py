@@ -60,7 +60,8 @@ class StreamingSlowMo(Outer):
         world: the ranks over which averages go.
         period: τ, base steps in an outer iteration.
         momentum, lr, nesterov, rescale: as in `SlowMo`.
-        shards: at most τ; without it τ.
+        shards: at most τ; without it τ, which sends the least in a step. Fewer, with a longer delay, cost less where
+            messages are slow to start: an exact average of a shard is 2(n−1) of them, one after another.
         delay: steps for which an average may travel, at most τ. It is waited for when it has not arrived by then, and
             never applied before, so that runs repeat bit for bit. As many averages as end within `delay` steps are on
             their way at once, each on a channel of its own, at most 64.

@@ -14,7 +14,7 @@ from commands import code_of, refusal
 from scipy import stats
 
 from bench.screen import Course, screen
-from bench.train import conducting, equality, quadratic, shards
+from bench.train import apart, conducting, equality, quadratic, shards
 from bench.train.findings import choose
 from bench.train.methods import Method
 from bench.train.runs import Outcome, Run, Store
@@ -342,6 +342,7 @@ def test_a_study_from_end_to_end(
         (["--jobs", "0"], "'0' is not a whole number of at least 1"),
         (["--jobs", "1000"], "each run is one core's work"),
         (["--rehearse", "--tuning-only"], "ask for one of them"),
+        (["--preset", "quadratic", "--plan"], "--preset quadratic has no plan"),
         (["--out", "/proc/nowhere"], "cannot make the folder"),
     ],
 )
@@ -359,6 +360,19 @@ def test_four_workers_halve_the_squared_gradient_of_one() -> None:
     )
     assert 1.5 < one / four < 2.7
     assert quadratic.slope([1, 2, 4], [8.0, 4.0, 2.0]) == pytest.approx(-1)
+
+
+def test_an_exact_average_brings_workers_to_one_point_and_gossip_nearer() -> None:
+    steps = {"steps": 24, "workers": 4, "lr": 0.05}
+    local, sgp, mixed = (
+        apart.distances(Run("digits", method, **steps))
+        for method in (Method("local", period=12), Method("sgp"), Method("sgp", "slowmo", period=12, momentum=0.2))
+    )
+    # The average of Local SGD is that of the 12th and of the 24th step.
+    assert [step for step in range(24) if local[step] < 1e-6] == [11, 23]
+    assert [step for step in range(24) if mixed[step] < 1e-6] == [11, 23]
+    assert sgp.min() > 0
+    assert sgp[6:11].mean() < local[6:11].mean() / 2
 
 
 @pytest.mark.slow

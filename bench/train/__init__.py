@@ -4,5 +4,6 @@
 where finished ones are kept, `training` how it goes, on threads or on real ranks. `study` is a plan as data, `studies`
 holds them. `conducting` does the runs that are missing, `findings` chooses candidates and judges claims by
 `statistics`; `report`, `pictures` and `costs` tell of it. `equality` shows that virtual workers are real ones,
-`quadratic` what theory promises; `unweighted` and `graphs` are for the study of the push-sum weight.
+`quadratic` what theory promises, `apart` how far workers are from one another; `unweighted` and `graphs` are for the
+study of the push-sum weight.
 """

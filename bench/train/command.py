@@ -27,14 +27,16 @@ from gossip.cores import bound
 from gossip.launchers import Launcher
 
 from .. import mpirun, options, record, screen
-from . import equality, pictures, quadratic, report
+from . import apart, equality, pictures, quadratic, report
 from .conducting import conduct_all, expected_seconds, finished
 from .findings import choose, results, verdicts
 from .runs import Store
 from .studies import AXES, STUDIES
 from .study import Study
 
-PRESETS = (*STUDIES, "quadratic")
+MEASURED = {"quadratic": quadratic.run, "consensus": apart.run}
+"""What tests no claim, and so has no plan."""
+PRESETS = (*STUDIES, *MEASURED)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +65,11 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
         raise UsageError("its workers are threads of one process: start it as `python -m bench train`, by itself")
     if given.quick:
         given.preset = "quick"
+    if given.preset in MEASURED and (given.plan or given.tuning_only or given.jobs > 1):
+        raise UsageError(
+            f"--preset {given.preset} has no plan, tunes nothing and trains one run at a time: leave --plan, "
+            "--tuning-only and --jobs"
+        )
     if given.rehearse and given.tuning_only:
         raise UsageError("--rehearse and --tuning-only: a rehearsal has its own few seeds, so ask for one of them")
     if given.jobs > bound():
@@ -79,8 +86,8 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     """Plan, run, test, print, draw, write; or one of the other things."""
     if given.check_virtual:
         sys.exit(equality.check(given, launcher))
-    if given.preset == "quadratic":
-        quadratic.run(given, launcher)
+    if given.preset in MEASURED:
+        MEASURED[given.preset](given, launcher)
         return
     study = STUDIES[given.preset]
     if given.rehearse:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -65,8 +65,8 @@ def scale(step: int, steps: int) -> float:
     return rising * 0.1 ** sum(step >= share * steps for share in DECAYS)
 
 
-def train(run: Run, shared: Task, world: World) -> Trained:
-    """All steps on this rank."""
+def train(run: Run, shared: Task, world: World, watch: Callable[[nn.Module], object] = lambda model: None) -> Trained:
+    """All steps on this rank; `watch` is shown the model after each."""
     workload = WORKLOADS[run.workload]
     model = copy.deepcopy(shared.model)
     # torch's fused SGD on CPUs skips updates of 16-bit parameters (pytorch issue 191763).
@@ -90,6 +90,7 @@ def train(run: Run, shared: Task, world: World) -> Trained:
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
+        watch(model)
     optimizer.settle()
     vector = parameters_to_vector(model.parameters()).detach()
     wide = vector.clone() if vector.dtype == torch.float64 else vector.float()
