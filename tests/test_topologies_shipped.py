@@ -20,7 +20,7 @@ from shipped import FAMILIES, SHIPPED, Shipped
 from topologies import Topology, TopologyError
 from topologies.catalogue import CATALOGUE
 
-SIZES = range(1, 41)
+SIZES = (*range(1, 18), 24, 31, 36, 40)
 JUDGED = (0, 1, 5, 2**40 + 3)
 """Rounds of a schedule without a period that are looked at."""
 

@@ -112,6 +112,9 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     for name, workers in product(METHODS, WORKERS):
         values = [measured[name, workers, iterations] for iterations in ITERATIONS]
         rows.append([name, str(workers), *(f"{value:.2e}" for value in values), f"{slope(ITERATIONS, values):.2f}"])
+    for name in METHODS:
+        along = (slope(WORKERS, [measured[name, m, iterations] for m in WORKERS]) for iterations in ITERATIONS)
+        rows.append([name, "slope in m", *(f"{value:.2f}" for value in along), ""])
     heads = ("method", "m", *(f"Tτ={iterations * PERIOD}" for iterations in ITERATIONS), "slope in Tτ")
     console.print(screen.table(f"mean ‖∇f‖² over the steps, {len(seeds)} seeds", heads, rows))
     points = list(product(WORKERS, ITERATIONS))
