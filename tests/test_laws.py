@@ -153,7 +153,7 @@ def test_values_stay_between_the_first_ones(size: int, seed: int, overlap: int) 
             assert (held.values <= start.max(axis=0) + 1e-12).all()
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(size=SIZES, seed=SEEDS, overlap=OVERLAPS)
 def test_irregular_digraphs_reach_the_mean(size: int, seed: int, overlap: int) -> None:
     """The weights undo the bias that uneven shares bring."""
