@@ -1,4 +1,4 @@
-"""What is tuned: four candidates for every arm, learning rates alone or learning rates with slow momenta."""
+"""What is tuned: four candidates for every arm, learning rates alone or learning rates with slow momenta, or two."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ def candidates(workload: str, method: Method, **more: Any) -> tuple[Run, ...]:
             *tuned(workload, method, rates[0:2], [strong], **more),
         )
     return tuned(workload, method, rates, **more)
+
+
+def few(workload: str, method: Method, **more: Any) -> tuple[Run, ...]:
+    """Two of them, for studies of many arms: the middle learning rates, with the milder slow momentum."""
+    momenta = MOMENTA[:1] if method.outer in SLOW else ()
+    return tuned(workload, method, RATES[workload][1:3], momenta, **more)
 
 
 def arm(workload: str, name: str, method: Method, **more: Any) -> Arm:

@@ -19,8 +19,8 @@ STUDY = Study(
     name="noniid",
     title="Shards of skewed labels, 8 workers, τ = 12",
     hypothesis=(
-        "The more labels are skewed, the more Local SGD loses against SGP, and SlowMo with its average helps both; "
-        "without its average it helps SGP less."
+        "Where labels are skewed Local SGD is worse than SGP, and SlowMo with its average helps both; without its "
+        "average it helps SGP less."
     ),
     arms=tuple(
         Arm(f"α={skew:g} {name}", candidates(TASK, method, skew=skew))

@@ -14,7 +14,7 @@ METHODS = {
 STUDY = Study(
     name="quick",
     title="Four methods on digits, 8 workers",
-    hypothesis="Local SGD loses accuracy against AR, and slow momentum gives some of it back.",
+    hypothesis="Local SGD has a higher training loss than AR, and slow momentum gives some of that back.",
     arms=tuple(arm("digits", name, method, steps=48) for name, method in METHODS.items()),
     claims=(Claim("digits AR", "digits Local", "loss"), Claim("digits Local-SlowMo", "digits Local", "loss")),
     tuning=(0, 1),

@@ -1,24 +1,22 @@
 """How long an outer iteration may be."""
 
 from ..methods import Method
-from ..study import Arm, Claim, Study, tuned
-from .grids import RATES, USUAL
+from ..study import Arm, Claim, Study
+from .grids import few
 
 PERIODS = (6, 12, 24, 48, 96, 192)
 TASK, STEPS = "textures", 384
 
 
 def _arms() -> tuple[Arm, ...]:
-    rates, usual, momenta = RATES[TASK][1:3], (USUAL[TASK],), (0.2, 0.5)
-    arms = [Arm("SGP", tuned(TASK, Method("sgp"), rates, steps=STEPS), "SGP", 1.0)]
+    arms = [Arm("SGP", few(TASK, Method("sgp"), steps=STEPS), "SGP", 1.0)]
     for τ in PERIODS:
-        local = Method("local", "slowmo", period=τ)
-        sgp = Method("sgp", "slowmo", period=τ)
-        arms += [
-            Arm(f"Local τ={τ}", tuned(TASK, Method("local", period=τ), rates, steps=STEPS), "Local", τ),
-            Arm(f"Local-SlowMo τ={τ}", tuned(TASK, local, usual, momenta, steps=STEPS), "Local-SlowMo", τ),
-            Arm(f"SGP-SlowMo τ={τ}", tuned(TASK, sgp, usual, momenta, steps=STEPS), "SGP-SlowMo", τ),
-        ]
+        methods = {
+            "Local": Method("local", period=τ),
+            "Local-SlowMo": Method("local", "slowmo", period=τ),
+            "SGP-SlowMo": Method("sgp", "slowmo", period=τ),
+        }
+        arms += [Arm(f"{name} τ={τ}", few(TASK, each, steps=STEPS), name, τ) for name, each in methods.items()]
     return tuple(arms)
 
 
