@@ -106,7 +106,7 @@ def lookahead(optimizer: torch.optim.Optimizer, period: int = 5, lr: float = 0.5
     Source: Zhang, Lucas, Hinton, Ba, "Lookahead optimizer: k steps forward, 1 step back", NeurIPS 2019,
     arXiv 1907.08610.
     """
-    return SlowMo(optimizer, NoAverage(), period, momentum=0, lr=lr)
+    return SlowMo(optimizer, NoAverage(), period, momentum=0, lr=lr, rescale=False)
 
 
 def diloco(

@@ -30,12 +30,15 @@ class Rates:
     def end(self, rescale: bool) -> list[float | None]:
         """The iteration ends: r = γ_t/γ_{t−1} of each group, 1 the first time, and None where nothing was learned.
 
-        rescale: False has r = 1.
+        rescale: False has r = 1 always.
         """
         ratios: list[float | None] = []
         for group, rates in enumerate(self.now):
             rate, last = math.fsum(rates) / len(rates), self.last[group]
-            ratios.append(None if rate == 0 else rate / last if rescale and last is not None else 1.0)
+            if not rescale:
+                ratios.append(1.0)
+            else:
+                ratios.append(None if rate == 0 else 1.0 if last is None else rate / last)
             self.last[group] = rate or last
             rates.clear()
         return ratios

@@ -43,8 +43,8 @@ class SlowMo(Outer):
         lr: α, above 0; the paper's is 1.
         buffers: what the outer step does to the base optimizer's state: "maintain" it, "reset" it, or "average" it.
         nesterov: x_{t+1,0} = x_{t,0} − α(β m_{t+1} + d) with d = x_{t,0} − x_{t,τ}.
-        rescale: whether u follows the learning rate, as the paper has it. False is momentum over d itself; with
-            `nesterov=True` over local AdamW that is DiLoCo.
+        rescale: whether u follows the learning rate, as the paper has it. False is momentum over d itself, which goes
+            on where the rate is 0; with `nesterov=True` over local AdamW that is DiLoCo.
 
     Raises:
         UsageError: options that cannot work.

@@ -251,9 +251,10 @@ def stream(
 def outer_step(slowmo: SlowMo, anchor: Array, z: Array, u: Array, rate: Array) -> tuple[Array, Array]:
     """x_{t+1,0} and u_{t+1} from x_{t,0} = `anchor`, x_{t,τ} = `z` and γ_t = `rate`.
 
-    Where the rate is 0 the outer iteration stands: x_{t+1,0} = x_{t,τ}, u_{t+1} = u_t.
+    Where the rate is 0 the outer iteration stands: x_{t+1,0} = x_{t,τ}, u_{t+1} = u_t; but not where u is of
+    differences that no rate rescales, whose γ is 1.
     """
-    moved = rate > 0
+    moved = rate > 0 if slowmo.rescale else np.ones_like(rate, dtype=bool)
     gamma = np.where(moved, rate, 1.0) if slowmo.rescale else np.ones_like(rate)
     # u_{t+1} = β u_t + (x_{t,0} - x_{t,τ}) / γ_t
     slow = slowmo.momentum * u + (anchor - z) / gamma

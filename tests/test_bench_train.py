@@ -15,7 +15,7 @@ from scipy import stats
 
 from bench.screen import Course, screen
 from bench.train import apart, conducting, equality, quadratic, shards
-from bench.train.findings import choose
+from bench.train.findings import choose, results, verdicts
 from bench.train.methods import Method
 from bench.train.runs import Outcome, Run, Store
 from bench.train.statistics import holm, paired
@@ -289,6 +289,22 @@ def test_no_run_is_done_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(list(store.folder.iterdir())) == 4
 
 
+def test_what_diverged_is_chosen_last_and_decides_nothing() -> None:
+    fine = Outcome(50.0, 1.0, (1.0,), 8, 0.0, (1.0, 1.0), False, 0.1)
+    known = {run: replace(fine, score=99.0, diverged=run.lr == 0.1 and run.seed == 0) for run in SMALL.tuning_runs()}
+    assert choose(SMALL, known)["digits SGP"].lr == 0.05
+    study = replace(SMALL, claims=(Claim("digits Local", "digits SGP"),), testing=(20, 21, 22))
+    chosen = choose(study, known)
+    tested = {
+        run: replace(fine, score=run.seed + 10.0 * (run.method.base == "local")) for run in study.testing_runs(chosen)
+    }
+    one = next(run for run in tested if run.method.base == "local")
+    for diverged, said in ((False, "holds"), (True, "diverged")):
+        tested[one] = replace(tested[one], score=tested[one].score + 0.5, diverged=diverged)
+        [verdict] = verdicts(study, results(study, chosen, known | tested, study.testing))
+        assert verdict.said == said
+
+
 def test_expected_time_is_told_by_what_has_finished() -> None:
     run = RUNS[0]
     outcome = Outcome(1.0, 1.0, (1.0,), 8, 0.0, (1.0, 1.0), False, 3 * run.seconds)
@@ -343,6 +359,8 @@ def test_a_study_from_end_to_end(
         (["--jobs", "1000"], "each run is one core's work"),
         (["--rehearse", "--tuning-only"], "ask for one of them"),
         (["--preset", "quadratic", "--plan"], "--preset quadratic has no plan"),
+        (["--quick", "--preset", "tau"], "--quick and --preset tau: ask for one of them"),
+        (["--check-virtual", "--plan"], "--check-virtual compares the methods of all studies"),
         (["--out", "/proc/nowhere"], "cannot make the folder"),
     ],
 )

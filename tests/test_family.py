@@ -25,7 +25,8 @@ def target(rank: int, step: int) -> oracle.Array:
 
 
 def rate(step: int) -> float:
-    return 0.2 / (1 + 0.1 * step)
+    """It falls, and pauses for a whole period."""
+    return 0.0 if PERIOD <= step < 2 * PERIOD else 0.2 / (1 + 0.1 * step)
 
 
 def trained(size: int, make: Make, constant: bool = False) -> oracle.Array:

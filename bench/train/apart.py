@@ -18,11 +18,12 @@ from torch.nn.utils import parameters_to_vector
 from gossip import World
 from gossip.launchers import Launcher
 from gossip.testing import run as on_threads
-from topologies.pictures.canvas import FAINT, GREY, INK, QUIET, canvas, save
+from topologies.pictures.canvas import INK, canvas, save
 from topologies.pictures.curves import LOOKS
 
 from .. import record, screen
 from .methods import Method
+from .pictures import frame
 from .runs import Run
 from .studies.grids import USUAL
 from .training import DECAYS, task, train
@@ -98,12 +99,6 @@ def draw(path: Path, measured: Distances) -> None:
         axes.set_yscale("linear" if place else "log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.set_title(title, loc="left", size=10.5, color=INK)
-        axes.set_xlabel("step", size=9.5, color=INK)
-        axes.set_ylabel("%", size=9.5, color=INK)
-        axes.tick_params(labelsize=8.5, colors=QUIET)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(GREY)
-        axes.grid(visible=True, color=FAINT, linewidth=0.8)
-        axes.set_axisbelow(True)
+        frame(axes, "step", "%")
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, fontsize=8.5, labelcolor=INK)
     save(figure, path)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from gossip import UsageError
@@ -41,7 +41,7 @@ PRESETS = (*STUDIES, *MEASURED)
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What can be asked for."""
-    parser.add_argument("--preset", choices=PRESETS, default="quick", help="which study (default: quick)")
+    parser.add_argument("--preset", choices=PRESETS, help="which study (default: quick)")
     parser.add_argument("--quick", action="store_true", help="the same as --preset quick: under three minutes")
     parser.add_argument("--plan", action="store_true", help="print the plan and the time it would take, run nothing")
     parser.add_argument(
@@ -63,8 +63,12 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
     """Refuse what cannot be studied."""
     if launcher.size > 1:
         raise UsageError("its workers are threads of one process: start it as `python -m bench train`, by itself")
-    if given.quick:
-        given.preset = "quick"
+    asked = [name for name in ("preset", "quick", "plan", "tuning_only", "rehearse") if getattr(given, name)]
+    if given.check_virtual and (asked or given.jobs > 1):
+        raise UsageError("--check-virtual compares the methods of all studies, and takes no other option")
+    if given.quick and given.preset:
+        raise UsageError(f"--quick and --preset {given.preset}: ask for one of them")
+    given.preset = given.preset or "quick"
     if given.preset in MEASURED and (given.plan or given.tuning_only or given.jobs > 1):
         raise UsageError(
             f"--preset {given.preset} has no plan, tunes nothing and trains one run at a time: leave --plan, "
@@ -136,10 +140,11 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
 def _forecast(study: Study, store: Store, given: argparse.Namespace) -> str:
     """How many runs are missing, and how long they take."""
     tuning = study.tuning_runs(all_arms=given.tuning_only)
-    # What is tested is not known yet; in cost an arm's candidates are alike.
-    testing = [] if given.tuning_only else [
-        replace(arm.candidates[0], seed=seed) for arm in study.arms for seed in study.testing
-    ]  # fmt: skip
+    known = finished(tuning, store)
+    # Where it is not known yet what is tested: in cost an arm's candidates are alike.
+    tuned = all(run in known for run in tuning)
+    chosen = choose(study, known) if tuned else {arm.name: arm.candidates[0] for arm in study.arms}
+    testing = [] if given.tuning_only else study.testing_runs(chosen)
     runs = list(dict.fromkeys([*tuning, *testing]))
     known = finished(runs, store)
     minutes = expected_seconds(runs, known) / given.jobs / 60

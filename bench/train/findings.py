@@ -56,22 +56,27 @@ class Result:
 
 
 class Verdict(NamedTuple):
-    """A claim, its comparison with the sign such that above 0 is as claimed, and its p after Holm's correction."""
+    """A claim, its comparison with the sign such that above 0 is as claimed, its p after Holm's correction, and how
+    many of the runs that were compared diverged."""
 
     claim: Claim
     comparison: Comparison
     adjusted: float
+    diverged: int
 
     @property
     def said(self) -> str:
-        """In one word."""
+        """In one word. A run that diverged has no loss, and a mean with it says nothing."""
+        if self.diverged:
+            return "diverged"
         if self.adjusted >= LEVEL:
             return "undecided"
         return "holds" if self.comparison.difference > 0 else "the opposite"
 
 
 def choose(study: Study, known: Finished) -> dict[str, Run]:
-    """Of each arm the candidate with the best mean score on the tuning seeds; the first of equals."""
+    """Of each arm the candidate with the best mean score on the tuning seeds, of those that diverged least often; the
+    first of equals."""
     return {arm.name: _best(arm, study, known) for arm in study.arms}
 
 
@@ -79,8 +84,9 @@ def _best(arm: Arm, study: Study, known: Finished) -> Run:
     if len(arm.candidates) == 1:
         return arm.candidates[0]
     sign = better(arm.candidates[0].workload, "score")
-    scores = _scores(arm, study, known)
-    return arm.candidates[max(range(len(scores)), key=lambda place: sign * scores[place])]
+    found = [[known[replace(run, seed=seed)] for seed in study.tuning] for run in arm.candidates]
+    merits = [(-sum(o.diverged for o in each), sign * statistics.fmean(o.score for o in each)) for each in found]
+    return arm.candidates[merits.index(max(merits))]
 
 
 def _scores(arm: Arm, study: Study, known: Finished) -> tuple[float, ...]:
@@ -105,12 +111,13 @@ def results(study: Study, chosen: Mapping[str, Run], known: Finished, seeds: tup
 def verdicts(study: Study, found: list[Result]) -> list[Verdict]:
     """Every claim, corrected over all claims of the study."""
     by_name = {result.arm.name: result for result in found}
-    comparisons = []
+    comparisons, diverged = [], []
     for claim in study.claims:
         one, other = by_name[claim.better], by_name[claim.than]
         sign = better(one.run.workload, claim.measure)
+        diverged.append(one.diverged + other.diverged)
         comparisons.append(
             paired(*([sign * value for value in result.values(claim.measure)] for result in (one, other)))
         )
     adjusted = holm([comparison.p for comparison in comparisons])
-    return [Verdict(*each) for each in zip(study.claims, comparisons, adjusted, strict=True)]
+    return [Verdict(*each) for each in zip(study.claims, comparisons, adjusted, diverged, strict=True)]

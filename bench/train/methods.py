@@ -123,12 +123,10 @@ class Method:
 
     @property
     def timed(self) -> Timed:
-        """As `bench scale` predicts its time: averaging momenta as well is an average of twice the bytes."""
-        exact = (
-            "own"
-            if self.base == "ar" or self.base == "local" or self.outer in ("average", "slowmo", "streaming")
-            else None
-        )
+        """As `bench scale` predicts its time: averaging momenta as well is an average of twice the bytes, and one that
+        streams hides behind computing."""
+        averages = self.base in ("ar", "local") or self.outer in ("average", "slowmo")
+        exact = "own" if averages and self.outer != "streaming" else None
         every = 1 if self.base == "ar" else self.period
         if self.buffers == "average" and every > 1:
             every //= 2

@@ -79,7 +79,7 @@ def _losses(axes: Axes, own: Sequence[Result], looks: dict[str, dict[str, Any]])
     axes.yaxis.set_major_formatter(plain)
     axes.yaxis.set_minor_formatter(plain if max(map(max, curves)) < 8 * min(map(min, curves)) else NullFormatter())
     axes.tick_params(which="minor", labelsize=8.5, colors=QUIET)
-    _frame(axes, "step", "training loss")
+    frame(axes, "step", "training loss")
 
 
 def _scatter(
@@ -91,7 +91,7 @@ def _scatter(
             x, score.mean, yerr=score.deviation, label=_name(result), capsize=2, markersize=6,
             **{**looks[_name(result)], "linestyle": ""},
         )  # fmt: skip
-    _frame(axes, what, WORKLOADS[own[0].run.workload].metric)
+    frame(axes, what, WORKLOADS[own[0].run.workload].metric)
 
 
 def _along(axes: Axes, own: Sequence[Result], looks: dict[str, dict[str, Any]], what: str) -> None:
@@ -107,13 +107,15 @@ def _along(axes: Axes, own: Sequence[Result], looks: dict[str, dict[str, Any]], 
         axes.set_xscale("log")
     axes.set_xticks(places, labels=[f"{x:g}" for x in places])
     axes.set_xticks([], minor=True)
-    _frame(axes, what, WORKLOADS[own[0].run.workload].metric)
+    frame(axes, what, WORKLOADS[own[0].run.workload].metric)
 
 
-def _frame(axes: Axes, across: str, up: str) -> None:
+def frame(axes: Axes, across: str, up: str) -> None:
+    """What all panels share: names, quiet ticks, a faint grid, and two spines of four."""
     axes.set_xlabel(across, size=9.5, color=INK)
     axes.set_ylabel(up, size=9.5, color=INK)
-    axes.tick_params(labelsize=8.5, colors=QUIET, length=3)
+    axes.tick_params(labelsize=8.5, colors=QUIET, which="both")
+    axes.tick_params(length=3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
     axes.grid(visible=True, color=FAINT, linewidth=0.8)

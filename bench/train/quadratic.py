@@ -1,10 +1,10 @@
 """What theory promises, on a quadratic whose smoothness and noise are known: a mean squared gradient of 1/√(mTτ).
 
-f_i(x) = ½ (x − b_i)ᵀ A (x − b_i) with eigenvalues of A from L/2 to L, and gradients with noise of variance σ² in each
-step. With m workers, T outer iterations of τ steps and the learning rate γ = √(m/(Tτ))/L, SlowMo's bound on the mean
-of ‖∇f(x̄)‖² over the steps falls like 1/√(mTτ): a slope of −½ in Tτ, and of −½ in m, which is a linear speed-up. The
-base optimizer is plain SGD, over the real averaging and slow momentum. Since A is common, the mean moves alike with
-either base; what differs is how far the workers are from it.
+f_i(x) = ½ (x − b_i)ᵀ A_i (x − b_i) with A_i diagonal, entries from L/4 to L that are from L/2 to 3L/4 in the mean over
+the workers, and gradients with noise of variance σ² in each step. With m workers, T outer iterations of τ steps and the
+learning rate γ = √(m/(Tτ))/L, SlowMo's bound on the mean of ‖∇f(x̄)‖² over the steps falls like 1/√(mTτ): a slope of −½
+in Tτ, and of −½ in m, which is a linear speed-up. The base optimizer is plain SGD, over the real averaging and slow
+momentum. Workers differ in A_i, so that how far they drift apart tells in where their mean goes.
 
 Source: Wang et al., SlowMo, ICLR 2020, arXiv 1910.00643, theorem 1 and corollary 1.
 """
@@ -25,11 +25,12 @@ import torch
 from gossip import World
 from gossip.launchers import Launcher
 from gossip.testing import run as on_threads
-from topologies.pictures.canvas import FAINT, GREY, INK, QUIET, canvas, save
+from topologies.pictures.canvas import GREY, INK, canvas, save
 from topologies.pictures.curves import LOOKS
 
 from .. import record, screen
 from .methods import Method
+from .pictures import frame
 
 DIMENSIONS, L, SIGMA, SPREAD = 32, 1.0, 1.0, 0.2
 WORKERS, PERIOD = (1, 2, 4, 8, 16), 12
@@ -47,20 +48,26 @@ Measured = dict[tuple[str, int, int], float]
 
 
 class Problem(NamedTuple):
-    """Eigenvalues of A, shape (d,), the minima b_i of the workers, shape (m, d), and where all begin."""
+    """The diagonals of A_i, shape (m, d), the minima b_i of the workers, shape (m, d), and where all begin."""
 
-    eigenvalues: torch.Tensor
+    curvatures: torch.Tensor
     minima: torch.Tensor
     start: torch.Tensor
+
+    def gradients(self, x: torch.Tensor) -> torch.Tensor:
+        """∇f of the mean of the workers' functions at x, shape (..., d)."""
+        return (self.curvatures * (x.unsqueeze(-2) - self.minima)).mean(-2)
 
 
 def problem(workers: int, seed: int) -> Problem:
     """Begins at a distance of 1 from the common minimum, for any number of workers."""
-    generator = torch.Generator().manual_seed(seed)
-    eigenvalues = torch.linspace(0.5, 1, DIMENSIONS, dtype=torch.float64) * L
+    generator = torch.Generator().manual_seed(10**6 + seed)  # of no worker's noise
+    apart = torch.rand(workers, DIMENSIONS, generator=generator, dtype=torch.float64) - 0.5
+    curvatures = (torch.linspace(0.5, 0.75, DIMENSIONS, dtype=torch.float64) + 0.25 * (apart - apart.mean(0))) * L
     minima = SPREAD * torch.randn(workers, DIMENSIONS, generator=generator, dtype=torch.float64)
     away = torch.randn(DIMENSIONS, generator=generator, dtype=torch.float64)
-    return Problem(eigenvalues, minima, minima.mean(0) + away / away.norm())
+    common = (curvatures * minima).mean(0) / curvatures.mean(0)
+    return Problem(curvatures, minima, common + away / away.norm())
 
 
 def mean_squared_gradient(method: Method, workers: int, iterations: int, seed: int) -> float:
@@ -70,8 +77,7 @@ def mean_squared_gradient(method: Method, workers: int, iterations: int, seed: i
     # γ = √(m/(Tτ))/L, with slow momentum lengthening each step by 1/(1 − β)
     lr = (1 - method.momentum) * math.sqrt(workers / steps) / L
     paths = torch.stack(on_threads(workers, lambda world: _path(method, given, steps, lr, seed, world)))
-    gradients = given.eigenvalues * (paths.mean(0) - given.minima.mean(0))
-    return float(gradients.pow(2).sum(1).mean())
+    return float(given.gradients(paths.mean(0)).pow(2).sum(1).mean())
 
 
 def _path(method: Method, given: Problem, steps: int, lr: float, seed: int, world: World) -> torch.Tensor:
@@ -84,7 +90,7 @@ def _path(method: Method, given: Problem, steps: int, lr: float, seed: int, worl
     for step in range(steps):
         path[step] = x.detach()
         # ∇f_i(x) + ξ,  E‖ξ‖² = σ²
-        x.grad = given.eigenvalues * (x.detach() - given.minima[world.rank]) + noise[step]
+        x.grad = given.curvatures[world.rank] * (x.detach() - given.minima[world.rank]) + noise[step]
         optimizer.step()
     optimizer.settle()
     return path
@@ -148,11 +154,6 @@ def draw(path: Path, measured: Measured, slopes: dict[str, float]) -> None:
         axes.plot(ends, middle / np.sqrt(ends), color=GREY, linewidth=1.2, zorder=0, label="slope −½")
         axes.set(xscale="log", yscale="log")
         axes.set_title(f"{name}, τ = {PERIOD}: slope {slopes[name]:.2f}", loc="left", size=10.5, color=INK)
-        axes.set_xlabel("mTτ", size=9.5, color=INK)
-        axes.set_ylabel("mean ‖∇f‖² over the steps", size=9.5, color=INK)
-        axes.tick_params(labelsize=8.5, colors=QUIET, which="both")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(visible=True, which="both", color=FAINT, linewidth=0.8)
-        axes.set_axisbelow(True)
+        frame(axes, "mTτ", "mean ‖∇f‖² over the steps")
         axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
     save(figure, path)

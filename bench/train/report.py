@@ -100,7 +100,7 @@ def _row(result: Result) -> tuple[str, ...]:
         f"{loss.mean:.4f} ± {loss.deviation:.4f}",
         screen.size(result.figure("bytes_sent").mean / result.run.steps),
         f"{costs.seconds(result.run):.0f} s",
-        screen.percent(result.figure("consensus").mean),
+        f"{result.figure('consensus').mean:.1e}",
         str(result.diverged or ""),
     )
 
