@@ -3,9 +3,26 @@
 `grids` is what all of them tune over.
 """
 
-from . import beta, bf16, buffers, digits, noaverage, noniid, quick, streaming, table1, tau, weight, wire, workers
+from . import (
+    beta,
+    bf16,
+    buffers,
+    digits,
+    noaverage,
+    noniid,
+    quick,
+    reset,
+    streaming,
+    table1,
+    tau,
+    weight,
+    wire,
+    workers,
+)
 
-_MODULES = (quick, table1, digits, tau, noaverage, buffers, beta, noniid, workers, weight, bf16, wire, streaming)
+_MODULES = (
+    quick, table1, digits, reset, tau, noaverage, buffers, beta, noniid, workers, weight, bf16, wire, streaming,
+)  # fmt: skip
 
 STUDIES = {module.STUDY.name: module.STUDY for module in _MODULES}
 AXES = {module.STUDY.name: getattr(module, "AXIS", "") for module in _MODULES}

@@ -3,6 +3,7 @@
 from ..methods import Method
 from ..runs import Run
 from ..study import Arm, Claim, Study
+from .grids import NESTEROV
 
 TASK = "textures"
 BASES = {"Local": "local", "SGP": "sgp"}
@@ -13,7 +14,7 @@ RATE = 0.08
 
 
 def _arm(title: str, β: float, α: float) -> Arm:
-    method = Method(BASES[title], "slowmo", momentum=β, rate=α)
+    method = Method(BASES[title], "slowmo", momentum=β, rate=α, buffers=NESTEROV)
     line = f"{title}-SlowMo α={α:g}"
     return Arm(f"{line} β={β:g}", (Run(TASK, method, round(RATE * (1 - β) / α, 4)),), line, β)
 

@@ -16,6 +16,8 @@ RATES = {
 }
 """Learning rates of the base optimizer. Slow momentum lengthens steps by 1/(1 − β), so a larger β gets smaller ones."""
 MOMENTA = (0.2, 0.5)
+NESTEROV = "reset"
+"""What the paper's outer step does to the buffers of SGD with Nesterov momentum; `buffers` compares."""
 USUAL = {name: rates[1] for name, rates in RATES.items()}
 """Where the learning rate is not what is asked about."""
 

@@ -2,7 +2,7 @@
 
 from ..methods import Method
 from ..study import Arm, Claim, Study
-from .grids import candidates
+from .grids import NESTEROV, candidates
 
 TASK = "textures"
 SKEWS = (0.2,)
@@ -10,9 +10,9 @@ METHODS = {
     "AR": Method("ar"),
     "Local": Method("local"),
     "SGP": Method("sgp"),
-    "Local-SlowMo": Method("local", "slowmo"),
-    "SGP-SlowMo": Method("sgp", "slowmo"),
-    "SGP-noaverage": Method("sgp", "noaverage"),
+    "Local-SlowMo": Method("local", "slowmo", buffers=NESTEROV),
+    "SGP-SlowMo": Method("sgp", "slowmo", buffers=NESTEROV),
+    "SGP-noaverage": Method("sgp", "noaverage", buffers=NESTEROV),
 }
 
 STUDY = Study(

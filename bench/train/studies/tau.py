@@ -2,7 +2,7 @@
 
 from ..methods import Method
 from ..study import Arm, Claim, Study
-from .grids import few
+from .grids import NESTEROV, few
 
 PERIODS = (6, 12, 24, 48, 96, 192)
 TASK, STEPS = "textures", 384
@@ -13,8 +13,8 @@ def _arms() -> tuple[Arm, ...]:
     for τ in PERIODS:
         methods = {
             "Local": Method("local", period=τ),
-            "Local-SlowMo": Method("local", "slowmo", period=τ),
-            "SGP-SlowMo": Method("sgp", "slowmo", period=τ),
+            "Local-SlowMo": Method("local", "slowmo", period=τ, buffers=NESTEROV),
+            "SGP-SlowMo": Method("sgp", "slowmo", period=τ, buffers=NESTEROV),
         }
         arms += [Arm(f"{name} τ={τ}", few(TASK, each, steps=STEPS), name, τ) for name, each in methods.items()]
     return tuple(arms)

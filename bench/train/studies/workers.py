@@ -5,15 +5,15 @@ As many steps are 4.5 passes over its shard for one of 4 workers, and 36 for one
 
 from ..methods import Method
 from ..study import Arm, Claim, Study
-from .grids import few
+from .grids import NESTEROV, few
 
 TASK, STEPS = "textures", 144
 WORKERS = (4, 8, 16, 32)
 METHODS = {
     "Local": Method("local"),
     "SGP": Method("sgp"),
-    "Local-SlowMo": Method("local", "slowmo"),
-    "SGP-SlowMo": Method("sgp", "slowmo"),
+    "Local-SlowMo": Method("local", "slowmo", buffers=NESTEROV),
+    "SGP-SlowMo": Method("sgp", "slowmo", buffers=NESTEROV),
 }
 
 
