@@ -20,9 +20,8 @@ from . import (
     workers,
 )
 
-_MODULES = (
-    quick, table1, digits, reset, tau, noaverage, buffers, beta, noniid, workers, weight, bf16, wire, streaming,
-)  # fmt: skip
+_TABLES = (quick, table1, digits, reset)
+_MODULES = (*_TABLES, tau, noaverage, buffers, beta, noniid, workers, weight, bf16, wire, streaming)
 
 STUDIES = {module.STUDY.name: module.STUDY for module in _MODULES}
 AXES = {module.STUDY.name: getattr(module, "AXIS", "") for module in _MODULES}

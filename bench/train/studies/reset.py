@@ -1,4 +1,4 @@
-"""The paper's first table on images, with buffers reset, which `buffers` found the better, on seeds of no other study."""
+"""The paper's first table on images, with buffers reset, which `buffers` found the better, on fresh seeds."""
 
 from dataclasses import replace
 
