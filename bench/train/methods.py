@@ -69,8 +69,10 @@ class Method:
             raise UsageError(f"{self.base}-{self.outer} has no slow momentum, so momentum and rate stay 0 and 1")
         if self.outer in ("none", "streaming") and self.buffers != "maintain":
             raise UsageError(f"{self.base}-{self.outer} has no outer step that could {self.buffers} buffers")
-        if self.wire is not None and not self.gossips:
-            raise UsageError(f"{self.base} does not gossip, so it has no wire")
+        if not self.gossips and (self.graph, self.weighted, self.wire) != ("exponential", True, None):
+            raise UsageError(f"{self.base} does not gossip, so it has no graph, weight or wire")
+        if self.overlap != 1 and self.base != "osgp":
+            raise UsageError(f"{self.base} does not overlap")
         if self.base == "local" and self.outer == "noaverage":
             raise UsageError("local steps without any average are no method: take sgp or osgp")
 
