@@ -200,6 +200,8 @@ def test_the_graph_of_the_weight_study_conserves_mass_and_is_irregular() -> None
         ({"base": "sgp", "momentum": 0.5}, "has no slow momentum"),
         ({"base": "sgp", "buffers": "reset"}, "has no outer step"),
         ({"base": "local", "outer": "noaverage"}, "no method: take sgp or osgp"),
+        ({"base": "local", "graph": "ring"}, "has no graph"),
+        ({"base": "sgp", "overlap": 2}, "does not overlap"),
     ],
 )
 def test_methods_that_make_no_sense_are_refused(parts: dict[str, object], sentence: str) -> None:
