@@ -14,7 +14,7 @@ from commands import code_of, refusal
 from scipy import stats
 
 from bench.screen import Course, screen
-from bench.train import apart, conducting, equality, quadratic, shards
+from bench.train import apart, conducting, costs, equality, quadratic, shards
 from bench.train.findings import choose, results, verdicts
 from bench.train.methods import Method
 from bench.train.runs import Outcome, Run, Store
@@ -393,6 +393,54 @@ def test_an_exact_average_brings_workers_to_one_point_and_gossip_nearer() -> Non
     assert [step for step in range(24) if mixed[step] < 1e-6] == [11, 23]
     assert sgp.min() > 0
     assert sgp[6:11].mean() < local[6:11].mean() / 2
+
+
+@pytest.mark.parametrize("preset", ["consensus", "quadratic"])
+def test_what_is_measured_without_a_plan_is_printed_drawn_and_written(
+    preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(apart, "distances", lambda run: np.linspace(0.5, 0.01, run.steps))
+    monkeypatch.setattr(quadratic, "mean_squared_gradient", lambda method, m, t, seed: (m * t) ** -0.5)
+    assert code_of("train", "--preset", preset, "--out", str(tmp_path)) == 0
+    record = json.loads((tmp_path / f"{preset}.json").read_text())
+    assert (tmp_path / f"{preset}.png").stat().st_size > 10_000
+    printed = capsys.readouterr().out
+    if preset == "quadratic":
+        assert record["slopes"] == pytest.approx(dict.fromkeys(quadratic.METHODS, -0.5))
+        assert printed.count("-0.50") == 2 * (len(quadratic.WORKERS) + len(quadratic.ITERATIONS) + 1)
+    else:
+        assert [each["method"] for each in record["results"]] == [method.title for method in apart.METHODS]
+        assert record["results"][0]["distance"][0] == 0.5
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_workers_of_the_quadratic_differ_but_not_their_mean(workers: int) -> None:
+    given = quadratic.problem(workers, 3)
+    assert given.curvatures.min() >= quadratic.L / 4
+    assert given.curvatures.max() <= quadratic.L
+    torch.testing.assert_close(given.curvatures.mean(0), quadratic.problem(1, 5).curvatures[0])
+    minimum = torch.linalg.solve(torch.diag(given.curvatures.mean(0)), (given.curvatures * given.minima).mean(0))
+    assert given.gradients(minimum).abs().max() < 1e-12
+    assert (given.start - minimum).norm() == pytest.approx(1)
+
+
+def test_predicted_time_counts_what_a_method_sends() -> None:
+    seconds = {
+        (outer, buffers, workload): costs.seconds(Run(workload, Method("local", outer, buffers=buffers), 0.1, steps=12))
+        for outer in ("average", "streaming")
+        for buffers in (("maintain", "average") if outer == "average" else ("maintain",))
+        for workload in ("digits", "phrases")
+    }
+    bare = seconds["streaming", "maintain", "digits"]
+    one, two, three = (
+        seconds[key] - bare
+        for key in (
+            ("average", "maintain", "digits"), ("average", "average", "digits"), ("average", "average", "phrases"),
+        )
+    )  # fmt: skip
+    assert two == pytest.approx(2 * one, rel=0.2)
+    assert three == pytest.approx(3 * one, rel=0.2)
+    assert costs.seconds(Run("digits", Method("ar", "streaming"), 0.1, steps=12)) > bare + 5 * one
 
 
 @pytest.mark.slow

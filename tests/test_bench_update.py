@@ -96,6 +96,31 @@ def test_what_sends_less() -> None:
     assert sent("hier") == sent("hier-parts"), "half of it between hosts, and the other half inside"
 
 
+def test_parts_on_their_way_are_as_many_as_the_name_says() -> None:
+    """In a period all of them send what one exact average does; a part in each step, or an eighth in every other."""
+
+    def on_rank(world: World, name: str) -> tuple[int, int]:
+        parameter = torch.zeros(25600, requires_grad=True)
+        base = torch.optim.SGD([parameter], lr=0.1)
+        optimizer = ALGORITHMS[name].build(base, world, topologies.exponential(world.size), 16)
+        for _ in range(16):
+            optimizer.step()
+        optimizer.settle()
+        return optimizer.stats.run.bytes_sent, optimizer.stats.run.messages_sent
+
+    def sent(name: str) -> tuple[int, int]:
+        nbytes, messages = zip(*gossip.testing.run(4, lambda world: on_rank(world, name)), strict=True)
+        return sum(nbytes), sum(messages)
+
+    once, parts, eighths = (sent(f"local-{name}") for name in ("slowmo", "streaming", "eighths"))
+    assert parts[0] == pytest.approx(once[0], rel=0.01)
+    assert eighths[0] == pytest.approx(once[0], rel=0.01)
+    assert parts[1] == 2 * eighths[1] == 16 * once[1]
+    gossiped = sent("osgp")
+    for name, own in (("streaming", parts), ("eighths", eighths)):
+        assert [a - b for a, b in zip(sent(f"osgp-{name}"), gossiped, strict=True)] == pytest.approx(own, rel=0.01)
+
+
 def test_ranks_that_would_not_measure_the_same_all_refuse() -> None:
     def on_rank(world: World) -> str:
         names = ["none", "torchft"] if world.rank else ["none"]

@@ -53,10 +53,10 @@ def sgd(own: torch.Tensor, momentum: float = 0.0) -> torch.optim.Optimizer:
 class Ranks:
     """θ of n ranks that take SGD steps by themselves; `outer` is called after each period."""
 
-    def __init__(self, size: int, momentum: float = 0.0, constant: bool = False) -> None:
+    def __init__(self, size: int, momentum: float = 0.0, constant: bool = False, mixing: bool = False) -> None:
         self.θ = np.tile(START, (size, 1))
         self.b = np.zeros_like(self.θ)
-        self._momentum, self._constant = momentum, constant
+        self._momentum, self._constant, self._mixing = momentum, constant, mixing
 
     def train(self, outer: Callable[[int], None]) -> oracle.Array:
         history = []
@@ -64,6 +64,8 @@ class Ranks:
             g = np.stack([θ - target(rank, step) for rank, θ in enumerate(self.θ)])
             self.b = self._momentum * self.b + g
             self.θ = self.θ - (0.1 if self._constant else rate(step)) * self.b
+            if self._mixing:
+                self.θ = (self.θ + np.roll(self.θ, 1, axis=0)) / 2
             if (step + 1) % PERIOD == 0:
                 outer(step // PERIOD)
             history.append(self.θ.copy())
@@ -96,9 +98,10 @@ def test_bmuf(nesterov: bool) -> None:
     same(trained(3, lambda world, own: slowmo.bmuf(sgd(own), world, PERIOD, η, ζ, nesterov)), expected)
 
 
-def test_lookahead() -> None:
-    """Each rank by itself."""
-    ranks, φ = Ranks(2), np.tile(START, (2, 1))
+@pytest.mark.parametrize("mixing", [False, True])
+def test_lookahead(mixing: bool) -> None:
+    """Each rank by itself, or over gossip, which moves the fast weights also while the rate is 0."""
+    ranks, φ = Ranks(3, mixing=mixing), np.tile(START, (3, 1))
 
     def outer(_: int) -> None:
         nonlocal φ
@@ -106,7 +109,14 @@ def test_lookahead() -> None:
         ranks.θ = φ.copy()
 
     expected = ranks.train(outer)
-    same(trained(2, lambda world, own: slowmo.lookahead(sgd(own), PERIOD)), expected)
+
+    def make(world: gossip.World, own: torch.Tensor) -> slowmo.SlowMo:
+        ring = topologies.ring(world.size, directed=True)
+        return slowmo.lookahead(
+            gossip.GossipOptimizer(sgd(own), gossip.PushSum(world, ring)) if mixing else sgd(own), PERIOD
+        )
+
+    same(trained(3, make), expected)
 
 
 def test_local_sgd() -> None:

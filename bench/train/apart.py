@@ -61,14 +61,13 @@ def distances(run: Run) -> np.ndarray:
 def run(given: argparse.Namespace, launcher: Launcher) -> None:
     """Measure, print, draw, write."""
     console = screen.screen(launcher)
-    seeds = range(1 if given.rehearse else SEEDS)
     torch.set_num_threads(1)
     measured: Distances = {}
-    with screen.Course(console, len(METHODS) * len(seeds)) as course:
+    with screen.Course(console, len(METHODS) * SEEDS) as course:
         for method in METHODS:
             course.part(method.title)
             each = []
-            for seed in seeds:
+            for seed in range(SEEDS):
                 each.append(distances(Run(TASK, method, USUAL[TASK], seed)))
                 course.advance(1)
             measured[method.title] = np.sqrt(np.mean(np.square(each), axis=0))
@@ -77,10 +76,10 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     stretches = list(pairwise(ends))
     rows = [[title, *(f"{np.mean(path[a:b]):.2%}" for a, b in stretches)] for title, path in measured.items()]
     heads = ("method", *(f"steps {a} to {b - 1}" for a, b in stretches))
-    console.print(screen.table(f"mean ‖z_i - mean‖ / ‖mean‖, {TASK}, {len(seeds)} seeds", heads, rows))
+    console.print(screen.table(f"mean ‖z_i - mean‖ / ‖mean‖, {TASK}, {SEEDS} seeds", heads, rows))
     base = given.out / "consensus"
     results = [{"method": title, "distance": [float(f"{x:.4g}") for x in path]} for title, path in measured.items()]
-    record.write(given, launcher, base.with_suffix(".json"), workload=TASK, seeds=list(seeds), results=results)
+    record.write(given, launcher, base.with_suffix(".json"), workload=TASK, seeds=list(range(SEEDS)), results=results)
     draw(base.with_suffix(".png"), measured)
     console.print(f"written to {base}.json and .png")
 

@@ -65,14 +65,16 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
         raise UsageError("its workers are threads of one process: start it as `python -m bench train`, by itself")
     asked = [name for name in ("preset", "quick", "plan", "tuning_only", "rehearse") if getattr(given, name)]
     if given.check_virtual and (asked or given.jobs > 1):
-        raise UsageError("--check-virtual compares the methods of all studies, and takes no other option")
+        raise UsageError(
+            "--check-virtual compares the methods of all studies and writes nothing: leave the other options"
+        )
     if given.quick and given.preset:
         raise UsageError(f"--quick and --preset {given.preset}: ask for one of them")
     given.preset = given.preset or "quick"
-    if given.preset in MEASURED and (given.plan or given.tuning_only or given.jobs > 1):
+    if given.preset in MEASURED and (given.plan or given.tuning_only or given.rehearse or given.jobs > 1):
         raise UsageError(
             f"--preset {given.preset} has no plan, tunes nothing and trains one run at a time: leave --plan, "
-            "--tuning-only and --jobs"
+            "--tuning-only, --rehearse and --jobs"
         )
     if given.rehearse and given.tuning_only:
         raise UsageError("--rehearse and --tuning-only: a rehearsal has its own few seeds, so ask for one of them")

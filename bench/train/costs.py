@@ -16,6 +16,7 @@ from gossip.wire import WIRES
 from ..scale import Cluster, Machine, simulate
 from .methods import Method
 from .runs import Run
+from .workloads import WORKLOADS
 
 BYTES, COMPUTE = 102_400_000, 0.271
 MACHINE = Machine(compute=COMPUTE, rate=10e9, latency=50e-6, jitter=0.03, tail=4.0)
@@ -25,7 +26,8 @@ NETWORK = "102.4 MB of float32 parameters, 271 ms of compute a step, links of 10
 def seconds(run: Run) -> float:
     """Of all steps of the run, predicted. With a wire, exact averages count as if they were rounded as well."""
     nbytes = BYTES // 2 if run.dtype == "bfloat16" else BYTES
-    return run.steps * _of_a_step(run.method, run.workers, round(nbytes * _share(run.method.wire)))
+    moments = 1 if WORKLOADS[run.workload].optimizer == "sgd" else 2
+    return run.steps * _of_a_step(run.method, moments, run.workers, round(nbytes * _share(run.method.wire)))
 
 
 def _share(wire: str | None) -> float:
@@ -35,7 +37,7 @@ def _share(wire: str | None) -> float:
 
 
 @functools.cache
-def _of_a_step(method: Method, workers: int, nbytes: int) -> float:
-    timed, graph = method.timed, topologies.load(method.graph, workers)
+def _of_a_step(method: Method, moments: int, workers: int, nbytes: int) -> float:
+    timed, graph = method.timed(moments), topologies.load(method.graph, workers)
     steps = -(-192 // timed.window) * timed.window
     return simulate({"it": timed}, Cluster(MACHINE, workers), graph, nbytes, steps, warmup=48)["it"].seconds.mean

@@ -79,11 +79,11 @@ def compare(steps: int = STEPS, chosen: Sequence[int] | None = None) -> list[Dif
         run = every[number]
         shared = task(run)
         virtual = on_threads(RANKS, lambda world, run=run, shared=shared: train(run, shared, world))  # type: ignore[misc]
-        largest = max(
-            float(np.abs(_vector(one.parameters, one.weight) - other[str(number)]).max())
+        apart = [
+            np.abs(_vector(one.parameters, one.weight) - other[str(number)]).max()
             for one, other in zip(virtual, real, strict=True)
-        )
-        found.append(Difference(run, largest))
+        ]
+        found.append(Difference(run, float(np.max(apart))))  # which is NaN where one is
     return found
 
 

@@ -123,14 +123,14 @@ class Method:
         averager = gossip if self.weighted else Unweighted(gossip)
         return Every(overlap, averager) if overlap > 1 else averager
 
-    @property
-    def timed(self) -> Timed:
-        """As `bench scale` predicts its time: averaging momenta as well is an average of twice the bytes, and one that
-        streams hides behind computing."""
-        averages = self.base in ("ar", "local") or self.outer in ("average", "slowmo")
-        exact = "own" if averages and self.outer != "streaming" else None
+    def timed(self, moments: int) -> Timed:
+        """As `bench scale` predicts its time, around an optimizer with as many moments of each parameter: averaging
+        them as well is an average of that many times the bytes more, and one that streams hides behind computing."""
+        streams = self.outer == "streaming"
+        averages = self.base == "ar" or (self.base == "local" and not streams) or self.outer in ("average", "slowmo")
+        exact = "own" if averages else None
         every = 1 if self.base == "ar" else self.period
         if self.buffers == "average" and every > 1:
-            every //= 2
+            every //= 1 + moments
         overlap = {"sgp": 0, "osgp": 1}.get(self.base)
         return Timed(self.title, overlap, exact, every)

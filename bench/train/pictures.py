@@ -78,7 +78,6 @@ def _losses(axes: Axes, own: Sequence[Result], looks: dict[str, dict[str, Any]])
     plain = FuncFormatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_major_formatter(plain)
     axes.yaxis.set_minor_formatter(plain if max(map(max, curves)) < 8 * min(map(min, curves)) else NullFormatter())
-    axes.tick_params(which="minor", labelsize=8.5, colors=QUIET)
     frame(axes, "step", "training loss")
 
 

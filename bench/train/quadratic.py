@@ -104,14 +104,13 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
 def run(given: argparse.Namespace, launcher: Launcher) -> None:
     """Measure, print, draw, write."""
     console = screen.screen(launcher)
-    seeds = range(1 if given.rehearse else SEEDS)
     torch.set_num_threads(1)
     measured: Measured = {}
     with screen.Course(console, len(METHODS) * len(WORKERS) * len(ITERATIONS)) as course:
         for name, method in METHODS.items():
             course.part(name)
             for workers, iterations in product(WORKERS, ITERATIONS):
-                each = [mean_squared_gradient(method, workers, iterations, seed) for seed in seeds]
+                each = [mean_squared_gradient(method, workers, iterations, seed) for seed in range(SEEDS)]
                 measured[name, workers, iterations] = statistics.fmean(each)
                 course.advance(1)
     rows = []
@@ -122,7 +121,7 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         along = (slope(WORKERS, [measured[name, m, iterations] for m in WORKERS]) for iterations in ITERATIONS)
         rows.append([name, "slope in m", *(f"{value:.2f}" for value in along), ""])
     heads = ("method", "m", *(f"Tτ={iterations * PERIOD}" for iterations in ITERATIONS), "slope in Tτ")
-    console.print(screen.table(f"mean ‖∇f‖² over the steps, {len(seeds)} seeds", heads, rows))
+    console.print(screen.table(f"mean ‖∇f‖² over the steps, {SEEDS} seeds", heads, rows))
     points = list(product(WORKERS, ITERATIONS))
     slopes = {
         name: slope([m * t for m, t in points], [measured[name, m, t] for m, t in points]) for name in METHODS

@@ -1,4 +1,4 @@
-"""The slow momentum β and the slow learning rate α, where all go as far in the long run: lr · α / (1 − β) is one."""
+"""The slow momentum β and the slow learning rate α, where all go as far in the long run: lr · α / (1 − β) is equal."""
 
 from ..methods import Method
 from ..runs import Run
