@@ -24,8 +24,10 @@ NETWORK = "102.4 MB of float32 parameters, 271 ms of compute a step, links of 10
 
 
 def seconds(run: Run) -> float:
-    """Of all steps of the run, predicted. With a wire or parameters of 16 bits, exact averages, which travel in float32,
-    count as if they did so too."""
+    """Of all steps of the run, predicted.
+
+    Exact averages travel in float32; with a wire, or parameters of 16 bits, they count as if they were as short.
+    """
     nbytes = BYTES // 2 if run.dtype == "bfloat16" else BYTES
     moments = 1 if WORKLOADS[run.workload].optimizer == "sgd" else 2
     return run.steps * _of_a_step(run.method, moments, run.workers, round(nbytes * _share(run.method.wire)))
