@@ -105,7 +105,7 @@ def _local_streaming(optimizer: Optimizer, world: World, graph: Topology, τ: in
 
 
 def _local_eighths(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
-    return StreamingSlowMo(_alone(optimizer, world, graph, τ), world, period=τ, shards=min(8, τ), delay=min(4, τ))
+    return _eighths(_alone(optimizer, world, graph, τ), world, τ)
 
 
 def _osgp_streaming(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
@@ -113,7 +113,11 @@ def _osgp_streaming(optimizer: Optimizer, world: World, graph: Topology, τ: int
 
 
 def _osgp_eighths(optimizer: Optimizer, world: World, graph: Topology, τ: int) -> Trained:
-    return StreamingSlowMo(_osgp(optimizer, world, graph, τ), world, period=τ, shards=min(8, τ), delay=min(4, τ))
+    return _eighths(_osgp(optimizer, world, graph, τ), world, τ)
+
+
+def _eighths(inner: Trained, world: World, τ: int) -> Trained:
+    return StreamingSlowMo(inner, world, period=τ, shards=min(8, τ), delay=min(4, τ))
 
 
 ALGORITHMS = {

@@ -35,10 +35,10 @@ class Rates:
         ratios: list[float | None] = []
         for group, rates in enumerate(self.now):
             rate, last = math.fsum(rates) / len(rates), self.last[group]
-            if not rescale:
-                ratios.append(1.0)
+            if rescale and rate == 0:
+                ratios.append(None)
             else:
-                ratios.append(None if rate == 0 else 1.0 if last is None else rate / last)
+                ratios.append(rate / last if rescale and last is not None else 1.0)
             self.last[group] = rate or last
             rates.clear()
         return ratios

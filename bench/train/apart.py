@@ -28,7 +28,7 @@ from .runs import Run
 from .studies.grids import USUAL
 from .training import DECAYS, task, train
 
-TASK, SEEDS, PERIOD = "textures", 3, 12
+TASK, SEEDS = "textures", 3
 METHODS = (
     Method("local"),
     Method("sgp"),
@@ -37,6 +37,8 @@ METHODS = (
     Method("sgp", "slowmo", momentum=0.2),
     Method("sgp", "noaverage", momentum=0.2),
 )
+PERIOD = METHODS[0].period
+"""τ, of all of them."""
 
 Distances = dict[str, np.ndarray]
 """After each step, shape (steps,), by method."""
