@@ -86,7 +86,7 @@ class Relay(Flight):
         if leg is None or leg.landed is not None:
             super().pause(waited, left)
         else:
-            leg.pause(min(waited, time.perf_counter() - leg.posted), left)
+            leg.pause(leg.still(waited), left)
 
 
 MOST_GATHERED = 1 << 26

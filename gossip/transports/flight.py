@@ -19,7 +19,7 @@ Batch = Mapping[int, Sequence[torch.Tensor]]
 
 
 def pace(waited: float) -> float:
-    """Seconds until the next question, after `waited` seconds: a tenth of them, and a millisecond at the most.
+    """Seconds until the next question, where nothing has moved for `waited`: a tenth, and a millisecond at the most.
 
     Each question costs a core some 50 µs, most of it for waking up, which ranks that share cores take from one another.
 
@@ -33,6 +33,10 @@ class Flight(ABC):
     """One batch of sends and receives under way.
 
     It has landed when every receive is filled and no send reads its tensors any more.
+
+    Attributes:
+        posted, landed: when; None until it has.
+        moved: when a part of it was last seen to go on, where it goes in parts: the next one follows soon.
     """
 
     counted = False
@@ -51,7 +55,7 @@ class Flight(ABC):
         self.messages_received = sum(len(tensors) for tensors in receives.values())
         self.bytes_sent = sum(tensor.nbytes for tensors in sends.values() for tensor in tensors)
         self.bytes_received = sum(tensor.nbytes for tensors in receives.values() for tensor in tensors)
-        self.posted = time.perf_counter()
+        self.posted = self.moved = time.perf_counter()
         self.landed: float | None = None
 
     @abstractmethod
@@ -73,8 +77,12 @@ class Flight(ABC):
     def missing(self) -> tuple[list[int], list[int]]:
         """Peers not heard from and peers that have not taken what was sent, as far as is known."""
 
+    def still(self, waited: float) -> float:
+        """For how many of the last `waited` seconds nothing of it has moved."""
+        return min(waited, time.perf_counter() - self.moved)
+
     def pause(self, waited: float, left: float) -> None:
-        """Leave the core to others between two questions, after `waited` seconds and for `left` at most."""
+        """Leave the core to others between two questions, nothing having moved for `waited`, and for `left` at most."""
         time.sleep(min(left, pace(waited)))
 
     def cancel(self) -> None:
@@ -103,7 +111,7 @@ class Flight(ABC):
                 waited = time.monotonic() - began
                 if waited >= limit:
                     raise PeerTimeout(self.overdue(limit))
-                self.pause(waited, limit - waited)
+                self.pause(self.still(waited), limit - waited)
         board.go_on()
 
     def _ended(self) -> bool:

@@ -185,8 +185,8 @@ class Engine(Lasting):
                 if not self._stopped and (not self._aloft or self._waiting):  # still, after the line above
                     self._work.wait()
                 continue
-            youngest = min((time.perf_counter() - flight.posted for flight in list(self._aloft)), default=0.0)
-            time.sleep(max(pace(youngest), 2e-4))
+            still = min((time.perf_counter() - flight.moved for flight in list(self._aloft)), default=0.0)
+            time.sleep(max(pace(still), 2e-4))
             if not self._waiting:
                 self.advance()
 

@@ -115,6 +115,7 @@ class MpiFlight(Flight):
         try:
             if self._staged:
                 self._staged = [parcel for parcel in self._staged if not parcel.move()]
+                self.moved = max(self.moved, *(parcel.moved for parcel in self._aboard))
             if self._held:
                 self._let_go()
             # What became of each request is only of interest where a rank may go on without others.

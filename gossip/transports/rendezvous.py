@@ -37,6 +37,10 @@ def connect(launcher: Launcher, timeout: float) -> None:
         return
     global _kept
     _kept = store = _store(launcher, timeout)
+    if isinstance(store, StoreClient):
+        # Once a second a thread of NCCL's groups asks the store whether to dump what they did, also while the
+        # interpreter ends, and this one is Python's.
+        os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "0")
     hook = sys.excepthook
     # Twice ours: who is missing is said by our own deadlines.
     dist.init_process_group(

@@ -11,6 +11,7 @@ alike in every step pins memory in its first ones, and not in a later one that t
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from dataclasses import dataclass
@@ -120,6 +121,7 @@ class Staged(Parcel):
 
     Attributes:
         ended: all of it has left or come, or nobody touches its memory and its buffers any more.
+        moved: when a chunk was last given to MPI or taken from it.
         failure: why MPI does not carry the rest of it; whatever stands behind it on its line fails alike.
     """
 
@@ -128,6 +130,7 @@ class Staged(Parcel):
     def __init__(self, peer: int, line: Line, tensor: torch.Tensor, memory: Memory, mark: Event) -> None:
         super().__init__(peer, line)
         self.ended = False
+        self.moved = 0.0
         self.failure: Exception | None = None
         self._memory, self._mark = memory, mark
         self._ahead = deque(chunks(tensor))
@@ -178,6 +181,7 @@ class Staged(Parcel):
 
     def _keep(self, request: MPI.Request, buffer: Buffer, span: torch.Tensor) -> None:
         self._with_mpi.append((request, buffer, span))
+        self.moved = time.perf_counter()
         self.requests = [entry[0] for entry in self._with_mpi]
 
     def _carried(self) -> tuple[Buffer, torch.Tensor] | None:
@@ -189,6 +193,7 @@ class Staged(Parcel):
             self.failure = error  # asked again, a request that ended in an error seems to have ended well
             raise
         _, buffer, span = self._with_mpi.popleft()
+        self.moved = time.perf_counter()
         self.requests = [entry[0] for entry in self._with_mpi]
         return buffer, span
 

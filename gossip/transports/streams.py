@@ -133,3 +133,5 @@ class Watchdog:
     def stop(self) -> None:
         """Watch no more."""
         self._stopped.set()
+        if self._thread is not None:
+            self._thread.join(timeout=1)  # it may be with CUDA, which goes down with the interpreter

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 import gossip
 import slowmo
 from topologies import exponential
+from workers.inside import HOSTS, UNEVEN, node_group, on_two_hosts
 
 SIZES = ((300, 500), (500, 1000), (1000, 10))
 
@@ -82,6 +85,16 @@ def averages(world: gossip.World) -> None:
     assert float(words[0][0]) == world.size * (world.size - 1) / 2
 
 
+def warm_up(model: torch.nn.Module, inputs: torch.Tensor) -> None:
+    """As CUDA graphs want it, on a side stream."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            model(inputs).square().mean().backward()
+    torch.cuda.current_stream().wait_stream(stream)
+
+
 def compiled(world: gossip.World) -> None:
     """A compiled optimizer and captured passes go on; a captured step is refused."""
     model = network(world)
@@ -89,12 +102,7 @@ def compiled(world: gossip.World) -> None:
     sgd.step = torch.compile(sgd.step)  # type: ignore[method-assign]
     optimizer = gossip.GossipOptimizer(sgd, gossip.PushSum(world, exponential(world.size), overlap=1))
     inputs = torch.randn(32, 300, device=world.device)
-    for _ in range(3):  # as CUDA graphs want it, on a side stream
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            model(inputs).square().mean().backward()
-        torch.cuda.current_stream().wait_stream(stream)
+    warm_up(model, inputs)
     optimizer.zero_grad()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -112,6 +120,68 @@ def compiled(world: gossip.World) -> None:
     assert losses[-1] < losses[0], "no training"
     with pytest.raises(gossip.GossipError, match="CUDA graph"), torch.cuda.graph(torch.cuda.CUDAGraph()):
         optimizer.step()
+
+
+def captured(world: gossip.World) -> None:
+    """Passes are captured while a round is under way, which other threads ask the GPU for."""
+    model = network(world)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.01)
+    optimizer = gossip.GossipOptimizer(sgd, gossip.PushSum(world, exponential(world.size), overlap=1))
+    inputs = torch.randn(32, 300, device=world.device)
+    warm_up(model, inputs)
+    losses = []
+    for _ in range(20):
+        optimizer.step()
+        optimizer.zero_grad()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            for _ in range(20):  # so that it takes a while
+                loss = model(inputs).square().mean()
+            loss.backward()
+        graph.replay()
+        losses.append(float(loss))
+    optimizer.settle()
+    assert losses[-1] < losses[0], "no training"
+
+
+def trained(
+    world: gossip.World, called: torch.nn.Module, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> torch.Tensor:
+    """The parameters after six steps."""
+    for batch in range(6):
+        passes(called, world, batch)
+        optimizer.step()
+        optimizer.zero_grad()
+    optimizer.settle()  # type: ignore[attr-defined]
+    return torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+
+
+def between_hosts(world: gossip.World, model: torch.nn.Module, parts: bool, **options: Any) -> gossip.GossipOptimizer:
+    sgd = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    push_sum = gossip.PushSum(world.across, UNEVEN, overlap=1, node=world.node if parts else None)
+    return gossip.GossipOptimizer(sgd, push_sum, **options)
+
+
+def parts(world: gossip.World) -> None:
+    """Messages that the ranks of a host carry together have the bits of those that each carries."""
+    world = on_two_hosts(world)
+    ends = []
+    for together in (False, True):
+        model = network(world)
+        ends.append(trained(world, model, model, between_hosts(world, model, together, gradients=world.node)))
+    assert torch.equal(*ends), f"they differ by {(ends[0] - ends[1]).abs().max():g}"
+
+
+def ddp(world: gossip.World) -> None:
+    """DistributedDataParallel inside a host trains as `gradients` does."""
+    world = on_two_hosts(world)
+    node = node_group(world, backend="nccl")
+    model = network(world)
+    ours = trained(world, model, model, between_hosts(world, model, True, gradients=world.node))
+    model = network(world)
+    called = DistributedDataParallel(model, device_ids=[world.device], process_group=node)
+    theirs = trained(world, called, model, between_hosts(world, model, False, module=called))
+    assert (ours - theirs).abs().max() < 1e-5, f"they differ by {(ours - theirs).abs().max():g}"
 
 
 def mixed(world: gossip.World) -> None:
@@ -164,9 +234,14 @@ CHECKS: dict[str, Callable[[gossip.World], None]] = {
     "never_waits": never_waits,
     "averages": averages,
     "compiled": compiled,
+    "captured": captured,
     "mixed": mixed,
     "masters": masters,
+    "parts": parts,
+    "ddp": ddp,
 }
+RANKS = {"parts": len(HOSTS), "ddp": len(HOSTS)}
+"""For the others two are enough."""
 
 
 def main(transport: str, *checks: str) -> None:

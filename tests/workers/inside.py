@@ -35,10 +35,15 @@ def osgp(world: gossip.World, model: torch.nn.Module, **options: Any) -> gossip.
     return gossip.GossipOptimizer(sgd, gossip.PushSum(world.across, UNEVEN, overlap=1), **options)
 
 
-def node_group(world: gossip.World) -> torch.distributed.ProcessGroup:
+def on_two_hosts(world: gossip.World) -> gossip.World:
+    """The same four ranks, as if two of them stood on another host."""
+    return replace(world, hosts=HOSTS, local_rank=world.rank % 2, local_size=2, _made={})
+
+
+def node_group(world: gossip.World, backend: str = "gloo") -> torch.distributed.ProcessGroup:
     """The ranks of this one's host."""
     hosts = [[rank for rank, host in enumerate(world.hosts) if host == name] for name in dict.fromkeys(world.hosts)]
-    group, _ = torch.distributed.new_subgroups_by_enumeration(hosts)
+    group, _ = torch.distributed.new_subgroups_by_enumeration(hosts, backend=backend)
     assert isinstance(group, torch.distributed.ProcessGroup)
     return group
 
@@ -158,7 +163,7 @@ def main(folder: str, what: str) -> None:
     results: dict[str, Any] = {}
     with gossip.init("gloo", timeout=60) as everyone:
         if what == "ddp":
-            world = replace(everyone, hosts=HOSTS, local_rank=everyone.rank % 2, local_size=2, _made={})
+            world = on_two_hosts(everyone)
             for averaged in (by_world, ddp_first, optimizer_first):
                 results[averaged.__name__] = trained(world, averaged)
             results["masters"] = np.array(masters_under_ddp(world))

@@ -54,6 +54,7 @@ def rings(world: gossip.World, device: torch.device, memory: Memory | None) -> l
             rooms.append(room)
         for flight in reversed(flights):
             flight.wait()
+            assert memory is None or flight.posted < flight.moved <= flight.landed, "nobody would ask soon for the rest"
         for number, room in enumerate(rooms, start=2 * pair):
             for peer, message in room.items():
                 assert message.holds(value(peer, me, number, n)), f"round {number} from rank {peer} is not what it sent"
