@@ -68,6 +68,7 @@ def agree(z: Array) -> bool:
     return bool(np.abs(z - z.mean(axis=0)).max() < CLOSE)
 
 
+@pytest.mark.slow
 def test_torchs_own(tmp_path: Path) -> None:
     found = ran(tmp_path, 2, "ddp", "ddp-overlap", "post-local-sgd")
     for name in ("ddp", "ddp-overlap"):

@@ -18,6 +18,7 @@ import gossip
 import topologies
 from gossip import testing
 from gossip.testing import Killed, Network
+from gossip.transports.memory import MemoryCarrier
 
 
 def checked(outcome: list[Any], left: set[int]) -> None:
@@ -79,12 +80,9 @@ def test_mpirun(method: str, tmp_path: Path) -> None:
 
 
 # What sys.exit means, gossip.launch alone can know.
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("launcher", "end"),
-    [
-        ([], "raise ValueError('mine')"),
-        pytest.param(["-m", "gossip.launch"], "sys.exit('mine')", marks=pytest.mark.slow),
-    ],
+    ("launcher", "end"), [([], "raise ValueError('mine')"), (["-m", "gossip.launch"], "sys.exit('mine')")]
 )
 def test_an_error_ends_a_job_that_outlives_deaths(launcher: list[str], end: str, tmp_path: Path) -> None:
     """It is no death: nobody goes on, nor waits for a deadline."""
@@ -95,6 +93,7 @@ def test_an_error_ends_a_job_that_outlives_deaths(launcher: list[str], end: str,
     assert "mine" in outcome.output
 
 
+@pytest.mark.slow
 def test_without_fault_tolerance(tmp_path: Path) -> None:
     """It is refused before anything is trained."""
     outcome = spawn.run_mpirun(2, ["-m", "workers.deaths", str(tmp_path), "osgp", "5"], timeout=60)
@@ -211,6 +210,12 @@ def test_refused(name: str) -> None:
     make, sentence = REFUSED[name]
     with pytest.raises(gossip.UsageError, match=sentence):
         testing.run(2, make, timeout=5)
+
+
+def test_a_transport_that_outlives_nobody_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MemoryCarrier, "outlives", False)
+    with pytest.raises(gossip.UsageError, match="on_failure='shrink' needs a transport that outlives a process"):
+        testing.run(2, lambda world: wrapped(push(world), linear(), "shrink"))
 
 
 def linear() -> torch.nn.Module:

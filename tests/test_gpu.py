@@ -19,3 +19,10 @@ def test_ranks_that_share_a_gpu(transport: str, check: str) -> None:
     outcome = start(RANKS.get(check, 2), ["-m", "workers.gpu", transport, check], timeout=110)
     assert outcome.code == 0, f"ended with code {outcome.code} after {outcome.seconds:.0f} s\n{outcome.output[-8000:]}"
     assert f"{check}: well" in outcome.output
+
+
+def test_nccl_may_keep_buckets_registered() -> None:
+    """As the README says: torch then tells NCCL of the GPU's memory, where buckets stay for good."""
+    register = {"TORCH_NCCL_USE_TENSOR_REGISTER_ALLOCATOR_HOOK": "1"}
+    outcome = spawn.run_torchrun(2, ["-m", "workers.gpu", "nccl", "averages", "never_waits"], timeout=110, env=register)
+    assert outcome.code == 0, outcome.output[-8000:]

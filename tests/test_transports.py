@@ -44,7 +44,7 @@ def test_memory_sub_worlds(hosts: Sequence[str]) -> None:
     testing.run(len(hosts), run, hosts=hosts)
 
 
-@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_mpirun(size: int) -> None:
     """MPI, also with what the tests take for a device's memory, and Gloo one after another in the same processes."""
     runs = ["mpi", "mpi/far", "mpi/staged", "mpi/direct", "gloo"]

@@ -47,7 +47,7 @@ def test_killed() -> None:
     is_told_of_a_killed_rank(ends("mpirun", "killed", "mpi"))
 
 
-@pytest.mark.parametrize("when", ["killed", "killed early"])
+@pytest.mark.parametrize("when", ["killed", pytest.param("killed early", marks=pytest.mark.slow)])
 def test_killed_without_a_launcher_that_ends_the_others(when: str) -> None:
     """They notice by themselves, waiting for a message or posting one."""
     outcome = ends("torchrun", when, "gloo")
