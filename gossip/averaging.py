@@ -149,7 +149,8 @@ class ExactAverage(Averager):
         numerators = self._numerators()
         companions = self._companions()
         total = mass.weight.clone().reshape(1)
-        mass.stats.wait(self._channel.sum([*numerators, total, *companions]))
+        with self._channel.waiting():
+            mass.stats.wait(self._channel.sum([*numerators, total, *companions]))
         return numerators, total, companions
 
     def _numerators(self) -> list[torch.Tensor]:

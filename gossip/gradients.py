@@ -73,7 +73,8 @@ class GradientAverage:
         beside = [room for room in self._room if not room.is_cuda]
         for tensors in (apart, [*beside, present]):
             if tensors:
-                self._mass.stats.wait(self._channel.sum(tensors))
+                with self._channel.waiting():
+                    self._mass.stats.wait(self._channel.sum(tensors))
         return present.tolist()
 
 

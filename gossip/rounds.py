@@ -118,9 +118,10 @@ class Rounds(Messages):
 
     def average(self, step: int) -> None:
         if self.overlap == 0:
-            if self.due(step):
-                self._post(step)
-            self.land(step)
+            with self._channel.waiting():
+                if self.due(step):
+                    self._post(step)
+                self.land(step)
 
     def post(self, step: int) -> None:
         if self.overlap > 0 and self.due(step):

@@ -18,7 +18,7 @@ from bench.__main__ import COMMANDS, main
 
 
 def bench(size: int, *arguments: str, timeout: float = 60) -> str:
-    outcome = run_mpirun(size, ["-m", "bench", *arguments], timeout)
+    outcome = run_mpirun(size, ["-m", "workers.bench", *arguments], timeout)
     assert outcome.code == 0, outcome.output[-4000:]
     return outcome.output
 
@@ -28,7 +28,7 @@ def check_record(path: Path, command: str, ranks: int) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(path.read_text())
     assert record["benchmark"] == command
     assert record["ranks"] == ranks
-    assert f"-m bench {command}" in record["command"]
+    assert f"bench {command}" in record["command"]
     assert set(record["machine"]) == {"platform", "processor", "cores", "threads", "gpu"}
     assert {"python", "torch", "gossip-runtime"} <= set(record["versions"])
     assert record["date"].endswith("+00:00")

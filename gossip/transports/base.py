@@ -152,7 +152,7 @@ class Transport(ABC):
         return "host" if tensor.device.type == "cpu" else "direct"
 
     def waiting(self) -> AbstractContextManager[object]:
-        """Around a wait: the calling thread asks by itself, so one that drives flights may step aside."""
+        """Around a wait, and what it is for: the calling thread asks by itself, so one that drives flights rests."""
         return nullcontext()
 
     def drive(self, flight: Flight) -> Flight:

@@ -49,6 +49,10 @@ class Relay(Flight):
             raise kind(f"rank {self.transport.me}: {self.subject} broke off: {self._failure}") from self._failure
         return self.landed is not None
 
+    def wait(self, timeout: float | None = None) -> None:
+        with self.transport.waiting():  # for what it posts now too
+            super().wait(timeout)
+
     def _wait(self, limit: float) -> None:
         self.driven = False  # who waits moves it along
         super()._wait(limit)

@@ -172,7 +172,8 @@ class Engine(Lasting):
             self._thread = threading.Thread(target=self._run, name="gossip-mpi-progress", daemon=True)
             self._thread.start()
         self._aloft.add(flight)
-        self._work.set()
+        if not self._waiting:  # in this order: who stops waiting looks at what is aloft after that
+            self._work.set()
 
     def forget(self, flight: Flight) -> None:
         """`flight` has landed."""
