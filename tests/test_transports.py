@@ -251,6 +251,32 @@ def test_both_ways_to_sum_give_the_sum_for_the_least_bytes(way: Sum, size: int, 
     assert [sent for _, sent in ranks] == pytest.approx([2 * (size - 1) / size] * size, abs=0.06)
 
 
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_lanes_around_a_ring_change_no_bit(size: int, monkeypatch: Patch) -> None:
+    """Also where a lane has nothing of a tensor, or of a block."""
+
+    def run(world: gossip.World) -> tuple[list[torch.Tensor], list[torch.Tensor], int, int]:
+        generator = torch.Generator().manual_seed(world.rank)
+        tensors = [torch.randn(n, generator=generator) for n in (1003, 1, 0, 7)]
+        channel, messages = world.channel(), []
+        summed = []
+        for way in (sums.ring_sum, sums.exact_sum):
+            summed.append([tensor.clone() for tensor in tensors])
+            relay = collectives.Relay(channel, way(channel, summed[-1]), "a sum")
+            relay.wait()
+            messages.append(relay.messages_sent)
+        halves = [tensor.clone() for tensor in tensors]
+        channel.reduce_scatter(halves).wait()
+        channel.all_gather(halves).wait()
+        assert all(torch.equal(a, b) for a, b in zip(halves, summed[0], strict=True))
+        return summed[0], summed[1], *messages
+
+    monkeypatch.setattr(sums, "LANE", 100)
+    for one, two, messages, more in testing.run(size, run):
+        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+        assert more > messages or size == 1
+
+
 def test_a_message_that_cannot_be_posted_names_its_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     def start(operations: Sequence[int]) -> list[object]:
         if operations == [2]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -91,6 +92,19 @@ class Relay(Flight):
             super().pause(waited, left)
         else:
             leg.pause(leg.still(waited), left)
+
+
+def by_turns(lanes: Sequence[Steps]) -> Steps:
+    """Relays side by side: each goes on when its flight has landed, in turn, so that others are on their way meanwhile.
+
+    They have as many flights as one another, on every rank, and so all ranks post in one order.
+    """
+    under_way = deque((lane, flight) for lane in lanes if (flight := next(lane, None)) is not None)
+    while under_way:
+        lane, landing = under_way.popleft()
+        yield landing
+        if (flight := next(lane, None)) is not None:
+            under_way.append((lane, flight))
 
 
 MOST_GATHERED = 1 << 26

@@ -6,15 +6,19 @@ Around a ring for few ranks, in fewer rounds for many.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 
 from .base import Transport
-from .collectives import Steps
+from .collectives import Steps, by_turns
 
 RING = 16
 """Ranks up to which the exact sum goes around a ring."""
+
+LANE = 1 << 16
+"""Bytes of a block from which on it goes around in two halves."""
 
 SEGMENT = 1 << 26
 """Bytes that are summed at once on more ranks, which bounds the memory that this takes beside the tensors."""
@@ -29,13 +33,15 @@ def exact_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
     Each element is summed in one order, by one rank, and copied to the others: all ranks end with the same bits. On a
     ring every link carries one message at a time, which suits few ranks; many would spend its 2(n-1) rounds waiting.
     """
-    return ring_sum(transport, tensors) if transport.size <= RING else circulant_sum(transport, tensors)
+    if transport.size > RING:
+        return circulant_sum(transport, tensors)
+    return _in_lanes(transport, tensors, partial(ring_sum, transport, tensors))
 
 
 def reduce_scatter(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
     """The first half of `exact_sum`: in place, each rank has the sum of its `own_parts`, and the rest is of no use."""
     if transport.size <= RING:
-        yield from ring_scatter(transport, tensors)
+        yield from _in_lanes(transport, tensors, partial(ring_scatter, transport, tensors))
         return
     for segment in _segments(tensors):
         yield from circulant_scatter(transport, _cut(tensors, segment))
@@ -44,7 +50,7 @@ def reduce_scatter(transport: Transport, tensors: Sequence[torch.Tensor]) -> Ste
 def all_gather(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
     """The second half of `exact_sum`: every rank's `own_parts` go to all others, in place."""
     if transport.size <= RING:
-        yield from ring_gather(transport, tensors, transport.rank + 1, "an exact sum", together=True)
+        yield from _in_lanes(transport, tensors, partial(_ring_back, transport, tensors))
         return
     for segment in _segments(tensors):
         yield from circulant_gather(transport, _cut(tensors, segment))
@@ -64,34 +70,50 @@ def own_parts(transport: Transport, tensors: Sequence[torch.Tensor]) -> list[Par
     return parts
 
 
-def ring_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
-    """Reduce-scatter, then all-gather, around the ring, in 2(n-1) rounds."""
-    yield from ring_scatter(transport, tensors)
-    yield from ring_gather(transport, tensors, transport.rank + 1, "an exact sum", together=True)
+def _in_lanes(transport: Transport, tensors: Sequence[torch.Tensor], around: Callable[[int, int], Steps]) -> Steps:
+    """`around(lane, lanes)` for each lane, by turns: of large blocks one half is added while the other travels."""
+    nbytes = sum(tensor.nbytes for tensor in tensors) // transport.size
+    lanes = 1 if transport.streams or nbytes < LANE else 2
+    return by_turns([around(lane, lanes) for lane in range(lanes)])
 
 
-def ring_scatter(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
+def ring_sum(transport: Transport, tensors: Sequence[torch.Tensor], lane: int = 0, lanes: int = 1) -> Steps:
+    """Reduce-scatter, then all-gather, around the ring, in 2(n-1) rounds; of each block part `lane` of `lanes`."""
+    yield from ring_scatter(transport, tensors, lane, lanes)
+    yield from _ring_back(transport, tensors, lane, lanes)
+
+
+def ring_scatter(transport: Transport, tensors: Sequence[torch.Tensor], lane: int = 0, lanes: int = 1) -> Steps:
     """Of n blocks, rank r ends with the sum of block r+1."""
     n, rank = transport.size, transport.rank
     right, left = (rank + 1) % n, (rank - 1) % n
     for hop in range(n - 1):
-        mine = blocks(tensors, rank - hop - 1, 1, n)
+        give, mine = (blocks(blocks(tensors, rank - hop - back, 1, n), lane, 1, lanes) for back in (0, 1))
         arriving = [torch.empty_like(part) for part in mine]
-        yield transport.post(
-            {right: blocks(tensors, rank - hop, 1, n)}, {left: arriving}, f"hop {hop} of an exact sum", together=True
-        )
+        yield transport.post({right: give}, {left: arriving}, f"hop {hop} of an exact sum", together=True)
         for part, addend in zip(mine, arriving, strict=True):
             part.add_(addend)
 
 
+def _ring_back(transport: Transport, tensors: Sequence[torch.Tensor], lane: int, lanes: int) -> Steps:
+    return ring_gather(transport, tensors, transport.rank + 1, "an exact sum", lane, lanes, together=True)
+
+
 def ring_gather(
-    transport: Transport, tensors: Sequence[torch.Tensor], own: int, subject: str, *, together: bool = False
+    transport: Transport,
+    tensors: Sequence[torch.Tensor],
+    own: int,
+    subject: str,
+    lane: int = 0,
+    lanes: int = 1,
+    *,
+    together: bool = False,
 ) -> Steps:
     """Of the n blocks of each tensor this rank has block `own`, the one on its right block `own` + 1: all get all."""
     n, rank = transport.size, transport.rank
     right, left = (rank + 1) % n, (rank - 1) % n
     for hop in range(n - 1):
-        give, take = blocks(tensors, own - hop, 1, n), blocks(tensors, own - hop - 1, 1, n)
+        give, take = (blocks(blocks(tensors, own - hop - back, 1, n), lane, 1, lanes) for back in (0, 1))
         yield transport.post({right: give}, {left: take}, f"hop {hop} around, {subject}", together=together)
 
 
