@@ -118,10 +118,9 @@ class Rounds(Messages):
 
     def average(self, step: int) -> None:
         if self.overlap == 0:
-            with self._channel.waiting():
-                if self.due(step):
-                    self._post(step)
-                self.land(step)
+            if self.due(step):
+                self._post(step)
+            self.land(step)
 
     def post(self, step: int) -> None:
         if self.overlap > 0 and self.due(step):

@@ -17,8 +17,8 @@ from bench import emulated, footprint, interleaved, options, samples
 from bench.__main__ import COMMANDS, main
 
 
-def bench(size: int, *arguments: str, timeout: float = 60) -> str:
-    outcome = run_mpirun(size, ["-m", "workers.bench", *arguments], timeout)
+def bench(size: int, *arguments: str, timeout: float = 60, module: str = "workers.bench") -> str:
+    outcome = run_mpirun(size, ["-m", module, *arguments], timeout)
     assert outcome.code == 0, outcome.output[-4000:]
     return outcome.output
 
@@ -28,7 +28,7 @@ def check_record(path: Path, command: str, ranks: int) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(path.read_text())
     assert record["benchmark"] == command
     assert record["ranks"] == ranks
-    assert f"bench {command}" in record["command"]
+    assert f"-m bench {command}" in record["command"]
     assert set(record["machine"]) == {"platform", "processor", "cores", "threads", "gpu"}
     assert {"python", "torch", "gossip-runtime"} <= set(record["versions"])
     assert record["date"].endswith("+00:00")
@@ -156,7 +156,8 @@ def test_update_and_its_record(tmp_path: Path) -> None:
 
 
 def test_digits_and_their_record(tmp_path: Path) -> None:
-    said = bench(2, "digits", "--steps", "26", "--period", "5", "--algorithms", "osgp,local", "--out", str(tmp_path))
+    few = ["--steps", "26", "--period", "5", "--algorithms", "osgp,local"]
+    said = bench(2, "digits", *few, "--out", str(tmp_path), module="bench")
     assert said.count("test accuracy") == 2  # the table's head and its legend, from one rank
     record = check_record(tmp_path / "digits.json", "digits", ranks=2)
     assert list(record["results"]) == ["osgp", "local"]

@@ -80,9 +80,12 @@ def test_mpirun(method: str, tmp_path: Path) -> None:
 
 
 # What sys.exit means, gossip.launch alone can know.
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("launcher", "end"), [([], "raise ValueError('mine')"), (["-m", "gossip.launch"], "sys.exit('mine')")]
+    ("launcher", "end"),
+    [
+        ([], "raise ValueError('mine')"),
+        pytest.param(["-m", "gossip.launch"], "sys.exit('mine')", marks=pytest.mark.slow),
+    ],
 )
 def test_an_error_ends_a_job_that_outlives_deaths(launcher: list[str], end: str, tmp_path: Path) -> None:
     """It is no death: nobody goes on, nor waits for a deadline."""

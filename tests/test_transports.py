@@ -6,7 +6,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import networkx as nx
 import pytest
@@ -19,6 +19,7 @@ import topologies
 from gossip import testing
 from gossip.testing import Network
 from gossip.transports import Transport, collectives, parcels, streams, sums
+from gossip.transports.mpi_engine import Engine
 
 Sum = Callable[[Transport, Sequence[torch.Tensor]], collectives.Steps]
 Patch = pytest.MonkeyPatch
@@ -298,3 +299,63 @@ def test_a_message_that_cannot_be_posted_names_its_peer(monkeypatch: pytest.Monk
         "rank 0 lost a message of round 7: it could not be posted to or from rank 2 (rank 2, never heard from in a "
         "round): torch.distributed says Connection closed by peer"
     )
+
+
+# -- who moves messages of MPI along -----------------------------------------------------------------------------------
+
+
+class Underway:
+    """In the place of a flight: lands when it is asked for the third time."""
+
+    def __init__(self) -> None:
+        self.moved = time.perf_counter()
+        self.landed: float | None = None
+        self.asked = 0
+        self.ended = threading.Event()
+
+    def done(self) -> bool:
+        self.asked += 1
+        if self.asked == 3:
+            self.landed = time.perf_counter()
+            self.ended.set()
+        return self.landed is not None
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    """Without any MPI."""
+    engine = object.__new__(Engine)
+    engine.lock, engine._work = threading.Lock(), threading.Event()
+    engine._aloft, engine._waiting, engine._stopped, engine._thread = set(), 0, False, None
+    yield engine
+    engine._stopped = True
+    engine._work.set()
+    engine._thread.join()
+
+
+def test_a_thread_moves_along_what_nobody_waits_for(engine: Engine) -> None:
+    flight = Underway()
+    engine.drive(flight)
+    assert flight.ended.wait(10)
+
+
+def test_who_waits_asks_alone_and_what_is_left_then_moves_on(engine: Engine) -> None:
+    left, landed = Underway(), Underway()
+    with engine.waiting():
+        with engine.waiting():
+            engine.drive(left)
+            engine.drive(landed)
+        assert not engine._work.is_set(), "the thread was woken though somebody still waits"
+        landed.landed = time.perf_counter()
+        assert left.asked == 0
+    assert left.ended.wait(10)
+    assert landed.asked == 0
+
+
+def test_nobody_is_woken_for_what_is_waited_for_at_once(engine: Engine) -> None:
+    flight = Underway()
+    engine.drive(flight, awaited=True)
+    assert not engine._work.is_set()
+    with engine.waiting():
+        flight.landed = time.perf_counter()
+    assert not engine._work.is_set(), "the thread was woken for what had landed"

@@ -68,6 +68,7 @@ class Relay(Flight):
             while self._failure is None and self.landed is None and (self._leg is None or self._leg.followed()):
                 if self._leg is not None:
                     self._leg.note_heard()
+                    self.moved = time.perf_counter()
                 with self.around():
                     self._leg = next(self._steps, None)
                 if self._leg is None:

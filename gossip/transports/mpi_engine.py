@@ -166,13 +166,13 @@ class Engine(Lasting):
         """Whether `parcel` waits on its line; the caller holds the lock."""
         return parcel in self._queues[parcel.line]
 
-    def drive(self, flight: Flight) -> None:
-        """Move `flight` along in the background until it has landed."""
+    def drive(self, flight: Flight, *, awaited: bool = False) -> None:
+        """Move `flight` along in the background until it has landed; by who waits for it where that is at once."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="gossip-mpi-progress", daemon=True)
             self._thread.start()
         self._aloft.add(flight)
-        if not self._waiting:  # in this order: who stops waiting looks at what is aloft after that
+        if not (awaited or self._waiting):  # in this order: who stops waiting looks at what is aloft after that
             self._work.set()
 
     def forget(self, flight: Flight) -> None:
@@ -186,10 +186,13 @@ class Engine(Lasting):
                 if not self._stopped and (not self._aloft or self._waiting):  # still, after the line above
                     self._work.wait()
                 continue
-            still = min((time.perf_counter() - flight.moved for flight in list(self._aloft)), default=0.0)
-            time.sleep(max(pace(still), 2e-4))
+            time.sleep(max(pace(self.still()), 2e-4))
             if not self._waiting:
                 self.advance()
+
+    def still(self) -> float:
+        """Seconds for which nothing that is under way has moved."""
+        return min((time.perf_counter() - flight.moved for flight in list(self._aloft)), default=0.0)
 
     def advance(self, but: Flight | None = None) -> None:
         """Ask once for everything under way, `but` for what the caller asks for itself."""
@@ -207,7 +210,8 @@ class Engine(Lasting):
         finally:
             with self.lock:
                 self._waiting -= 1
-            if self._aloft:
+            self._aloft -= {flight for flight in list(self._aloft) if flight.landed is not None}
+            if self._aloft and not self._waiting:
                 self._work.set()
 
     @staticmethod

@@ -51,7 +51,7 @@ class MpiFlight(Flight):
             # Said by whoever waits for it; what was posted before ends once that is known.
             self._died, self._failure = True, error
         if self._requests or self._held or self._staged:
-            engine.drive(self)
+            engine.drive(self, awaited=not asking)
 
     def _post(self, asking: bool) -> None:
         engine, tag, ranks = self.transport.engine, 2 * self.transport.number, self.ranks
@@ -200,8 +200,9 @@ class MpiFlight(Flight):
         return parcel.posted and all(id(request) in self._came for request in parcel.requests)
 
     def pause(self, waited: float, left: float) -> None:
-        self.transport.engine.advance(but=self)
-        super().pause(waited, left)
+        engine = self.transport.engine
+        engine.advance(but=self)
+        super().pause(min(waited, engine.still()), left)
 
     def cancel(self) -> None:
         words = [parcel.word for parcel in self._held if parcel.word is not None]

@@ -6,6 +6,7 @@ it; a thread watches how old these events grow, since nobody else would notice a
 
 from __future__ import annotations
 
+import atexit
 import copy
 import os
 import sys
@@ -103,6 +104,7 @@ class Watchdog:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="gossip-nccl-watchdog", daemon=True)
             self._thread.start()
+            atexit.register(self.stop)  # CUDA goes down with the interpreter
 
     def _run(self) -> None:
         torch.cuda.set_device(self._device)  # a thread begins with the first, and would take memory there
@@ -134,4 +136,5 @@ class Watchdog:
         """Watch no more."""
         self._stopped.set()
         if self._thread is not None:
-            self._thread.join(timeout=1)  # it may be with CUDA, which goes down with the interpreter
+            self._thread.join(timeout=1)
+            atexit.unregister(self.stop)

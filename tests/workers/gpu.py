@@ -123,7 +123,7 @@ def compiled(world: gossip.World) -> None:
 
 
 def captured(world: gossip.World) -> None:
-    """Passes are captured while a round is under way, which other threads ask the GPU for."""
+    """Passes are captured in each step, with a round posted before; torch waits for the GPU when a capture begins."""
     model = network(world)
     sgd = torch.optim.SGD(model.parameters(), lr=0.01)
     optimizer = gossip.GossipOptimizer(sgd, gossip.PushSum(world, exponential(world.size), overlap=1))
