@@ -16,7 +16,6 @@ import spawn
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from workers.landing import IN_PARTS
 from workers.landing import start as start_of
 
 import gossip
@@ -334,16 +333,6 @@ def test_mpirun(transport: str, landing: str, launched: list[spawn.Saved]) -> No
             for saved in launched
         ]
         conserved(ranks, start)
-
-
-@pytest.mark.parametrize("transport", [*MPIS, "gloo"])
-@pytest.mark.parametrize(("overlap", "wire"), IN_PARTS)
-def test_messages_in_parts_under_mpirun(transport: str, overlap: int, wire: str, launched: list[spawn.Saved]) -> None:
-    """Two ranks that carry each message together end in the bits of two that carry one each."""
-    parts, whole = ([saved[f"{transport}/{overlap}/{wire}/{how}"] for saved in launched] for how in (True, False))
-    assert np.array_equal(parts, whole)
-    assert np.array_equal(parts[0], parts[1])
-    assert not np.array_equal(parts[0], parts[2])
 
 
 # -- a network that loses and repeats ----------------------------------------------------------------------------------

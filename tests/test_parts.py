@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+import spawn
 import torch
+from workers.parts import CASES
 
 import gossip
 import slowmo
@@ -315,3 +317,22 @@ def test_ranks_of_a_node_that_are_not_alike_are_refused() -> None:
 
     with pytest.raises(gossip.UsageError, match="are not alike among those that they gossip with: rank 0 of 3"):
         testing.run(6, run, hosts=["a", "b", "c", "c", "b", "a"])
+
+
+TRANSPORTS = ("mpi", "mpi/far", "mpi/staged", "gloo")
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> list[spawn.Saved]:
+    """Four processes, over every transport."""
+    return spawn.mpirun(4, "workers.parts", tmp_path_factory.mktemp("parts"), *TRANSPORTS)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize(("overlap", "wire"), CASES)
+def test_mpirun(transport: str, overlap: int, wire: str, launched: list[spawn.Saved]) -> None:
+    """Two ranks that carry each message together end in the bits of two that carry one each."""
+    parts, whole = ([saved[f"{transport}/{overlap}/{wire}/{how}"] for saved in launched] for how in (True, False))
+    assert np.array_equal(parts, whole)
+    assert np.array_equal(parts[0], parts[1])
+    assert not np.array_equal(parts[0], parts[2])

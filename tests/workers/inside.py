@@ -147,16 +147,6 @@ def refusals(world: gossip.World, sharding: str) -> dict[str, str]:
     return said
 
 
-def masters_under_ddp(world: gossip.World) -> str:
-    """What 16-bit parameters with masters end in there."""
-    ddp = DistributedDataParallel(model_of(torch.bfloat16), process_group=node_group(world))
-    try:
-        osgp(world, ddp, module=ddp, masters=True)
-    except gossip.UsageError as error:
-        return str(error)
-    return "nothing"
-
-
 def main(folder: str, what: str) -> None:
     """One set of processes for each."""
     torch.set_num_threads(1)
@@ -166,7 +156,6 @@ def main(folder: str, what: str) -> None:
             world = on_two_hosts(everyone)
             for averaged in (by_world, ddp_first, optimizer_first):
                 results[averaged.__name__] = trained(world, averaged)
-            results["masters"] = np.array(masters_under_ddp(world))
         for sharding in SHARDINGS if what == "sharded" else ():
             for when, sentence in refusals(everyone, sharding).items():
                 results[f"{sharding}/{when}"] = np.array(sentence)

@@ -1,6 +1,5 @@
-"""`python -m workers.landing FOLDER mpi mpi/far gloo` on four ranks saves what becomes of gossip in which
-
-one rank stands still and is not waited for, and in which two ranks carry each message together.
+"""`python -m workers.landing FOLDER mpi mpi/far gloo` on four ranks saves what becomes of gossip in which one stands
+still and is not waited for.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import topologies
 from workers.contract import speak
 
 STEPS, AHEAD = 6, 5
-IN_PARTS: list[tuple[int, str | None]] = [(0, None), (1, None), (1, "int8")]
 COUNT = 20_000
 """Parameters: with 8 bytes each more than any MPI sends at once."""
 
@@ -57,35 +55,15 @@ def stand_still(world: gossip.World, landing: str, overlap: int) -> dict[str, An
     return {**found, "later w": optimizer.weight, "later z": parameter.detach().numpy().copy()}
 
 
-def in_parts(world: gossip.World, overlap: int, wire: str | None, parts: bool) -> Any:
-    """Ranks 0 and 1 play one host, 2 and 3 another: what this rank holds after some steps, (COUNT,)."""
-    node = world.group([0, 1] if world.rank < 2 else [2, 3])
-    across = world.group([0, 2] if world.rank % 2 == 0 else [1, 3])
-    uneven = topologies.from_matrix(np.array([[0.5, 0.2], [0.5, 0.8]]))
-    push_sum = gossip.PushSum(across, uneven, overlap, wire=wire, node=node if parts else None)
-    parameter = torch.zeros(COUNT, dtype=torch.float64, requires_grad=True)
-    base = torch.optim.SGD([parameter], lr=0.1)
-    optimizer = gossip.GossipOptimizer(base, push_sum, gradients=node)
-    for step in range(STEPS):
-        parameter.grad = parameter.detach() - torch.from_numpy(start(world.rank + 4 * step))
-        optimizer.step()
-    optimizer.settle()
-    return parameter.detach().numpy().copy()
-
-
 def main(folder: str, *transports: str) -> None:
     """Over each transport in turn, with each way to land."""
     torch.set_num_threads(1)
-    gossip.transports.parts.PIECE = 9_999
     results: dict[str, Any] = {}
     for name in transports:
         transport, _, how = name.partition("/")
         with gossip.init(transport, timeout=30) as world:
             rank = world.rank
             speak(world, how, chunk=9999)
-            for overlap, wire in IN_PARTS:
-                for parts in (True, False):
-                    results[f"{name}/{overlap}/{wire}/{parts}"] = in_parts(world, overlap, wire, parts)
             for landing, overlap in (("any", 0), ("early", AHEAD)):
                 for what, values in stand_still(world, landing, overlap).items():
                     results[f"{name}/{landing}/{what}"] = values
