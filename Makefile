@@ -59,7 +59,7 @@ demo: $(READY)
 	$(MPIRUN) $(BIN)/python -m bench digits $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 soak: $(READY)
 	$(BIN)/python -m pytest -n 0 -s -m slow tests/test_soak.py $(ARGS)
