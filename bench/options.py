@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -192,8 +193,10 @@ def check_writable(file: Path, launcher: Launcher) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make the folder {folder} for the results: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise UsageError(f"cannot write to the folder {folder}, where the results go")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()  # root may write anywhere, and yet not on every file system
+    except OSError as error:
+        raise UsageError(f"cannot write to the folder {folder}, where the results go: {error.strerror}") from error
     if file.is_dir():
         raise UsageError(f"{file} is a folder, where a result is to be written: name a file in it")
     if file.exists() and not os.access(file, os.W_OK):

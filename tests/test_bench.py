@@ -15,6 +15,8 @@ from spawn import run_mpirun
 
 from bench import emulated, footprint, interleaved, options, samples
 from bench.__main__ import COMMANDS, main
+from gossip import UsageError
+from gossip.launchers import detect
 
 
 def bench(size: int, *arguments: str, timeout: float = 60, module: str = "workers.bench") -> str:
@@ -126,6 +128,17 @@ def test_compute_takes_about_as_long_as_asked(kind: str) -> None:
     began = time.process_time()
     compute()
     assert 0.03 < time.process_time() - began < 0.5
+
+
+def test_a_folder_that_nothing_can_be_written_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for root, before anything is measured."""
+
+    def refuse(**_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(UsageError, match=r"cannot write to the folder .*: Read-only file system"):
+        options.check_writable(tmp_path / "x.json", detect({}))
 
 
 def test_update_and_its_record(tmp_path: Path) -> None:

@@ -13,6 +13,12 @@ LEAST = 0.85
 MOST = 1.02
 """Times the bare step, for OSGP's."""
 
+LEGEND = (
+    "bare, OSGP: a step of all ranks, which share the GPU where there are fewer. host blocked: in a step, until the "
+    "message of the step before is there, while the GPU computes. waits for the GPU: calls of CUDA with which a host "
+    "waits for it, in four steps. memory: of the GPU beside the bare step. pinned: page-locked memory of the host."
+)
+
 
 def markdown(found: dict[str, Any], facts: dict[str, Any]) -> str:
     """Tables, with the bars that each figure is held against."""
@@ -37,6 +43,8 @@ def markdown(found: dict[str, Any], facts: dict[str, Any]) -> str:
             lines += ["", *_table((*columns, *more), [_step(step) for step in ranks["steps"]])]
         if ranks.get("failed"):
             lines += ["", "Failed:", "", "```", ranks["failed"], "```"]
+    if any(ranks.get("steps") for ranks in found["ranks"]):
+        lines += ["", LEGEND]
     return "\n".join(lines) + "\n"
 
 
