@@ -34,7 +34,7 @@ def refuse_options(
             "around GossipOptimizer, and several averagers into one Chain"
         )
     if not isinstance(averager, Averager):
-        raise UsageError(f"averager is {averager!r}, which is no Averager such as gossip.PushSum(...)")
+        raise UsageError(f"averager is a {type(averager).__name__}, which is no Averager such as gossip.PushSum(...)")
     if gradients is not None and not isinstance(gradients, World):
         raise UsageError(f"gradients is {gradients!r}, but it is the World whose ranks average their gradients")
     if module_buffers not in ("local", "average"):

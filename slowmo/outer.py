@@ -74,7 +74,9 @@ class Outer(Wrapper, ABC):
         if isinstance(optimizer, Outer):
             raise UsageError(f"{name} around {type(optimizer).__name__}: put one around the optimizer, with one period")
         if not isinstance(averager, Averager):
-            raise UsageError(f"averager is {averager!r}, which is no Averager such as gossip.ExactAverage(world)")
+            raise UsageError(
+                f"averager is a {type(averager).__name__}, which is no Averager such as gossip.ExactAverage(world)"
+            )
         refuse_period(period)
         if not 0 <= momentum < 1:
             raise UsageError(f"momentum is {momentum!r}, but slow momentum is stable from 0 up to, not including, 1")
