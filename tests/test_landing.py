@@ -370,7 +370,7 @@ def test_three_of_ten_messages_lost(graph: str, seed: int) -> None:
 
     network = Network(lose=lose, repeat=lambda source, target, number: drawn(source, target, number, 1), patience=5e-3)
     ranks = testing.run(size, run, timeout=20, network=network)
-    assert len(lost) > 100
+    assert len(lost) > 25, "hardly any were lost"  # how many depends on how long the steps take
     conserved(ranks, start)
     assert np.ptp(np.stack([held.values for held in ranks]), axis=0).max() <= 1e-4
     for held in ranks:
