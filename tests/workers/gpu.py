@@ -145,14 +145,14 @@ def captured(world: gossip.World) -> None:
 
 
 def trained(
-    world: gossip.World, called: torch.nn.Module, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+    world: gossip.World, called: torch.nn.Module, model: torch.nn.Module, optimizer: gossip.GossipOptimizer
 ) -> torch.Tensor:
     """The parameters after six steps."""
     for batch in range(6):
         passes(called, world, batch)
         optimizer.step()
         optimizer.zero_grad()
-    optimizer.settle()  # type: ignore[attr-defined]
+    optimizer.settle()
     return torch.nn.utils.parameters_to_vector(model.parameters()).detach()
 
 
