@@ -106,8 +106,8 @@ def run(given: argparse.Namespace, course: screen.Course) -> tuple[str, list[Res
                 _agree(world, given)
                 if place.compute == given.compute[0]:
                     graph = topologies.load(place.graph, world.size)
-                    found = wire.seconds(world, graph, place.nbytes, place.compute, given.timeout)
-                    lines[place] += [found] if found else []
+                    found = wire.paused_and_steady(world, graph, place.nbytes, place.compute, given.timeout)
+                    lines[place] += [{**found[0], "steady": found[1]}] if found else []
                 for cell in everything:
                     if cell.place == place:
                         course.part(f"{cell.name}, {screen.size(place.nbytes)}")

@@ -77,6 +77,12 @@ MOST_RANKS = 16
 GRAPH = Column("graph", lambda r: str(r["topology"]) if r["algorithm"] in GOSSIP else "")
 LINES = (
     Column("line", lambda r: _ms(r["line"]), "raw sockets that move a round's bytes over its hops after a pause"),
+    Column(
+        "no pause",
+        lambda r: _ms(r.get("line_steady")),
+        "the line for a message right behind another, which what sends in every update cannot beat",
+        narrow=False,
+    ),
     Column("x line", lambda r: "" if r["over_line"] is None else f"{r['over_line']:.3f}", "exposed, in lines"),
 )
 

@@ -14,6 +14,7 @@ travel meanwhile. The loop without barriers stands beside it as "free". Figures 
 ranks; algorithms that communicate every --period steps, and all loops without barriers, are judged by the means over
 windows of so many updates, beside windows of `none` that are as long. On several hosts, raw sockets move the bytes of a
 round over the same hops of the graph in the same run: the line, which nothing that waits for as many bytes can beat.
+After a pause a shaper lets a burst through at once; what never lets the line rest is up to the line without a pause.
 Where ranks share hosts, it goes from each host to the next.
 
 Writes JSON, and beside it the same as CSV, as Markdown tables and as a bar chart (PNG). The Markdown has every rank's
@@ -52,7 +53,8 @@ UNITS = (
     "seconds, bytes and messages of one update; quantiles over windows of `window` updates of all ranks; waits: "
     "blocked in the step; none: an update of `none` in windows as long; exposed: the update less that; hidden: 1 - the "
     "larger of exposed and waits / in_flight; free: without barriers, in windows of `period`; slowest: the rank "
-    "with the highest median; line: raw sockets moving the bytes of a round"
+    "with the highest median; line: raw sockets moving the bytes of a round after a pause; line_steady: right behind "
+    "another"
 )
 
 
@@ -199,6 +201,9 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     before: dict[str, float] = handed["seconds"] if handed else {}
     seconds = {(line["bytes"], line["topology"]): line["seconds"]["median"] for line in lines}
     matrix.compare(results, lambda nbytes, graph: seconds.get((nbytes, graph), before.get(str(nbytes))))
+    steady = {(line["bytes"], line["topology"]): line["seconds"]["steady"] for line in lines}
+    for result in results:
+        result["line_steady"] = steady.get((result["bytes"], result["topology"]))
     if launcher.rank > 0:
         return
     ranks = f"{launcher.size} rank{'s' * (launcher.size > 1)} over {transport}, compute by {given.model}"

@@ -61,6 +61,18 @@ def seconds(world: World, graph: Topology, nbytes: int, pause: float, timeout: f
     return summary([each for rank in everywhere for each in rank])._asdict()
 
 
+def paused_and_steady(
+    world: World, graph: Topology, nbytes: int, pause: float, timeout: float
+) -> tuple[dict[str, float], float] | None:
+    """`seconds`, after a pause, and those of a message right behind another one; None where it is.
+
+    After a pause a shaper, as a switch's buffer, has room for a burst. What sends all the time never has that.
+    """
+    paused = seconds(world, graph, nbytes, pause, timeout)
+    twice = seconds(world, graph, 2 * nbytes, pause, timeout)
+    return None if paused is None or twice is None else (paused, twice["median"] - paused["median"])
+
+
 def _rounds(graph: Topology, rank: int) -> list[line.Peers]:
     """A period of the graph, as far as it is short enough to be walked through."""
     turns = [graph.turn(rank, number) for number in range(min(graph.period or LONGEST, LONGEST))]

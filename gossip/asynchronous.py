@@ -190,7 +190,7 @@ class Meeting(Flight):
         if flight is None:
             super().pause(waited, left)
         else:
-            flight.pause(flight.still(waited), left)
+            flight.pause(waited, left)
 
 
 def neighbours(topology: Topology, rank: int) -> tuple[list[int], list[int]]:

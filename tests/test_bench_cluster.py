@@ -227,6 +227,7 @@ SIZES = """
 import json, os, socket, sys
 import gossip
 from bench.cluster import line
+from bench.cluster.network import TCP
 for transport in sys.argv[2:]:
     with gossip.init(transport, 60) as world:
         seen = {
@@ -239,6 +240,7 @@ for transport in sys.argv[2:]:
             "python": sys.executable,
             "line": line.measure(world.across, 100_000, repeats=1),
             "told": json.loads(os.environ["GOSSIP_BENCH_LINE"]),
+            "tcp": [open(f"/proc/sys/net/ipv4/{setting}").read().strip() for setting in TCP],
         }
         with open(f"{sys.argv[1]}/{transport}-{world.rank}.json", "w") as file:
             json.dump(seen, file)
@@ -266,6 +268,7 @@ def test_ranks_stand_on_hosts_of_their_own(
             assert one["host"] == f"host{host}"
             assert one["local"] == one["node"] == [local, 2]
             assert one["across"] == [host, 2]
+            assert one["tcp"] == ["reno", "0"]
             assert one["python"] == sys.executable
             # Each pair of counterparts measures at once with the other pair, over the same two links.
             assert one["line"] > least_seconds(100_000, 100e6)

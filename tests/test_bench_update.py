@@ -262,6 +262,20 @@ def test_the_line_of_the_cluster_is_read() -> None:
             wire.handed({wire.VARIABLE: wrong})
 
 
+def test_a_line_that_never_rests_has_no_burst(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each transfer the first 100 bytes pass at once; and where there is no line there is none without a pause."""
+
+    def shaped(world: object, graph: object, nbytes: int, pause: float, timeout: float) -> dict[str, float]:
+        return {"median": (nbytes - 100) / 1000, "p10": 0.0, "p90": 1.0}
+
+    ring: Any = None
+    monkeypatch.setattr(wire, "seconds", shaped)
+    paused, steady = wire.paused_and_steady(ring, ring, 1100, 0.1, 60.0) or ({}, 0.0)
+    assert (paused["median"], steady) == (1.0, pytest.approx(1.1))
+    monkeypatch.setattr(wire, "seconds", lambda *_: None)
+    assert wire.paused_and_steady(ring, ring, 1100, 0.1, 60.0) is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

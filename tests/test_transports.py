@@ -18,7 +18,7 @@ import gossip
 import topologies
 from gossip import testing
 from gossip.testing import Network
-from gossip.transports import Transport, collectives, parcels, streams, sums
+from gossip.transports import Transport, collectives, pacing, parcels, streams, sums
 from gossip.transports.mpi_engine import Engine
 
 Sum = Callable[[Transport, Sequence[torch.Tensor]], collectives.Steps]
@@ -60,9 +60,12 @@ def test_a_message_is_cut_the_same_way_at_both_ends(nbytes: int, most: int, monk
     pieces = parcels.pieces(memory, most)
     assert torch.equal(torch.cat([torch.from_numpy(piece) for piece in pieces]), memory)
     assert all(piece.size <= parcels.PIECE for piece in pieces)
-    # As few as there can be: whole pieces but for the last of each kind.
+    # As few as there can be.
     eager_bytes = min(nbytes, most * parcels.EAGER)
-    assert len(pieces) == max(1, -(-(nbytes - eager_bytes) // parcels.PIECE) + -(-eager_bytes // parcels.EAGER))
+    large, small = -(-(nbytes - eager_bytes) // parcels.PIECE), -(-eager_bytes // parcels.EAGER)
+    assert len(pieces) == max(1, large + small)
+    sizes = [piece.size for piece in pieces[large:]]
+    assert not small or max(sizes) <= min(parcels.EAGER, min(sizes) + 1)
 
 
 def test_torchrun() -> None:
@@ -308,10 +311,12 @@ class Underway:
     """In the place of a flight: lands when it is asked for the third time."""
 
     def __init__(self) -> None:
-        self.moved = time.perf_counter()
         self.landed: float | None = None
         self.asked = 0
         self.ended = threading.Event()
+
+    def interval(self, waited: float) -> float:
+        return pacing.pace(waited)
 
     def done(self) -> bool:
         self.asked += 1

@@ -6,6 +6,8 @@ of Open MPI or with the variables that torchrun sets, and sees several machines;
 They share the cores of this machine, so let computing be a sleep, as `bench update --compute` does. The hosts reach
 each other and nothing else.
 
+Their TCP is Reno without a slow start after a pause, so that what a message takes is its bytes at the link's rate.
+
 Before it begins, raw sockets move --line bytes from every host to the next, all at once, several times. The median is
 printed and handed to COMMAND as JSON in the variable GOSSIP_BENCH_LINE:
   {"nodes": 8, "ranks_per_node": 1, "rate": 1e8, "rates": [1e8, ...], "seconds": {"1024000": 0.08}, ...}

@@ -77,9 +77,8 @@ def _row(row: Row, half: Half, world: World, given: argparse.Namespace, periods:
 def _line(world: World, pause: float, timeout: float) -> Line:
     """Of raw sockets, now, over the hops of the graph; where all ranks share a host, through its loopback."""
 
-    def seconds(nbytes: int) -> float:
-        found = wire.seconds(world, exponential(world.size), nbytes, pause, timeout)
-        return found["median"] if found else line.measure(world, nbytes, timeout=timeout)
-
-    paused = seconds(NBYTES)
-    return Line(paused, seconds(2 * NBYTES) - paused)
+    found = wire.paused_and_steady(world, exponential(world.size), NBYTES, pause, timeout)
+    if found is not None:
+        return Line(found[0]["median"], found[1])
+    paused, twice = (line.measure(world, nbytes, timeout=timeout) for nbytes in (NBYTES, 2 * NBYTES))
+    return Line(paused, twice - paused)

@@ -87,12 +87,16 @@ class Relay(Flight):
         leg = self._leg  # whose peers may be numbered otherwise than ours
         return super().lacking() if leg is None else leg.lacking()
 
+    def interval(self, waited: float) -> float:
+        leg = self._leg
+        return super().interval(waited) if leg is None or leg.landed is not None else leg.interval(waited)
+
     def pause(self, waited: float, left: float) -> None:
         leg = self._leg  # another thread may go on to the next one, or end, meanwhile
         if leg is None or leg.landed is not None:
             super().pause(waited, left)
         else:
-            leg.pause(leg.still(waited), left)
+            leg.pause(waited, left)
 
 
 def by_turns(lanes: Sequence[Steps]) -> Steps:

@@ -10,23 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import PeerDied, PeerTimeout
+from .pacing import pace
 
 if TYPE_CHECKING:
     from .base import Transport
 
 Batch = Mapping[int, Sequence[torch.Tensor]]
 """Peer -> tensors, in the order in which both ends name them. Dense, contiguous, and left alone while they fly."""
-
-
-def pace(waited: float) -> float:
-    """Seconds until the next question, where nothing has moved for `waited`: a tenth, and a millisecond at the most.
-
-    Each question costs a core some 50 µs, most of it for waking up, which ranks that share cores take from one another.
-
-    >>> pace(0.0), pace(0.005), pace(1.0)
-    (2e-05, 0.0005, 0.001)
-    """
-    return min(max(waited / 10, 2e-5), 1e-3)
 
 
 class Flight(ABC):
@@ -37,6 +27,7 @@ class Flight(ABC):
     Attributes:
         posted, landed: when; None until it has.
         moved: when a part of it was last seen to go on, where it goes in parts: the next one follows soon.
+        expected: before that it hardly lands.
     """
 
     counted = False
@@ -55,7 +46,7 @@ class Flight(ABC):
         self.messages_received = sum(len(tensors) for tensors in receives.values())
         self.bytes_sent = sum(tensor.nbytes for tensors in sends.values() for tensor in tensors)
         self.bytes_received = sum(tensor.nbytes for tensors in receives.values() for tensor in tensors)
-        self.posted = self.moved = time.perf_counter()
+        self.posted = self.moved = self.expected = time.perf_counter()
         self.landed: float | None = None
 
     @abstractmethod
@@ -77,13 +68,16 @@ class Flight(ABC):
     def missing(self) -> tuple[list[int], list[int]]:
         """Peers not heard from and peers that have not taken what was sent, as far as is known."""
 
-    def still(self, waited: float) -> float:
-        """For how many of the last `waited` seconds nothing of it has moved."""
-        return min(waited, time.perf_counter() - self.moved)
+    def interval(self, waited: float) -> float:
+        """Seconds after which to ask again, by whoever has waited for `waited`."""
+        now = time.perf_counter()
+        if now < self.expected:
+            return min(pace(now - self.moved), self.expected - now)
+        return pace(min(waited, now - max(self.moved, self.expected)))
 
     def pause(self, waited: float, left: float) -> None:
-        """Leave the core to others between two questions, nothing having moved for `waited`, and for `left` at most."""
-        time.sleep(min(left, pace(waited)))
+        """Leave the core to others between two questions, `waited` after the first one, and for `left` at most."""
+        time.sleep(min(left, self.interval(waited)))
 
     def cancel(self) -> None:
         """Give up: the process ends, and the peer never came."""
@@ -111,7 +105,7 @@ class Flight(ABC):
                 waited = time.monotonic() - began
                 if waited >= limit:
                     raise PeerTimeout(self.overdue(limit))
-                self.pause(self.still(waited), limit - waited)
+                self.pause(waited, limit - waited)
         board.go_on()
 
     def _ended(self) -> bool:

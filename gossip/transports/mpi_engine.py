@@ -13,21 +13,23 @@ made anew without it: revoke, agree and shrink of MPI's user-level failure mitig
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import sys
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from ..errors import PeerDied, PeerLost, PeerTimeout
-from .flight import Flight, pace
+from .flight import Flight
 from .gpu_aware import Routes
 from .mpi_start import initialise, own_communicator, ranks_of_this_host
+from .pacing import LONGEST, Habits
 from .parcels import Line, Parcel
 from .survival import Lasting
 
@@ -48,6 +50,7 @@ class Engine(Lasting):
         places: what the communicator calls each rank of the job that is left.
         near: ranks of the job on this host, spoken to through shared memory; this one is among them.
         routes: how tensors of devices travel.
+        habits: how long batches take.
     """
 
     _shared: Engine | None = None
@@ -74,6 +77,7 @@ class Engine(Lasting):
         self.places = {rank: rank for rank in range(self.size)}
         self.near = ranks_of_this_host(self.mpi, self.comm, timeout)
         self.routes = Routes(self.mpi, self.comm)
+        self.habits = Habits()
         self._queues: defaultdict[Line, deque[Parcel]] = defaultdict(deque)
         self._aloft: set[Flight] = set()
         self._waiting = 0
@@ -82,12 +86,12 @@ class Engine(Lasting):
         self._thread: threading.Thread | None = None
         atexit.register(self.stop)  # before mpi4py finalises MPI
 
-    def died(self, error: Exception, statuses: Iterable[int] = ()) -> bool:
+    def died(self, error: Exception) -> bool:
         """Whether MPI says that a process has ended, or that the communicator was revoked for it."""
         if not (self.outlives and isinstance(error, self.mpi.Exception)):
             return False
-        said = {error.Get_error_class(), *(self.mpi.Get_error_class(status) for status in statuses)}
-        return bool(said & {self.mpi.ERR_PROC_FAILED, self.mpi.ERR_PROC_FAILED_PENDING, self.mpi.ERR_REVOKED})
+        ends = self.mpi.ERR_PROC_FAILED, self.mpi.ERR_PROC_FAILED_PENDING, self.mpi.ERR_REVOKED
+        return error.Get_error_class() in ends
 
     def revoke(self) -> None:
         with self.lock:
@@ -186,13 +190,13 @@ class Engine(Lasting):
                 if not self._stopped and (not self._aloft or self._waiting):  # still, after the line above
                     self._work.wait()
                 continue
-            time.sleep(max(pace(self.still()), 2e-4))
+            time.sleep(max(self.interval(), 2e-4))
             if not self._waiting:
                 self.advance()
 
-    def still(self) -> float:
-        """Seconds for which nothing that is under way has moved."""
-        return min((time.perf_counter() - flight.moved for flight in list(self._aloft)), default=0.0)
+    def interval(self) -> float:
+        """Seconds after which to ask again for what is under way."""
+        return min((flight.interval(math.inf) for flight in list(self._aloft)), default=LONGEST)
 
     def advance(self, but: Flight | None = None) -> None:
         """Ask once for everything under way, `but` for what the caller asks for itself."""

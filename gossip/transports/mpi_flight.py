@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from ..errors import PeerDied, PeerLost
 from .flight import Batch, Flight
-from .parcels import Line, Parcel, Plain, pieces
+from .parcels import EAGER, Line, Parcel, Plain, pieces
 from .staging import Event, Staged
 
 if TYPE_CHECKING:
@@ -24,12 +25,18 @@ None on the same host, where memory is shared: one copy of the whole is faster t
 
 
 class MpiFlight(Flight):
-    """One batch; receives are handed over before sends, so that data finds its place when it arrives."""
+    """One batch.
+
+    Receives are handed over before sends, so that data finds its place when it arrives, and the word that asks for it
+    leaves soon. Where nobody asks sends come first, for peers hand over theirs at the same moment.
+    """
 
     transport: MpiTransport
 
     def __init__(self, transport: MpiTransport, sends: Batch, receives: Batch, subject: str, *, asking: bool) -> None:
         super().__init__(transport, sends, receives, subject)
+        self._kind = transport.number, self.bytes_sent, self.bytes_received
+        self._prompt = True  # MPI asks nobody whether there is room for it
         self._failure: Exception | None = None
         self._died = False
         self._receives: list[Parcel] = []
@@ -37,8 +44,12 @@ class MpiFlight(Flight):
         self._held: list[Parcel] = []  # not wholly with MPI
         self._aboard: list[Staged] = []  # with buffers
         self._staged: list[Staged] = []  # of these, not ended
-        self._requests: list[MPI.Request] = []  # of the others
-        self._came: set[int] = set()  # requests that ended well, of a flight that was broken off
+        self._coming: deque[MPI.Request] = deque()  # of the others, not ended
+        self._going: deque[MPI.Request] = deque()
+        self._came = 0  # of those that come, since the first
+        self._first: float | None = None  # when that was seen
+        self._asked = self.posted
+        self._well: set[int] = set()  # requests that ended well, of a flight that was broken off
         engine = transport.engine
         try:
             with engine.lock:
@@ -50,7 +61,7 @@ class MpiFlight(Flight):
                 ) from error
             # Said by whoever waits for it; what was posted before ends once that is known.
             self._died, self._failure = True, error
-        if self._requests or self._held or self._staged:
+        if self._coming or self._going or self._held or self._staged:
             engine.drive(self, awaited=not asking)
 
     def _post(self, asking: bool) -> None:
@@ -69,8 +80,9 @@ class MpiFlight(Flight):
                         parcels.append(route.parcel(peer, line, tensor, marks[route]))
                     else:
                         memory = pieces(tensor, eager[peer])
+                        self._prompt &= tensor.nbytes <= EAGER * eager[peer]
                         parcels.append(Plain(peer, line, memory, asking=asking and len(memory) > 1))
-        self._held = [*self._receives, *self._sends]
+        self._held = [*self._receives, *self._sends] if asking else [*self._sends, *self._receives]
         if marks:
             self._aboard = [parcel for parcel in self._held if isinstance(parcel, Staged)]
             self._staged = self._aboard
@@ -85,10 +97,16 @@ class MpiFlight(Flight):
             if not parcel.posted:
                 held.append(parcel)
             elif not parcel.staged:
-                self._requests += parcel.requests
+                requests = self._coming if parcel.line.inward else self._going
+                requests += parcel.requests
                 if parcel.word is not None:
-                    self._requests.append(parcel.word)
+                    self._going.append(parcel.word)
         self._held = held
+        if not (held or self._aboard):
+            least = self.transport.engine.habits.least(self._kind)
+            self.expected = self.posted + least
+            if self._prompt:
+                self.moved = self.posted - least  # nothing moves the sooner for being asked for
 
     def _let_go(self) -> None:
         """Hand MPI what it may have by now."""
@@ -110,26 +128,55 @@ class MpiFlight(Flight):
         return self.landed is not None
 
     def _ask(self) -> None:
-        engine = self.transport.engine
-        statuses = None
+        engine, now = self.transport.engine, time.perf_counter()
         try:
             if self._staged:
                 self._staged = [parcel for parcel in self._staged if not parcel.move()]
                 self.moved = max(self.moved, *(parcel.moved for parcel in self._aboard))
             if self._held:
                 self._let_go()
-            # What became of each request is only of interest where a rank may go on without others.
-            statuses = [engine.mpi.Status() for _ in self._requests] if engine.parties else None
-            if engine.mpi.Request.Testall(self._requests, statuses) and not (self._held or self._staged):
+            if came := self._end(self._coming):
+                self._expect(came, now)
+            self._asked = now
+            self._end(self._going)
+            if not (self._coming or self._going or self._held or self._staged):
                 self.landed = time.perf_counter()
+                engine.habits.note(self._kind, self.landed - self.posted)
                 engine.forget(self)
         except (engine.mpi.Exception, RuntimeError) as error:  # kept for the rank's own thread: this may be the other
-            errors = [status.Get_error() for status in statuses or ()]
-            for request, wrong in zip(self._requests, errors, strict=False):
-                if request == engine.mpi.REQUEST_NULL and not wrong:
-                    self._came.add(id(request))
-            self._died = engine.died(error, errors)
+            self._well = self._ended_well()
+            self._died = engine.died(error)
             self._failure = error
+
+    def _ended_well(self) -> set[int]:
+        """Requests that were asked for and are no longer."""
+        asked = {*self._receives, *self._sends}.difference(self._held, self._aboard)
+        left = {id(request) for request in (*self._coming, *self._going)}
+        return {id(request) for parcel in asked for request in parcel.requests} - left
+
+    def _expect(self, came: int, now: float) -> None:
+        """Foretell the end, now that `came` more have come, which were not there when we asked before."""
+        if self._first is None:
+            self._first = now
+            return
+        # What is left takes as long as what has come since the first, but it comes in lumps: the last may be small.
+        self._came += came
+        self.expected = self._asked + len(self._coming) * (now - self._first) / self._came / 2
+
+    def _end(self, requests: deque[MPI.Request]) -> int:
+        """Drop those that have ended, and say how many.
+
+        They do so in order, so that one that has not is enough to ask for, unless it may be of a rank that has died.
+        """
+        before = len(requests)
+        for _ in range(before):
+            if requests[0].Test():
+                requests.popleft()
+            elif self.transport.engine.parties:
+                requests.rotate(-1)
+            else:
+                break
+        return before - len(requests)
 
     def note_heard(self) -> None:
         super().note_heard()
@@ -184,7 +231,7 @@ class MpiFlight(Flight):
             return True
         try:
             if request.Test():
-                self._came.add(id(request))
+                self._well.add(id(request))
         except self.transport.engine.mpi.Exception:
             return bool(request == null)  # ended in an error, or asked again
         return bool(request == null)
@@ -197,12 +244,12 @@ class MpiFlight(Flight):
     def _whole(self, parcel: Parcel) -> bool:
         if isinstance(parcel, Staged):
             return parcel.ended and parcel.failure is None
-        return parcel.posted and all(id(request) in self._came for request in parcel.requests)
+        return parcel.posted and all(id(request) in self._well for request in parcel.requests)
 
     def pause(self, waited: float, left: float) -> None:
         engine = self.transport.engine
         engine.advance(but=self)
-        super().pause(min(waited, engine.still()), left)
+        time.sleep(min(left, self.interval(waited), engine.interval()))
 
     def cancel(self) -> None:
         words = [parcel.word for parcel in self._held if parcel.word is not None]

@@ -118,9 +118,10 @@ class Plain(Parcel):
 
 
 def pieces(tensor: torch.Tensor, most: int) -> list[npt.NDArray[np.uint8]]:
-    """The tensor's memory as MPI takes it, whatever its dtype and size; `most` pieces at its end are eager."""
+    """The tensor's memory as MPI takes it, whatever its dtype and size; at its end `most` eager pieces, all alike."""
     assert tensor.is_contiguous(), "a transport moves dense memory"
     memory = tensor.detach().reshape(-1).view(torch.uint8).numpy()
     rest = max(0, memory.size - EAGER * most)
-    starts = [*range(0, rest, PIECE), *range(rest, memory.size, EAGER)] or [0]
+    count = -(-(memory.size - rest) // EAGER)
+    starts = [*range(0, rest, PIECE), *(rest + n * (memory.size - rest) // count for n in range(count))] or [0]
     return [memory[start:stop] for start, stop in itertools.pairwise([*starts, memory.size])]

@@ -1,0 +1,59 @@
+"""When to ask again whether a batch has landed, of a library that does not tell.
+
+Each question costs a core some 50 µs, most of it for waking up, which ranks that share cores take from one another. So
+it is asked soon after something has moved, then ever more rarely; and soon again from the moment on at which such a
+batch has landed at the earliest of late.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+SHORTEST, LONGEST = 2e-5, 1e-3
+"""Seconds between two questions."""
+
+REMEMBERED = 8
+"""Batches of a kind: the shortest of so many is what the next one takes at the least."""
+
+KINDS = 256
+"""Of which there is memory: messages such as those of a gather have any size."""
+
+Kind = tuple[int, int, int]
+"""The number of the channel, and the bytes that are sent and received."""
+
+
+def pace(waited: float) -> float:
+    """Seconds until the next question, where nothing has moved for `waited`: a tenth, and a millisecond at the most.
+
+    >>> pace(0.0), pace(0.005), pace(1.0)
+    (2e-05, 0.0005, 0.001)
+    """
+    return min(max(waited / 10, SHORTEST), LONGEST)
+
+
+class Habits:
+    """How long batches of each kind take.
+
+    >>> habits = Habits()
+    >>> habits.least((0, 100, 100))
+    0.0
+    >>> habits.note((0, 100, 100), 0.25)
+    >>> habits.note((0, 100, 100), 0.5)
+    >>> habits.least((0, 100, 100))
+    0.25
+    """
+
+    def __init__(self) -> None:
+        self._took: dict[Kind, deque[float]] = {}
+
+    def note(self, kind: Kind, seconds: float) -> None:
+        """One has taken `seconds`."""
+        if kind not in self._took:
+            if len(self._took) == KINDS:
+                del self._took[next(iter(self._took))]
+            self._took[kind] = deque(maxlen=REMEMBERED)
+        self._took[kind].append(seconds)
+
+    def least(self, kind: Kind) -> float:
+        """Seconds that the quickest of the last few has taken; 0 where there was none."""
+        return min(self._took.get(kind, ()), default=0.0)
