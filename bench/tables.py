@@ -80,7 +80,7 @@ LINES = (
     Column(
         "no pause",
         lambda r: _ms(r.get("line_steady")),
-        "the line for a message right behind another, which what sends in every update cannot beat",
+        "the line for a message right behind another, which what never lets it rest is up against",
         narrow=False,
     ),
     Column("x line", lambda r: "" if r["over_line"] is None else f"{r['over_line']:.3f}", "exposed, in lines"),

@@ -44,9 +44,9 @@ def seconds(world: World, graph: Topology, nbytes: int, pause: float, timeout: f
 
     None where all ranks share a host, and where hosts have unequal numbers of them: links then carry unequal loads.
 
-    The pause before each repeat is as long as a compute: a connection that was idle begins anew, slowly. Ranks that
-    share a host send side by side, so there every host sends to the next: the link's time for all of them is the time
-    of each.
+    The pause before each repeat is as long as a compute: a connection that was idle may begin anew, slowly, where the
+    hosts are not those of `bench cluster`. Ranks that share a host send side by side, so there every host sends to the
+    next: the link's time for all of them is the time of each.
     """
     hosts = Counter(world.hosts)
     if len(hosts) == 1 or len(set(hosts.values())) > 1:

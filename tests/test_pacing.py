@@ -8,8 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from gossip.transports import flight, mpi_flight, pacing
+from gossip.transports import flight, mpi_flight, pacing, parcels
 from gossip.transports.mpi_flight import MpiFlight
 
 
@@ -37,13 +38,10 @@ def flying(clock: Clock, **attributes: Any) -> Any:
     made.posted = made.moved = made.expected = made._asked = clock.now
     made.landed, made._first, made._came = None, None, 0
     made._receives, made._sends, made._held, made._aboard, made._staged = [], [], [], [], []
-    made._coming, made._going, made._well, made._failure, made._kind = deque(), deque(), set(), None, (0, 0, 0)
-    made._prompt = True
-    made.transport = SimpleNamespace(
-        engine=SimpleNamespace(
-            parties=False, habits=pacing.Habits(), forget=lambda _: None, mpi=SimpleNamespace(Exception=Broken)
-        )
-    )
+    made._coming, made._going, made._well, made._failure = [], [], set(), None
+    made.ranks, made.sends, made.receives, made.bytes_sent, made.bytes_received = {}, {}, {}, 0, 0
+    made._learns = made.prompt = True
+    made.transport = SimpleNamespace(number=0, engine=Engine())
     for name, value in attributes.items():
         setattr(made, name, value)
     return made
@@ -51,6 +49,33 @@ def flying(clock: Clock, **attributes: Any) -> Any:
 
 class Broken(RuntimeError):
     """What MPI raises."""
+
+
+class Engine:
+    """Without any MPI: keeps what it is handed, in order."""
+
+    near: frozenset[int] = frozenset()
+    places = range(9)
+    mpi = SimpleNamespace(Exception=Broken)
+
+    def __init__(self, device: object = None) -> None:
+        self.habits = pacing.Habits()
+        self.routes = SimpleNamespace(of=lambda tensor: device)
+        self.handed: list[Any] = []
+
+    def post(self, parcel: Any) -> None:
+        parcel.posted = True
+        self.handed.append(parcel)
+
+    def forget(self, flight: object) -> None:
+        """It has landed."""
+
+    def died(self, error: Exception) -> bool:
+        return isinstance(error, Broken)
+
+
+KIND = (0, True, 0, 0)
+"""Of a flight of no bytes."""
 
 
 class Request:
@@ -87,7 +112,7 @@ def questions(clock: Clock, under_way: Any) -> list[float]:
 
 
 def test_without_any_experience_questions_become_rarer(clock: Clock) -> None:
-    under_way = flying(clock, _coming=deque([Request(clock, 100.08)]))
+    under_way = flying(clock, _coming=[deque([Request(clock, 100.08)])])
     asked = questions(clock, under_way)
     gaps = [later - earlier for earlier, later in itertools.pairwise(asked)]
     assert gaps[0] == pytest.approx(pacing.SHORTEST)
@@ -98,72 +123,135 @@ def test_without_any_experience_questions_become_rarer(clock: Clock) -> None:
 def test_what_takes_as_long_as_before_is_met_when_it_lands(clock: Clock) -> None:
     """A second one of the kind, 0.3 ms later than the first: the last questions are close together, and all are few."""
     habits = pacing.Habits()
-    habits.note((0, 0, 0), 0.08)
-    under_way = flying(clock, _coming=deque([Request(clock, 100.0803)]))
+    habits.note(KIND, 0.08)
+    under_way = flying(clock, _coming=[deque([Request(clock, 100.0803)])])
     under_way.transport.engine.habits = habits
     under_way._collect()
     asked = questions(clock, under_way)
     assert asked[-1] - 100.0803 < 5e-5
     assert len(asked) < 100
-    assert habits.least((0, 0, 0)) == 0.08
+    assert habits.least(KIND) == 0.08
     assert all(later - earlier > 9e-4 for earlier, later in itertools.pairwise(asked) if later < 100.079)
 
 
-def test_pieces_foretell_the_end(clock: Clock) -> None:
-    """Of a peer that began 0.3 s late, where experience says nothing, and whose last piece is a small one."""
-    ends = [100.3, *(100.3 + 0.005 * (number + 1) for number in range(16)), 100.3838]
-    under_way = flying(clock, _coming=deque(Request(clock, at) for at in ends))
-    under_way.transport.engine.habits.note((0, 0, 0), 0.08)
+@pytest.mark.parametrize("late", [0.3, 0.3002, 0.3004, 0.3006, 0.3008])
+def test_pieces_foretell_the_end(late: float, clock: Clock) -> None:
+    """Of a peer that began late, where experience says nothing, and whose last piece is a small one."""
+    began = 100 + late
+    ends = [began, *(began + 0.005 * (number + 1) for number in range(16)), began + 0.0838]
+    under_way = flying(clock, _coming=[deque(Request(clock, at) for at in ends)])
+    under_way.transport.engine.habits.note(KIND, 0.08)
     under_way._collect()
     assert questions(clock, under_way)[-1] - ends[-1] < 2e-4
 
 
-def test_quick_messages_are_asked_for_often(clock: Clock) -> None:
-    """A fast link stands still while nobody asks: the questions may not set the pace by which they are set."""
-    under_way = flying(clock, _coming=deque([Request(clock, 100.001)]))
-    under_way.transport.engine.habits.note((0, 0, 0), 1e-3)
+def test_questions_do_not_set_the_pace_by_which_they_are_set(clock: Clock) -> None:
+    """A piece of a quick message moves when it is asked for: it is not slower for having been slow before."""
+    pieces, slow = 64, 0.005
+
+    class Stream:
+        """Of a buffer that holds four pieces, and is emptied and filled again by a question."""
+
+        def __init__(self) -> None:
+            self.left, self.seen = pieces, clock.now
+
+        def Test(self) -> bool:
+            room = min(4, int((clock.now - self.seen) / 1e-5))
+            self.left, self.seen = self.left - room, clock.now if room else self.seen
+            return self.left <= 0
+
+    habits = pacing.Habits()
+    habits.note(KIND, slow)
+    for _ in range(3 * pacing.REMEMBERED):
+        under_way = flying(clock, _coming=[deque([Stream(), *(Request(clock, 0.0) for _ in range(pieces - 1))])])
+        under_way.transport.engine.habits = habits
+        under_way._collect()
+        began = clock.now
+        questions(clock, under_way)
+    assert clock.now - began < slow
+
+
+@pytest.mark.parametrize("waited", [0.0, 0.001])
+def test_who_begins_to_wait_asks_soon_for_what_MPI_has_to_be_asked_for(waited: float, clock: Clock) -> None:
+    """Long after the post, where MPI has questions of its own to the receiver, which want to be answered."""
+    under_way = flying(clock, _coming=[deque([Request(clock, 100.08)])], prompt=False)
+    under_way.transport.engine.habits.note(KIND, 0.08)
     under_way._collect()
-    assert len([asked for asked in questions(clock, under_way) if asked < 100.001]) >= 5
+    clock.now += 0.05
+    assert under_way.interval(waited) == pytest.approx(max(pacing.SHORTEST, waited / 10))
 
 
-def test_what_cannot_be_foretold_is_asked_for_soon(clock: Clock) -> None:
-    """Where MPI has questions of its own to the receiver, they want to be answered."""
-    under_way = flying(clock, _coming=deque([Request(clock, 100.08)]), _prompt=False)
-    under_way.transport.engine.habits.note((0, 0, 0), 0.08)
-    under_way._collect()
-    assert under_way.interval(0.0) == pytest.approx(pacing.SHORTEST)
-
-
-def test_one_that_has_not_ended_is_enough_to_ask_for(clock: Clock) -> None:
-    requests = [Request(clock, at) for at in (0.0, 200.0, 0.0)]
-    under_way = flying(clock, _coming=deque(requests))
+def test_of_each_message_one_piece_is_asked_for(clock: Clock) -> None:
+    late, prompt = ([Request(clock, at) for at in ends] for ends in ((200.0, 0.0), (0.0, 200.0, 0.0)))
+    under_way = flying(clock, _coming=[deque(late), deque(prompt)])
     under_way._ask()
-    assert [request.tests for request in requests] == [1, 1, 0]
+    assert [request.tests for request in (*late, *prompt)] == [1, 0, 1, 1, 0]
     clock.now = 200.0
     under_way._ask()
     assert under_way.landed == 200.0
 
 
-def test_where_ranks_may_die_all_are_asked_for(clock: Clock) -> None:
-    """The first peer is late, the third has died: that is noticed, and what the second sent counts as come."""
-    requests = [Request(clock, at) for at in (200.0, 0.0, -1.0, 0.0)]
+def test_a_dead_peer_is_noticed_behind_one_that_is_late(clock: Clock) -> None:
+    """And what another one sent counts as come, but not what nobody has asked for yet."""
+    requests = [Request(clock, at) for at in (200.0, 0.0, -1.0, 0.0, 0.0)]
     parcels = [Parcel(peer, request) for peer, request in enumerate(requests)]
-    under_way = flying(clock, _coming=deque(requests), _receives=parcels, receives=dict.fromkeys(range(4)))
-    under_way.transport.engine.parties = 1
-    under_way.transport.engine.died = lambda error: True
+    under_way = flying(
+        clock,
+        _coming=[deque(parcel.requests) for parcel in parcels[:-1]],
+        _held=parcels[-1:],
+        _let_go=lambda: None,
+        _receives=parcels,
+        receives=dict.fromkeys(range(5)),
+    )
     under_way._ask()
     assert isinstance(under_way._failure, Broken)
     assert under_way.arrived() == {1}
-    assert [request.tests for request in requests] == [1, 1, 1, 0]
+    assert [request.tests for request in requests] == [1, 1, 1, 0, 0]
+
+
+class Direct:
+    """The route of a device whose memory MPI reads."""
+
+    def mark(self) -> None:
+        """Nothing is under way there."""
+
+    def parcel(self, peer: int, line: parcels.Line, tensor: torch.Tensor, mark: None) -> parcels.Plain:
+        return parcels.Plain(peer, line, [tensor])
+
+
+SMALL, LARGE = torch.zeros(100), torch.zeros(40 * parcels.EAGER // 4)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "engine", "asking", "prompt"),
+    [
+        ([SMALL], {}, False, True),
+        ([SMALL, LARGE], {}, True, True),
+        ([SMALL, LARGE], {}, False, False),
+        ([SMALL, LARGE], {"near": {0, 1}}, True, False),
+        ([SMALL], {"device": True}, False, False),
+    ],
+)
+def test_what_needs_no_answer_is_known(
+    tensors: list[torch.Tensor], engine: dict[str, Any], asking: bool, prompt: bool, clock: Clock
+) -> None:
+    """Pieces that leave without MPI's own question; not so rests of larger ones, shared memory and devices."""
+    made = flying(clock, ranks=[0, 1], sends={1: tensors}, receives={1: tensors})
+    made.transport.engine = Engine(Direct() if "device" in engine else None)
+    made.transport.engine.near = engine.get("near", set())
+    made._post(asking)
+    assert made.prompt == prompt
+    inward = [parcel.line.inward for parcel in made.transport.engine.handed]
+    assert inward == sorted(inward, reverse=asking), "receives first where they ask, and sends where they do not"
 
 
 def test_no_more_is_remembered_than_there_is_room_for() -> None:
     habits = pacing.Habits()
     for size in range(3 * pacing.KINDS):
-        habits.note((0, size, size), 1.0)
+        habits.note((0, True, size, size), 1.0)
     assert len(habits._took) == pacing.KINDS
-    assert habits.least((0, 0, 0)) == 0.0
-    kind = (0, 3 * pacing.KINDS - 1, 3 * pacing.KINDS - 1)
+    assert habits.least(KIND) == 0.0
+    kind = (0, True, 3 * pacing.KINDS - 1, 3 * pacing.KINDS - 1)
     habits.note(kind, 0.5)
     assert habits.least(kind) == 0.5
     for _ in range(pacing.REMEMBERED):

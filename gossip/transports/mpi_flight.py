@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import PeerDied, PeerLost
 from .flight import Batch, Flight
+from .pacing import Kind
 from .parcels import EAGER, Line, Parcel, Plain, pieces
 from .staging import Event, Staged
 
@@ -35,8 +36,8 @@ class MpiFlight(Flight):
 
     def __init__(self, transport: MpiTransport, sends: Batch, receives: Batch, subject: str, *, asking: bool) -> None:
         super().__init__(transport, sends, receives, subject)
-        self._kind = transport.number, self.bytes_sent, self.bytes_received
-        self._prompt = True  # MPI asks nobody whether there is room for it
+        # What only comes, or only goes, may have been posted long before anybody answers: there is nothing to learn.
+        self._learns = bool(sends and receives)
         self._failure: Exception | None = None
         self._died = False
         self._receives: list[Parcel] = []
@@ -44,8 +45,8 @@ class MpiFlight(Flight):
         self._held: list[Parcel] = []  # not wholly with MPI
         self._aboard: list[Staged] = []  # with buffers
         self._staged: list[Staged] = []  # of these, not ended
-        self._coming: deque[MPI.Request] = deque()  # of the others, not ended
-        self._going: deque[MPI.Request] = deque()
+        self._coming: list[deque[MPI.Request]] = []  # of each of the others, not ended
+        self._going: list[deque[MPI.Request]] = []
         self._came = 0  # of those that come, since the first
         self._first: float | None = None  # when that was seen
         self._asked = self.posted
@@ -68,6 +69,7 @@ class MpiFlight(Flight):
         engine, tag, ranks = self.transport.engine, 2 * self.transport.number, self.ranks
         most = ASKED if asking else UNASKED
         eager = {peer: 0 if ranks[peer] in engine.near else most for peer in (*self.receives, *self.sends)}
+        self.prompt = True  # MPI has no question of its own to a receiver
         marks: dict[Route, Event] = {}
         for inward, batch, parcels in ((True, self.receives, self._receives), (False, self.sends, self._sends)):
             for peer, tensors in batch.items():
@@ -78,9 +80,10 @@ class MpiFlight(Flight):
                         if route not in marks:
                             marks[route] = route.mark()
                         parcels.append(route.parcel(peer, line, tensor, marks[route]))
+                        self.prompt = False
                     else:
                         memory = pieces(tensor, eager[peer])
-                        self._prompt &= tensor.nbytes <= EAGER * eager[peer]
+                        self.prompt &= tensor.nbytes <= EAGER * eager[peer]
                         parcels.append(Plain(peer, line, memory, asking=asking and len(memory) > 1))
         self._held = [*self._receives, *self._sends] if asking else [*self._sends, *self._receives]
         if marks:
@@ -90,6 +93,11 @@ class MpiFlight(Flight):
             engine.post(parcel)
         self._collect()
 
+    @property
+    def _kind(self) -> Kind:
+        near = all(self.ranks[peer] in self.transport.engine.near for peer in self.receives)
+        return self.transport.number, near, self.bytes_sent, self.bytes_received
+
     def _collect(self) -> None:
         """Ask for what has been handed to MPI, and hold what has not."""
         held = []
@@ -97,16 +105,23 @@ class MpiFlight(Flight):
             if not parcel.posted:
                 held.append(parcel)
             elif not parcel.staged:
-                requests = self._coming if parcel.line.inward else self._going
-                requests += parcel.requests
+                (self._coming if parcel.line.inward else self._going).append(deque(parcel.requests))
                 if parcel.word is not None:
-                    self._going.append(parcel.word)
+                    self._going.append(deque([parcel.word]))
         self._held = held
-        if not (held or self._aboard):
-            least = self.transport.engine.habits.least(self._kind)
-            self.expected = self.posted + least
-            if self._prompt:
-                self.moved = self.posted - least  # nothing moves the sooner for being asked for
+        if self._learns and not self._aboard:
+            self._plan()
+
+    def _plan(self) -> None:
+        """When to ask, by what others of its kind have taken."""
+        least = self.transport.engine.habits.least(self._kind)
+        if self._held:
+            often = 100  # for the word that there is room, which comes at any time
+        else:
+            self.expected = max(self.expected, self.posted + least)
+            often = max(_count(self._coming), 1)  # for each message once
+        if self.prompt:
+            self.moved = self.posted - 10 * least / often  # by the pace of somebody who has waited so long
 
     def _let_go(self) -> None:
         """Hand MPI what it may have by now."""
@@ -141,7 +156,8 @@ class MpiFlight(Flight):
             self._end(self._going)
             if not (self._coming or self._going or self._held or self._staged):
                 self.landed = time.perf_counter()
-                engine.habits.note(self._kind, self.landed - self.posted)
+                if self._learns:
+                    engine.habits.note(self._kind, self.landed - self.posted)
                 engine.forget(self)
         except (engine.mpi.Exception, RuntimeError) as error:  # kept for the rank's own thread: this may be the other
             self._well = self._ended_well()
@@ -151,7 +167,7 @@ class MpiFlight(Flight):
     def _ended_well(self) -> set[int]:
         """Requests that were asked for and are no longer."""
         asked = {*self._receives, *self._sends}.difference(self._held, self._aboard)
-        left = {id(request) for request in (*self._coming, *self._going)}
+        left = {id(request) for requests in (*self._coming, *self._going) for request in requests}
         return {id(request) for parcel in asked for request in parcel.requests} - left
 
     def _expect(self, came: int, now: float) -> None:
@@ -161,22 +177,18 @@ class MpiFlight(Flight):
             return
         # What is left takes as long as what has come since the first, but it comes in lumps: the last may be small.
         self._came += came
-        self.expected = self._asked + len(self._coming) * (now - self._first) / self._came / 2
+        self.expected = self._asked + _count(self._coming) * (now - self._first) / self._came / 2
 
-    def _end(self, requests: deque[MPI.Request]) -> int:
-        """Drop those that have ended, and say how many.
-
-        They do so in order, so that one that has not is enough to ask for, unless it may be of a rank that has died.
-        """
-        before = len(requests)
-        for _ in range(before):
-            if requests[0].Test():
+    @staticmethod
+    def _end(queues: list[deque[MPI.Request]]) -> int:
+        """Drop those that have ended, and say how many. Of each parcel the first that has not is enough to ask for."""
+        ended = 0
+        for requests in queues:
+            while requests and requests[0].Test():
                 requests.popleft()
-            elif self.transport.engine.parties:
-                requests.rotate(-1)
-            else:
-                break
-        return before - len(requests)
+                ended += 1
+        queues[:] = [requests for requests in queues if requests]
+        return ended
 
     def note_heard(self) -> None:
         super().note_heard()
@@ -272,3 +284,7 @@ class MpiFlight(Flight):
         if isinstance(parcel, Staged):
             return parcel.ended
         return parcel.posted and all(request.Test() for request in parcel.requests)
+
+
+def _count(queues: list[deque[MPI.Request]]) -> int:
+    return sum(map(len, queues))

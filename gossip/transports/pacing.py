@@ -1,8 +1,8 @@
 """When to ask again whether a batch has landed, of a library that does not tell.
 
 Each question costs a core some 50 µs, most of it for waking up, which ranks that share cores take from one another. So
-it is asked soon after something has moved, then ever more rarely; and soon again from the moment on at which such a
-batch has landed at the earliest of late.
+it is asked soon after the post, or after a part has moved that had to be asked for, then ever more rarely; and soon
+again from the moment on at which such a batch has landed at the earliest of late.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ REMEMBERED = 8
 KINDS = 256
 """Of which there is memory: messages such as those of a gather have any size."""
 
-Kind = tuple[int, int, int]
-"""The number of the channel, and the bytes that are sent and received."""
+Kind = tuple[int, bool, int, int]
+"""The number of the channel, whether all comes from this host, and the bytes that are sent and received."""
 
 
 def pace(waited: float) -> float:
@@ -35,11 +35,12 @@ class Habits:
     """How long batches of each kind take.
 
     >>> habits = Habits()
-    >>> habits.least((0, 100, 100))
+    >>> kind = (0, False, 100, 100)
+    >>> habits.least(kind)
     0.0
-    >>> habits.note((0, 100, 100), 0.25)
-    >>> habits.note((0, 100, 100), 0.5)
-    >>> habits.least((0, 100, 100))
+    >>> habits.note(kind, 0.25)
+    >>> habits.note(kind, 0.5)
+    >>> habits.least(kind)
     0.25
     """
 

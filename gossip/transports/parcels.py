@@ -118,7 +118,10 @@ class Plain(Parcel):
 
 
 def pieces(tensor: torch.Tensor, most: int) -> list[npt.NDArray[np.uint8]]:
-    """The tensor's memory as MPI takes it, whatever its dtype and size; at its end `most` eager pieces, all alike."""
+    """The tensor's memory as MPI takes it, whatever its dtype and size; `most` pieces at its end are eager.
+
+    These are as large as one another, so that what comes next can be foretold.
+    """
     assert tensor.is_contiguous(), "a transport moves dense memory"
     memory = tensor.detach().reshape(-1).view(torch.uint8).numpy()
     rest = max(0, memory.size - EAGER * most)
