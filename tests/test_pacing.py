@@ -40,7 +40,7 @@ def flying(clock: Clock, **attributes: Any) -> Any:
     made._receives, made._sends, made._held, made._aboard, made._staged = [], [], [], [], []
     made._coming, made._going, made._well, made._failure = [], [], set(), None
     made.ranks, made.sends, made.receives, made.bytes_sent, made.bytes_received = {}, {}, {}, 0, 0
-    made._learns = made.prompt = True
+    made._learns = made._prompt = True
     made.transport = SimpleNamespace(number=0, engine=Engine())
     for name, value in attributes.items():
         setattr(made, name, value)
@@ -145,6 +145,19 @@ def test_pieces_foretell_the_end(late: float, clock: Clock) -> None:
     assert questions(clock, under_way)[-1] - ends[-1] < 2e-4
 
 
+@pytest.mark.parametrize("late", [5e-3, 1e-3, 3e-4])
+def test_what_was_late_once_is_not_late_for_ever(late: float, clock: Clock) -> None:
+    """As each hop of a barrier, among ranks that go in step: none has come before it is asked for."""
+    habits = pacing.Habits()
+    habits.note(KIND, late)
+    for _ in range(3 * pacing.REMEMBERED):
+        under_way = flying(clock, _coming=[deque([Request(clock, clock.now + 1e-4)])])
+        under_way.transport.engine.habits = habits
+        under_way._collect()
+        took = questions(clock, under_way)[-1] - under_way.posted
+    assert took < 1.5e-4
+
+
 def test_questions_do_not_set_the_pace_by_which_they_are_set(clock: Clock) -> None:
     """A piece of a quick message moves when it is asked for: it is not slower for having been slow before."""
     pieces, slow = 64, 0.005
@@ -171,10 +184,25 @@ def test_questions_do_not_set_the_pace_by_which_they_are_set(clock: Clock) -> No
     assert clock.now - began < slow
 
 
+def test_a_message_that_is_held_changes_no_questions(clock: Clock) -> None:
+    """Its word may come at any time; and what only comes, or only goes, teaches nothing."""
+    for given in ({"_held": [Parcel(1, Request(clock, 0.0))]}, {"_learns": False}):
+        under_way = flying(clock, _coming=[deque([Request(clock, 100.0)])], **given)
+        for parcel in under_way._held:
+            parcel.posted = False
+        under_way.transport.engine.habits.note(KIND, 0.08)
+        under_way._collect()
+        assert under_way.interval(0.0) == pytest.approx(pacing.SHORTEST)
+        if not under_way._learns:
+            under_way._ask()
+            assert under_way.landed == 100.0
+            assert under_way.transport.engine.habits.least(KIND) == 0.08
+
+
 @pytest.mark.parametrize("waited", [0.0, 0.001])
 def test_who_begins_to_wait_asks_soon_for_what_MPI_has_to_be_asked_for(waited: float, clock: Clock) -> None:
     """Long after the post, where MPI has questions of its own to the receiver, which want to be answered."""
-    under_way = flying(clock, _coming=[deque([Request(clock, 100.08)])], prompt=False)
+    under_way = flying(clock, _coming=[deque([Request(clock, 100.08)])], _prompt=False)
     under_way.transport.engine.habits.note(KIND, 0.08)
     under_way._collect()
     clock.now += 0.05
@@ -219,6 +247,24 @@ class Direct:
         return parcels.Plain(peer, line, [tensor])
 
 
+@pytest.mark.parametrize(("count", "at_once"), [(parcels.FEW, True), (parcels.FEW + 1, False)])
+def test_who_posts_does_not_hand_over_many_pieces(count: int, at_once: bool, clock: Clock) -> None:
+    """Though the word that there is room has come already."""
+    sent: list[object] = []
+
+    class Wire:
+        def isend(self, memory: object, line: parcels.Line) -> Any:
+            sent.append(memory)
+
+        def irecv(self, memory: object, line: parcels.Line) -> Any:
+            return Request(clock, 0.0)
+
+    parcel = parcels.Plain(1, parcels.Line(False, 1, 0), range(count), asking=True)
+    assert parcel.post(Wire()) == at_once
+    assert at_once or (not sent and parcel.post(Wire()))
+    assert sent == list(range(count))
+
+
 SMALL, LARGE = torch.zeros(100), torch.zeros(40 * parcels.EAGER // 4)
 
 
@@ -240,7 +286,7 @@ def test_what_needs_no_answer_is_known(
     made.transport.engine = Engine(Direct() if "device" in engine else None)
     made.transport.engine.near = engine.get("near", set())
     made._post(asking)
-    assert made.prompt == prompt
+    assert made._prompt == prompt
     inward = [parcel.line.inward for parcel in made.transport.engine.handed]
     assert inward == sorted(inward, reverse=asking), "receives first where they ask, and sends where they do not"
 
@@ -253,6 +299,9 @@ def test_no_more_is_remembered_than_there_is_room_for() -> None:
     assert habits.least(KIND) == 0.0
     kind = (0, True, 3 * pacing.KINDS - 1, 3 * pacing.KINDS - 1)
     habits.note(kind, 0.5)
+    assert habits.least(kind) == 0.5
+    habits.note(KIND, 1.0)  # in the place of the one that was noted longest ago
+    assert habits.least((0, True, 2 * pacing.KINDS, 2 * pacing.KINDS)) == 0.0
     assert habits.least(kind) == 0.5
     for _ in range(pacing.REMEMBERED):
         habits.note(kind, 2.0)

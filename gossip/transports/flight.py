@@ -26,12 +26,12 @@ class Flight(ABC):
 
     Attributes:
         posted, landed: when; None until it has.
-        moved: when a part of it was last seen to go on, where each has to be asked for: the next one follows soon.
+        moved: when a part of it was last seen to go on, where it goes in parts: the next one follows soon.
         expected: before that it hardly lands.
-        prompt: nor does it go on any sooner for being asked often before that, however soon somebody waits for it.
+        lull: seconds between two questions are enough before that, also for who waits; 0 where each may move it along.
     """
 
-    prompt = False
+    lull = 0.0
     counted = False
     """Whether its bytes stand in the statistics already: several may wait for one flight."""
 
@@ -75,7 +75,7 @@ class Flight(ABC):
         now, expected = time.perf_counter(), self.expected  # which another thread may change
         if now >= expected:
             return pace(min(waited, now - max(self.moved, expected)))
-        return min(pace(now - self.moved if self.prompt else min(waited, now - self.moved)), expected - now)
+        return min(self.lull or pace(min(waited, now - self.moved)), expected - now)
 
     def pause(self, waited: float, left: float) -> None:
         """Leave the core to others between two questions, `waited` after the first one, and for `left` at most."""

@@ -29,7 +29,7 @@ from ..errors import PeerDied, PeerLost, PeerTimeout
 from .flight import Flight
 from .gpu_aware import Routes
 from .mpi_start import initialise, own_communicator, ranks_of_this_host
-from .pacing import LONGEST, Habits
+from .pacing import SHORTEST, Habits
 from .parcels import Line, Parcel
 from .survival import Lasting
 
@@ -196,7 +196,7 @@ class Engine(Lasting):
 
     def interval(self) -> float:
         """Seconds after which to ask again for what is under way."""
-        return min((flight.interval(math.inf) for flight in list(self._aloft)), default=LONGEST)
+        return min((flight.interval(math.inf) for flight in list(self._aloft)), default=SHORTEST)
 
     def advance(self, but: Flight | None = None) -> None:
         """Ask once for everything under way, `but` for what the caller asks for itself."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import PeerDied, PeerLost
 from .flight import Batch, Flight
-from .pacing import Kind
+from .pacing import Kind, lull
 from .parcels import EAGER, Line, Parcel, Plain, pieces
 from .staging import Event, Staged
 
@@ -38,6 +38,7 @@ class MpiFlight(Flight):
         super().__init__(transport, sends, receives, subject)
         # What only comes, or only goes, may have been posted long before anybody answers: there is nothing to learn.
         self._learns = bool(sends and receives)
+        self._prompt = True  # MPI has no question of its own to a receiver
         self._failure: Exception | None = None
         self._died = False
         self._receives: list[Parcel] = []
@@ -45,7 +46,7 @@ class MpiFlight(Flight):
         self._held: list[Parcel] = []  # not wholly with MPI
         self._aboard: list[Staged] = []  # with buffers
         self._staged: list[Staged] = []  # of these, not ended
-        self._coming: list[deque[MPI.Request]] = []  # of each of the others, not ended
+        self._coming: list[deque[MPI.Request]] = []  # of each of the others, those that have not ended
         self._going: list[deque[MPI.Request]] = []
         self._came = 0  # of those that come, since the first
         self._first: float | None = None  # when that was seen
@@ -69,7 +70,6 @@ class MpiFlight(Flight):
         engine, tag, ranks = self.transport.engine, 2 * self.transport.number, self.ranks
         most = ASKED if asking else UNASKED
         eager = {peer: 0 if ranks[peer] in engine.near else most for peer in (*self.receives, *self.sends)}
-        self.prompt = True  # MPI has no question of its own to a receiver
         marks: dict[Route, Event] = {}
         for inward, batch, parcels in ((True, self.receives, self._receives), (False, self.sends, self._sends)):
             for peer, tensors in batch.items():
@@ -80,10 +80,10 @@ class MpiFlight(Flight):
                         if route not in marks:
                             marks[route] = route.mark()
                         parcels.append(route.parcel(peer, line, tensor, marks[route]))
-                        self.prompt = False
+                        self._prompt = False
                     else:
                         memory = pieces(tensor, eager[peer])
-                        self.prompt &= tensor.nbytes <= EAGER * eager[peer]
+                        self._prompt &= tensor.nbytes <= EAGER * eager[peer]
                         parcels.append(Plain(peer, line, memory, asking=asking and len(memory) > 1))
         self._held = [*self._receives, *self._sends] if asking else [*self._sends, *self._receives]
         if marks:
@@ -99,7 +99,7 @@ class MpiFlight(Flight):
         return self.transport.number, near, self.bytes_sent, self.bytes_received
 
     def _collect(self) -> None:
-        """Ask for what has been handed to MPI, and hold what has not."""
+        """Note what has been handed to MPI, to be asked for, and what has not; and when it will have landed."""
         held = []
         for parcel in self._held:
             if not parcel.posted:
@@ -109,19 +109,10 @@ class MpiFlight(Flight):
                 if parcel.word is not None:
                     self._going.append(deque([parcel.word]))
         self._held = held
-        if self._learns and not self._aboard:
-            self._plan()
-
-    def _plan(self) -> None:
-        """When to ask, by what others of its kind have taken."""
-        least = self.transport.engine.habits.least(self._kind)
-        if self._held:
-            often = 100  # for the word that there is room, which comes at any time
-        else:
+        if self._learns and not (held or self._aboard):
+            least = self.transport.engine.habits.least(self._kind)
             self.expected = max(self.expected, self.posted + least)
-            often = max(_count(self._coming), 1)  # for each message once
-        if self.prompt:
-            self.moved = self.posted - 10 * least / often  # by the pace of somebody who has waited so long
+            self.lull = lull(least, _count(self._coming)) if self._prompt else 0.0
 
     def _let_go(self) -> None:
         """Hand MPI what it may have by now."""

@@ -30,6 +30,9 @@ a tensor ends in a few such pieces, which keep the line busy while the question 
 answered. A tensor of one piece leaves at once.
 """
 
+FEW = 16
+"""Pieces that are handed over in the post; more are for whoever moves messages along while the step goes on."""
+
 NOTHING = np.empty(0, dtype=np.uint8)
 """What a word says: that it came is all."""
 
@@ -101,6 +104,8 @@ class Plain(Parcel):
     def _send(self, wire: Wire) -> bool:
         if self._asking and self.word is None:
             self.word = wire.irecv(NOTHING, Line(True, self.line.place, self.line.tag + 1))
+            if len(self._pieces) > FEW:
+                return False
         if not (self._ready() and (self.word is None or self.word.Test())):
             return False
         for piece in self._pieces:
@@ -118,7 +123,7 @@ class Plain(Parcel):
 
 
 def pieces(tensor: torch.Tensor, most: int) -> list[npt.NDArray[np.uint8]]:
-    """The tensor's memory as MPI takes it, whatever its dtype and size; `most` pieces at its end are eager.
+    """The tensor's memory as MPI takes it, whatever its dtype and size; up to `most` pieces at its end are eager.
 
     These are as large as one another, so that what comes next can be foretold.
     """
