@@ -131,7 +131,10 @@ class Messages(Averager):
         return self._mark
 
     def _take_room(self) -> list[torch.Tensor]:
-        """Room for one message, used again once it has landed: one model for each in-peer and round aloft."""
+        """Room for one message, used again once it has landed: one model for each in-peer and round aloft.
+
+        SGP takes one more where a transport `expects`.
+        """
         if self._room:
             return self._room.pop()
         weight = self.mass.weight

@@ -76,9 +76,9 @@ def check_transport(
 ) -> None:
     """The contract of a transport, run on every rank of any world; raises AssertionError where it is broken.
 
-    Order between a pair of ranks and none between pairs, several tensors and dtypes in a message, empty batches,
-    channels and groups that do not meet, sums with equal bits everywhere, also in halves, broadcast, gather, barrier,
-    and a deadline that names the peer.
+    Order between a pair of ranks, also of what is expected, and none between pairs, several tensors and dtypes in a
+    message, empty batches, channels and groups that do not meet, sums with equal bits everywhere, also in halves,
+    broadcast, gather, barrier, and a deadline that names the peer.
 
     Args:
         world: any ranks.
@@ -87,7 +87,20 @@ def check_transport(
     """
     home = device or (world.device if world.transport == "nccl" else torch.device("cpu"))
     world = replace(world, device=home)
-    for law in (_exchange, _order, _apart, _channels, _sums, _halves, _broadcasts, _gathers, _groups, _asks, _deadline):
+    for law in (
+        _exchange,
+        _order,
+        _expected,
+        _apart,
+        _channels,
+        _sums,
+        _halves,
+        _broadcasts,
+        _gathers,
+        _groups,
+        _asks,
+        _deadline,
+    ):
         law(world, dtypes)
         world.barrier()
 
@@ -123,6 +136,28 @@ def _order(world: World, dtypes: Sequence[torch.dtype]) -> None:
     for flight in reversed(flights):
         flight.wait()
     assert [int(room[0]) for room in rooms] == list(range(20)), "batches overtook one another"
+
+
+def _expected(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """What is expected arrives in order, with what is not; what comes on another channel is not what is expected."""
+    channel, n = world.channel(), world.size
+    if n == 1:
+        return
+    right, left = (world.rank + 1) % n, (world.rank - 1) % n
+    sent = [_filled(world, 100 * (number + 1), number) for number in range(5)]
+    rooms = [torch.full_like(tensor, -1) for tensor in sent]
+    flights = []
+    for part, room_is_made in ((slice(0, 1), True), (slice(1, 3), True), (slice(3, 4), False)):
+        if room_is_made:
+            channel.expect({left: rooms[part]})
+            world.barrier()
+        flights.append(channel.post({right: sent[part]}, {left: rooms[part]}, "what is expected"))
+    for flight in flights:
+        flight.wait()
+    channel.expect({left: rooms[3:4]})
+    world.channel().post({right: sent[4:]}, {left: rooms[4:]}, "what is not").wait()
+    assert [int(room[0]) for room in rooms] == [0, 1, 2, 3, 4], "messages did not come into the room made for them"
+    assert all(bool((room == room[0]).all()) for room in rooms), "landed, but not filled"
 
 
 def _apart(world: World, dtypes: Sequence[torch.dtype]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import spawn
 import torch
-from workers.resume import BASES, SPAWNED, STEPS, WRAPS, begin, interrupted, straight
+from workers.resume import BASES, RUNS, SPAWNED, STEPS, WRAPS, begin, interrupted, straight
 
 import gossip
 import slowmo
@@ -157,16 +157,16 @@ def test_checkpoint_of_another_model() -> None:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[spawn.Saved]:
-    return spawn.mpirun(3, "workers.resume", tmp_path_factory.mktemp("resume"), "mpi")
+    return spawn.mpirun(3, "workers.resume", tmp_path_factory.mktemp("resume"), "mpi", "gloo")
 
 
 @pytest.mark.parametrize(("wrap", "base"), SPAWNED)
-@pytest.mark.parametrize("run", ["again", "resumed"])
-def test_mpirun(run: str, wrap: str, base: str, ranks: list[spawn.Saved]) -> None:
-    """And to the bits of the threads' run."""
-    threads = testing.run(3, lambda world: straight(world, wrap, base))
+@pytest.mark.parametrize("run", ["again", "resumed", "rewound", "grown"])
+@pytest.mark.parametrize("transport", ["mpi", "gloo"])
+def test_mpirun(transport: str, run: str, wrap: str, base: str, ranks: list[spawn.Saved], tmp_path: Path) -> None:
+    """To the bits of the threads' run, which is not interrupted."""
+    act = RUNS["grown" if run == "grown" else "once"]
+    threads = testing.run(3, lambda world: act(world, wrap, base, tmp_path))
     for rank, saved in enumerate(ranks):
         for when in ("now", "settled"):
-            once = saved[f"mpi/{wrap}/{base}/once/{when}"]
-            assert np.array_equal(once, saved[f"mpi/{wrap}/{base}/{run}/{when}"])
-            assert np.array_equal(once, threads[rank][when])
+            assert np.array_equal(saved[f"{transport}/{wrap}/{base}/{run}/{when}"], threads[rank][when])

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import networkx as nx
 import pytest
@@ -281,27 +282,121 @@ def test_lanes_around_a_ring_change_no_bit(size: int, monkeypatch: Patch) -> Non
         assert more > messages or size == 1
 
 
-def test_a_message_that_cannot_be_posted_names_its_peer(monkeypatch: pytest.MonkeyPatch) -> None:
-    def start(operations: Sequence[int]) -> list[object]:
-        if operations == [2]:
-            raise RuntimeError("Connection closed by peer")
-        return []
-
+@pytest.fixture
+def gloo() -> Iterator[gossip.World]:
+    """A world of this rank that takes itself for the first of three."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     with gossip.init("gloo") as world:
-        transport = world.channel()
-        transport.members, transport._seen = range(3), -1
-        monkeypatch.setattr(dist, "P2POp", lambda *_, group_peer, **__: group_peer)
-        monkeypatch.setattr(dist, "batch_isend_irecv", start)
-        message = [torch.zeros(1)]
-        with pytest.raises(gossip.PeerLost) as lost:
-            transport.post({1: message, 2: message}, {}, "round 7")
-        monkeypatch.undo()
+        yield world
     dist.destroy_process_group()
+
+
+def of_three(world: gossip.World) -> Transport:
+    channel = world.channel()
+    channel.members, channel._seen = range(3), -1
+    return channel
+
+
+def gone(tensor: torch.Tensor, *, tag: int, group: object, group_dst: int = 1, group_src: int = 1) -> object:
+    """In the place of dist.isend and dist.irecv: rank 2 has closed its connections."""
+    if 2 in (group_dst, group_src):
+        raise RuntimeError("Connection closed by peer")
+    return object()
+
+
+def test_a_message_that_cannot_be_posted_names_its_peer(gloo: gossip.World, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(dist, "isend", gone)
+    message = [torch.zeros(1)]
+    with pytest.raises(gossip.PeerLost) as lost:
+        of_three(gloo).post({1: message, 2: message}, {}, "round 7")
     assert str(lost.value) == (
         "rank 0 lost a message of round 7: it could not be posted to or from rank 2 (rank 2, never heard from in a "
         "round): torch.distributed says Connection closed by peer"
     )
+
+
+def test_nobody_is_missed_before_a_message_is_waited_for(gloo: gossip.World, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(dist, "irecv", gone)
+    channel, room = of_three(gloo), [torch.zeros(1)]
+    channel.expect({2: room})
+    with pytest.raises(gossip.PeerLost, match="a message of round 7: it could not be posted to or from rank 2"):
+        channel.post({}, {2: room}, "round 7")
+
+
+def test_what_is_received_is_what_was_expected_next(gloo: gossip.World, monkeypatch: Patch) -> None:
+    """On a channel that is of no use any more, a message must not come into room that was made for another one."""
+    monkeypatch.setattr(dist, "irecv", gone)
+    channel = of_three(gloo)
+    channel.expect({1: [torch.zeros(1)]})
+    with pytest.raises(gossip.PeerLost, match="cannot receive round 7 from rank 1, of which another message is"):
+        channel.post({}, {1: [torch.zeros(1)]}, "round 7")
+
+
+def test_what_is_expected_of_a_channel_goes_with_it(gloo: gossip.World, monkeypatch: Patch) -> None:
+    monkeypatch.setattr(dist, "irecv", gone)
+    channel, room = of_three(gloo), torch.zeros(1)
+    channel.expect({1: [room]})
+    kept, here = weakref.ref(room), weakref.ref(channel)
+    del room
+    assert kept() is not None
+    del channel
+    gc.collect()
+    assert here() is None
+    assert kept() is None
+
+
+def test_a_closed_world_posts_nothing(gloo: gossip.World) -> None:
+    channel = of_three(gloo)
+    gloo.close()
+    with pytest.raises(gossip.PeerLost, match="rank 0 cannot post round 7: its world has been closed"):
+        channel.post({1: [torch.zeros(1)]}, {}, "round 7")
+
+
+LATE = """
+import sys
+from pathlib import Path
+
+import torch
+
+import gossip
+import topologies
+
+
+def ended(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+world = gossip.init("gloo", timeout=30)
+pids = [int(Path("/proc/self").readlink().name)]
+pids = [int(each) for each in world.gather(str(pids[0]).encode())]
+parameter = torch.zeros(100, requires_grad=True)
+averager = gossip.PushSum(world, topologies.exponential(4))
+optimizer = gossip.GossipOptimizer(torch.optim.SGD([parameter], lr=0.1), averager)
+parameter.grad = torch.zeros(100)
+with torch.no_grad():
+    parameter.fill_(world.rank)
+for step in range(3):
+    while step == 2 and world.rank == 0 and not all(map(ended, pids[2:])):
+        pass
+    optimizer.step()
+optimizer.settle()
+print(f"rank {world.rank} ends with {parameter[0].item():g}", flush=True)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="whether another process has ended is read in /proc")
+def test_gloo_ends_well_when_others_have_gone_already(tmp_path: Path) -> None:
+    """They sent the last round into the room that rank 0 had made for it; no harm comes of room for a next one."""
+    script = tmp_path / "late.py"
+    script.write_text(LATE)
+    outcome = spawn.run_torchrun(4, [str(script)], timeout=90)
+    assert outcome.code == 0, outcome.output
+    assert sorted(line for line in outcome.output.splitlines() if "ends with" in line) == [
+        f"rank {rank} ends with 1.5" for rank in range(4)
+    ]
 
 
 # -- who moves messages of MPI along -----------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ class Transport(ABC):
         most_numbers: how many numbers the carrier can tell apart.
         board: where this rank is, and what is known of the others, for errors.
         closed: `close` was called.
+        expects: a message leaves only when there is room for it, so that `expect` is worth its call.
         streams: what is posted passes through one stream of a device, so that no batch travels beside another.
         outermost: it is no channel or group of another transport, so closing it closes the carrier.
     """
@@ -60,6 +61,7 @@ class Transport(ABC):
     patience = math.inf
     most_numbers = 1 << 19
     streams = False
+    expects = False
     outermost = True
     closed = False
 
@@ -92,6 +94,13 @@ class Transport(ABC):
     def size(self) -> int:
         """How many ranks are left."""
         return len(self.ranks)
+
+    def expect(self, receives: Batch) -> None:
+        """Make room already for the next message of each peer, where that lets it leave sooner, and nothing elsewhere.
+
+        The next receives from that peer on this channel have to name these very tensors, in this order. It never
+        fails: a peer that is gone is for the `post`. What is still expected of a channel goes with it.
+        """
 
     @abstractmethod
     def post(self, sends: Batch, receives: Batch, subject: str, *, together: bool = False) -> Flight:

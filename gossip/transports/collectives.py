@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -99,19 +98,6 @@ class Relay(Flight):
             leg.pause(waited, left)
 
 
-def by_turns(lanes: Sequence[Steps]) -> Steps:
-    """Relays side by side: each goes on when its flight has landed, in turn, so that others are on their way meanwhile.
-
-    They have as many flights as one another, on every rank, and so all ranks post in one order.
-    """
-    under_way = deque((lane, flight) for lane in lanes if (flight := next(lane, None)) is not None)
-    while under_way:
-        lane, landing = under_way.popleft()
-        yield landing
-        if (flight := next(lane, None)) is not None:
-            under_way.append((lane, flight))
-
-
 MOST_GATHERED = 1 << 26
 """Bytes of one rank in a gather: each rank makes room for as many as the longest announces, of all."""
 
@@ -133,11 +119,12 @@ def tree_broadcast(transport: Transport, tensors: Sequence[torch.Tensor], source
 def barrier(transport: Transport) -> Steps:
     """Dissemination: after step k each rank has heard, through others, of 2^(k+1) ranks."""
     n, rank = transport.size, transport.rank
-    reach = 1
-    while reach < n:
-        sent, heard = torch.zeros(1, dtype=torch.uint8), torch.zeros(1, dtype=torch.uint8)
-        yield transport.post({(rank + reach) % n: [sent]}, {(rank - reach) % n: [heard]}, "a barrier")
-        reach *= 2
+    word = [torch.zeros(1, dtype=torch.uint8)]
+    rooms = [(1 << step, [torch.zeros(1, dtype=torch.uint8)]) for step in range((n - 1).bit_length())]
+    for reach, room in rooms:
+        transport.expect({(rank - reach) % n: room})
+    for reach, room in rooms:
+        yield transport.post({(rank + reach) % n: word}, {(rank - reach) % n: room}, "a barrier")
 
 
 def gather(transport: Transport, data: bytes) -> list[bytes]:

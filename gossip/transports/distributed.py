@@ -1,18 +1,20 @@
 """Gloo and NCCL by torch.distributed: one batch of sends and receives a round, on a process group of its own.
 
 One class for both, so that what CPU tests prove of the batching holds on GPUs. They differ in how a batch is known to
-have landed. Gloo moves data in the background but says so only to who waits, so a thread per channel waits. NCCL
+have landed. Gloo moves data in the background but says so only to who waits, so a thread per channel waits. A message
+leaves there once its receive has been posted, so receives are posted early where they are known: see `expect`. NCCL
 works in stream order: see `streams`.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import itertools
 import queue
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -30,6 +32,10 @@ from .survival import Carrier
 BACKENDS = {"gloo": "gloo", "nccl": "cpu:gloo,cuda:nccl"}
 COUNT_BITS = 12
 """Of the 31 bits of a Gloo tag, for the messages under way at once on a channel; the channel's number has the rest."""
+
+
+Expected = defaultdict[int, deque[tuple[torch.Tensor, dist.Work]]]
+"""Rank -> what is received from it next; while the work is held, so is what Gloo fills."""
 
 
 class WaitedFlight(Flight):
@@ -118,7 +124,7 @@ class DistributedTransport(Transport):
             )
         super().__init__(dist.get_rank(), dist.get_world_size(), timeout, Carrier(dist.get_world_size()))
         self.name = name
-        self.streams = name == "nccl"
+        self.streams, self.expects = name == "nccl", name == "gloo"
         self.most_numbers = 1 << (31 - COUNT_BITS)
         self.device = device
         self._group = self._new_group()
@@ -128,9 +134,16 @@ class DistributedTransport(Transport):
         self._watchdog = Watchdog(device)
         # By the number of the channel, and the peers of what only goes to some or only comes from some.
         self._waiters: defaultdict[tuple[int, tuple[tuple[int, ...], ...]], Waiter] = defaultdict(Waiter)
+        self._expected = Expected(deque)
         self._counts: defaultdict[tuple[int, str, int], itertools.count[int]] = defaultdict(itertools.count)
         if name == "nccl":
             self._open_connections()
+
+    def __copy__(self) -> DistributedTransport:
+        """A channel or group to be: nothing is expected on it."""
+        other = object.__new__(type(self))
+        other.__dict__ |= self.__dict__ | {"_expected": Expected(deque)}
+        return other
 
     def _new_group(self) -> dist.ProcessGroup:
         # Longer than ours: a wait of Gloo's that times out closes the pair for good, and cannot name who is missing.
@@ -167,8 +180,7 @@ class DistributedTransport(Transport):
         if any(tensor.is_cuda for _, _, tensor in operations):
             return self._streamed(operations, sends, receives, subject)
         flight = WaitedFlight(self, sends, receives, subject)
-        # Gloo takes one after another anyway, and so it can be said which of them failed.
-        works = [work for operation in operations for work in self._start([operation], subject)]
+        works = [self._start(*operation, subject) for operation in operations]
         if works:
             # What only goes to some peers, or only comes from some, has landed however late the others are.
             apart = () if sends and receives else (tuple(sends), tuple(receives))
@@ -179,29 +191,48 @@ class DistributedTransport(Transport):
             flight.ended.set()
         return flight
 
-    def _start(self, operations: list[Operation], subject: str) -> list[dist.Work]:
-        try:
-            return list(
-                dist.batch_isend_irecv(
-                    [
-                        dist.P2POp(
-                            dist.isend if kind == "send" else dist.irecv,
-                            tensor,
-                            group=self._group,
-                            tag=self._tag(kind, self.ranks[peer]),
-                            group_peer=self.ranks[peer],
-                        )
-                        for kind, peer, tensor in operations
-                    ]
-                )
-            )
-        except ValueError as error:  # once the world is closed
-            raise PeerLost(f"rank {self.me} could not post {subject}: torch.distributed says {error}") from error
-        except RuntimeError as error:
-            peers = sorted({self.ranks[peer] for _, peer, _ in operations})
+    def expect(self, receives: Batch) -> None:
+        for peer, tensors in receives.items() if self.expects else ():
+            with contextlib.suppress(PeerLost):  # a peer that has ended is missed by who waits for it, if anybody does
+                for tensor in tensors:
+                    work = self._put("receive", peer, tensor, "a later message")
+                    self._expected[self.ranks[peer]].append((tensor, work))
+
+    def _start(self, kind: str, peer: int, tensor: torch.Tensor, subject: str) -> dist.Work:
+        """Post one message, or take the receive that was posted when it was expected."""
+        if kind == "send" or not self._expected[self.ranks[peer]]:
+            return self._put(kind, peer, tensor, subject)
+        room, work = self._expected[self.ranks[peer]].popleft()
+        if room is not tensor:
             raise PeerLost(
-                f"rank {self.me} lost a message of {subject}: it could not be posted to or from {called(peers)}"
-                f"{self.board.known_of(peers)}: torch.distributed says {error}"
+                f"rank {self.me} cannot receive {subject} from rank {self.ranks[peer]}, of which another message is "
+                "expected first: a wait on this channel has broken off, and it is of no use any more"
+            )
+        return work
+
+    def _put(self, kind: str, peer: int, tensor: torch.Tensor, subject: str) -> dist.Work:
+        rank = self.ranks[peer]
+        tag = self._tag(kind, rank)
+        with self._named([peer], subject):
+            if kind == "send":
+                work = dist.isend(tensor, group=self._group, group_dst=rank, tag=tag)
+            else:
+                work = dist.irecv(tensor, group=self._group, group_src=rank, tag=tag)
+        assert work is not None, "every rank is a member"
+        return work
+
+    @contextmanager
+    def _named(self, peers: Collection[int], subject: str) -> Iterator[None]:
+        """Around a post: what goes wrong is an error that says what, and to whom."""
+        if self.carrier.closed:
+            raise PeerLost(f"rank {self.me} cannot post {subject}: its world has been closed")
+        try:
+            yield
+        except RuntimeError as error:
+            ranks = sorted({self.ranks[peer] for peer in peers})
+            raise PeerLost(
+                f"rank {self.me} lost a message of {subject}: it could not be posted to or from {called(ranks)}"
+                f"{self.board.known_of(ranks)}: torch.distributed says {error}"
             ) from error
 
     def _tag(self, kind: str, peer: int) -> int:
@@ -213,9 +244,23 @@ class DistributedTransport(Transport):
         flight = StreamedFlight(self, sends, receives, subject)
         with self._in_order(flight):
             for batch in batches(operations):
-                for work in self._start(batch, subject):
+                for work in self._start_batch(batch, subject):
                     work.wait()  # orders our stream after NCCL's; the host goes on
         return flight
+
+    def _start_batch(self, batch: Sequence[Operation], subject: str) -> list[dist.Work]:
+        operations = [
+            dist.P2POp(
+                dist.isend if kind == "send" else dist.irecv,
+                tensor,
+                group=self._group,
+                tag=self._tag(kind, self.ranks[peer]),
+                group_peer=self.ranks[peer],
+            )
+            for kind, peer, tensor in batch
+        ]
+        with self._named({peer for _, peer, _ in batch}, subject):
+            return list(dist.batch_isend_irecv(operations))
 
     @contextmanager
     def _in_order(self, flight: StreamedFlight) -> Iterator[None]:
@@ -265,6 +310,7 @@ class DistributedTransport(Transport):
         return flight
 
     def close(self) -> None:
+        self.carrier.closed = True
         for waiter in self._waiters.values():
             waiter.stop()
         self._watchdog.stop()

@@ -6,19 +6,21 @@ Around a ring for few ranks, in fewer rounds for many.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 
 from .base import Transport
-from .collectives import Steps, by_turns
+from .collectives import Steps
+from .flight import Flight
 
 RING = 16
 """Ranks up to which the exact sum goes around a ring."""
 
-LANE = 1 << 16
-"""Bytes of a block from which on it goes around in two halves."""
+LANE = 1 << 20
+"""Bytes of a block from which on it goes around in two halves; with smaller ones that costs more than it hides."""
 
 SEGMENT = 1 << 26
 """Bytes that are summed at once on more ranks, which bounds the memory that this takes beside the tensors."""
@@ -35,13 +37,14 @@ def exact_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
     """
     if transport.size > RING:
         return circulant_sum(transport, tensors)
-    return _in_lanes(transport, tensors, partial(ring_sum, transport, tensors))
+    return ring_sum(transport, tensors, _lanes(transport, tensors))
 
 
 def reduce_scatter(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
     """The first half of `exact_sum`: in place, each rank has the sum of its `own_parts`, and the rest is of no use."""
     if transport.size <= RING:
-        yield from _in_lanes(transport, tensors, partial(ring_scatter, transport, tensors))
+        ring = Ring(transport, tensors, _lanes(transport, tensors))
+        yield from ring.around(ring.scatter())
         return
     for segment in _segments(tensors):
         yield from circulant_scatter(transport, _cut(tensors, segment))
@@ -50,7 +53,8 @@ def reduce_scatter(transport: Transport, tensors: Sequence[torch.Tensor]) -> Ste
 def all_gather(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
     """The second half of `exact_sum`: every rank's `own_parts` go to all others, in place."""
     if transport.size <= RING:
-        yield from _in_lanes(transport, tensors, partial(_ring_back, transport, tensors))
+        ring = Ring(transport, tensors, _lanes(transport, tensors))
+        yield from ring.around(ring.gather(transport.rank + 1, "an exact sum"))
         return
     for segment in _segments(tensors):
         yield from circulant_gather(transport, _cut(tensors, segment))
@@ -70,51 +74,93 @@ def own_parts(transport: Transport, tensors: Sequence[torch.Tensor]) -> list[Par
     return parts
 
 
-def _in_lanes(transport: Transport, tensors: Sequence[torch.Tensor], around: Callable[[int, int], Steps]) -> Steps:
-    """`around(lane, lanes)` for each lane, by turns: of large blocks one half is added while the other travels."""
+def _lanes(transport: Transport, tensors: Sequence[torch.Tensor]) -> int:
+    """In how many parts each block goes around: of large ones one half is added while the other travels."""
     nbytes = sum(tensor.nbytes for tensor in tensors) // transport.size
-    lanes = 1 if transport.streams or nbytes < LANE else 2
-    return by_turns([around(lane, lanes) for lane in range(lanes)])
+    return 1 if transport.streams or nbytes < LANE else 2
 
 
-def ring_sum(transport: Transport, tensors: Sequence[torch.Tensor], lane: int = 0, lanes: int = 1) -> Steps:
-    """Reduce-scatter, then all-gather, around the ring, in 2(n-1) rounds; of each block part `lane` of `lanes`."""
-    yield from ring_scatter(transport, tensors, lane, lanes)
-    yield from _ring_back(transport, tensors, lane, lanes)
+class Hop(NamedTuple):
+    """What goes to the right, what comes from the left, and what that is added to where it does not stay."""
+
+    give: Sequence[torch.Tensor]
+    take: Sequence[torch.Tensor]
+    subject: str
+    to: Sequence[torch.Tensor] = ()
 
 
-def ring_scatter(transport: Transport, tensors: Sequence[torch.Tensor], lane: int = 0, lanes: int = 1) -> Steps:
-    """Of n blocks, rank r ends with the sum of block r+1."""
-    n, rank = transport.size, transport.rank
-    right, left = (rank + 1) % n, (rank - 1) % n
-    for hop in range(n - 1):
-        give, mine = (blocks(blocks(tensors, rank - hop - back, 1, n), lane, 1, lanes) for back in (0, 1))
-        arriving = [torch.empty_like(part) for part in mine]
-        yield transport.post({right: give}, {left: arriving}, f"hop {hop} of an exact sum", together=True)
-        for part, addend in zip(mine, arriving, strict=True):
-            part.add_(addend)
-
-
-def _ring_back(transport: Transport, tensors: Sequence[torch.Tensor], lane: int, lanes: int) -> Steps:
-    return ring_gather(transport, tensors, transport.rank + 1, "an exact sum", lane, lanes, together=True)
+def ring_sum(transport: Transport, tensors: Sequence[torch.Tensor], lanes: int = 1) -> Steps:
+    """Reduce-scatter, then all-gather, around the ring, in 2(n-1) rounds, each block in so many parts."""
+    ring = Ring(transport, tensors, lanes)
+    return ring.around(itertools.chain(ring.scatter(), ring.gather(transport.rank + 1, "an exact sum")))
 
 
 def ring_gather(
-    transport: Transport,
-    tensors: Sequence[torch.Tensor],
-    own: int,
-    subject: str,
-    lane: int = 0,
-    lanes: int = 1,
-    *,
-    together: bool = False,
+    transport: Transport, tensors: Sequence[torch.Tensor], own: int, subject: str, *, together: bool = False
 ) -> Steps:
     """Of the n blocks of each tensor this rank has block `own`, the one on its right block `own` + 1: all get all."""
-    n, rank = transport.size, transport.rank
-    right, left = (rank + 1) % n, (rank - 1) % n
-    for hop in range(n - 1):
-        give, take = (blocks(blocks(tensors, own - hop - back, 1, n), lane, 1, lanes) for back in (0, 1))
-        yield transport.post({right: give}, {left: take}, f"hop {hop} around, {subject}", together=together)
+    ring = Ring(transport, tensors)
+    return ring.around(ring.gather(own, subject), together=together)
+
+
+class Ring:
+    """Ranks that each give to the one on their right, n blocks of tensors, and hops that move one block each.
+
+    lanes: in so many parts, as many of which are under way at once.
+    """
+
+    def __init__(self, transport: Transport, tensors: Sequence[torch.Tensor], lanes: int = 1) -> None:
+        self._transport, self._tensors, self._lanes = transport, tensors, lanes
+        self._parts: dict[tuple[int, int], list[torch.Tensor]] = {}  # each of them is received, then given
+
+    def _part(self, block: int, lane: int) -> list[torch.Tensor]:
+        n = self._transport.size
+        if (block % n, lane) not in self._parts:
+            self._parts[block % n, lane] = blocks(blocks(self._tensors, block, 1, n), lane, 1, self._lanes)
+        return self._parts[block % n, lane]
+
+    def scatter(self) -> Iterator[Hop]:
+        """After these hops rank r has the sum of block r+1."""
+        n, rank = self._transport.size, self._transport.rank
+        for hop, lane in itertools.product(range(n - 1), range(self._lanes)):
+            give, mine = (self._part(rank - hop - back, lane) for back in (0, 1))
+            arriving = [torch.empty_like(part) for part in mine]
+            yield Hop(give, arriving, f"hop {hop} of an exact sum", mine)
+
+    def gather(self, own: int, subject: str) -> Iterator[Hop]:
+        """This rank has block `own`, the one on its right block `own` + 1: after these hops all have all."""
+        for hop, lane in itertools.product(range(self._transport.size - 1), range(self._lanes)):
+            give, take = (self._part(own - hop - back, lane) for back in (0, 1))
+            yield Hop(give, take, f"hop {hop} around, {subject}")
+
+    def around(self, hops: Iterator[Hop], *, together: bool = True) -> Steps:
+        """Post hop after hop, each once what it gives is there, with room for the next where that lets it leave."""
+        transport = self._transport
+        right, left = (transport.rank + 1) % transport.size, (transport.rank - 1) % transport.size
+        under_way: deque[tuple[Flight, Hop]] = deque()
+        for hop in hops:
+            transport.expect({left: hop.take})
+            if len(under_way) == self._lanes:
+                yield from _landed(under_way)
+            flight = transport.post({right: hop.give}, {left: hop.take}, hop.subject, together=together)
+            under_way.append((flight, hop))
+            if len(under_way) == self._lanes and not transport.expects:  # then the next one takes no room as yet
+                yield from _landed(under_way)
+        while under_way:
+            yield from _landed(under_way)
+
+
+def _landed(under_way: deque[tuple[Flight, Hop]]) -> Steps:
+    """The oldest, and what is done with it then."""
+    flight, hop = under_way.popleft()
+    yield flight
+    if hop.to:
+        _add_(hop.to, hop.take)
+
+
+def _add_(parts: Sequence[torch.Tensor], addends: Sequence[torch.Tensor]) -> None:
+    for part, addend in zip(parts, addends, strict=True):
+        part.add_(addend)
 
 
 def circulant_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
@@ -139,8 +185,7 @@ def circulant_scatter(transport: Transport, segment: Sequence[torch.Tensor]) -> 
         arriving = [torch.empty_like(part) for part in mine]
         give = blocks(segment, rank + skip, count, n)
         yield transport.post({(rank + skip) % n: give}, {(rank - skip) % n: arriving}, "an exact sum")
-        for part, addend in zip(mine, arriving, strict=True):
-            part.add_(addend)
+        _add_(mine, arriving)
 
 
 def circulant_gather(transport: Transport, segment: Sequence[torch.Tensor]) -> Steps:
@@ -180,8 +225,13 @@ def _cut(tensors: Sequence[torch.Tensor], segment: Sequence[Part]) -> list[torch
 
 
 def blocks(tensors: Sequence[torch.Tensor], first: int, count: int, n: int) -> list[torch.Tensor]:
-    """Blocks first, first+1, …, modulo n, of each tensor; nothing is sent for those that are empty."""
+    """Blocks first, first+1, …, modulo n, of each one-dimensional tensor; nothing is sent for those that are empty."""
     first %= n
-    runs = [(first, min(first + count, n)), (0, max(0, first + count - n))]
-    parts = [tensor[start * len(tensor) // n : stop * len(tensor) // n] for tensor in tensors for start, stop in runs]
-    return [part for part in parts if part.numel()]
+    runs = [(first, min(first + count, n)), (0, first + count - n)]
+    parts = []
+    for tensor in tensors:
+        length = tensor.numel()
+        for start, stop in ((start * length // n, stop * length // n) for start, stop in runs):
+            if start < stop:
+                parts.append(tensor[start:stop])
+    return parts

@@ -49,6 +49,8 @@ class Carrier:
     """
 
     outlives = False
+    closed = False
+    """It has been given back."""
 
     def __init__(self, size: int) -> None:
         self.size = size

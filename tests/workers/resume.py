@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -157,6 +158,41 @@ def interrupted(world: gossip.World, wrap: str, base: str, at: int, folder: Path
     return second.bits()
 
 
+def rewound(world: gossip.World, wrap: str, base: str, at: int) -> dict[str, Any]:
+    """To the end, and by the same objects once more from step `at` on."""
+    training = begin(world, wrap, base)
+    training.train(world.rank, range(at))
+    state = copy.deepcopy(training.state())
+    training.train(world.rank, range(at, STEPS))
+    training.load(state)
+    training.train(world.rank, range(at, STEPS))
+    return training.bits()
+
+
+def grown(world: gossip.World, wrap: str, base: str) -> dict[str, Any]:
+    """With one more layer from step 7 on."""
+    training = begin(world, wrap, base)
+    training.train(world.rank, range(7))
+    tail = torch.nn.Linear(3, 3, bias=False)
+    with torch.no_grad():
+        tail.weight.copy_(torch.eye(3))
+    training.optimizer.add_param_group({"params": tail.parameters(), "lr": 0.01})
+    model = torch.nn.Sequential(training.model, tail)
+    constant = torch.optim.lr_scheduler.ConstantLR(training.optimizer, 1.0)
+    more = Training(model, training.optimizer, constant)
+    more.train(world.rank, range(7, STEPS))
+    return more.bits()
+
+
+RUNS: dict[str, Callable[[gossip.World, str, str, Path], dict[str, Any]]] = {
+    "once": lambda world, wrap, base, _: straight(world, wrap, base),
+    "again": lambda world, wrap, base, _: straight(world, wrap, base, ask=True),
+    "resumed": lambda world, wrap, base, folder: interrupted(world, wrap, base, 7, folder),
+    "rewound": lambda world, wrap, base, _: rewound(world, wrap, base, 7),
+    "grown": lambda world, wrap, base, _: grown(world, wrap, base),
+}
+
+
 def main(folder: str, *transports: str) -> None:
     """Over each transport in turn."""
     torch.set_num_threads(1)
@@ -166,13 +202,8 @@ def main(folder: str, *transports: str) -> None:
             rank = everyone.rank
             for wrap, base in SPAWNED:
                 world = everyone.group(range(everyone.size))  # with room for the channels of so many runs
-                runs = {
-                    "once": straight(world, wrap, base),
-                    "again": straight(world, wrap, base, ask=True),
-                    "resumed": interrupted(world, wrap, base, 7, Path(folder)),
-                }
-                for run, bits in runs.items():
-                    for when, numbers in bits.items():
+                for run, act in RUNS.items():
+                    for when, numbers in act(world, wrap, base, Path(folder)).items():
                         results[f"{transport}/{wrap}/{base}/{run}/{when}"] = numbers
     np.savez(Path(folder) / f"{rank}.npz", **results)
 
