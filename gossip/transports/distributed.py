@@ -249,17 +249,17 @@ class DistributedTransport(Transport):
         return flight
 
     def _start_batch(self, batch: Sequence[Operation], subject: str) -> list[dist.Work]:
-        operations = [
-            dist.P2POp(
-                dist.isend if kind == "send" else dist.irecv,
-                tensor,
-                group=self._group,
-                tag=self._tag(kind, self.ranks[peer]),
-                group_peer=self.ranks[peer],
-            )
-            for kind, peer, tensor in batch
-        ]
         with self._named({peer for _, peer, _ in batch}, subject):
+            operations = [
+                dist.P2POp(
+                    dist.isend if kind == "send" else dist.irecv,
+                    tensor,
+                    group=self._group,
+                    tag=self._tag(kind, self.ranks[peer]),
+                    group_peer=self.ranks[peer],
+                )
+                for kind, peer, tensor in batch
+            ]
             return list(dist.batch_isend_irecv(operations))
 
     @contextmanager
