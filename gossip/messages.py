@@ -42,6 +42,8 @@ class Messages(Averager):
         self._inside = None if node is None else node.channel()
         self._mark: float | None = None
         self._room: list[list[torch.Tensor]] = []
+        self._ahead: dict[int, list[torch.Tensor]] = {}  # in-peer -> what its next message is expected in
+        self._looks_ahead = False
 
     def describe(self) -> str:
         return self._description
@@ -86,6 +88,10 @@ class Messages(Averager):
         return post_in_parts(self._channel, self._inside, sends, receives, subject, together=together)
 
     def rebind(self) -> None:
+        if self._looks_ahead:  # in rooms of other sizes
+            self._channel = self._channel.channel()
+            self._ahead.clear()
+            self._looks_ahead = False
         self._room.clear()
         self._mark = None
 
@@ -141,6 +147,22 @@ class Messages(Averager):
         numbers = 1 if weight.is_cuda else 3 + self.mass.checksums
         envelope = torch.zeros(numbers, dtype=torch.float64, device=weight.device)
         return [envelope, *(self.wire.room(values) for values in self.mass.values)]
+
+    def _room_for(self, peer: int) -> list[torch.Tensor]:
+        """Where the next message of `peer` arrives."""
+        return self._ahead.pop(peer) if peer in self._ahead else self._take_room()
+
+    def _look_ahead(self, number: int) -> None:
+        """Make room for round `number` where its messages leave only then, so that who is ahead need not wait for us.
+
+        Each message goes into the oldest room for its sender, whichever round it is of.
+        """
+        self._looks_ahead = self._channel.expects and self._inside is None
+        if self._looks_ahead:
+            for peer in sorted(self.topology.turn(self._channel.rank, number).receives):
+                if peer not in self._ahead:
+                    self._ahead[peer] = self._take_room()
+                    self._channel.expect({peer: self._ahead[peer]})
 
     def _snapshot(self, number: int) -> list[torch.Tensor]:
         """Room for one message, and in it the values as they are now, as round `number` carries them."""

@@ -85,8 +85,6 @@ class Rounds(Messages):
         self._next = 0  # the first step that has not been posted
         self._given: deque[tuple[int, int, float]] = deque()
         self._heard: dict[int, int] = {}
-        self._ahead: dict[int, list[torch.Tensor]] = {}  # room for the next message of an in-peer
-        self._looks_ahead = False
         self._aloft: deque[Round] = deque()
 
     def bind(self, mass: Mass, every: int) -> None:
@@ -122,7 +120,7 @@ class Rounds(Messages):
         if self.overlap == 0:
             if self.due(step):
                 self._post(step)
-                self._look_ahead()  # now, while all wait, it costs no time, and room for one message more
+                self._look_ahead(self.rounds)  # now, while all wait, it costs no time, and room for one message more
             self.land(step)
 
     def post(self, step: int) -> None:
@@ -147,9 +145,7 @@ class Rounds(Messages):
         sends = {
             peer: [self._envelope(share * mass.weight, number, values), *values] for peer, share in turn.sends.items()
         }
-        arriving = {
-            peer: self._ahead.pop(peer) if peer in self._ahead else self._take_room() for peer in sorted(turn.receives)
-        }
+        arriving = {peer: self._room_for(peer) for peer in sorted(turn.receives)}
         # Where all wait for a round, a rank is hardly ahead of another, and asking for room would only cost time.
         flight = self._post_batch(sends, arriving, f"round {number}", together=self.overlap == 0)
         if leaving is None:
@@ -177,22 +173,9 @@ class Rounds(Messages):
         mass.merge_([(envelope[0], values) for envelope, *values in round.arriving.values()], self.wire)
         mass.round_landed()
         self._give_back(round)
-        self._look_ahead()
+        self._look_ahead(self.rounds)  # not before: messages of two rounds would share our link
         mass.stats.last.rounds_landed += 1
         mass.stats.last.oldest_age = max(mass.stats.last.oldest_age, self._step - round.posted)
-
-    def _look_ahead(self) -> None:
-        """Make room for the next round where its messages leave only then, so that who is ahead need not wait for us.
-
-        Where others compute meanwhile not before this round has landed, for their messages would share our link with
-        it. Each message goes into the oldest room for its sender, whichever round it is of.
-        """
-        self._looks_ahead = self._channel.expects and self._inside is None
-        if self._looks_ahead:
-            for peer in sorted(self.topology.turn(self._channel.rank, self.rounds).receives):
-                if peer not in self._ahead:
-                    self._ahead[peer] = self._take_room()
-                    self._channel.expect({peer: self._ahead[peer]})
 
     def _settle(self) -> None:
         while self._aloft:
@@ -205,10 +188,6 @@ class Rounds(Messages):
 
     def rebind(self) -> None:
         assert not self._aloft, "the buckets change with nothing in flight"
-        if self._looks_ahead:  # in rooms of other sizes
-            self._channel = self._channel.channel()
-            self._ahead.clear()
-            self._looks_ahead = False
         super().rebind()
 
     # -- when a rank has died ------------------------------------------------------------------------------------------

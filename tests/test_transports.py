@@ -383,7 +383,7 @@ for step in range(3):
         pass
     optimizer.step()
 optimizer.settle()
-print(f"rank {world.rank} ends with {parameter[0].item():g}", flush=True)
+sys.stdout.write(f"rank {world.rank} ends with {parameter[0].item():g}\\n")  # in one piece, beside the others'
 """
 
 
