@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import networkx as nx
 import pytest
@@ -19,7 +20,7 @@ import gossip
 import topologies
 from gossip import testing
 from gossip.testing import Network
-from gossip.transports import Transport, collectives, pacing, parcels, streams, sums
+from gossip.transports import Transport, collectives, distributed, pacing, parcels, streams, sums
 from gossip.transports.mpi_engine import Engine
 
 Sum = Callable[[Transport, Sequence[torch.Tensor]], collectives.Steps]
@@ -350,6 +351,74 @@ def test_a_closed_world_posts_nothing(gloo: gossip.World) -> None:
     gloo.close()
     with pytest.raises(gossip.PeerLost, match="rank 0 cannot post round 7: its world has been closed"):
         channel.post({1: [torch.zeros(1)]}, {}, "round 7")
+
+
+class Gloo:
+    """In the place of dist.isend and dist.irecv: what was posted, (to a peer or from it, bytes, tag), ends on `end`."""
+
+    def __init__(self, monkeypatch: Patch) -> None:
+        self.ends: dict[tuple[str, int, int, int], threading.Event] = {}
+        self.posted = threading.Condition()
+        monkeypatch.setattr(
+            dist, "isend", lambda tensor, group, group_dst, tag: self.post("to", group_dst, tensor, tag)
+        )
+        monkeypatch.setattr(
+            dist, "irecv", lambda tensor, group, group_src, tag: self.post("of", group_src, tensor, tag)
+        )
+
+    def post(self, way: str, peer: int, tensor: torch.Tensor, tag: int) -> object:
+        ended = threading.Event()
+        with self.posted:
+            self.ends[way, peer, tensor.nbytes, tag] = ended
+            self.posted.notify_all()
+        return SimpleNamespace(wait=lambda: ended.wait(30))
+
+    def end(self, way: str, peer: int, nbytes: int) -> int:
+        """Let such a one end, once it has been posted; its tag."""
+        with self.posted:
+            assert self.posted.wait_for(lambda: self.such(way, peer, nbytes), timeout=30)
+            (key,) = self.such(way, peer, nbytes)
+            self.ends.pop(key).set()
+        return key[3]
+
+    def such(self, way: str, peer: int, nbytes: int) -> list[tuple[str, int, int, int]]:
+        return [key for key in self.ends if key[:3] == (way, peer, nbytes)]
+
+
+def test_over_gloo_a_long_message_has_landed_when_its_receiver_says_so(gloo: gossip.World, monkeypatch: Patch) -> None:
+    """The kernel may have taken it long before: what was sent next, to another peer, would share the line with it."""
+    mail, channel, long = Gloo(monkeypatch), of_three(gloo), distributed.LONG
+    flight = channel.post({1: [torch.zeros(long // 4)]}, {2: [torch.zeros(long // 4)]}, "round 7")
+    tags = [mail.end("of", 2, long), mail.end("to", 2, 1), mail.end("to", 1, long)]
+    with pytest.raises(gossip.PeerTimeout, match="could not hand its message to rank 1 in round 7"):
+        flight.wait(timeout=0.05)
+    tags.append(mail.end("of", 1, 1))
+    flight.wait(timeout=30)
+    assert tags[0] == tags[2] != tags[1] == tags[3], "the words of two ranks meet no messages"
+    assert not mail.ends
+
+
+@pytest.mark.parametrize(("more", "together"), [(0, True), (-4, False)])
+def test_no_word_is_said_of_what_is_waited_for_or_short(
+    more: int, together: bool, gloo: gossip.World, monkeypatch: Patch
+) -> None:
+    mail, nbytes = Gloo(monkeypatch), distributed.LONG + more
+    tensors = [torch.zeros(nbytes // 4 - 1), torch.zeros(1)]
+    flight = of_three(gloo).post({1: tensors}, {2: tensors}, "round 7", together=together)
+    for peer, way in ((2, "of"), (1, "to")):
+        mail.end(way, peer, nbytes - 4)
+        mail.end(way, peer, 4)
+    flight.wait(timeout=30)
+    assert not mail.ends
+
+
+def test_who_has_a_message_does_not_miss_its_sender(gloo: gossip.World, monkeypatch: Patch) -> None:
+    """That may be gone before the word is said."""
+    mail = Gloo(monkeypatch)
+    flight = of_three(gloo).post({}, {2: [torch.zeros(distributed.LONG // 4)]}, "round 7")
+    monkeypatch.setattr(dist, "isend", gone)
+    mail.end("of", 2, distributed.LONG)
+    flight.wait(timeout=30)
 
 
 LATE = """

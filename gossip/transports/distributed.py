@@ -1,9 +1,10 @@
 """Gloo and NCCL by torch.distributed: one batch of sends and receives a round, on a process group of its own.
 
 One class for both, so that what CPU tests prove of the batching holds on GPUs. They differ in how a batch is known to
-have landed. Gloo moves data in the background but says so only to who waits, so a thread per channel waits. A message
-leaves there once its receive has been posted, so receives are posted early where they are known: see `expect`. NCCL
-works in stream order: see `streams`.
+have landed. Gloo moves data in the background but says so only to who waits, so a thread per channel waits: see
+`waiter`. A message leaves there once its receive has been posted, so receives are posted early where they are known:
+see `expect`. And a send has ended there once the kernel has all of it, so the receiver of a long message says a word
+when it has come. NCCL works in stream order: see `streams`.
 """
 
 from __future__ import annotations
@@ -28,8 +29,12 @@ from .survival import Carrier
 from .waiter import WaitedFlight, Waiter
 
 BACKENDS = {"gloo": "gloo", "nccl": "cpu:gloo,cuda:nccl"}
-COUNT_BITS = 12
-"""Of the 31 bits of a Gloo tag, for the messages under way at once on a channel; the channel's number has the rest."""
+COUNT_BITS = 11
+"""Of the 31 bits of a Gloo tag, for the messages under way at once on a channel; one more is for words, and the
+channel's number has the rest."""
+
+LONG = 1 << 16
+"""Bytes of a message from which on its receiver says that it has come: what follows would overtake its end."""
 
 
 Expected = defaultdict[int, deque[tuple[torch.Tensor, dist.Work]]]
@@ -49,7 +54,7 @@ class DistributedTransport(Transport):
         super().__init__(dist.get_rank(), dist.get_world_size(), timeout, Carrier(dist.get_world_size()))
         self.name = name
         self.streams, self.expects = name == "nccl", name == "gloo"
-        self.most_numbers = 1 << (31 - COUNT_BITS)
+        self.most_numbers = 1 << (30 - COUNT_BITS)
         self.device = device
         self._group = self._new_group()
         # A group whose point-to-point and collectives share a communicator serialises them.
@@ -95,21 +100,21 @@ class DistributedTransport(Transport):
         self.post(out, into, "the first exchange").wait()
 
     def post(self, sends: Batch, receives: Batch, subject: str, *, together: bool = False) -> Flight:
-        operations = [
-            (kind, peer, tensor)
-            for kind, batch in (("receive", receives), ("send", sends))
-            for peer, tensors in batch.items()
-            for tensor in tensors
-        ]
-        if any(tensor.is_cuda for _, _, tensor in operations):
-            return self._streamed(operations, sends, receives, subject)
+        received, sent = _operations("receive", receives), _operations("send", sends)
+        if any(tensor.is_cuda for _, _, tensor in (*received, *sent)):
+            return self._streamed([*received, *sent], sends, receives, subject)
         flight = WaitedFlight(self, sends, receives, subject)
-        works = [self._start(*operation, subject) for operation in operations]
+        words = {}
+        if not together:  # what is posted next may be for others
+            words = {peer: [torch.empty(1, dtype=torch.uint8)] for peer in _long(sends)}
+            flight.asked = _long(receives)
+        operations = [*received, *_operations("hear", words), *sent]
+        works = [(kind, peer, self._start(kind, peer, tensor, subject)) for kind, peer, tensor in operations]
         if works:
             # What only goes to some peers, or only comes from some, has landed however late the others are.
             apart = () if sends and receives else (tuple(sends), tuple(receives))
             waiter = self._waiters[self.number, apart]
-            waiter.add(flight, [(k, p, work) for (k, p, _), work in zip(operations, works, strict=True)])
+            waiter.add(flight, works)
         else:
             flight.landed = time.perf_counter()
             flight.ended.set()
@@ -124,7 +129,7 @@ class DistributedTransport(Transport):
 
     def _start(self, kind: str, peer: int, tensor: torch.Tensor, subject: str) -> dist.Work:
         """Post one message, or take the receive that was posted when it was expected."""
-        if kind == "send" or not self._expected[self.ranks[peer]]:
+        if kind != "receive" or not self._expected[self.ranks[peer]]:
             return self._put(kind, peer, tensor, subject)
         room, work = self._expected[self.ranks[peer]].popleft()
         if room is not tensor:
@@ -138,7 +143,7 @@ class DistributedTransport(Transport):
         rank = self.ranks[peer]
         tag = self._tag(kind, rank)
         with self._named([peer], subject):
-            if kind == "send":
+            if kind in ("send", "say"):
                 work = dist.isend(tensor, group=self._group, group_dst=rank, tag=tag)
             else:
                 work = dist.irecv(tensor, group=self._group, group_src=rank, tag=tag)
@@ -160,8 +165,14 @@ class DistributedTransport(Transport):
             ) from error
 
     def _tag(self, kind: str, peer: int) -> int:
-        """Gloo matches by tag: the channel, and which of its messages between the two ranks it is."""
-        return self.number << COUNT_BITS | next(self._counts[self.number, kind, peer]) % (1 << COUNT_BITS)
+        """Gloo matches by tag: the channel, and which of its messages between the two ranks it is, or of its words."""
+        number = 2 * self.number + (kind in ("say", "hear"))
+        return number << COUNT_BITS | next(self._counts[self.number, kind, peer]) % (1 << COUNT_BITS)
+
+    def say(self, peer: int, subject: str) -> None:
+        """The word that all of a message has come. A peer that is gone by now misses it, if anybody does."""
+        with contextlib.suppress(PeerLost), self._named([peer], subject):
+            self._put("say", peer, torch.empty(1, dtype=torch.uint8), subject).wait()
 
     def _streamed(self, operations: list[Operation], sends: Batch, receives: Batch, subject: str) -> StreamedFlight:
         assert all(tensor.is_cuda for _, _, tensor in operations), "one batch is of one kind of memory"
@@ -240,3 +251,12 @@ class DistributedTransport(Transport):
         self._watchdog.stop()
         for group in {self._group, self._sums}:
             dist.destroy_process_group(group)
+
+
+def _operations(kind: str, batch: Batch) -> list[Operation]:
+    return [(kind, peer, tensor) for peer, tensors in batch.items() for tensor in tensors]
+
+
+def _long(batch: Batch) -> set[int]:
+    """Peers whose message is so long that a word is said when it has come; alike at both ends."""
+    return {peer for peer, tensors in batch.items() if sum(tensor.nbytes for tensor in tensors) >= LONG}

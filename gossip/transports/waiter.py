@@ -6,6 +6,7 @@ import atexit
 import queue
 import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import torch.distributed as dist
@@ -14,18 +15,24 @@ from ..errors import PeerLost
 from .flight import Batch, Flight
 
 if TYPE_CHECKING:
-    from .base import Transport
+    from .distributed import DistributedTransport
 
 
 class WaitedFlight(Flight):
-    """A batch on the CPU: landed when the channel's waiter says so."""
+    """A batch on the CPU: landed when the channel's waiter says so.
 
-    def __init__(self, transport: Transport, sends: Batch, receives: Batch, subject: str) -> None:
+    asked: peers that wait for a word that their message has come.
+    """
+
+    transport: DistributedTransport
+
+    def __init__(self, transport: DistributedTransport, sends: Batch, receives: Batch, subject: str) -> None:
         super().__init__(transport, sends, receives, subject)
         self.ended = threading.Event()
         self.failure: Exception | None = None
         self.unheard: set[int] = set(receives)
         self.untaken: set[int] = set(sends)
+        self.asked: set[int] = set()
 
     def done(self) -> bool:
         if not self.ended.is_set():
@@ -37,6 +44,15 @@ class WaitedFlight(Flight):
                 f"{self.failure}"
             ) from self.failure
         return True
+
+    def note(self, kind: str, peer: int) -> None:
+        """What it receives of `peer` has come, or what it sends has been taken."""
+        if kind != "receive":
+            self.untaken.discard(peer)
+            return
+        self.unheard.discard(peer)
+        if peer in self.asked:
+            self.transport.say(peer, self.subject)
 
     def missing(self) -> tuple[list[int], list[int]]:
         # Receives are waited for first: until they are there nothing is known of the sends.
@@ -56,7 +72,7 @@ class Waiter:
         self._stopped = False
 
     def add(self, flight: WaitedFlight, works: list[tuple[str, int, dist.Work]]) -> None:
-        """Wait for `flight` too; each of its works is ("send" or "receive", peer, work)."""
+        """Wait for `flight` too; its works are ("receive", "hear" or "send", peer, work), those that come first."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="gossip-gloo-waiter", daemon=True)
             self._thread.start()
@@ -66,15 +82,13 @@ class Waiter:
     def _run(self) -> None:
         while (batch := self._batches.get()) is not None:
             flight, works = batch
-            left = {kind: {peer: 0 for _, peer, _ in works} for kind in ("send", "receive")}
-            for kind, peer, _ in works:
-                left[kind][peer] += 1
+            left = Counter((kind == "receive", peer) for kind, peer, _ in works)
             try:
                 for kind, peer, work in works:
                     work.wait()
-                    left[kind][peer] -= 1
-                    if not left[kind][peer]:
-                        (flight.untaken if kind == "send" else flight.unheard).discard(peer)
+                    left[kind == "receive", peer] -= 1
+                    if not left[kind == "receive", peer]:
+                        flight.note(kind, peer)
                 flight.landed = time.perf_counter()
             except RuntimeError as error:
                 flight.failure = error
