@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import defaultdict, deque
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from gossip.transports import flight, mpi_flight, pacing, parcels
+from gossip.transports import flight, mpi_engine, mpi_flight, pacing, parcels
 from gossip.transports.mpi_flight import MpiFlight
 
 
@@ -247,22 +247,37 @@ class Direct:
         return parcels.Plain(peer, line, [tensor])
 
 
+@pytest.mark.parametrize("inward", [True, False])
 @pytest.mark.parametrize(("count", "at_once"), [(parcels.FEW, True), (parcels.FEW + 1, False)])
-def test_who_posts_does_not_hand_over_many_pieces(count: int, at_once: bool, clock: Clock) -> None:
-    """Though the word that there is room has come already."""
-    sent: list[object] = []
+def test_who_posts_does_not_hand_over_many_pieces(count: int, at_once: bool, inward: bool, clock: Clock) -> None:
+    """Though the word that there is room has come already; and that word leaves with the first of them."""
+    handed: list[tuple[bool, Any]] = []
 
-    class Wire:
-        def isend(self, memory: object, line: parcels.Line) -> Any:
-            sent.append(memory)
-
-        def irecv(self, memory: object, line: parcels.Line) -> Any:
+    class Comm:
+        def Isend(self, memory: list[Any], place: int, tag: int) -> Any:
+            handed.append((False, memory[0]))
             return Request(clock, 0.0)
 
-    parcel = parcels.Plain(1, parcels.Line(False, 1, 0), range(count), asking=True)
-    assert parcel.post(Wire()) == at_once
-    assert at_once or (not sent and parcel.post(Wire()))
-    assert sent == list(range(count))
+        def Irecv(self, memory: list[Any], place: int, tag: int) -> Any:
+            handed.append((True, memory[0]))
+            return Request(clock, 0.0)
+
+    engine: Any = object.__new__(mpi_engine.Engine)
+    engine._queues, engine._byte, engine.comm = defaultdict(deque), None, Comm()
+    line = parcels.Line(inward, 1, 0)
+    parcel = parcels.Plain(1, line, range(count), asking=True)
+    engine.post(parcel)
+    assert parcel.posted == at_once
+    words = [(way, piece) for way, piece in handed if piece is parcels.NOTHING]
+    assert [way for way, _ in words] == [not inward]
+    messages = [piece for _, piece in handed if piece is not parcels.NOTHING]
+    assert messages == list(range(count if at_once else parcels.FEW if inward else 0))
+    if not at_once:
+        engine.dispatch(line)
+    assert parcel.posted
+    assert [piece for way, piece in handed if way == inward and piece is not parcels.NOTHING] == list(range(count))
+    assert len(parcel.requests) == count
+    assert len(handed) == count + 1
 
 
 SMALL, LARGE = torch.zeros(100), torch.zeros(40 * parcels.EAGER // 4)

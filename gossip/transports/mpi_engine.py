@@ -153,12 +153,8 @@ class Engine(Lasting):
 
     def post(self, parcel: Parcel) -> None:
         """Put `parcel` behind what waits on the same line; the caller holds the lock."""
-        queue = self._queues[parcel.line]
-        if queue or not parcel.post(self):
-            queue.append(parcel)
-            self.dispatch(parcel.line)
-        else:
-            parcel.posted = True
+        self._queues[parcel.line].append(parcel)
+        self.dispatch(parcel.line)
 
     def dispatch(self, line: Line) -> None:
         """Hand MPI what it may have of `line`, in order; the caller holds the lock."""

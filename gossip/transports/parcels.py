@@ -115,11 +115,12 @@ class Plain(Parcel):
     def _receive(self, wire: Wire) -> bool:
         if not self._ready():
             return False
-        for piece in self._pieces:
+        have = len(self.requests)
+        for piece in self._pieces[have : FEW if self._asking and not have else None]:
             self.requests.append(wire.irecv(piece, self.line))
-        if self._asking:
+        if self._asking and self.word is None:
             self.word = wire.isend(NOTHING, Line(False, self.line.place, self.line.tag + 1))
-        return True
+        return len(self.requests) == len(self._pieces)
 
 
 def pieces(tensor: torch.Tensor, most: int) -> list[npt.NDArray[np.uint8]]:
