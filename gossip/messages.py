@@ -153,7 +153,7 @@ class Messages(Averager):
         return self._ahead.pop(peer) if peer in self._ahead else self._take_room()
 
     def _look_ahead(self, number: int) -> None:
-        """Make room for round `number` where its messages leave only then, so that who is ahead need not wait for us.
+        """Make room for round `number` where its messages leave only then, so that they may come before our post.
 
         Each message goes into the oldest room for its sender, whichever round it is of.
         """

@@ -76,9 +76,9 @@ def check_transport(
 ) -> None:
     """The contract of a transport, run on every rank of any world; raises AssertionError where it is broken.
 
-    Order between a pair of ranks, also of what is expected, and none between pairs, several tensors and dtypes in a
-    message, empty batches, channels and groups that do not meet, sums with equal bits everywhere, also in halves,
-    broadcast, gather, barrier, and a deadline that names the peer.
+    Order between a pair of ranks, also of what is expected, and none between pairs or in a batch, several tensors and
+    dtypes in a message, empty batches, channels and groups that do not meet, sums with equal bits everywhere, also in
+    halves, broadcast, gather, barrier, and a deadline that names the peer.
 
     Args:
         world: any ranks.
@@ -92,6 +92,7 @@ def check_transport(
         _order,
         _expected,
         _apart,
+        _taken,
         _channels,
         _sums,
         _halves,
@@ -123,19 +124,19 @@ def _exchange(world: World, dtypes: Sequence[torch.dtype]) -> None:
 
 
 def _order(world: World, dtypes: Sequence[torch.dtype]) -> None:
-    """Twenty batches under way at once arrive in the order in which they were posted."""
+    """Twenty batches under way at once, short and long, arrive in the order in which they were posted."""
     channel, n = world.channel(), world.size
     if n == 1:
         return
     right, left = (world.rank + 1) % n, (world.rank - 1) % n
-    rooms = [_filled(world, 100, -1) for _ in range(20)]
+    rooms = [_filled(world, count, -1) for count in (100, 50_000) * 10]
     flights = [
-        channel.post({right: [_filled(world, 100, number)]}, {left: [room]}, f"batch {number}")
+        channel.post({right: [torch.full_like(room, number)]}, {left: [room]}, f"batch {number}")
         for number, room in enumerate(rooms)
     ]
     for flight in reversed(flights):
         flight.wait()
-    assert [int(room[0]) for room in rooms] == list(range(20)), "batches overtook one another"
+    assert [int(room[-1]) for room in rooms] == list(range(20)), "batches overtook one another"
 
 
 def _expected(world: World, dtypes: Sequence[torch.dtype]) -> None:
@@ -177,6 +178,24 @@ def _apart(world: World, dtypes: Sequence[torch.dtype]) -> None:
         if world.rank == 1:
             channel.post({}, {0: [word]}, "a word").wait()
         channel.post({0: [_filled(world, 1000, world.rank)]}, {}, "what comes").wait()
+
+
+def _taken(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """Who has handed over its message does not wait for another one of the batch that it comes in."""
+    channel = world.channel()
+    if world.size < 3 or world.transport == "nccl":
+        return
+    word, message = _filled(world, 1, 0), _filled(world, 50_000, world.rank)
+    if world.rank == 0:
+        rooms = {peer: [torch.full_like(message, -1)] for peer in (1, 2)}
+        channel.post({}, rooms, "a prompt and a late message").wait()
+        assert all(bool((room == peer).all()) for peer, (room,) in rooms.items()), "landed, but not filled"
+    elif world.rank == 1:
+        channel.post({}, {2: [word]}, "a word").wait()
+        channel.post({0: [message]}, {}, "a late message").wait()
+    elif world.rank == 2:
+        channel.post({0: [message]}, {}, "a prompt message").wait()
+        channel.post({1: [word]}, {}, "a word").wait()
 
 
 def _channels(world: World, dtypes: Sequence[torch.dtype]) -> None:

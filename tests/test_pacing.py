@@ -280,6 +280,23 @@ def test_who_posts_does_not_hand_over_many_pieces(count: int, at_once: bool, inw
     assert len(handed) == count + 1
 
 
+@pytest.mark.parametrize("inward", [True, False])
+def test_who_posts_a_second_message_does_not_hand_over_the_first(inward: bool) -> None:
+    class First:
+        line = parcels.Line(inward, 1, 0)
+        asked = 0
+
+        def post(self, wire: object) -> bool:
+            self.asked += 1
+            return False
+
+    engine: Any = object.__new__(mpi_engine.Engine)
+    engine._queues, first = defaultdict(deque), First()
+    engine.post(first)
+    engine.post(First())
+    assert first.asked == 1
+
+
 SMALL, LARGE = torch.zeros(100), torch.zeros(40 * parcels.EAGER // 4)
 
 

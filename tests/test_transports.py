@@ -354,10 +354,11 @@ def test_a_closed_world_posts_nothing(gloo: gossip.World) -> None:
 
 
 class Gloo:
-    """In the place of dist.isend and dist.irecv: what was posted, (to a peer or from it, bytes, tag), ends on `end`."""
+    """In the place of dist.isend and dist.irecv: what was posted ends when the test says so."""
 
     def __init__(self, monkeypatch: Patch) -> None:
-        self.ends: dict[tuple[str, int, int, int], threading.Event] = {}
+        self.order: list[tuple[str, int, int]] = []  # "to" a peer or "of" it, the peer, bytes
+        self.ends: list[tuple[tuple[str, int, int], int, threading.Event]] = []  # with the tag
         self.posted = threading.Condition()
         monkeypatch.setattr(
             dist, "isend", lambda tensor, group, group_dst, tag: self.post("to", group_dst, tensor, tag)
@@ -367,47 +368,83 @@ class Gloo:
         )
 
     def post(self, way: str, peer: int, tensor: torch.Tensor, tag: int) -> object:
-        ended = threading.Event()
+        ended, what = threading.Event(), (way, peer, tensor.nbytes)
+
+        def wait() -> None:
+            assert ended.wait(30), f"nobody ended {what}"
+
         with self.posted:
-            self.ends[way, peer, tensor.nbytes, tag] = ended
+            self.order.append(what)
+            self.ends.append((what, tag, ended))
             self.posted.notify_all()
-        return SimpleNamespace(wait=lambda: ended.wait(30))
+        return SimpleNamespace(wait=wait)
 
-    def end(self, way: str, peer: int, nbytes: int) -> int:
-        """Let such a one end, once it has been posted; its tag."""
+    def end(self, *what: str | int) -> int:
+        """Let the first such end, once it has been posted; its tag."""
         with self.posted:
-            assert self.posted.wait_for(lambda: self.such(way, peer, nbytes), timeout=30)
-            (key,) = self.such(way, peer, nbytes)
-            self.ends.pop(key).set()
-        return key[3]
+            assert self.posted.wait_for(lambda: any(each[0] == what for each in self.ends), timeout=30)
+            found = next(each for each in self.ends if each[0] == what)
+            self.ends.remove(found)
+        found[2].set()
+        return found[1]
 
-    def such(self, way: str, peer: int, nbytes: int) -> list[tuple[str, int, int, int]]:
-        return [key for key in self.ends if key[:3] == (way, peer, nbytes)]
+
+HALF = torch.zeros(distributed.LONG // 8)
 
 
 def test_over_gloo_a_long_message_has_landed_when_its_receiver_says_so(gloo: gossip.World, monkeypatch: Patch) -> None:
     """The kernel may have taken it long before: what was sent next, to another peer, would share the line with it."""
-    mail, channel, long = Gloo(monkeypatch), of_three(gloo), distributed.LONG
-    flight = channel.post({1: [torch.zeros(long // 4)]}, {2: [torch.zeros(long // 4)]}, "round 7")
-    tags = [mail.end("of", 2, long), mail.end("to", 2, 1), mail.end("to", 1, long)]
-    with pytest.raises(gossip.PeerTimeout, match="could not hand its message to rank 1 in round 7"):
+    mail, channel, bytes_ = Gloo(monkeypatch), of_three(gloo), HALF.nbytes
+    flight = channel.post({1: [HALF, HALF]}, {2: [HALF, HALF]}, "round 7")
+    assert mail.order == [("of", 2, bytes_)] * 2 + [("of", 1, 1)] + [("to", 1, bytes_)] * 2, "room for the word first"
+    tags = [mail.end("of", 2, bytes_), mail.end("to", 1, bytes_), mail.end("to", 1, bytes_)]
+    with pytest.raises(
+        gossip.PeerTimeout, match=r"heard nothing from rank 2 and could not hand .* to rank 1 in round 7"
+    ):
+        flight.wait(timeout=0.05)
+    assert ("to", 2, 1) not in mail.order, "half of it has come"
+    tags += [mail.end("of", 2, bytes_), mail.end("to", 2, 1)]
+    with pytest.raises(gossip.PeerTimeout, match="rank 0 could not hand its message to rank 1 in round 7"):
         flight.wait(timeout=0.05)
     tags.append(mail.end("of", 1, 1))
     flight.wait(timeout=30)
-    assert tags[0] == tags[2] != tags[1] == tags[3], "the words of two ranks meet no messages"
+    messages, words = {tags[0], tags[1], tags[2], tags[3]}, {tags[4], tags[5]}
+    assert messages.isdisjoint(words)
     assert not mail.ends
 
 
-@pytest.mark.parametrize(("more", "together"), [(0, True), (-4, False)])
+def test_a_word_does_not_wait_for_other_messages(gloo: gossip.World, monkeypatch: Patch) -> None:
+    """Nor does hearing one: who has answered is not missed."""
+    mail, channel, bytes_ = Gloo(monkeypatch), of_three(gloo), HALF.nbytes
+    both = {1: [HALF, HALF], 2: [HALF, HALF]}
+    flight = channel.post(both, both, "round 7")
+    for _ in range(2):
+        mail.end("of", 2, bytes_)
+        mail.end("to", 2, bytes_)
+    mail.end("of", 2, 1)
+    mail.end("to", 2, 1)
+    with pytest.raises(
+        gossip.PeerTimeout, match=r"heard nothing from rank 1 and could not hand its message to rank 1 in"
+    ):
+        flight.wait(timeout=1)
+    for _ in range(2):
+        mail.end("to", 1, bytes_)
+        mail.end("of", 1, bytes_)
+    mail.end("of", 1, 1)
+    mail.end("to", 1, 1)
+    flight.wait(timeout=30)
+    assert not mail.ends
+
+
+@pytest.mark.parametrize(("less", "together"), [(0, True), (1, False)])
 def test_no_word_is_said_of_what_is_waited_for_or_short(
-    more: int, together: bool, gloo: gossip.World, monkeypatch: Patch
+    less: int, together: bool, gloo: gossip.World, monkeypatch: Patch
 ) -> None:
-    mail, nbytes = Gloo(monkeypatch), distributed.LONG + more
-    tensors = [torch.zeros(nbytes // 4 - 1), torch.zeros(1)]
+    mail, tensors = Gloo(monkeypatch), [HALF, HALF[less:]]
     flight = of_three(gloo).post({1: tensors}, {2: tensors}, "round 7", together=together)
-    for peer, way in ((2, "of"), (1, "to")):
-        mail.end(way, peer, nbytes - 4)
-        mail.end(way, peer, 4)
+    for tensor in tensors:
+        mail.end("of", 2, tensor.nbytes)
+        mail.end("to", 1, tensor.nbytes)
     flight.wait(timeout=30)
     assert not mail.ends
 
@@ -415,10 +452,28 @@ def test_no_word_is_said_of_what_is_waited_for_or_short(
 def test_who_has_a_message_does_not_miss_its_sender(gloo: gossip.World, monkeypatch: Patch) -> None:
     """That may be gone before the word is said."""
     mail = Gloo(monkeypatch)
-    flight = of_three(gloo).post({}, {2: [torch.zeros(distributed.LONG // 4)]}, "round 7")
+    flight = of_three(gloo).post({}, {2: [HALF, HALF]}, "round 7")
     monkeypatch.setattr(dist, "isend", gone)
-    mail.end("of", 2, distributed.LONG)
+    for _ in range(2):
+        mail.end("of", 2, HALF.nbytes)
     flight.wait(timeout=30)
+
+
+def test_what_goes_wrong_while_it_is_waited_for_is_an_error_of_the_wait(gloo: gossip.World, monkeypatch: Patch) -> None:
+    """At once, and the threads go on."""
+    mail, channel = Gloo(monkeypatch), of_three(gloo)
+    monkeypatch.setattr(channel, "say", lambda peer, subject: 1 / 0)
+    flight = channel.post({1: [HALF, HALF]}, {2: [HALF, HALF]}, "round 7")
+    for _ in range(2):
+        mail.end("of", 2, HALF.nbytes)
+    with pytest.raises(gossip.PeerLost, match=r"could not hand its message to rank 1.*division by zero"):
+        flight.wait(timeout=30)
+    after = channel.post({1: [HALF]}, {2: [HALF]}, "round 8")
+    mail.end("of", 2, HALF.nbytes)
+    mail.end("of", 1, 1)
+    for _ in range(3):
+        mail.end("to", 1, HALF.nbytes)
+    after.wait(timeout=30)
 
 
 LATE = """

@@ -1,7 +1,7 @@
 """Gloo and NCCL by torch.distributed: one batch of sends and receives a round, on a process group of its own.
 
 One class for both, so that what CPU tests prove of the batching holds on GPUs. They differ in how a batch is known to
-have landed. Gloo moves data in the background but says so only to who waits, so a thread per channel waits: see
+have landed. Gloo moves data in the background but says so only to who waits, so threads of each channel wait: see
 `waiter`. A message leaves there once its receive has been posted, so receives are posted early where they are known:
 see `expect`. And a send has ended there once the kernel has all of it, so the receiver of a long message says a word
 when it has come. NCCL works in stream order: see `streams`.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import time
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from .collectives import Relay
 from .flight import Batch, Flight, called
 from .streams import Operation, StreamedFlight, Watchdog, batches
 from .survival import Carrier
-from .waiter import WaitedFlight, Waiter
+from .waiter import Message, WaitedFlight, Waiters
 
 BACKENDS = {"gloo": "gloo", "nccl": "cpu:gloo,cuda:nccl"}
 COUNT_BITS = 11
@@ -34,7 +33,9 @@ COUNT_BITS = 11
 channel's number has the rest."""
 
 LONG = 1 << 16
-"""Bytes of a message from which on its receiver says that it has come: what follows would overtake its end."""
+"""Bytes of a message from which on its receiver says that it has come, where others may be next. Without that it would
+have landed when the kernel has the last some hundred kilobytes, and what goes to others would share the line with them.
+"""
 
 
 Expected = defaultdict[int, deque[tuple[torch.Tensor, dist.Work]]]
@@ -61,8 +62,7 @@ class DistributedTransport(Transport):
         self._sums = self._new_group() if name == "nccl" else self._group
         self._stream = torch.cuda.Stream(device, priority=-1) if name == "nccl" else None
         self._watchdog = Watchdog(device)
-        # By the number of the channel, and the peers of what only goes to some or only comes from some.
-        self._waiters: defaultdict[tuple[int, tuple[tuple[int, ...], ...]], Waiter] = defaultdict(Waiter)
+        self._waiters = Waiters()
         self._expected = Expected(deque)
         self._counts: defaultdict[tuple[int, str, int], itertools.count[int]] = defaultdict(itertools.count)
         if name == "nccl":
@@ -100,25 +100,36 @@ class DistributedTransport(Transport):
         self.post(out, into, "the first exchange").wait()
 
     def post(self, sends: Batch, receives: Batch, subject: str, *, together: bool = False) -> Flight:
-        received, sent = _operations("receive", receives), _operations("send", sends)
-        if any(tensor.is_cuda for _, _, tensor in (*received, *sent)):
-            return self._streamed([*received, *sent], sends, receives, subject)
+        operations = [
+            (kind, peer, tensor)
+            for kind, batch in (("receive", receives), ("send", sends))
+            for peer, tensors in batch.items()
+            for tensor in tensors
+        ]
+        if any(tensor.is_cuda for _, _, tensor in operations):
+            return self._streamed(operations, sends, receives, subject)
         flight = WaitedFlight(self, sends, receives, subject)
-        words = {}
-        if not together:  # what is posted next may be for others
-            words = {peer: [torch.empty(1, dtype=torch.uint8)] for peer in _long(sends)}
-            flight.asked = _long(receives)
-        operations = [*received, *_operations("hear", words), *sent]
-        works = [(kind, peer, self._start(kind, peer, tensor, subject)) for kind, peer, tensor in operations]
-        if works:
-            # What only goes to some peers, or only comes from some, has landed however late the others are.
-            apart = () if sends and receives else (tuple(sends), tuple(receives))
-            waiter = self._waiters[self.number, apart]
-            waiter.add(flight, works)
-        else:
-            flight.landed = time.perf_counter()
-            flight.ended.set()
+        messages = [self._incoming(peer, tensors, subject, together) for peer, tensors in receives.items()]
+        messages += [self._outgoing(peer, tensors, subject, together) for peer, tensors in sends.items()]
+        # What only goes to some peers, or only comes from some, has landed however late the others are.
+        apart = () if sends and receives else (tuple(sends), tuple(receives))
+        parts = [messages] if messages else []
+        if any(message.answered for message in messages):  # a word waits for no other message
+            parts = [[message] for message in messages]
+        flight.in_parts(len(parts))
+        for place, part in enumerate(parts):
+            self._waiters.add((self.number, apart, place), flight, part)
         return flight
+
+    def _incoming(self, peer: int, tensors: Sequence[torch.Tensor], subject: str, together: bool) -> Message:
+        works = [self._start(peer, tensor, subject) for tensor in tensors]
+        return Message(True, peer, works, answered=not together and _long(tensors))
+
+    def _outgoing(self, peer: int, tensors: Sequence[torch.Tensor], subject: str, together: bool) -> Message:
+        answered = not together and _long(tensors)
+        # The room for the word before the message, so that the notice of it is there when the message is.
+        words = [self._put("hear", peer, torch.empty(1, dtype=torch.uint8), subject)] if answered else []
+        return Message(False, peer, [*(self._put("send", peer, t, subject) for t in tensors), *words], answered)
 
     def expect(self, receives: Batch) -> None:
         for peer, tensors in receives.items() if self.expects else ():
@@ -127,10 +138,10 @@ class DistributedTransport(Transport):
                     work = self._put("receive", peer, tensor, "a later message")
                     self._expected[self.ranks[peer]].append((tensor, work))
 
-    def _start(self, kind: str, peer: int, tensor: torch.Tensor, subject: str) -> dist.Work:
-        """Post one message, or take the receive that was posted when it was expected."""
-        if kind != "receive" or not self._expected[self.ranks[peer]]:
-            return self._put(kind, peer, tensor, subject)
+    def _start(self, peer: int, tensor: torch.Tensor, subject: str) -> dist.Work:
+        """Post one receive, or take the one that was posted when it was expected."""
+        if not self._expected[self.ranks[peer]]:
+            return self._put("receive", peer, tensor, subject)
         room, work = self._expected[self.ranks[peer]].popleft()
         if room is not tensor:
             raise PeerLost(
@@ -172,7 +183,7 @@ class DistributedTransport(Transport):
     def say(self, peer: int, subject: str) -> None:
         """The word that all of a message has come. A peer that is gone by now misses it, if anybody does."""
         with contextlib.suppress(PeerLost), self._named([peer], subject):
-            self._put("say", peer, torch.empty(1, dtype=torch.uint8), subject).wait()
+            self._put("say", peer, torch.empty(1, dtype=torch.uint8), subject).wait()  # or it may go with its work
 
     def _streamed(self, operations: list[Operation], sends: Batch, receives: Batch, subject: str) -> StreamedFlight:
         assert all(tensor.is_cuda for _, _, tensor in operations), "one batch is of one kind of memory"
@@ -246,17 +257,12 @@ class DistributedTransport(Transport):
 
     def close(self) -> None:
         self.carrier.closed = True
-        for waiter in self._waiters.values():
-            waiter.stop()
+        self._waiters.stop()
         self._watchdog.stop()
         for group in {self._group, self._sums}:
             dist.destroy_process_group(group)
 
 
-def _operations(kind: str, batch: Batch) -> list[Operation]:
-    return [(kind, peer, tensor) for peer, tensors in batch.items() for tensor in tensors]
-
-
-def _long(batch: Batch) -> set[int]:
-    """Peers whose message is so long that a word is said when it has come; alike at both ends."""
-    return {peer for peer, tensors in batch.items() if sum(tensor.nbytes for tensor in tensors) >= LONG}
+def _long(message: Sequence[torch.Tensor]) -> bool:
+    """Whether a word is said when it has come; alike at both ends."""
+    return sum(tensor.nbytes for tensor in message) >= LONG

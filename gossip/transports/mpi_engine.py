@@ -153,8 +153,10 @@ class Engine(Lasting):
 
     def post(self, parcel: Parcel) -> None:
         """Put `parcel` behind what waits on the same line; the caller holds the lock."""
-        self._queues[parcel.line].append(parcel)
-        self.dispatch(parcel.line)
+        queue = self._queues[parcel.line]
+        queue.append(parcel)
+        if len(queue) == 1:  # else what is first has been asked, and is for whoever moves it along
+            self.dispatch(parcel.line)
 
     def dispatch(self, line: Line) -> None:
         """Hand MPI what it may have of `line`, in order; the caller holds the lock."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .mpi import MpiTransport
 
 ASKED, UNASKED = 256, 16
-"""Pieces at the most: 17 MB where the receiver waits for them, and 1 MB where it may have to keep what comes early.
+"""Pieces at the most: 17 MB where the receiver asks for them, and 1 MB where it may have to keep what comes early.
 
 None on the same host, where memory is shared: one copy of the whole is faster there than any pieces.
 """
@@ -255,7 +255,7 @@ class MpiFlight(Flight):
         time.sleep(min(left, self.interval(waited), engine.interval()))
 
     def cancel(self) -> None:
-        words = [parcel.word for parcel in self._held if parcel.word is not None]
+        words = [parcel.word for parcel in self._held if parcel.word is not None and not parcel.line.inward]
         with self.transport.engine.lock:
             for request in (*words, *(request for parcel in self._receives for request in parcel.requests)):
                 if not request.Test():  # which also tells of one that has landed already

@@ -31,7 +31,8 @@ answered. A tensor of one piece leaves at once.
 """
 
 FEW = 16
-"""Pieces that are handed over in the post; more are for whoever moves messages along while the step goes on."""
+"""Pieces that are handed over in the post, or of more so many receives and no sends. The rest is for whoever moves
+messages along while the step goes on."""
 
 NOTHING = np.empty(0, dtype=np.uint8)
 """What a word says: that it came is all."""
@@ -108,17 +109,17 @@ class Plain(Parcel):
                 return False
         if not (self._ready() and (self.word is None or self.word.Test())):
             return False
-        for piece in self._pieces:
+        for piece in self._pieces[len(self.requests) :]:
             self.requests.append(wire.isend(piece, self.line))
         return True
 
     def _receive(self, wire: Wire) -> bool:
         if not self._ready():
             return False
-        have = len(self.requests)
-        for piece in self._pieces[have : FEW if self._asking and not have else None]:
+        asks_now = self._asking and self.word is None
+        for piece in self._pieces[len(self.requests) : FEW if asks_now else None]:
             self.requests.append(wire.irecv(piece, self.line))
-        if self._asking and self.word is None:
+        if asks_now:
             self.word = wire.isend(NOTHING, Line(False, self.line.place, self.line.tag + 1))
         return len(self.requests) == len(self._pieces)
 

@@ -1,4 +1,8 @@
-"""Batches of Gloo, which moves data in the background but says so only to who waits: a thread that does."""
+"""Batches of Gloo, which moves data in the background but says so only to who waits: threads that do.
+
+A batch is waited for in parts, each on a thread of its own, where one message must not wait for another: a word is to
+be said as soon as a message has come, whoever else is late.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,8 @@ import atexit
 import queue
 import threading
 import time
-from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch.distributed as dist
 
@@ -17,22 +21,65 @@ from .flight import Batch, Flight
 if TYPE_CHECKING:
     from .distributed import DistributedTransport
 
+LAST_WAIT = 1.0
+"""Seconds for what is still under way when threads are stopped; one whose peer is gone is left behind then."""
+
+
+class Message(NamedTuple):
+    """All that goes to one peer in a batch, or comes from one.
+
+    Attributes:
+        inward: it comes.
+        peer: as the flight's transport numbers it.
+        works: of its tensors, and of the word that it has come, where its sender waits for that.
+        answered: its receiver says that word.
+    """
+
+    inward: bool
+    peer: int
+    works: Sequence[dist.Work]
+    answered: bool
+
 
 class WaitedFlight(Flight):
-    """A batch on the CPU: landed when the channel's waiter says so.
-
-    asked: peers that wait for a word that their message has come.
-    """
+    """A batch on the CPU: landed when those who wait for its parts say so."""
 
     transport: DistributedTransport
 
     def __init__(self, transport: DistributedTransport, sends: Batch, receives: Batch, subject: str) -> None:
         super().__init__(transport, sends, receives, subject)
-        self.ended = threading.Event()
         self.failure: Exception | None = None
-        self.unheard: set[int] = set(receives)
-        self.untaken: set[int] = set(sends)
-        self.asked: set[int] = set()
+        self._unheard: set[int] = set(receives)
+        self._untaken: set[int] = set(sends)
+        self.ended = threading.Event()
+        self._turn = threading.Lock()
+        self._parts = self._left = 0
+
+    def in_parts(self, count: int) -> None:
+        """It has landed when so many parts have."""
+        self._parts = self._left = count
+        if not count:
+            self._end()
+
+    def _end(self, failure: Exception | None = None) -> None:
+        self.failure = failure
+        self.landed = time.perf_counter() if failure is None else None
+        self.ended.set()
+
+    def come_through(self, message: Message) -> None:
+        """All of `message` has come, or has been taken."""
+        (self._unheard if message.inward else self._untaken).discard(message.peer)
+        if message.inward and message.answered:
+            self.transport.say(message.peer, self.subject)
+
+    def part_ended(self, failure: Exception | None = None) -> bool:
+        """One part has: the flight has with the last of them, or with the first that failed. Whether that was now."""
+        with self._turn:
+            self._left -= 1
+            if self.ended.is_set() or (self._left and failure is None):
+                return False
+            self._end(failure)
+            return True
 
     def done(self) -> bool:
         if not self.ended.is_set():
@@ -45,61 +92,58 @@ class WaitedFlight(Flight):
             ) from self.failure
         return True
 
-    def note(self, kind: str, peer: int) -> None:
-        """What it receives of `peer` has come, or what it sends has been taken."""
-        if kind != "receive":
-            self.untaken.discard(peer)
-            return
-        self.unheard.discard(peer)
-        if peer in self.asked:
-            self.transport.say(peer, self.subject)
-
     def missing(self) -> tuple[list[int], list[int]]:
-        # Receives are waited for first: until they are there nothing is known of the sends.
-        return sorted(self.unheard), [] if self.unheard else sorted(self.untaken)
+        # In one part receives are waited for first: until they are there nothing is known of the sends.
+        return sorted(self._unheard), [] if self._unheard and self._parts == 1 else sorted(self._untaken)
 
     def pause(self, waited: float, left: float) -> None:
         self.ended.wait(left)
 
 
-class Waiter:
-    """Waits for a channel's batches in the order in which they were posted, on a thread that holds no lock."""
+class Waiters:
+    """Threads that wait, by what each of them waits for."""
 
     def __init__(self) -> None:
-        self._batches: queue.SimpleQueue[tuple[WaitedFlight, list[tuple[str, int, dist.Work]]] | None]
-        self._batches = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._stopped = False
+        self._waiters: dict[Hashable, Waiter] = {}
 
-    def add(self, flight: WaitedFlight, works: list[tuple[str, int, dist.Work]]) -> None:
-        """Wait for `flight` too; its works are ("receive", "hear" or "send", peer, work), those that come first."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="gossip-gloo-waiter", daemon=True)
-            self._thread.start()
+    def add(self, key: Hashable, flight: WaitedFlight, part: Sequence[Message]) -> None:
+        """Wait for a part of `flight`, behind all that was given the same key; for its messages in this order."""
+        if not self._waiters:
             atexit.register(self.stop)  # a thread that wakes inside Gloo while the interpreter goes down aborts it
-        self._batches.put((flight, works))
-
-    def _run(self) -> None:
-        while (batch := self._batches.get()) is not None:
-            flight, works = batch
-            left = Counter((kind == "receive", peer) for kind, peer, _ in works)
-            try:
-                for kind, peer, work in works:
-                    work.wait()
-                    left[kind == "receive", peer] -= 1
-                    if not left[kind == "receive", peer]:
-                        flight.note(kind, peer)
-                flight.landed = time.perf_counter()
-            except RuntimeError as error:
-                flight.failure = error
-            flight.ended.set()
-            if flight.follow is not None and not self._stopped:
-                flight.follow()
+        if key not in self._waiters:
+            self._waiters[key] = Waiter()
+        self._waiters[key].parts.put((flight, part))
 
     def stop(self) -> None:
-        """End the thread once its batches have landed; one whose peer is gone is left behind after a second."""
-        self._stopped = True
-        self._batches.put(None)
-        if self._thread is not None:
-            self._thread.join(timeout=1)
-            atexit.unregister(self.stop)
+        """End all threads once their batches have landed."""
+        atexit.unregister(self.stop)
+        deadline = time.monotonic() + LAST_WAIT
+        for waiter in self._waiters.values():
+            waiter.stopped = True
+            waiter.parts.put(None)
+        for waiter in self._waiters.values():
+            waiter.thread.join(timeout=max(0.0, deadline - time.monotonic()))
+
+
+class Waiter:
+    """Waits for one part after another, on a thread that holds no lock."""
+
+    def __init__(self) -> None:
+        self.parts: queue.SimpleQueue[tuple[WaitedFlight, Sequence[Message]] | None] = queue.SimpleQueue()
+        self.stopped = False
+        self.thread = threading.Thread(target=self._run, name="gossip-gloo-waiter", daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        while (next_one := self.parts.get()) is not None:
+            flight, part = next_one
+            failure = None
+            try:
+                for message in part:
+                    for work in message.works:
+                        work.wait()
+                    flight.come_through(message)
+            except Exception as error:  # for whoever waits for the flight
+                failure = error
+            if flight.part_ended(failure) and flight.follow is not None and not self.stopped:
+                flight.follow()
