@@ -398,9 +398,7 @@ def test_over_gloo_a_long_message_has_landed_when_its_receiver_says_so(gloo: gos
     flight = channel.post({1: [HALF, HALF]}, {2: [HALF, HALF]}, "round 7")
     assert mail.order == [("of", 2, bytes_)] * 2 + [("of", 1, 1)] + [("to", 1, bytes_)] * 2, "room for the word first"
     tags = [mail.end("of", 2, bytes_), mail.end("to", 1, bytes_), mail.end("to", 1, bytes_)]
-    with pytest.raises(
-        gossip.PeerTimeout, match=r"heard nothing from rank 2 and could not hand .* to rank 1 in round 7"
-    ):
+    with pytest.raises(gossip.PeerTimeout, match="rank 0 heard nothing from rank 2 in round 7"):
         flight.wait(timeout=0.05)
     assert ("to", 2, 1) not in mail.order, "half of it has come"
     tags += [mail.end("of", 2, bytes_), mail.end("to", 2, 1)]
@@ -423,15 +421,15 @@ def test_a_word_does_not_wait_for_other_messages(gloo: gossip.World, monkeypatch
         mail.end("to", 2, bytes_)
     mail.end("of", 2, 1)
     mail.end("to", 2, 1)
-    with pytest.raises(
-        gossip.PeerTimeout, match=r"heard nothing from rank 1 and could not hand its message to rank 1 in"
-    ):
+    with pytest.raises(gossip.PeerTimeout, match="rank 0 heard nothing from rank 1 in round 7"):
         flight.wait(timeout=1)
     for _ in range(2):
         mail.end("to", 1, bytes_)
         mail.end("of", 1, bytes_)
-    mail.end("of", 1, 1)
     mail.end("to", 1, 1)
+    with pytest.raises(gossip.PeerTimeout, match="rank 0 could not hand its message to rank 1 in round 7"):
+        flight.wait(timeout=1)
+    mail.end("of", 1, 1)
     flight.wait(timeout=30)
     assert not mail.ends
 

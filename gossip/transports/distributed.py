@@ -15,6 +15,7 @@ from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import zip_longest
 
 import torch
 import torch.distributed as dist
@@ -109,13 +110,13 @@ class DistributedTransport(Transport):
         if any(tensor.is_cuda for _, _, tensor in operations):
             return self._streamed(operations, sends, receives, subject)
         flight = WaitedFlight(self, sends, receives, subject)
-        messages = [self._incoming(peer, tensors, subject, together) for peer, tensors in receives.items()]
-        messages += [self._outgoing(peer, tensors, subject, together) for peer, tensors in sends.items()]
+        incoming = [self._incoming(peer, tensors, subject, together) for peer, tensors in receives.items()]
+        outgoing = [self._outgoing(peer, tensors, subject, together) for peer, tensors in sends.items()]
         # What only goes to some peers, or only comes from some, has landed however late the others are.
         apart = () if sends and receives else (tuple(sends), tuple(receives))
-        parts = [messages] if messages else []
-        if any(message.answered for message in messages):  # a word waits for no other message
-            parts = [[message] for message in messages]
+        parts = [[*incoming, *outgoing]] if operations else []
+        if any(message.answered for message in (*incoming, *outgoing)):  # then a word waits for no other one
+            parts = [[message for message in pair if message] for pair in zip_longest(incoming, outgoing)]
         flight.in_parts(len(parts))
         for place, part in enumerate(parts):
             self._waiters.add((self.number, apart, place), flight, part)

@@ -1,7 +1,7 @@
 """Batches of Gloo, which moves data in the background but says so only to who waits: threads that do.
 
-A batch is waited for in parts, each on a thread of its own, where one message must not wait for another: a word is to
-be said as soon as a message has come, whoever else is late.
+A batch is waited for in parts, each on a thread of its own, where one message must not wait for another of its way: a
+word is to be said as soon as a message has come, whoever else is late.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class WaitedFlight(Flight):
         self._untaken: set[int] = set(sends)
         self.ended = threading.Event()
         self._turn = threading.Lock()
-        self._parts = self._left = 0
+        self._left = 0
 
     def in_parts(self, count: int) -> None:
         """It has landed when so many parts have."""
-        self._parts = self._left = count
+        self._left = count
         if not count:
             self._end()
 
@@ -93,8 +93,8 @@ class WaitedFlight(Flight):
         return True
 
     def missing(self) -> tuple[list[int], list[int]]:
-        # In one part receives are waited for first: until they are there nothing is known of the sends.
-        return sorted(self._unheard), [] if self._unheard and self._parts == 1 else sorted(self._untaken)
+        # Receives are waited for first: until they are there nothing is known of the sends.
+        return sorted(self._unheard), [] if self._unheard else sorted(self._untaken)
 
     def pause(self, waited: float, left: float) -> None:
         self.ended.wait(left)
