@@ -42,7 +42,12 @@ class Message(NamedTuple):
 
 
 class WaitedFlight(Flight):
-    """A batch on the CPU: landed when those who wait for its parts say so."""
+    """A batch on the CPU: landed when those who wait for its parts say so.
+
+    Attributes:
+        ended: set when it has landed or failed.
+        failure: what went wrong while it was waited for.
+    """
 
     transport: DistributedTransport
 
@@ -118,10 +123,11 @@ class Waiters:
         """End all threads once their batches have landed."""
         atexit.unregister(self.stop)
         deadline = time.monotonic() + LAST_WAIT
-        for waiter in self._waiters.values():
+        waiters = list(self._waiters.values())  # one of them may be posting
+        for waiter in waiters:
             waiter.stopped = True
             waiter.parts.put(None)
-        for waiter in self._waiters.values():
+        for waiter in waiters:
             waiter.thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
 
