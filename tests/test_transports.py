@@ -359,6 +359,7 @@ class Gloo:
     def __init__(self, monkeypatch: Patch) -> None:
         self.order: list[tuple[str, int, int]] = []  # "to" a peer or "of" it, the peer, bytes
         self.ends: list[tuple[tuple[str, int, int], int, threading.Event]] = []  # with the tag
+        self.broken: set[threading.Event] = set()
         self.posted = threading.Condition()
         monkeypatch.setattr(
             dist, "isend", lambda tensor, group, group_dst, tag: self.post("to", group_dst, tensor, tag)
@@ -372,6 +373,8 @@ class Gloo:
 
         def wait() -> None:
             assert ended.wait(30), f"nobody ended {what}"
+            if ended in self.broken:
+                raise RuntimeError("Connection closed by peer")
 
         with self.posted:
             self.order.append(what)
@@ -379,12 +382,13 @@ class Gloo:
             self.posted.notify_all()
         return SimpleNamespace(wait=wait)
 
-    def end(self, *what: str | int) -> int:
+    def end(self, *what: str | int, broken: bool = False) -> int:
         """Let the first such end, once it has been posted; its tag."""
         with self.posted:
             assert self.posted.wait_for(lambda: any(each[0] == what for each in self.ends), timeout=30)
             found = next(each for each in self.ends if each[0] == what)
             self.ends.remove(found)
+        self.broken |= {found[2]} if broken else set()
         found[2].set()
         return found[1]
 
@@ -457,21 +461,52 @@ def test_who_has_a_message_does_not_miss_its_sender(gloo: gossip.World, monkeypa
     flight.wait(timeout=30)
 
 
-def test_what_goes_wrong_while_it_is_waited_for_is_an_error_of_the_wait(gloo: gossip.World, monkeypatch: Patch) -> None:
-    """At once, and the threads go on."""
+def test_the_peer_whose_message_broke_off_is_named(gloo: gossip.World, monkeypatch: Patch) -> None:
+    """And not one whose message is still on its way; the threads go on."""
+    mail, channel, bytes_ = Gloo(monkeypatch), of_three(gloo), HALF.nbytes
+    both = {1: [HALF, HALF], 2: [HALF, HALF]}
+    flight = channel.post(both, both, "round 7")
+    for _ in range(2):
+        mail.end("of", 1, bytes_)
+    mail.end("to", 1, 1)
+    mail.end("to", 1, bytes_, broken=True)
+    with pytest.raises(gossip.PeerLost, match=r"round 7: it could not hand its message to rank 1 .*Connection closed"):
+        flight.wait(timeout=30)
+    for way in ("of", "to"):
+        for _ in range(2):
+            mail.end(way, 2, bytes_)
+    mail.end("to", 2, 1)
+    mail.end("of", 2, 1)
+    with pytest.raises(gossip.PeerLost, match="could not hand its message to rank 1 "):
+        flight.wait(timeout=30)
+    after = channel.post({2: [HALF]}, {1: [HALF]}, "round 8")
+    mail.end("of", 1, bytes_)
+    mail.end("to", 2, bytes_)
+    after.wait(timeout=30)
+
+
+def test_words_belong_to_their_messages_in_whatever_order_they_are_said(gloo: gossip.World, monkeypatch: Patch) -> None:
     mail, channel = Gloo(monkeypatch), of_three(gloo)
-    monkeypatch.setattr(channel, "say", lambda peer, subject: 1 / 0)
-    flight = channel.post({1: [HALF, HALF]}, {2: [HALF, HALF]}, "round 7")
+    channel.post({}, {2: [HALF, HALF]}, "round 7")
+    channel.post({1: [HALF, HALF]}, {2: [HALF, HALF]}, "round 8")
+    early = [each for each in mail.ends if each[0] == ("of", 2, HALF.nbytes)][2:]
+    for each in early:
+        mail.ends.remove(each)
+        each[2].set()
+    second = mail.end("to", 2, 1)
     for _ in range(2):
         mail.end("of", 2, HALF.nbytes)
-    with pytest.raises(gossip.PeerLost, match=r"could not hand its message to rank 1.*division by zero"):
-        flight.wait(timeout=30)
-    after = channel.post({1: [HALF]}, {2: [HALF]}, "round 8")
+    assert mail.end("to", 2, 1) == second - 1, "numbered as the messages were posted"
+
+
+def test_who_is_posting_while_the_threads_are_stopped_starts_no_other(gloo: gossip.World, monkeypatch: Patch) -> None:
+    mail, channel = Gloo(monkeypatch), of_three(gloo)
+    channel.post({}, {2: [HALF]}, "round 7").done()
     mail.end("of", 2, HALF.nbytes)
-    mail.end("of", 1, 1)
-    for _ in range(3):
-        mail.end("to", 1, HALF.nbytes)
-    after.wait(timeout=30)
+    channel._waiters.stop()
+    before = threading.active_count()
+    assert not channel.post({}, {1: [HALF]}, "round 8").done()
+    assert threading.active_count() == before
 
 
 LATE = """

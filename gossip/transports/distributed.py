@@ -115,7 +115,7 @@ class DistributedTransport(Transport):
         # What only goes to some peers, or only comes from some, has landed however late the others are.
         apart = () if sends and receives else (tuple(sends), tuple(receives))
         parts = [[*incoming, *outgoing]] if operations else []
-        if any(message.answered for message in (*incoming, *outgoing)):  # then a word waits for no other one
+        if any(message.word is not None for message in (*incoming, *outgoing)):  # which waits for no other message
             parts = [[message for message in pair if message] for pair in zip_longest(incoming, outgoing)]
         flight.in_parts(len(parts))
         for place, part in enumerate(parts):
@@ -124,13 +124,16 @@ class DistributedTransport(Transport):
 
     def _incoming(self, peer: int, tensors: Sequence[torch.Tensor], subject: str, together: bool) -> Message:
         works = [self._start(peer, tensor, subject) for tensor in tensors]
-        return Message(True, peer, works, answered=not together and _long(tensors))
+        word = None if together or not _long(tensors) else self._tag("say", self.ranks[peer])
+        return Message(True, peer, works, word)
 
     def _outgoing(self, peer: int, tensors: Sequence[torch.Tensor], subject: str, together: bool) -> Message:
-        answered = not together and _long(tensors)
-        # The room for the word before the message, so that the notice of it is there when the message is.
-        words = [self._put("hear", peer, torch.empty(1, dtype=torch.uint8), subject)] if answered else []
-        return Message(False, peer, [*(self._put("send", peer, t, subject) for t in tensors), *words], answered)
+        word, heard = None, []
+        if not together and _long(tensors):
+            # The room for the word before the message, so that the notice of it is there when the message is.
+            word = self._tag("hear", self.ranks[peer])
+            heard = [self._put("hear", peer, torch.empty(1, dtype=torch.uint8), subject, word)]
+        return Message(False, peer, [*(self._put("send", peer, t, subject) for t in tensors), *heard], word)
 
     def expect(self, receives: Batch) -> None:
         for peer, tensors in receives.items() if self.expects else ():
@@ -151,9 +154,9 @@ class DistributedTransport(Transport):
             )
         return work
 
-    def _put(self, kind: str, peer: int, tensor: torch.Tensor, subject: str) -> dist.Work:
+    def _put(self, kind: str, peer: int, tensor: torch.Tensor, subject: str, tag: int | None = None) -> dist.Work:
         rank = self.ranks[peer]
-        tag = self._tag(kind, rank)
+        tag = self._tag(kind, rank) if tag is None else tag
         with self._named([peer], subject):
             if kind in ("send", "say"):
                 work = dist.isend(tensor, group=self._group, group_dst=rank, tag=tag)
@@ -181,10 +184,11 @@ class DistributedTransport(Transport):
         number = 2 * self.number + (kind in ("say", "hear"))
         return number << COUNT_BITS | next(self._counts[self.number, kind, peer]) % (1 << COUNT_BITS)
 
-    def say(self, peer: int, subject: str) -> None:
+    def say(self, word: int, peer: int, subject: str) -> None:
         """The word that all of a message has come. A peer that is gone by now misses it, if anybody does."""
         with contextlib.suppress(PeerLost), self._named([peer], subject):
-            self._put("say", peer, torch.empty(1, dtype=torch.uint8), subject).wait()  # or it may go with its work
+            work = self._put("say", peer, torch.empty(1, dtype=torch.uint8), subject, word)
+            work.wait()  # or it may go with its work
 
     def _streamed(self, operations: list[Operation], sends: Batch, receives: Batch, subject: str) -> StreamedFlight:
         assert all(tensor.is_cuda for _, _, tensor in operations), "one batch is of one kind of memory"
@@ -257,8 +261,8 @@ class DistributedTransport(Transport):
         return flight
 
     def close(self) -> None:
+        self._waiters.stop()  # first, so that words are still said
         self.carrier.closed = True
-        self._waiters.stop()
         self._watchdog.stop()
         for group in {self._group, self._sums}:
             dist.destroy_process_group(group)

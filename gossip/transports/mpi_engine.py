@@ -155,8 +155,13 @@ class Engine(Lasting):
         """Put `parcel` behind what waits on the same line; the caller holds the lock."""
         queue = self._queues[parcel.line]
         queue.append(parcel)
-        if len(queue) == 1:  # else what is first has been asked, and is for whoever moves it along
+        if len(queue) > 1:
+            return  # what is first has been asked, and is for whoever moves it along
+        try:
             self.dispatch(parcel.line)
+        except Exception:
+            queue.clear()  # nobody moves it along
+            raise
 
     def dispatch(self, line: Line) -> None:
         """Hand MPI what it may have of `line`, in order; the caller holds the lock."""

@@ -1,7 +1,7 @@
 """Batches of Gloo, which moves data in the background but says so only to who waits: threads that do.
 
-A batch is waited for in parts, each on a thread of its own, where one message must not wait for another of its way: a
-word is to be said as soon as a message has come, whoever else is late.
+A batch is waited for in parts, each on a thread of its own, where one message must not wait for another that comes with
+it: a word is to be said as soon as a message has come. Of several batches under way, one is waited for after the other.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Message(NamedTuple):
         inward: it comes.
         peer: as the flight's transport numbers it.
         works: of its tensors, and of the word that it has come, where its sender waits for that.
-        answered: its receiver says that word.
+        word: the tag of that word; None where none is said.
     """
 
     inward: bool
     peer: int
     works: Sequence[dist.Work]
-    answered: bool
+    word: int | None
 
 
 class WaitedFlight(Flight):
@@ -46,7 +46,7 @@ class WaitedFlight(Flight):
 
     Attributes:
         ended: set when it has landed or failed.
-        failure: what went wrong while it was waited for.
+        failure: what went wrong while one of its messages was waited for.
     """
 
     transport: DistributedTransport
@@ -54,6 +54,7 @@ class WaitedFlight(Flight):
     def __init__(self, transport: DistributedTransport, sends: Batch, receives: Batch, subject: str) -> None:
         super().__init__(transport, sends, receives, subject)
         self.failure: Exception | None = None
+        self._failed: Message | None = None
         self._unheard: set[int] = set(receives)
         self._untaken: set[int] = set(sends)
         self.ended = threading.Event()
@@ -64,26 +65,34 @@ class WaitedFlight(Flight):
         """It has landed when so many parts have."""
         self._left = count
         if not count:
-            self._end()
+            self._land()
 
-    def _end(self, failure: Exception | None = None) -> None:
-        self.failure = failure
-        self.landed = time.perf_counter() if failure is None else None
+    def _land(self) -> None:
+        self.landed = time.perf_counter()
         self.ended.set()
 
     def come_through(self, message: Message) -> None:
         """All of `message` has come, or has been taken."""
         (self._unheard if message.inward else self._untaken).discard(message.peer)
-        if message.inward and message.answered:
-            self.transport.say(message.peer, self.subject)
+        if message.inward and message.word is not None:
+            self.transport.say(message.word, message.peer, self.subject)
 
-    def part_ended(self, failure: Exception | None = None) -> bool:
-        """One part has: the flight has with the last of them, or with the first that failed. Whether that was now."""
+    def part_landed(self) -> bool:
+        """One part has; whether it was the last one."""
         with self._turn:
             self._left -= 1
-            if self.ended.is_set() or (self._left and failure is None):
+            if self._left:
                 return False
-            self._end(failure)
+            self._land()
+            return True
+
+    def broke_off(self, message: Message, failure: Exception) -> bool:
+        """Something went wrong with `message`; whether it is the first one."""
+        with self._turn:
+            if self._failed is not None:
+                return False
+            self._failed, self.failure = message, failure
+            self.ended.set()
             return True
 
     def done(self) -> bool:
@@ -98,6 +107,8 @@ class WaitedFlight(Flight):
         return True
 
     def missing(self) -> tuple[list[int], list[int]]:
+        if self._failed is not None:
+            return ([self._failed.peer], []) if self._failed.inward else ([], [self._failed.peer])
         # Receives are waited for first: until they are there nothing is known of the sends.
         return sorted(self._unheard), [] if self._unheard else sorted(self._untaken)
 
@@ -110,24 +121,30 @@ class Waiters:
 
     def __init__(self) -> None:
         self._waiters: dict[Hashable, Waiter] = {}
+        self._turn = threading.Lock()
+        self._stopped = False
 
     def add(self, key: Hashable, flight: WaitedFlight, part: Sequence[Message]) -> None:
         """Wait for a part of `flight`, behind all that was given the same key; for its messages in this order."""
-        if not self._waiters:
-            atexit.register(self.stop)  # a thread that wakes inside Gloo while the interpreter goes down aborts it
-        if key not in self._waiters:
-            self._waiters[key] = Waiter()
-        self._waiters[key].parts.put((flight, part))
+        with self._turn:
+            if self._stopped:
+                return  # a thread that was posting: the process ends, and nobody waits for it
+            if not self._waiters:
+                atexit.register(self.stop)  # a thread that wakes inside Gloo while the interpreter goes down aborts it
+            if key not in self._waiters:
+                self._waiters[key] = Waiter()
+            self._waiters[key].parts.put((flight, part))
 
     def stop(self) -> None:
         """End all threads once their batches have landed."""
         atexit.unregister(self.stop)
         deadline = time.monotonic() + LAST_WAIT
-        waiters = list(self._waiters.values())  # one of them may be posting
-        for waiter in waiters:
-            waiter.stopped = True
-            waiter.parts.put(None)
-        for waiter in waiters:
+        with self._turn:
+            self._stopped = True
+            for waiter in self._waiters.values():
+                waiter.stopped = True
+                waiter.parts.put(None)
+        for waiter in self._waiters.values():
             waiter.thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
 
@@ -143,13 +160,17 @@ class Waiter:
     def _run(self) -> None:
         while (next_one := self.parts.get()) is not None:
             flight, part = next_one
-            failure = None
-            try:
-                for message in part:
-                    for work in message.works:
-                        work.wait()
-                    flight.come_through(message)
-            except Exception as error:  # for whoever waits for the flight
-                failure = error
-            if flight.part_ended(failure) and flight.follow is not None and not self.stopped:
+            if self._wait(flight, part) and flight.follow is not None and not self.stopped:
                 flight.follow()
+
+    @staticmethod
+    def _wait(flight: WaitedFlight, part: Sequence[Message]) -> bool:
+        """Until `part` has landed or failed; whether `flight` has by that."""
+        for message in part:
+            try:
+                for work in message.works:
+                    work.wait()
+                flight.come_through(message)
+            except Exception as error:  # for whoever waits for the flight
+                return flight.broke_off(message, error)
+        return flight.part_landed()
