@@ -32,7 +32,7 @@ CHANNELS = 128
 class Transport(ABC):
     """Moves tensors between `size` ranks, numbered from 0, on a channel of its own.
 
-    Laws, held by `gossip.testing.check_transport`:
+    Laws, held by `gossip.testing.check_transport`, which is `gossip.contract`:
 
     - messages of one channel from one rank to another arrive in the order in which they were posted;
     - channels and groups never meet, also when several exist in one process;
