@@ -19,7 +19,6 @@ import argparse
 import json
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -149,23 +148,13 @@ def once(given: argparse.Namespace, seed: int, plan: list[str]) -> dict[str, Any
     with tempfile.TemporaryDirectory() as name:
         began = time.monotonic()
         command = mpirun.command(ranks, *(["--with-ft", "ulfm"] if plan else []))
-        try:
-            done = subprocess.run(
-                [*command, "-m", "bench.surviving", name, str(seed), str(given.steps), *plan],
-                capture_output=True,
-                text=True,
-                timeout=LONGEST,
-                env=mpirun.environment(),
-                check=False,
-            )
-            code, said = done.returncode, done.stdout + done.stderr
-        except subprocess.TimeoutExpired as error:
-            code, said = -1, f"hung for {LONGEST:g} s: {error.stderr!r}"
+        command += ["-m", "bench.surviving", name, str(seed), str(given.steps), *plan]
+        outcome = mpirun.run(command, LONGEST, mpirun.environment())
         seconds = time.monotonic() - began
         told = {int(file.stem[5:]): json.loads(file.read_text()) for file in sorted(Path(name).glob("rank-*.json"))}
         killed = {int(file.stem[7:]): json.loads(file.read_text()) for file in Path(name).glob("killed-*.json")}
     good = (
-        code == 0
+        outcome.code == 0
         and len(told) == given.ranks - 3
         and all(abs(each["weight"] - len(told)) < 1e-9 for each in told.values())
         and len({json.dumps([death["ranks"] for death in each["deaths"]]) for each in told.values()}) == 1
@@ -174,12 +163,12 @@ def once(given: argparse.Namespace, seed: int, plan: list[str]) -> dict[str, Any
         "seed": seed,
         "kills": plan,
         "good": good,
-        "code": code,
+        "code": outcome.code,
         "seconds": seconds,
         "accuracy": statistics.fmean(each["accuracy"] for each in told.values()) if told else None,
         "back": _back(told, killed) if good else [],
         "meetings": sorted(death["seconds"] for each in told.values() for death in each["deaths"]),
-        **({} if good else {"said": said[-4000:]}),
+        **({} if good else {"said": str(outcome)}),
     }
 
 

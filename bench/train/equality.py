@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -93,10 +92,9 @@ def _vector(parameters: torch.Tensor, weight: float) -> np.ndarray:
 
 def _mpirun(folder: str, steps: int, numbers: Sequence[int]) -> None:
     command = [*mpirun.command(RANKS), "-m", "bench.train.equality", folder, str(steps), *map(str, numbers)]
-    environment = mpirun.environment()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, env=environment, check=False)
-    if done.returncode:
-        raise UsageError(f"mpirun -n {RANKS} ended with code {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
+    outcome = mpirun.run(command, LONGEST, mpirun.environment())
+    if outcome.code != 0:
+        raise UsageError(f"mpirun -n {RANKS} {outcome}")
 
 
 def check(given: argparse.Namespace, launcher: Launcher) -> int:
