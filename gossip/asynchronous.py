@@ -42,6 +42,7 @@ class Asynchronous(Letters):
     """
 
     outlives = False
+    lockstep = False
     shortest = 1  # nothing ends inside the step that posts it
 
     def bind(self, mass: Mass, every: int) -> None:
@@ -114,7 +115,7 @@ class Asynchronous(Letters):
                 mass.stats.last.rounds_landed += 1
         self._room.append(message)
         answer = torch.tensor([self._taken[peer]], dtype=torch.float64)
-        self._answering.append(self._back.post({peer: [answer]}, {}, f"the answer to message {number:g}"))
+        self._answering.append(self._back.post({peer: [answer]}, {}, f"the answer to message {number:.0f}"))
 
     def _collect(self) -> None:
         super()._collect()
@@ -163,7 +164,6 @@ class Asynchronous(Letters):
         self.rounds = 0
 
     def load_state_dict(self, state: State) -> None:
-        self.forget()
         self.rounds = state["rounds"]
         self._allowance.load_state_dict(state.get("allowance"))
 

@@ -32,6 +32,7 @@ class Averager(ABC):
         worlds: the worlds it speaks in, the outermost first.
         every: it acts in each step t with (t + 1) mod every = 0.
         outlives: whether it can go on without ranks that died.
+        lockstep: whether it has all ranks make the same steps.
         nodes: worlds whose ranks hold the same values and carry messages together, so they make the same updates.
     """
 
@@ -39,6 +40,7 @@ class Averager(ABC):
     worlds: tuple[World, ...] = ()
     every: int = 1
     outlives: bool = True
+    lockstep: bool = True
     nodes: tuple[World, ...] = ()
     _mass: Mass | None = None
 
@@ -100,7 +102,7 @@ class Averager(ABC):
         return {}
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from there."""
+        """Go on from there. `forget` comes first."""
 
 
 class NoAverage(Averager):
@@ -168,7 +170,7 @@ class ExactAverage(Averager):
         return numerators
 
     def _companions(self) -> list[torch.Tensor]:
-        return [wide(tensor.detach().reshape(-1)).clone() for tensor in self.mass.companions]
+        return [wide_copy(tensor.detach().reshape(-1)) for tensor in self.mass.companions]
 
     def _share(self, total: torch.Tensor, companions: list[torch.Tensor]) -> None:
         """Every rank holds the same: w = Σ w / n, and so for the companions."""
@@ -193,6 +195,11 @@ def wide(values: torch.Tensor) -> torch.Tensor:
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 
+def wide_copy(values: torch.Tensor) -> torch.Tensor:
+    """A copy of `values` where sums are accurate enough."""
+    return values.clone() if wide(values) is values else values.float()
+
+
 class Composite(Averager):
     """An averager made of others: what is asked of it is asked of each of them, in order."""
 
@@ -201,6 +208,7 @@ class Composite(Averager):
         self.worlds = tuple(world for member in members for world in member.worlds)
         self.overlap = max((member.overlap for member in members), default=0)
         self.outlives = all(member.outlives for member in members)
+        self.lockstep = all(member.lockstep for member in members)
         self.nodes = tuple(node for member in members for node in member.nodes)
 
     def bind(self, mass: Mass, every: int) -> None:

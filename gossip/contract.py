@@ -29,7 +29,7 @@ def check_transport(
         dtypes: of the tensors that they exchange.
         device: where these live; without it on the rank's GPU over NCCL, and in host memory over all others.
     """
-    home = device or (world.device if world.transport == "nccl" else torch.device("cpu"))
+    home = device or world.base.home or torch.device("cpu")
     world = replace(world, device=home)
     for law in (
         _exchange,
@@ -108,7 +108,7 @@ def _expected(world: World, dtypes: Sequence[torch.dtype]) -> None:
 def _apart(world: World, dtypes: Sequence[torch.dtype]) -> None:
     """What comes from one peer lands while another, asked before on the same channel, has not sent yet."""
     channel = world.channel()
-    if world.size < 3 or world.transport == "nccl":  # there messages come in the order of the stream
+    if world.size < 3 or world.base.streams:  # there messages come in the order of the stream
         return
     room, word = _filled(world, 1000, -1), _filled(world, 1, 0)
     if world.rank == 0:
@@ -127,7 +127,7 @@ def _apart(world: World, dtypes: Sequence[torch.dtype]) -> None:
 def _taken(world: World, dtypes: Sequence[torch.dtype]) -> None:
     """Who has handed over its message does not wait for another one of the batch that it comes in."""
     channel = world.channel()
-    if world.size < 3 or world.transport == "nccl":
+    if world.size < 3 or world.base.streams:
         return
     word, message = _filled(world, 1, 0), _filled(world, 50_000, world.rank)
     if world.rank == 0:
@@ -145,7 +145,7 @@ def _taken(world: World, dtypes: Sequence[torch.dtype]) -> None:
 def _channels(world: World, dtypes: Sequence[torch.dtype]) -> None:
     """Batches on two channels, posted in opposite orders at the two ends, do not meet."""
     one, two, n = world.channel(), world.channel(), world.size
-    if n == 1 or world.transport == "nccl":  # a stream has one order, and all ranks post in it
+    if n == 1 or world.base.streams:  # a stream has one order, and all ranks post in it
         return
     right, left = (world.rank + 1) % n, (world.rank - 1) % n
     rooms = {one: _filled(world, 10, -1), two: _filled(world, 10, -1)}
@@ -242,7 +242,7 @@ def _asks(world: World, dtypes: Sequence[torch.dtype]) -> None:
 
 def _deadline(world: World, dtypes: Sequence[torch.dtype]) -> None:
     """A message that never comes ends in an error that names who waited for whom. Leaves its channel unusable."""
-    if world.size == 1 or world.transport == "nccl":  # there the watchdog ends the process
+    if world.size == 1 or world.base.streams:  # there the watchdog ends the process
         return
     channel = world.channel()
     if world.rank == 0:

@@ -23,7 +23,9 @@ class GossipError(RuntimeError):
         speaks: whether this rank is the one to print it, where several raise the same and nobody catches it.
     """
 
-    speaks = True
+    def __init__(self, sentence: str, speaks: bool = True) -> None:
+        super().__init__(sentence)
+        self.speaks = speaks
 
 
 class UsageError(GossipError, ValueError):
@@ -36,10 +38,6 @@ class TransportUnavailable(GossipError):
 
 class Disagreement(GossipError):
     """Ranks hold different models, options or topologies. Every rank raises the same sentence."""
-
-    def __init__(self, sentence: str, speaks: bool = True) -> None:
-        super().__init__(sentence)
-        self.speaks = speaks
 
 
 class CheckpointError(GossipError):

@@ -112,7 +112,7 @@ class Messages(Averager):
         weight, sent, fingerprint = envelope[:3].tolist()
         if sent != number or fingerprint != self._fingerprint:
             raise PeerLost(
-                f"rank {self._channel.me} expected round {number} from rank {rank} and got round {sent:g}"
+                f"rank {self._channel.me} expected round {number} from rank {rank} and got round {sent:.15g}"
                 + (" of another topology or model" if fingerprint != self._fingerprint else "")
                 + ": does every rank call step() equally often, and did all resume from the same checkpoint?"
             )

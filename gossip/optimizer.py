@@ -21,7 +21,7 @@ from .timeline import VARIABLE, Timeline
 from .world import World
 from .wrapper import Wrapper
 
-Rewrite = Callable[[int], None]
+Rewrite = Callable[[], None]
 """Changes whole values in a step; called after the update, when nothing that reads them is in flight."""
 
 Result = TypeVar("Result")
@@ -203,7 +203,7 @@ class GossipOptimizer(Wrapper):
         with span("average"):
             self.persist(lambda: self.averager.average(step))
         for rewrite in self.rewrites:
-            rewrite(step)
+            rewrite()
         self.persist(lambda: self.averager.post(step))
         self._note_weight()
         self.steps += 1

@@ -195,16 +195,12 @@ def places(module: torch.nn.Module | None, parameters: Iterable[torch.Tensor]) -
 
 def homes(worlds: Sequence[World]) -> list[torch.device]:
     """Gloo carries host memory and NCCL that of its GPU; MPI and threads carry either."""
-    return [
-        world.device if world.transport == "nccl" else torch.device("cpu")
-        for world in worlds
-        if world.transport in ("nccl", "gloo")
-    ]
+    return [world.base.home for world in worlds if world.base.home is not None]
 
 
 def weight_device(worlds: Sequence[World]) -> torch.device:
     """NCCL carries weights on the device, where no step reads them; every other transport carries them on the host."""
-    return next((world.device for world in worlds if world.transport == "nccl"), torch.device("cpu"))
+    return next((world.device for world in worlds if world.base.streams), torch.device("cpu"))
 
 
 @torch.no_grad()

@@ -84,7 +84,7 @@ class PushSum(Composite):
             raise UsageError(f"landing {landing!r} does not exist; there are {', '.join(map(repr, LANDINGS))}")
         if wire not in WIRES:
             raise UsageError(f"wire {wire!r} does not exist; there are {', '.join(map(repr, WIRES))}")
-        if landing != "due" and world.transport == "nccl":
+        if landing != "due" and world.base.streams:
             raise UsageError(
                 f"landing={landing!r} asks which message has come, and over nccl messages come in the one order of a "
                 "stream: use landing='due', or gossip.init('mpi')"

@@ -90,7 +90,7 @@ def refuse_worlds(
             "another optimizer of this process goes on when ranks die, and this one would not: give both "
             "on_failure='shrink', or both 'raise'"
         )
-    if checksum and any(world.transport == "nccl" for world in worlds):
+    if checksum and any(world.base.streams for world in worlds):
         raise UsageError("checksum=True reads every message on the host, which NCCL never does: leave it out here")
 
 

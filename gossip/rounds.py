@@ -286,7 +286,6 @@ class Rounds(Messages):
         self.rounds = self._next = 0
 
     def load_state_dict(self, state: State) -> None:
-        self.forget()
         self.rounds, self._next = state["rounds"], state["next"]
         for saved in state["aloft"]:
             arriving = {}

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 
 from gossip import World
-from gossip.averaging import wide
+from gossip.averaging import wide_copy
+from gossip.moments import moments
 from gossip.stats import Stats
 
 
@@ -77,27 +77,13 @@ class Average(Buffers):
             *(set(map(tuple, json.loads(keys))) for keys in self._channel.gather(json.dumps(list(own)).encode()))
         )
         shared = [tensor for key, tensor in own.items() if key in common]
-        sums = [wide(tensor.reshape(-1)).clone() for tensor in shared]
+        sums = [wide_copy(tensor.reshape(-1)) for tensor in shared]
         if sums:
             self._stats.wait(self._channel.sum(sums))
         return shared, sums
 
     def _moments(self) -> dict[tuple[int, str], torch.Tensor]:
-        """(number of the parameter, name in the state) -> tensor, in the same order on every rank.
-
-        A name that has another shape than its parameter anywhere is a counter everywhere, also beside a parameter
-        without dimensions.
-        """
         parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        entries = [
-            (number, name, value, value.shape == parameter.shape)
-            for number, parameter in enumerate(parameters)
-            for name, value in sorted(self._state_of(parameter).items())
-            if isinstance(value, torch.Tensor) and value.is_floating_point()
-        ]
-        counters = {"step", *(name for _, name, _, fits in entries if not fits)}
-        return {(number, name): value for number, name, value, _ in entries if name not in counters}
-
-    def _state_of(self, parameter: torch.Tensor) -> dict[str, Any]:
-        state: dict[str, Any] = self._optimizer.state.get(parameter, {})  # indexing a missing one would make it
-        return state
+        # Indexing a missing state would make it.
+        states = {number: self._optimizer.state.get(parameter, {}) for number, parameter in enumerate(parameters)}
+        return moments(states, {number: parameter.shape for number, parameter in enumerate(parameters)})

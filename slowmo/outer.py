@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from gossip import Account, Averager, Death, GossipOptimizer, NoAverage, Stats, UsageError, World
+from gossip.averaging import wide_copy
 from gossip.wrapper import Wrapper
 
 from .rates import Rates
@@ -121,7 +122,7 @@ class Outer(Wrapper, ABC):
         self._rates.note(self.param_groups)
 
     @abstractmethod
-    def _rewrite(self, step: int) -> None:
+    def _rewrite(self) -> None:
         """After the update of each step, while nothing that reads the values is in flight."""
 
     def _parts(self) -> list[Part]:
@@ -262,8 +263,3 @@ class Outer(Wrapper, ABC):
             raise UsageError(
                 f"this state's outer steps ran {saved['runs']}, and here they run {self.averager.describe()}"
             )
-
-
-def wide_copy(values: torch.Tensor) -> torch.Tensor:
-    """A copy in float32 or wider."""
-    return values.clone() if values.dtype == torch.float64 else values.to(torch.float32, copy=True)

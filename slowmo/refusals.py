@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gossip import Averager, UsageError, World
+from gossip import GossipOptimizer, UsageError, World
 
 
 def checked(world: World) -> World:
@@ -34,12 +34,8 @@ def refuse_period(period: Any) -> None:
 
 def refuse_own_pace(optimizer: Any, name: str) -> None:
     """Where the ranks of `optimizer` need not make the same steps, and `name` has a sum of all of them on its way."""
-    if _at_own_pace(getattr(optimizer, "averager", None)):
+    if isinstance(optimizer, GossipOptimizer) and not optimizer.averager.lockstep:
         raise UsageError(
             f"landing='any' lets each rank make steps at its own pace, and {name} waits for all ranks in one step: use "
             "landing='due' or 'early'"
         )
-
-
-def _at_own_pace(averager: Averager | None) -> bool:
-    return getattr(averager, "landing", None) == "any" or any(map(_at_own_pace, getattr(averager, "members", ())))

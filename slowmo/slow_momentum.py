@@ -80,7 +80,7 @@ class SlowMo(Outer):
             return Reset(base)
         return Average(base, self.averager.worlds[0], self.stats) if name == "average" else Maintain()
 
-    def _rewrite(self, step: int) -> None:
+    def _rewrite(self) -> None:
         self.steps += 1
         if self.steps % self.period == 0:
             with self.stats.span("slowmo"):

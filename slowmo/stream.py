@@ -9,12 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from gossip import Averager, UsageError, World
-from gossip.averaging import State
+from gossip.averaging import State, wide_copy
 from gossip.mixing import scalar
 from gossip.transports import Flight
 from gossip.transports.base import CHANNELS
-
-from .outer import wide_copy
 
 
 @dataclass
@@ -120,8 +118,7 @@ class Stream(Averager):
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from there."""
-        self.forget()
+        """Go on from there. `forget` comes first."""
         for saved in state["aloft"]:
             *sums, total = saved["sums"]
             own, sums = (

@@ -127,7 +127,7 @@ class StreamingSlowMo(Outer):
             rates.note(self.param_groups)
         self.averager.ask()
 
-    def _rewrite(self, step: int) -> None:
+    def _rewrite(self) -> None:
         self.steps += 1
         self.averager.ask()
         with self.stats.span("slowmo"):

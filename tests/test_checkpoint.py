@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -528,6 +529,40 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     testing.run(2, job)
     assert kept(tmp_path) == [1]
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_device_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch says of it is what every rank says."""
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def job(world: gossip.World) -> None:
+        with pytest.raises(gossip.CheckpointError, match="rank 0: RuntimeError: CUDA error: an illegal memory access"):
+            save(tmp_path, world, 2, begin(world, WRAP, "sgd"))
+
+    monkeypatch.setattr(torch, "save", fails)
+    testing.run(2, job)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_an_old_checkpoint_that_one_host_cannot_remove(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is said by every rank, and nobody goes on alone."""
+    prune = files.prune
+
+    def kept_by_one(folder: Path) -> None:
+        if threading.current_thread().name == "rank 1":
+            raise PermissionError(13, "Permission denied")
+        prune(folder)
+
+    def job(world: gossip.World) -> None:
+        with pytest.raises(gossip.CheckpointError, match="rank 1: Permission denied"):
+            save(tmp_path, world, 2, begin(world, WRAP, "sgd"))
+        world.barrier()
+
+    monkeypatch.setattr(files, "prune", kept_by_one)
+    testing.run(2, job, hosts=["a", "b"])
+    assert kept(tmp_path) == [2]
 
 
 # Whatever moment ends it

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import networkx as nx
@@ -22,6 +21,7 @@ import gossip
 import slowmo
 import topologies
 from gossip import testing
+from gossip.asynchronous import Asynchronous
 from gossip.transports import Network
 
 SIZES = st.integers(1, 9)
@@ -335,6 +335,30 @@ def test_mpirun(transport: str, landing: str, launched: list[spawn.Saved]) -> No
         conserved(ranks, start)
 
 
+def test_taking_up_a_state_settles_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A settling with landing="any" sends as much as the model has."""
+    meet, met = Asynchronous._meet, []
+
+    def counted(self: Asynchronous, merge: bool) -> None:
+        met.append(merge)
+        meet(self, merge)
+
+    def run(world: gossip.World) -> None:
+        push_sum = gossip.PushSum(world, topologies.exponential(world.size), landing="any")
+        optimizer, _ = begin(world, push_sum, starts(world.size, 0))
+        optimizer.step()
+        optimizer.settle()
+        state = optimizer.state_dict()
+        world.barrier()
+        met.clear()
+        world.barrier()
+        optimizer.load_state_dict(state)
+
+    monkeypatch.setattr(Asynchronous, "_meet", counted)
+    testing.run(3, run, timeout=20)
+    assert met == [False] * 3
+
+
 # -- a network that loses and repeats ----------------------------------------------------------------------------------
 
 
@@ -501,7 +525,8 @@ def test_a_parameter_group_may_join(landing: str, overlap: int) -> None:
 
 @STRAGGLERS
 def test_nccl_is_refused(landing: str, overlap: int) -> None:
-    world = replace(gossip.init(), transport="nccl")
+    world = gossip.init()
+    world.base.streams = True
     with pytest.raises(gossip.UsageError, match="over nccl messages come in the one order of a stream"):
         gossip.PushSum(world, topologies.exponential(1), overlap, landing)
 

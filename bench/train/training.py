@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from gossip import World
+from gossip.averaging import wide_copy
 from gossip.testing import run as on_threads
 
 from . import shards
@@ -92,9 +93,8 @@ def train(run: Run, shared: Task, world: World, watch: Callable[[nn.Module], obj
         losses.append(loss.item())
         watch(model)
     optimizer.settle()
-    vector = parameters_to_vector(model.parameters()).detach()
-    wide = vector.clone() if vector.dtype == torch.float64 else vector.float()
-    return Trained(wide, optimizer.weight, losses, optimizer.stats.run.bytes_sent)
+    vector = wide_copy(parameters_to_vector(model.parameters()).detach())
+    return Trained(vector, optimizer.weight, losses, optimizer.stats.run.bytes_sent)
 
 
 def conduct(run: Run) -> Outcome:

@@ -14,8 +14,11 @@ from typing import Any
 
 import torch
 
-from ..averaging import wide
+from ..averaging import wide_copy
 from ..errors import CheckpointError
+from ..mass import Mass
+from ..moments import moments
+from ..stats import Stats
 from ..wire import WIRES
 
 State = dict[str, Any]
@@ -27,7 +30,7 @@ class Mean:
 
     def __init__(self, values: torch.Tensor, weight: float) -> None:
         self._dtype = values.dtype
-        self._values = values.to(wide(values.new_empty(0)).dtype, copy=True)
+        self._values = wide_copy(values)
         self._weight = weight
 
     def take(self, values: torch.Tensor, weight: float) -> None:
@@ -121,11 +124,8 @@ def _holdings(shard: State) -> Iterator[tuple[Place, float, torch.Tensor]]:
         if name not in averaged and _floating(value):
             yield ("model", name), 1.0, value
     shapes = {slot["number"]: tuple(slot["shape"]) for slot in slots}
-    for number, entries in optimizer["state"].items():
-        for name, value in entries.items():
-            # As SlowMo's buffers="average" has it: what is shaped like its parameter, and is no counter.
-            if _floating(value) and name != "step" and tuple(value.shape) == shapes[number]:
-                yield ("optimizer", "state", number, name), 1.0, value
+    for (number, name), value in moments(optimizer["state"], shapes).items():
+        yield ("optimizer", "state", number, name), 1.0, value
     for extra in optimizer.keys() - {"state", "param_groups", "gossip"}:
         for name, tensors in optimizer[extra].items():
             # A list is of tensors that every rank has, a dictionary of those that only some have, by where they belong.
@@ -150,11 +150,11 @@ def _arrived(state: Any) -> Iterator[list[torch.Tensor]]:
 
 def _renewed(saved: State, live: State) -> State:
     """A section of the optimizer's state on the new ranks: nothing is in flight and every weight is 1."""
-    new = {"places", "runs", "weight", "whole", "balanced", "equal", "aloft_weight"}
-    whole = {"weight": 1.0, "whole": True, "balanced": True, "equal": True, "aloft_weight": 0.0}
+    whole = Mass(Stats()).state_dict()
+    own = {"places", "runs", *whole}
     return {
         **saved,
-        **{key: whole.get(key, value) for key, value in live.items() if key in new},
+        **{key: whole.get(key, value) for key, value in live.items() if key in own},
         "averager": _rounds(saved["averager"], live["averager"]),
     }
 

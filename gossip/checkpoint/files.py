@@ -79,8 +79,8 @@ def write(folder: Path, rank: int, state: dict[str, Any]) -> Shard:
             digesting = _Digesting(file)
             try:
                 torch.save(state, cast(IO[bytes], digesting))
-            except RuntimeError:
-                raise digesting.error or RuntimeError("torch.save failed") from None
+            except RuntimeError as error:  # where writing failed, that is all that torch says
+                raise digesting.error or error from None
             file.flush()
             os.fsync(file.fileno())
         shard = digesting.shard()
@@ -218,7 +218,7 @@ class _Digesting:
         """As the file does it."""
         try:
             self._file.write(data)
-        except OSError as error:  # torch would say only that writing failed
+        except OSError as error:
             self.error = error
             raise
         self._hash.update(data)

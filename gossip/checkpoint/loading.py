@@ -157,9 +157,7 @@ def _newest(
         return None
     reasons = "; ".join(reason for _, reason in unread)
     advice = f". Going on with {world.size} ranks needs a folder in which every host sees all shards" if resized else ""
-    refusal = CheckpointError(f"{home} holds no checkpoint that every rank can read: {reasons}{advice}")
-    refusal.speaks = world.rank == 0
-    raise refusal
+    raise CheckpointError(f"{home} holds no checkpoint that every rank can read: {reasons}{advice}", world.rank == 0)
 
 
 def _text(home: Path, step: int) -> bytes:

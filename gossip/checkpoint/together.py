@@ -53,9 +53,8 @@ def together(world: World, act: Callable[[], bytes | None]) -> list[bytes]:
     everyone = world.gather(said)
     for rank, each in enumerate(everyone):
         if not each.startswith(_DONE):
-            refusal = (UsageError if each.startswith(_MISUSED) else CheckpointError)(each[1:].decode())
-            refusal.speaks = rank == world.rank
-            raise refusal from failure
+            kind = UsageError if each.startswith(_MISUSED) else CheckpointError
+            raise kind(each[1:].decode(), speaks=rank == world.rank) from failure
     return [each[1:] for each in everyone]
 
 
