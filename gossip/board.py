@@ -136,23 +136,23 @@ class Board:
         host, token = socket.gethostname(), secrets.token_hex(16)
         path = _path(token)
         try:
-            self.slot = _mapped(path, self.slot)
-        except OSError:  # a host without room for it does without
-            token = ""
-        told = [
-            said.decode().split("\n") for said in gather(f"{host}\n{os.getpid()}\n{_namespace()}\n{token}".encode())
-        ]
+            with suppress(OSError):  # a host without room for it does without
+                self.slot = _mapped(path, self.slot)
+            told = gather(f"{host}\n{os.getpid()}\n{_namespace()}\n{token}".encode())
+            self._look(host, [said.decode().split("\n") for said in told])
+            gather(b"")
+        finally:  # the memory stays as long as somebody sees it, and nothing is left of a rank that is killed
+            path.unlink(missing_ok=True)
+        return self.hosts
+
+    def _look(self, host: str, told: list[list[str]]) -> None:
         self.hosts = tuple(name for name, *_ in told)
         for rank, (name, pid, namespace, theirs) in enumerate(told):
             if rank != self.rank and name == host and re.fullmatch("[0-9a-f]{32}", theirs):
-                with suppress(OSError):  # the same name, and yet another machine or another container
+                with suppress(OSError):  # another machine or container of this name, or it has no room for a slot
                     self.mates[rank] = _mapped(_path(theirs))
                     if namespace == _namespace() and hasattr(os, "pidfd_open"):
                         self._processes[rank] = os.pidfd_open(int(pid))
-        gather(b"")
-        if token:
-            path.unlink()  # the memory stays as long as somebody sees it, and nothing is left of a rank that is killed
-        return self.hosts
 
     def known(self, rank: int) -> str:
         """What is known of `rank`, such as `rank 1, process 4711 on this host, is in step 412, computing for 31 s`."""

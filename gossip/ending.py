@@ -23,11 +23,6 @@ def speak_through(base: Transport) -> None:
     _base = base
 
 
-def in_a_job() -> bool:
-    """Whether there is a transport to end the others through."""
-    return _base is not None
-
-
 def end_job_on_errors() -> None:
     """Put `excepthook` before what shows errors already, once: torch.distributed puts a hook of its own around ours."""
     global _report
@@ -53,6 +48,11 @@ def end_job(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # closed, here or at its other end
             stream.flush()
+    mpi = sys.modules.get("mpi4py.MPI")  # which a script may use without us; importing it here would start it
     if _base is not None:
         _base.end_job(code)
+    elif mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
+        mpi.COMM_WORLD.Abort(code)
+    # Not sys.exit: what the script has left running, threads or an exit handler that waits for a peer, must not keep
+    # this rank alive. Its launcher sees the exit code and ends the others.
     os._exit(code)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import builtins
-import contextlib
 import os
 import pkgutil
 import runpy
@@ -20,7 +19,10 @@ from importlib.machinery import SourceFileLoader
 from types import ModuleType, TracebackType
 from typing import Any, NoReturn, TextIO, cast
 
+import torch
+
 from . import cores
+from .ending import end_job, excepthook
 from .errors import UsageError
 from .labels import Labelled
 from .launchers import Launcher, detect
@@ -82,7 +84,7 @@ def main() -> None:
         "--threads",
         type=_threads,
         metavar="N",
-        help="threads of each rank for torch and NumPy; without it OMP_NUM_THREADS, "
+        help="threads of each rank for torch; without it OMP_NUM_THREADS, "
         "and where that is unset the cores of the host divided by the ranks on it",
     )
     parser.add_argument(
@@ -157,31 +159,14 @@ def run(script: str, arguments: list[str], *, module: bool = False) -> None:
     except BaseException as error:
         error = error.with_traceback(_of_the_script(error.__traceback__))
         sys.excepthook(type(error), error, error.__traceback__)
-        ending = sys.modules.get("gossip.ending")
-        if ending is not None and sys.excepthook is ending.excepthook:
+        if sys.excepthook is excepthook:
             # It ends the job, or returns because another rank speaks for this one and ends the job then.
             sys.exit(1)
         end_job(1)
 
 
-def end_job(code: int) -> NoReturn:
-    """End every rank of the job, with an exit code that is not 0."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # closed, here or at its other end
-            stream.flush()
-    # What the script has imported, if anything: importing MPI here would start it.
-    mpi, ending = sys.modules.get("mpi4py.MPI"), sys.modules.get("gossip.ending")
-    if ending is not None and ending.in_a_job():
-        ending.end_job(code)
-    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
-        mpi.COMM_WORLD.Abort(code)
-    # Not sys.exit: what the script has left running, threads or an exit handler that waits for a peer, must not keep
-    # this rank alive. Its launcher sees the exit code and ends the others.
-    os._exit(code)
-
-
 def set_threads(wanted: int | None, launcher: Launcher) -> None:
-    """Set the number of threads of this rank, in the environment and in torch if it is there already.
+    """Set the number of threads of this rank, in torch, and in the environment of what it starts.
 
     A number asked for counts first, then OMP_NUM_THREADS, which torchrun sets to 1, then the share of the host's cores.
     """
@@ -191,8 +176,7 @@ def set_threads(wanted: int | None, launcher: Launcher) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if wanted is not None or not os.environ.get("MKL_NUM_THREADS"):
         os.environ["MKL_NUM_THREADS"] = str(threads)
-    if (torch := sys.modules.get("torch")) is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
 
 
 def _threads(text: str) -> int:

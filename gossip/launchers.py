@@ -1,4 +1,4 @@
-"""Who started this process, and as which rank: read from the environment alone, before torch and MPI are imported."""
+"""Who started this process, and as which rank: read from the environment alone."""
 
 from __future__ import annotations
 

@@ -25,7 +25,8 @@ class Counters:
         rounds_posted, rounds_landed: gossip rounds started and merged.
         messages_sent, messages_received, bytes_sent, bytes_received: of all that travelled, averages included.
         seconds_exposed: blocked in a wait, which is what communication costs a step beside the merging.
-        seconds_in_flight: from posting to arrival, summed over flights, hidden or not.
+        seconds_in_flight: from posting to arrival, summed over flights, hidden or not; over NCCL, where no host waits,
+            to when the arrival was asked for.
         seconds_merging: spent on merging what arrived.
         oldest_age: the age in steps of the oldest flight that landed.
         weight: the push-sum weight held at the end; over NCCL, where reading it would stop the host, the first one.

@@ -56,10 +56,14 @@ def run(
             wires.break_off(error)
 
     threads = [threading.Thread(target=rank_main, args=(rank,), name=f"rank {rank}") for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    except BaseException as interrupt:  # Ctrl-C: no rank is left behind
+        wires.break_off(interrupt)
+        raise
     if errors:
         raise errors[0]
     return [results[rank] for rank in sorted(results)]

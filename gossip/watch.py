@@ -71,7 +71,7 @@ class Watch:
 
     def tell(self) -> None:
         """The loop knows, and takes the time that it needs; a second signal ends it."""
-        self.told, self._deadline = True, None
+        self.told = True
 
     def _take(self, *numbers: int | None) -> None:
         """Handle these signals, where nobody else does."""
@@ -107,9 +107,9 @@ class Watch:
 
     def _run(self) -> None:
         while True:
-            left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+            left = None if self.told or self._deadline is None else max(0.0, self._deadline - time.monotonic())
             if not select.select([self._read], [], [], left)[0]:
-                if self._deadline is not None:
+                if not self.told:
                     self._end(f"and its loop did not ask for {GRACE:g} s")
                 continue
             for number in os.read(self._read, 64):
@@ -124,8 +124,7 @@ class Watch:
         again, self.asked = self.asked is not None, number
         if again or not self._questions:
             self._end("again" if again else "")
-        elif not self.told:
-            self._deadline = time.monotonic() + GRACE
+        self._deadline = time.monotonic() + GRACE
 
     def _end(self, why: str) -> NoReturn:
         assert self.asked is not None

@@ -187,6 +187,6 @@ def test_what_an_extra_brings_is_not_needed_to_load_a_layer(place: str, library:
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60, cwd=ROOT)
 
 
-@pytest.mark.parametrize("module", ["errors", "launchers", "cores", "labels", "launch"])
-def test_what_launch_needs_runs_without_torch(module: str) -> None:
+@pytest.mark.parametrize("module", ["errors", "launchers", "cores", "labels"])
+def test_what_reads_the_surroundings_does_so_without_torch(module: str) -> None:
     assert not {imported for imported in IMPORTS[f"gossip.{module}"] if is_in(imported, "torch")}

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import _thread
 import dataclasses
 import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import spawn
 import torch
 
 import gossip
-from gossip import testing
+from gossip import board, testing
 
 
 @pytest.fixture(autouse=True)
@@ -213,3 +216,36 @@ def test_what_only_a_fresh_process_can_show() -> None:
     assert one_rank.startswith("works as mpi")
     assert "torchrun started 2 processes, but MPI sees 1: launch with the mpirun" in one_too_few
     assert absent_peer.startswith(f"PeerTimeout rank 0 did not meet the other 1 ranks at 127.0.0.1:{port} within 1 s")
+
+
+def test_ctrl_c_leaves_no_rank_behind() -> None:
+    """Of those that are threads of the process."""
+
+    def run(world: gossip.World) -> None:
+        if world.rank == 0:
+            _thread.interrupt_main()
+        world.channel().post({}, {1 - world.rank: [torch.zeros(1)]}, "what never comes").wait()
+
+    with pytest.raises(KeyboardInterrupt):
+        testing.run(2, run)
+    ranks = [thread for thread in threading.enumerate() if thread.name in ("rank 0", "rank 1")]
+    for rank in ranks:
+        rank.join(timeout=10)
+        assert not rank.is_alive(), "it waits on"
+
+
+def test_a_host_without_room_for_a_slot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Does without, and no file is left; nor where the ranks do not meet."""
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    def missing(data: bytes) -> list[bytes]:
+        raise gossip.PeerTimeout("nobody came")
+
+    monkeypatch.setattr(board, "_path", lambda token: tmp_path / token)
+    with pytest.raises(gossip.PeerTimeout):
+        board.Board(0).share(missing)
+    monkeypatch.setattr(os, "write", full)
+    assert board.Board(0).share(lambda data: [data]) == (socket.gethostname(),)
+    assert not list(tmp_path.iterdir())
