@@ -132,9 +132,9 @@ class World:
         if self.base.closed:
             return
         self.barrier()
+        self.base.carrier.leave(self.base.group_number)
         if self.base.outermost:
             self.base.close()
-            self.base.carrier.parties.clear()
         self.base.closed = True
 
     def __enter__(self) -> World:

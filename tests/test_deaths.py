@@ -235,3 +235,19 @@ def test_without_shrink_a_death_is_an_error() -> None:
 
     with pytest.raises(gossip.PeerDied, match="rank 1 died while rank"):
         testing.run(3, run, timeout=5)
+
+
+def test_those_of_a_closed_world_are_forgotten() -> None:
+    """Where all worlds of a process share a carrier, as over MPI: the next one begins anew."""
+
+    def run(world: gossip.World) -> tuple[int, int]:
+        first, second = (world.group(range(world.size)) for _ in range(2))
+        wrapped(push(first), linear(), "shrink")
+        wrapped(push(second), linear(), "shrink")
+        first.close()
+        left = len(world.base.carrier.parties)
+        second.close()
+        wrapped(push(world), linear(), "raise")  # refused beside others that go on
+        return left, len(world.base.carrier.parties)
+
+    assert testing.run(2, run, timeout=5) == [(1, 0)] * 2

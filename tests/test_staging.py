@@ -6,7 +6,7 @@ import ctypes
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -19,8 +19,9 @@ from workers import staged, twin
 
 import gossip
 from gossip import testing
-from gossip.transports import Flight, Transport, direct, gpu_aware, staging
+from gossip.transports import Flight, Transport, cuda, direct, gpu_aware, staging
 from gossip.transports.collectives import Relay
+from gossip.transports.mpi import MpiTransport
 from gossip.transports.parcels import Line, Parcel
 
 Patch = pytest.MonkeyPatch
@@ -295,6 +296,94 @@ def test_the_steps_of_a_sum_run_on_the_stream_of_who_asked_for_it() -> None:
         assert not stream.entered
 
     testing.run(1, run)
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_who_has_waited_for_a_sum_goes_on_after_its_stream(breaks: bool) -> None:
+    """Also where it has broken off: what was done on that stream still has its memory."""
+
+    def run(world: gossip.World) -> None:
+        joined: list[int] = []
+
+        def steps(channel: Transport) -> Iterator[Flight]:
+            yield channel.post({}, {}, "a step")
+            assert not joined
+            if breaks:
+                raise RuntimeError("the device is gone")
+
+        relay = Relay(world.channel(), steps(world.channel()), "a sum")
+        relay.join = lambda: joined.append(1)
+        if breaks:
+            with pytest.raises(gossip.PeerLost, match="a sum broke off: the device is gone"):
+                relay.wait()
+        else:
+            relay.wait()
+        assert joined == [1]
+
+    testing.run(1, run)
+
+
+def test_a_sum_over_mpi_has_a_stream_beside_the_caller_s(monkeypatch: Patch) -> None:
+    """After what the caller has given to its own by now, and not after what follows."""
+    said: list[str] = []
+
+    class Named:
+        def __init__(self, device: object, priority: int = 0, name: str = "beside") -> None:
+            self.name = name
+
+        def wait_stream(self, other: Named) -> None:
+            said.append(f"{self.name} waits for {other.name}")
+
+    @contextmanager
+    def told(thing: object) -> Iterator[None]:
+        name = thing.name if isinstance(thing, Named) else str(thing)
+        said.append(f"on {name}")
+        yield
+        said.append(f"off {name}")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "Stream", Named)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Named(device, name="the caller's"))
+    monkeypatch.setattr(torch.cuda, "device", told)
+    monkeypatch.setattr(torch.cuda, "stream", told)
+    cuda.aside.cache_clear()
+
+    def run(world: gossip.World) -> None:
+        relay = Relay(world.channel(), iter([world.channel().post({}, {}, "a step")]), "a sum")
+        transport = SimpleNamespace(engine=SimpleNamespace(drive=lambda flight: said.append("driven")))
+        MpiTransport.drive(transport, relay)  # type: ignore[arg-type]
+        relay.wait()
+
+    testing.run(1, run)
+    cuda.aside.cache_clear()
+    step = ["on cuda:1", "on beside", "off beside", "off cuda:1"]
+    assert said == ["beside waits for the caller's", "driven", *step, *step, "the caller's waits for beside"]
+
+
+def test_the_thread_that_asks_belongs_to_the_device() -> None:
+    """For what MPI itself asks of the device."""
+    code = """
+import threading, time, torch
+from workers import twin
+import gossip
+names = []
+twin.TwinMemory.adopt = lambda memory: names.append(threading.current_thread().name)
+with gossip.init("mpi", timeout=30) as world:
+    twin.direct(world)
+    for _ in range(3):
+        room = torch.zeros(1000)
+        channel = world.channel()
+        channel.post({0: [torch.ones(1000)]}, {0: [room]}, "a round").wait()
+        assert room.sum() == 1000
+        flight = channel.post({}, {0: [room]}, "a later round")
+        time.sleep(0.05)
+        channel.post({0: [torch.ones(1000)]}, {}, "its other end").wait()
+        flight.wait()
+assert names == ["gossip-mpi-progress"], names
+"""
+    outcome = spawn.run_mpirun(1, ["-c", code], timeout=60)
+    assert outcome.code == 0, outcome.output
 
 
 class Stream(AbstractContextManager[object]):

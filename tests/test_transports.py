@@ -116,6 +116,9 @@ def test_the_watchdog_ends_the_job_without_holding_tensors(
         assert held() is None, "a tensor outlives its flight"
         heard = dog._wrong()
         assert heard is None if said is None else heard is not None and heard.startswith(said)
+        assert {rank: subject for rank, (subject, _) in world.base.board.heard.items() if subject == "round 5"} == (
+            {1: "round 5"} if said is None else {}
+        )
 
     monkeypatch.setattr(torch.cuda, "Event", lambda: None)
     testing.run(2, lambda world: run(world) if world.rank == 0 else None)
@@ -346,11 +349,15 @@ def test_what_is_expected_of_a_channel_goes_with_it(gloo: gossip.World, monkeypa
     assert kept() is None
 
 
-def test_a_closed_world_posts_nothing(gloo: gossip.World) -> None:
+def test_a_closed_world_posts_nothing(gloo: gossip.World, monkeypatch: Patch) -> None:
     channel = of_three(gloo)
+    assert isinstance(channel, distributed.DistributedTransport)
     gloo.close()
     with pytest.raises(gossip.PeerLost, match="rank 0 cannot post round 7: its world has been closed"):
         channel.post({1: [torch.zeros(1)]}, {}, "round 7")
+    monkeypatch.setattr(torch.cuda, "Event", lambda: None)
+    with pytest.raises(gossip.PeerLost, match="rank 0 cannot post an exact sum: its world has been closed"):
+        channel._streamed_sum([torch.zeros(1)])
 
 
 class Gloo:
@@ -584,6 +591,7 @@ def engine() -> Iterator[Engine]:
     engine = object.__new__(Engine)
     engine.lock, engine._work = threading.Lock(), threading.Event()
     engine._aloft, engine._waiting, engine._stopped, engine._thread = set(), 0, False, None
+    engine.routes = SimpleNamespace(latest=None)  # type: ignore[assignment]
     yield engine
     engine._stopped = True
     engine._work.set()

@@ -19,6 +19,8 @@ import torch
 
 from ..board import Board
 from ..errors import UsageError
+from . import collectives, sums
+from .collectives import Relay
 from .flight import Batch, Flight
 from .survival import Carrier
 
@@ -54,6 +56,7 @@ class Transport(ABC):
         closed: `close` was called.
         expects: a message leaves only when there is room for it, so that `expect` is worth its call.
         streams: what is posted passes through one stream of a device, so that no batch travels beside another.
+        home: the device whose memory it carries; None where it carries that of any.
         outermost: it is no channel or group of another transport, so closing it closes the carrier.
     """
 
@@ -62,6 +65,7 @@ class Transport(ABC):
     most_numbers = 1 << 19
     streams = False
     expects = False
+    home: torch.device | None = None
     outermost = True
     closed = False
 
@@ -95,6 +99,11 @@ class Transport(ABC):
         """How many ranks are left."""
         return len(self.ranks)
 
+    @property
+    def group_number(self) -> int:
+        """What the channels of one group have in common."""
+        return self.number // CHANNELS
+
     def expect(self, receives: Batch) -> None:
         """Make room already for the next message of each peer, where that lets it leave sooner, and nothing elsewhere.
 
@@ -124,7 +133,7 @@ class Transport(ABC):
             )
         other = copy.copy(self)
         other.outermost = False
-        other.number = self.number - self.number % CHANNELS + number
+        other.number = self.group_number * CHANNELS + number
         return other
 
     def group(self: Own, ranks: Sequence[int]) -> Own:
@@ -170,48 +179,32 @@ class Transport(ABC):
 
     def sum(self, tensors: Sequence[torch.Tensor]) -> Flight:
         """Start the exact sum over all ranks, in place, of one-dimensional tensors."""
-        from .collectives import Relay
-        from .sums import exact_sum
-
-        return self.drive(Relay(self, exact_sum(self, tensors), "an exact sum"))
+        return self.drive(Relay(self, sums.exact_sum(self, tensors), "an exact sum"))
 
     def reduce_scatter(self, tensors: Sequence[torch.Tensor]) -> Flight:
         """Start the first half of `sum`: of one-dimensional tensors, this rank's `own_parts` alone become the sum."""
-        from .collectives import Relay
-        from .sums import reduce_scatter
-
-        return self.drive(Relay(self, reduce_scatter(self, tensors), "the first half of an exact sum"))
+        return self.drive(Relay(self, sums.reduce_scatter(self, tensors), "the first half of an exact sum"))
 
     def all_gather(self, tensors: Sequence[torch.Tensor]) -> Flight:
         """Start the second half of `sum`: every rank's `own_parts` go to all others, in place."""
-        from .collectives import Relay
-        from .sums import all_gather
-
-        return self.drive(Relay(self, all_gather(self, tensors), "the second half of an exact sum"))
+        return self.drive(Relay(self, sums.all_gather(self, tensors), "the second half of an exact sum"))
 
     def own_parts(self, tensors: Sequence[torch.Tensor]) -> list[tuple[int, slice]]:
         """(number of the tensor, where in it) of what this rank holds between the halves of `sum`."""
-        from .sums import own_parts
-
-        return own_parts(self, tensors)
+        return sums.own_parts(self, tensors)
 
     def broadcast(self, tensors: Sequence[torch.Tensor], source: int = 0) -> Flight:
         """Start copying the tensors of rank `source` into those of every other rank."""
-        from .collectives import Relay, tree_broadcast
-
-        return self.drive(Relay(self, tree_broadcast(self, tensors, source), f"a broadcast from rank {source}"))
+        steps = collectives.tree_broadcast(self, tensors, source)
+        return self.drive(Relay(self, steps, f"a broadcast from rank {source}"))
 
     def gather(self, data: bytes) -> list[bytes]:
         """What every rank gave, by rank, on every rank. Blocks."""
-        from .collectives import gather
-
-        return self.together(lambda: gather(self, data))
+        return self.together(lambda: collectives.gather(self, data))
 
     def barrier(self) -> None:
         """Return once every rank has called it."""
-        from .collectives import Relay, barrier
-
-        self.together(lambda: Relay(self, barrier(self), "a barrier").wait())
+        self.together(lambda: Relay(self, collectives.barrier(self), "a barrier").wait())
 
     def together(self, act: Callable[[], Result]) -> Result:
         """Do what all ranks do: each of them, or none. It is done again where a rank died meanwhile, if that is wanted.

@@ -11,12 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..errors import PeerDied, PeerLost
-from .base import Transport
 from .flight import Flight
+
+if TYPE_CHECKING:
+    from .base import Transport
 
 Steps = Iterator[Flight]
 
@@ -25,11 +28,13 @@ class Relay(Flight):
     """A flight made of flights that depend on one another.
 
     driven: each of them, when it has landed, has the next one follow.
-    around: what its steps run in, on whichever thread: the stream of a device that its tensors belong to.
+    around: what its steps run in, on whichever thread: a stream of the device that its tensors belong to.
+    join: what who has waited for it does before anything else, so that what was done in there has been done.
     """
 
     driven = False
     around: Callable[[], AbstractContextManager[object]] = nullcontext
+    join: Callable[[], object] = nullcontext
 
     def __init__(self, transport: Transport, steps: Steps, subject: str) -> None:
         super().__init__(transport, {}, {}, subject)
@@ -50,8 +55,11 @@ class Relay(Flight):
         return self.landed is not None
 
     def wait(self, timeout: float | None = None) -> None:
-        with self.transport.waiting():  # for what it posts now too
-            super().wait(timeout)
+        try:
+            with self.transport.waiting():  # for what it posts now too
+                super().wait(timeout)
+        finally:
+            self.join()
 
     def _wait(self, limit: float) -> None:
         self.driven = False  # who waits moves it along

@@ -57,7 +57,7 @@ class DistributedTransport(Transport):
         self.name = name
         self.streams, self.expects = name == "nccl", name == "gloo"
         self.most_numbers = 1 << (30 - COUNT_BITS)
-        self.device = device
+        self.home = device if name == "nccl" else torch.device("cpu")
         self._group = self._new_group()
         # A group whose point-to-point and collectives share a communicator serialises them.
         self._sums = self._new_group() if name == "nccl" else self._group
@@ -87,7 +87,7 @@ class DistributedTransport(Transport):
 
     def _open_connections(self) -> None:
         """The first operation of a group must be everybody's; later ones may be those of some ranks alone."""
-        self._streamed_sum([torch.zeros(1, device=self.device)]).wait()
+        self._streamed_sum([torch.zeros(1, device=self.home)]).wait()
         if self.size > 1:
             self._say_hello([(self.rank + 1) % self.size], [(self.rank - 1) % self.size])
 
@@ -97,7 +97,7 @@ class DistributedTransport(Transport):
 
     def _say_hello(self, sends: Collection[int], receives: Collection[int]) -> None:
         """NCCL connects two ranks when the first message between them is posted, and the host waits for that."""
-        out, into = ({peer: [torch.zeros(1, device=self.device)] for peer in peers} for peers in (sends, receives))
+        out, into = ({peer: [torch.zeros(1, device=self.home)] for peer in peers} for peers in (sends, receives))
         self.post(out, into, "the first exchange").wait()
 
     def post(self, sends: Batch, receives: Batch, subject: str, *, together: bool = False) -> Flight:
@@ -253,7 +253,7 @@ class DistributedTransport(Transport):
             2 * (self.size - 1) * tensor.nbytes // self.size for tensor in tensors
         )
         flight.messages_sent = flight.messages_received = 2 * (self.size - 1) * len(tensors)
-        with self._in_order(flight):
+        with self._named(range(self.size), flight.subject), self._in_order(flight):
             for tensor in tensors:
                 work = dist.all_reduce(tensor, group=self._sums, async_op=True)
                 assert work is not None

@@ -14,7 +14,7 @@ from ..errors import UsageError
 from .cuda import CudaMemory
 from .direct import Direct
 from .parcels import Line, Parcel
-from .staging import Event, Staging
+from .staging import Event, Memory, Staging
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -39,9 +39,11 @@ class Route(Protocol):
 
     Attributes:
         name: "staged" or "direct".
+        memory: the device's.
     """
 
     name: str
+    memory: Memory
 
     def mark(self) -> Event:
         """What a batch that is posted now has to come after."""
@@ -53,6 +55,9 @@ class Route(Protocol):
 class Routes:
     """The route of each device that a tensor has come from so far.
 
+    Attributes:
+        latest: the one made last.
+
     Raises:
         UsageError: the variable is something else than 0 or 1.
     """
@@ -61,6 +66,7 @@ class Routes:
         self._mpi, self._comm, self._me = mpi, comm, comm.rank
         self._said = said()
         self._known: dict[torch.device, Route] = {}
+        self.latest: Route | None = None
 
     def of(self, tensor: torch.Tensor) -> Route | None:
         """How `tensor` travels: None from and to the memory of hosts, where MPI takes it as it lies.
@@ -72,7 +78,7 @@ class Routes:
         if device.type == "cpu":
             return None
         if device not in self._known:
-            self._known[device] = self._make(device)
+            self._known[device] = self.latest = self._make(device)
         return self._known[device]
 
     def _make(self, device: torch.device) -> Route:

@@ -33,10 +33,9 @@ class _Parcel:
     due: float = 0.0
     landed: bool = False
 
-    def fits(self, room: _Parcel) -> bool:
-        """Whether `room` was made for it."""
-        forms = [[(tensor.shape, tensor.dtype) for tensor in parcel.tensors] for parcel in (self, room)]
-        return forms[0] == forms[1]
+    def forms(self) -> list[tuple[list[int], torch.dtype]]:
+        """The shape and the type of each tensor, of which there has to be the same room."""
+        return [(list(tensor.shape), tensor.dtype) for tensor in self.tensors]
 
 
 @dataclass
@@ -97,8 +96,13 @@ class Network:
         sent, room = self._sent[line], self._room[line]
         while line[0] > self.revoked and sent and room and sent[0].due <= time.monotonic():
             parcel, target = sent.popleft(), room.popleft()
-            if not parcel.fits(target):
-                self.break_off(PeerLost("a message arrived in a shape that its receiver did not expect"))
+            if parcel.forms() != target.forms():
+                self.break_off(
+                    PeerLost(
+                        f"a message from rank {line[2]} to rank {line[3]} has tensors of {parcel.forms()}, where room "
+                        f"was made for {target.forms()}: do both post the same?"
+                    )
+                )
                 return
             for here, there in zip(target.tensors, parcel.tensors, strict=True):
                 here.copy_(there)

@@ -12,12 +12,12 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import AbstractContextManager
-from functools import partial
 
 import torch
 
 from .base import Transport
 from .collectives import Relay
+from .cuda import aside
 from .flight import Batch, Flight
 from .mpi_engine import Engine
 from .mpi_flight import MpiFlight
@@ -48,8 +48,10 @@ class MpiTransport(Transport):
 
     def drive(self, flight: Flight) -> Flight:
         if isinstance(flight, Relay) and torch.cuda.is_initialized():
-            # The thread that moves it along would have its steps on a stream that knows nothing of the caller's.
-            flight.around = partial(torch.cuda.stream, torch.cuda.current_stream())
+            # On the caller's stream each step would come after all that the caller has computed meanwhile.
+            beside = aside(torch.device("cuda", torch.cuda.current_device()))
+            beside.follow()
+            flight.around, flight.join = beside.around, beside.join
         self.engine.drive(flight)
         return flight
 

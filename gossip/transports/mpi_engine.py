@@ -36,6 +36,8 @@ from .survival import Lasting
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+    from .gpu_aware import Route
+
 FAULT_TOLERANT = "OMPI_MCA_mpi_ft_enable"
 """What mpirun --with-ft ulfm sets to 1."""
 
@@ -187,6 +189,7 @@ class Engine(Lasting):
         self._aloft.discard(flight)
 
     def _run(self) -> None:
+        mine: Route | None = None
         while not self._stopped:
             if not self._aloft or self._waiting:
                 self._work.clear()
@@ -194,6 +197,9 @@ class Engine(Lasting):
                     self._work.wait()
                 continue
             time.sleep(max(self.interval(), 2e-4))
+            if (route := self.routes.latest) is not None and route is not mine:
+                route.memory.adopt()  # for what MPI itself asks of the device
+                mine = route
             if not self._waiting:
                 self.advance()
 

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from ..errors import PeerDied, PeerLost
+from ..errors import GossipError, PeerDied, PeerLost
 from .flight import Batch, Flight
 from .pacing import Kind, lull
 from .parcels import EAGER, Line, Parcel, Plain, pieces
@@ -56,13 +56,11 @@ class MpiFlight(Flight):
         try:
             with engine.lock:
                 self._post(asking)
-        except engine.mpi.Exception as error:
-            if not engine.died(error):
-                raise PeerLost(
-                    f"rank {transport.me} lost a message of {subject}: it could not be posted: MPI says {error}"
-                ) from error
-            # Said by whoever waits for it; what was posted before ends once that is known.
-            self._died, self._failure = True, error
+        except GossipError:  # nothing was posted
+            raise
+        except (engine.mpi.Exception, RuntimeError) as error:
+            # Said by whoever waits for it; what was posted before still has its memory, until that is known.
+            self._died, self._failure = engine.died(error), error
         if self._coming or self._going or self._held or self._staged:
             engine.drive(self, awaited=not asking)
 

@@ -65,6 +65,9 @@ class Memory(ABC):
         self.made = 0
         self._idle: defaultdict[int, list[Buffer]] = defaultdict(list)
 
+    def adopt(self) -> None:
+        """The calling thread belongs to the device from now on, for calls that do not say which one they mean."""
+
     @abstractmethod
     def mark(self) -> Event:
         """The end of all work that the calling thread has given to the device."""

@@ -119,7 +119,7 @@ class Watchdog:
         """What there is to say before the process ends; None while all is well."""
         try:
             while self._aloft and self._aloft[0][0].done():
-                self._aloft.popleft()
+                self._aloft.popleft()[0].note_heard()
         except RuntimeError as error:  # nobody would watch the deadlines any more
             flight = self._aloft[0][0]
             return (

@@ -8,13 +8,15 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from .base import Transport
 from .collectives import Steps
 from .flight import Flight
+
+if TYPE_CHECKING:
+    from .base import Transport
 
 RING = 16
 """Ranks up to which the exact sum goes around a ring."""

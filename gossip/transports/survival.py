@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..errors import PeerDied
+from .collectives import gather
 
 if TYPE_CHECKING:
     from .base import Transport
@@ -44,7 +45,7 @@ class Carrier:
         size: ranks that are left.
         next_group: the next number for a group that this process has not used yet.
         lost: ranks that died, as the job numbers them.
-        parties: who goes on after a loss, in the order in which every rank has made them.
+        parties: who goes on after a loss and the channel where they meet, in the order in which every rank made them.
         outlives: whether it can go on without a rank that died.
     """
 
@@ -56,7 +57,11 @@ class Carrier:
         self.size = size
         self.next_group = 1
         self.lost: set[int] = set()
-        self.parties: list[Party] = []
+        self.parties: list[tuple[Party, Transport]] = []
+
+    def leave(self, group: int) -> None:
+        """Those who meet on a channel of this group end with its world."""
+        self.parties = [(party, meeting) for party, meeting in self.parties if meeting.group_number != group]
 
     def together(self, act: Callable[[], Result]) -> Result:
         """Do `act` on all ranks."""
@@ -77,12 +82,10 @@ class Lasting(Carrier, ABC):
     def __init__(self, size: int) -> None:
         super().__init__(size)
         self.seconds = 0.0
-        self._meeting: Transport | None = None
 
     def enrol(self, party: Party, meeting: Transport) -> None:
         """Let `party` go on after a loss. Every rank does so, in the same order; `meeting` is a channel of all."""
-        self.parties.append(party)
-        self._meeting = self._meeting or meeting
+        self.parties.append((party, meeting))
 
     @abstractmethod
     def revoke(self) -> None:
@@ -127,16 +130,14 @@ class Lasting(Carrier, ABC):
 
     def _meet(self, began: float) -> None:
         """Meet without the dead, and begin again: everybody who is left has agreed to come."""
-        assert self._meeting is not None, "somebody enrolled"
-        from .collectives import gather
-
+        _, meeting = self.parties[0]
         while True:
             self.revoke()
             gone = self.shrink()
             self.lost |= gone
             self.size -= len(gone)
             try:
-                rows = gather(self._meeting, json.dumps([party.tell() for party in self.parties]).encode())
+                rows = gather(meeting, json.dumps([party.tell() for party, _ in self.parties]).encode())
                 done = True
             except PeerDied:
                 self.revoke()
@@ -145,5 +146,5 @@ class Lasting(Carrier, ABC):
                 break
         self.seconds = time.monotonic() - began
         told = [json.loads(row) for row in rows]
-        for number, party in enumerate(self.parties):
-            party.go_on({rank: row[number] for rank, row in zip(self._meeting.ranks, told, strict=True)})
+        for number, (party, _) in enumerate(self.parties):
+            party.go_on({rank: row[number] for rank, row in zip(meeting.ranks, told, strict=True)})

@@ -12,9 +12,12 @@ import torch
 
 import gossip
 from gossip import testing
+from gossip.transports import sums
 from gossip.transports.gpu_aware import Routes
 from gossip.transports.mpi import MpiTransport
 from workers import twin
+
+LANE = sums.LANE
 
 
 def main(*transports: str) -> None:
@@ -43,6 +46,7 @@ def speak(world: gossip.World, how: str, chunk: int = 50_000) -> None:
     engine = world.base.engine
     engine.near = frozenset() if how == "far" else frozenset(range(world.size))
     engine.routes = Routes(engine.mpi, engine.comm)
+    sums.LANE = chunk if how in ("staged", "direct") else LANE  # a device's sums in two halves too
     if how == "staged":
         twin.staged(world, chunk)
     elif how == "direct":

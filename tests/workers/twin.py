@@ -117,11 +117,11 @@ class TwinRoutes:
     """Empty tensors and those of more than `host` bytes are the device's, so that envelopes stay on the host."""
 
     def __init__(self, route: Route, host: int) -> None:
-        self._route, self._host = route, host
+        self.latest, self._host = route, host
 
     def of(self, tensor: torch.Tensor) -> Route | None:
         """How `tensor` travels."""
-        return None if 0 < tensor.nbytes <= self._host else self._route
+        return None if 0 < tensor.nbytes <= self._host else self.latest
 
 
 def staged(world: gossip.World, chunk: int = 100, host: int = 32) -> TwinMemory:
