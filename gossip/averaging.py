@@ -120,6 +120,9 @@ class ExactAverage(Averager):
     A rewrite: it lands everything in flight first. 16-bit values are summed in float32. All ranks end with the same
     bits. Costs 2(n-1)/n of the parameters' bytes a rank.
 
+    Args:
+        world: the ranks whose mean is taken, n of them.
+
     >>> import gossip
     >>> averager = gossip.Every(12, gossip.ExactAverage(gossip.init()))     # local SGD, τ = 12
     """
@@ -263,11 +266,15 @@ class Composite(Averager):
 class Every(Composite):
     """Let `averager` act in every `period`-th step only. Rounds of gossip count posts, not steps.
 
-    >>> Every(4, Every(2, NoAverage())).describe()
-    'Every(4, Every(2, NoAverage()))'
+    Args:
+        period: steps from one to the next; it acts in each step t with (t + 1) mod period = 0.
+        averager: what acts then.
 
     Raises:
         UsageError: a period that is not a whole number of at least 1.
+
+    >>> Every(4, Every(2, NoAverage())).describe()
+    'Every(4, Every(2, NoAverage()))'
     """
 
     def __init__(self, period: int, averager: Averager) -> None:
@@ -287,6 +294,9 @@ class Chain(Composite):
     """Several averagers, one after another in each step.
 
     Gossip-PGA is `Chain(PushSum(...), Every(H, ExactAverage(...)))`.
+
+    Args:
+        members: in the order in which they act.
 
     >>> Chain(NoAverage(), Every(2, NoAverage())).describe()
     'Chain(NoAverage(), Every(2, NoAverage()))'

@@ -2,8 +2,6 @@
 
 What is given and when it is merged is one strategy in a file: `rounds` lands them when they are due, `early` as soon as
 they have arrived, `asynchronous` has no rounds in common.
-
-Source: Assran et al., ICML 2019, arXiv 1811.10792.
 """
 
 from __future__ import annotations
@@ -54,6 +52,9 @@ class PushSum(Composite):
         UsageError: an overlap, landing or wire that does not exist or that the transport cannot have, or a topology of
             another size.
         TopologyError: a schedule that breaks the laws of `topologies.Topology`.
+
+    Source: Assran, Loizou, Ballas, Rabbat, "Stochastic gradient push for distributed deep learning", ICML 2019, arXiv
+    1811.10792, algorithms 1 (SGP) and 2 (OSGP).
 
     >>> import gossip, topologies, torch
     >>> world = gossip.init()

@@ -185,6 +185,10 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
         UsageError: an unknown transport or launcher variables that contradict each other.
         TransportUnavailable: this machine or process cannot run the transport.
         PeerTimeout: not every rank came.
+
+    >>> with init() as world:  # alone, under plain python
+    ...     print(world.rank, world.size, world.transport)
+    0 1 memory
     """
     if transport not in TRANSPORTS:
         raise UsageError(f"transport {transport!r} is not one of {', '.join(TRANSPORTS)}")

@@ -1,8 +1,4 @@
-"""SlowMo: every τ steps, momentum over the distance that the base optimizer has travelled.
-
-Source: Wang, Tantia, Ballas, Rabbat, "SlowMo: improving communication-efficient distributed SGD with slow momentum",
-ICLR 2020, arXiv 1910.00643, algorithm 1.
-"""
+"""SlowMo: every τ steps, momentum over the distance that the base optimizer has travelled."""
 
 from __future__ import annotations
 
@@ -49,6 +45,9 @@ class SlowMo(Outer):
     Raises:
         UsageError: options that cannot work.
         Disagreement: ranks hold different models or options, or different parameters at the first step.
+
+    Source: Wang, Tantia, Ballas, Rabbat, "SlowMo: improving communication-efficient distributed SGD with slow
+    momentum", ICLR 2020, arXiv 1910.00643, algorithm 1.
 
     >>> import gossip, slowmo, torch
     >>> world = gossip.init()

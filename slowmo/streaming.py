@@ -1,8 +1,4 @@
-"""SlowMo over one part of the model at a time, whose exact average travels while the next steps compute.
-
-Source: Douillard et al., "Streaming DiLoCo with overlapping communication", 2025, arXiv 2501.18512, for the schedule;
-the outer step is SlowMo's.
-"""
+"""SlowMo over one part of the model at a time, whose exact average travels while the next steps compute."""
 
 from __future__ import annotations
 
@@ -69,6 +65,9 @@ class StreamingSlowMo(Outer):
     Raises:
         UsageError: options that cannot work, or a base with on_failure="shrink", module_buffers="average",
             landing="any", or, with a delay, gossip among some of the ranks only.
+
+    Source: Douillard et al., "Streaming DiLoCo with overlapping communication", 2025, arXiv 2501.18512, for the
+    schedule; the outer step is SlowMo's.
 
     >>> import gossip, slowmo, torch
     >>> sgd = torch.optim.SGD(torch.nn.Linear(4, 2).parameters(), lr=0.1)
