@@ -111,6 +111,7 @@ class Asynchronous(Letters):
             if weight == 0:
                 self._ended.add(peer)
             elif merge:
+                mass.balanced = False  # whatever this rank has given itself
                 mass.merge_([(envelope[0], values)], self.wire)
                 mass.stats.last.rounds_landed += 1
         self._room.append(message)

@@ -33,7 +33,8 @@ class Mass:
         buckets: the values z, in the parameters' own memory.
         weight: w, a float64 tensor without dimensions, never in the parameters' dtype.
         whole: w is exactly 1, known without reading it.
-        balanced: so far every rank's weight was 1 whenever everything had landed.
+        balanced: so far every rank's weight was 1 whenever everything had landed; never where ranks take in what
+            answers no round of their own.
         equal: where balanced, whether all ranks hold the same weight at the moment.
         aloft: rounds posted and not yet merged.
         reading: flights that read the buckets' memory as they are; nothing is written before they have landed.
@@ -108,6 +109,7 @@ class Mass:
             return
         self.quiet()
         with self.stats.merging():
+            self.whole = False
             # w <- w + w' ;   z <- z + (w'/w)·(z' − z)
             ratios = []
             for weight, _ in messages:

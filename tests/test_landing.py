@@ -359,6 +359,64 @@ def test_taking_up_a_state_settles_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert met == [False] * 3
 
 
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("every", [1, 2])
+def test_what_comes_before_a_rank_has_given_counts(every: int, exact: bool) -> None:
+    """Updates have mass 1 from the first message on, also where the rank itself has posted nothing yet."""
+    size, steps = 3, 7
+    others = threading.Barrier(size, timeout=20)
+
+    def run(world: gossip.World) -> tuple[float, float]:
+        push_sum = gossip.PushSum(world, topologies.exponential(size), landing="any")
+        averager: gossip.Averager = gossip.Every(every, push_sum)
+        if exact:
+            averager = gossip.Chain(averager, gossip.Every(3, gossip.ExactAverage(world)))
+        parameter = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+        optimizer = gossip.GossipOptimizer(torch.optim.SGD([parameter], lr=1.0), averager)
+
+        def step() -> None:
+            parameter.grad = torch.full((1,), -1.0 - world.rank, dtype=torch.float64)
+            optimizer.step()
+
+        early = steps if world.rank == 0 and not exact else 0
+        for _ in range(early):  # the first has given all before the others begin
+            step()
+        others.wait()
+        for _ in range(steps - early):
+            step()
+        optimizer.settle()
+        return optimizer.weight, optimizer.weight * parameter.item()
+
+    weights, products = zip(*testing.run(size, run, timeout=20), strict=True)
+    assert sum(weights) == pytest.approx(size, abs=1e-12)
+    assert sum(products) == pytest.approx(steps * (1 + 2 + 3), abs=1e-9)
+
+
+def test_a_settling_between_two_steps_of_some() -> None:
+    """Who has settled before its first step holds what the others gave."""
+
+    def run(world: gossip.World) -> float:
+        push_sum = gossip.PushSum(world, topologies.exponential(world.size), landing="any")
+        due = gossip.PushSum(world, topologies.exponential(world.size))
+        parameter = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+        optimizer = gossip.GossipOptimizer(torch.optim.SGD([parameter], lr=1.0), push_sum)
+
+        def step() -> None:
+            parameter.grad = -torch.ones(1, dtype=torch.float64)
+            optimizer.step()
+
+        if world.rank == 0:
+            step()
+        optimizer.settle()
+        optimizer.attach(due, 1, "rounds as well")
+        step()  # in which a round of equal shares lands
+        optimizer.settle()
+        assert not optimizer.account().lost
+        return optimizer.weight * parameter.item()
+
+    assert sum(testing.run(2, run, timeout=20)) == pytest.approx(3)
+
+
 # -- a network that loses and repeats ----------------------------------------------------------------------------------
 
 
