@@ -67,8 +67,9 @@ class World:
     @property
     def across(self) -> World:
         """The ranks that have this local rank, one on every host that has so many; made when it is first asked for."""
+        places = list(dict.fromkeys(self.hosts))  # of hosts, the same for each local rank, however ranks are numbered
         counterparts = [r for r in range(self.size) if local_place(self.hosts, r)[0] == self.local_rank]
-        return self._once("across", counterparts)
+        return self._once("across", sorted(counterparts, key=lambda r: places.index(self.hosts[r])))
 
     def _once(self, name: str, ranks: list[int]) -> World:
         # functools.cached_property of Python 3.11 and older would hold a lock that ranks in other threads wait for.
@@ -84,6 +85,7 @@ class World:
         """
         if self.base.size < self.size:
             raise UsageError("ranks of this world have died: ask world.survivors, where the others are renumbered")
+        self.base.refuse_closed("the making of a group")
         ranks = list(ranks)
         if len(set(ranks)) != len(ranks) or any(not 0 <= rank < self.size for rank in ranks):
             raise UsageError(
@@ -132,10 +134,9 @@ class World:
         if self.base.closed:
             return
         self.barrier()
-        self.base.carrier.leave(self.base.group_number)
         if self.base.outermost:
             self.base.close()
-        self.base.closed = True
+        self.base.carrier.leave(self.base.group_number)
 
     def __enter__(self) -> World:
         return self

@@ -17,6 +17,7 @@ import spawn
 import torch
 
 import gossip
+import topologies
 from gossip import board, testing
 
 
@@ -88,8 +89,10 @@ def test_leaving_the_context_by_an_error_waits_for_nobody() -> None:
         (["a", "a", "b", "b"], [[0, 1], [2, 3]], [[0, 2], [1, 3]]),
         (["a", "b", "a", "a", "c"], [[0, 2, 3], [1], [4]], [[0, 1, 4], [2], [3]]),
         (["a", "b", "c"], [[0], [1], [2]], [[0, 1, 2]]),
+        (["a", "b", "b", "a"], [[0, 3], [1, 2]], [[0, 1], [3, 2]]),
+        (["a", "b", "c", "b", "a", "c"], [[0, 4], [1, 3], [2, 5]], [[0, 1, 2], [4, 3, 5]]),
     ],
-    ids=["even", "uneven", "one rank a host"],
+    ids=["even", "uneven", "one rank a host", "turned back", "in any order"],
 )
 def test_node_and_across(hosts: Sequence[str], nodes: list[list[int]], across: list[list[int]]) -> None:
     """My host, and my local rank on every host that has it, renumbered from 0."""
@@ -249,3 +252,40 @@ def test_a_host_without_room_for_a_slot(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(os, "write", full)
     assert board.Board(0).share(lambda data: [data]) == (socket.gethostname(),)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["step", "barrier", "group"])
+def test_a_closed_world_is_of_no_use(name: str) -> None:
+    """Over any transport: the others need not answer any more."""
+
+    def run(world: gossip.World) -> None:
+        parameter = torch.zeros(2, requires_grad=True)
+        push_sum = gossip.PushSum(world, topologies.exponential(world.size))
+        optimizer = gossip.GossipOptimizer(torch.optim.SGD([parameter], lr=0.1), push_sum)
+        world.close()
+        uses = {"step": optimizer.step, "barrier": world.barrier, "group": lambda: world.group(range(world.size))}
+        with pytest.raises(gossip.PeerLost, match="its world has been closed"):
+            uses[name]()
+        world.close()  # which may be said again
+
+    testing.run(2, run, timeout=5)
+
+
+def test_over_mpi_the_next_world_is_of_use() -> None:
+    """All worlds of a process share its MPI."""
+    code = """
+import gossip
+for transport in ("mpi", "gloo", "mpi", "gloo"):
+    with gossip.init(transport, timeout=20) as world:
+        inner = world.group([1, 0])
+        assert inner.gather(b"x") == [b"x"] * 2
+    for use in (world.barrier, inner.barrier) if transport == "gloo" else (world.barrier,):
+        try:
+            use()
+        except gossip.PeerLost as error:
+            assert "its world has been closed" in str(error)
+        else:
+            raise AssertionError("it was used")
+"""
+    outcome = spawn.run_mpirun(2, ["-c", code], timeout=60)
+    assert outcome.code == 0, outcome.output

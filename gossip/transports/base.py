@@ -18,7 +18,7 @@ from typing import TypeVar
 import torch
 
 from ..board import Board
-from ..errors import UsageError
+from ..errors import PeerLost, UsageError
 from . import collectives, sums
 from .collectives import Relay
 from .flight import Batch, Flight
@@ -53,7 +53,6 @@ class Transport(ABC):
         number: what the messages of this channel carry, so that they meet no others between the same two ranks.
         most_numbers: how many numbers the carrier can tell apart.
         board: where this rank is, and what is known of the others, for errors.
-        closed: `close` was called.
         expects: a message leaves only when there is room for it, so that `expect` is worth its call.
         streams: what is posted passes through one stream of a device, so that no batch travels beside another.
         home: the device whose memory it carries; None where it carries that of any.
@@ -67,7 +66,6 @@ class Transport(ABC):
     expects = False
     home: torch.device | None = None
     outermost = True
-    closed = False
 
     def __init__(self, me: int, size: int, timeout: float, carrier: Carrier) -> None:
         self.me = me
@@ -103,6 +101,20 @@ class Transport(ABC):
     def group_number(self) -> int:
         """What the channels of one group have in common."""
         return self.number // CHANNELS
+
+    @property
+    def closed(self) -> bool:
+        """Whether its world has been closed, or that of all groups."""
+        return not self.carrier.left.isdisjoint((0, self.group_number))
+
+    def refuse_closed(self, subject: str) -> None:
+        """Post nothing more once the others need not answer.
+
+        Raises:
+            PeerLost: its world has been closed.
+        """
+        if self.closed:
+            raise PeerLost(f"rank {self.me} cannot post {subject}: its world has been closed")
 
     def expect(self, receives: Batch) -> None:
         """Make room already for the next message of each peer, where that lets it leave sooner, and nothing elsewhere.

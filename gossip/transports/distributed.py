@@ -168,8 +168,7 @@ class DistributedTransport(Transport):
     @contextmanager
     def _named(self, peers: Collection[int], subject: str) -> Iterator[None]:
         """Around a post: what goes wrong is an error that says what, and to whom."""
-        if self.carrier.closed:
-            raise PeerLost(f"rank {self.me} cannot post {subject}: its world has been closed")
+        self.refuse_closed(subject)
         try:
             yield
         except RuntimeError as error:
@@ -262,7 +261,6 @@ class DistributedTransport(Transport):
 
     def close(self) -> None:
         self._waiters.stop()  # first, so that words are still said
-        self.carrier.closed = True
         self._watchdog.stop()
         for group in {self._group, self._sums}:
             dist.destroy_process_group(group)

@@ -272,6 +272,7 @@ class MemoryTransport(Transport):
         self.patience = math.inf if network.lose is None else network.patience
 
     def post(self, sends: Batch, receives: Batch, subject: str, *, together: bool = False) -> MemoryFlight:
+        self.refuse_closed(subject)
         return MemoryFlight(self, sends, receives, subject)
 
     def end_job(self, code: int) -> None:

@@ -36,6 +36,7 @@ class MpiTransport(Transport):
             self.most_numbers = int(self.engine.comm.Get_attr(self.engine.mpi.TAG_UB) or 32767) // 2
 
     def post(self, sends: Batch, receives: Batch, subject: str, *, together: bool = False) -> MpiFlight:
+        self.refuse_closed(subject)
         return MpiFlight(self, sends, receives, subject, asking=not together)
 
     def waiting(self) -> AbstractContextManager[object]:

@@ -45,22 +45,23 @@ class Carrier:
         size: ranks that are left.
         next_group: the next number for a group that this process has not used yet.
         lost: ranks that died, as the job numbers them.
+        left: numbers of groups whose world has been closed; 0 where all of them have.
         parties: who goes on after a loss and the channel where they meet, in the order in which every rank made them.
         outlives: whether it can go on without a rank that died.
     """
 
     outlives = False
-    closed = False
-    """It has been given back."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.next_group = 1
         self.lost: set[int] = set()
+        self.left: set[int] = set()
         self.parties: list[tuple[Party, Transport]] = []
 
     def leave(self, group: int) -> None:
-        """Those who meet on a channel of this group end with its world."""
+        """The world of this group has been closed, and those who meet on a channel of it go on no more."""
+        self.left.add(group)
         self.parties = [(party, meeting) for party, meeting in self.parties if meeting.group_number != group]
 
     def together(self, act: Callable[[], Result]) -> Result:
