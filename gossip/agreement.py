@@ -109,5 +109,6 @@ def contents(parameters: Iterable[torch.Tensor], names: Mapping[int, str]) -> li
 
 
 def _digest(values: torch.Tensor) -> str:
-    memory = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    flat = values.detach().cpu().contiguous().reshape(-1)
+    memory = (flat.view(torch.uint8) if flat.numel() else torch.empty(0)).numpy()  # an empty one may have any strides
     return hashlib.blake2b(memory.data, digest_size=8).hexdigest()

@@ -103,7 +103,7 @@ def shapes(groups: Groups, names: Mapping[int, str]) -> list[str]:
 
 def layout(buckets: Sequence[Bucket]) -> list[str]:
     """One line for each parameter: where it lives."""
-    return [f"{slot.name} {slot.start}:{slot.stop} {b.values.dtype}" for b in buckets for slot in b.slots]
+    return [f"{slot.start}:{slot.stop} {b.values.dtype}" for b in buckets for slot in b.slots]
 
 
 def pack(groups: Groups, names: Mapping[int, str], first: int = 0) -> list[Bucket]:

@@ -35,11 +35,12 @@ class GradientAverage:
         for room, bucket in zip(self._room, buckets, strict=True):
             for slot in bucket.slots:
                 if counts[number]:
-                    if slot.parameter.grad is None:
-                        slot.parameter.grad = torch.empty_like(slot.parameter)
+                    gradient = slot.parameter.grad
+                    if gradient is None or 0 in gradient.stride():  # an expanded one has not room for its values
+                        gradient = slot.parameter.grad = torch.empty_like(slot.parameter)
                     total = _as(slot.parameter, room[slot.start : slot.stop])
                     # g = Σ_j g_j / n
-                    torch.div(total, self._channel.size, out=slot.parameter.grad)
+                    torch.div(total, self._channel.size, out=gradient)
                 number += 1
         return False
 

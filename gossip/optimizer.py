@@ -148,6 +148,7 @@ class GossipOptimizer(Wrapper):
         self.parameters.rounded.write_()
         if self.on_failure == "shrink" and worlds and self._survivor is None:
             self._survivor = Survivor(self.mass, self._averagers, worlds[0].channel())
+        newcomers.barrier()  # by now every rank would go on if one died
         if self.stats.timeline is not None and newcomers.places():
             self.stats.timeline.align()
 
@@ -233,7 +234,8 @@ class GossipOptimizer(Wrapper):
         """Where the weight of all ranks is: one small sum, on every rank at the same step, whatever is in flight.
 
         Args:
-            world: the ranks that gossip and average with one another; without it the largest world of the averagers.
+            world: the ranks that gossip and average with one another; without it the largest world of the averagers
+                and of `gradients`.
 
         >>> import gossip
         >>> sgd = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
@@ -241,6 +243,7 @@ class GossipOptimizer(Wrapper):
         0.0
         """
         worlds = [world for averager in self._averagers for world in averager.worlds]
+        worlds += [] if self._gradients is None else [self._gradients.world]
         return account(self.mass, world or max(worlds, key=lambda world: world.size, default=None))
 
     @torch.no_grad()

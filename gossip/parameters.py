@@ -49,6 +49,7 @@ class Parameters:
         self._names = names(optimizer, module)
         self._worlds: tuple[World, ...] = ()
         self._places: list[Place] = []
+        self._averaged: set[int] = set()
         refuse_unfit(optimizer.param_groups, self._names)
         refuse_masters(optimizer, optimizer.param_groups, self._names, module, self._narrow)
 
@@ -79,7 +80,6 @@ class Parameters:
         if self.initial == "broadcast":
             _broadcast(newcomers, mass.values)
             _broadcast(newcomers, [] if self._module is None else list(self._module.buffers()))
-        newcomers.barrier()
         self.council += newcomers
 
     def grow(self, param_group: dict[str, Any]) -> None:
@@ -113,6 +113,7 @@ class Parameters:
         masters_(groups, self._names, self._narrow)
         packed = pack(groups, self._names, first)
         mass.buckets.extend(packed)
+        self._averaged = {id(slot.parameter) for bucket in mass.buckets for slot in bucket.slots}
         self.rounded.house(mass.buckets)
         self._places = places(self._module, self)
         return packed
@@ -128,11 +129,10 @@ class Parameters:
         self.rounded.check()
         if any(held.get(key) is not parameter for held, key, parameter in self._places):
             self._find()
-        known = sum(len(bucket.slots) for bucket in self._mass.buckets)
-        if sum(len(group["params"]) for group in self._optimizer.param_groups) != known:
+        if {id(parameter) for parameter in self} != self._averaged:
             raise GossipError(
-                f"the wrapped {type(self._optimizer).__name__} has other parameters than the {known} that are "
-                "averaged: call add_param_group of the wrapper, not of the optimizer inside"
+                f"the wrapped {type(self._optimizer).__name__} has other parameters than the {len(self._averaged)} "
+                "that are averaged: call add_param_group of the wrapper, not of the optimizer inside"
             )
 
     def warn_untrained(self) -> None:

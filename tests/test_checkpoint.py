@@ -22,6 +22,7 @@ from workers.checkpointed import WRAP, load, run, save
 from workers.resume import STEPS, WRAPS, begin, straight
 
 import gossip
+import topologies
 from gossip import checkpoint, testing
 from gossip.checkpoint import files
 from gossip.checkpoint.__main__ import main
@@ -508,6 +509,28 @@ def test_ranks_that_differ(tmp_path: Path) -> None:
 
     testing.run(2, steps)
     assert kept(tmp_path) == [1]
+
+
+def test_names_are_not_what_makes_a_model(tmp_path: Path) -> None:
+    """What was in flight when it was saved still fits where parameters have got the names of their module."""
+
+    def job(world: gossip.World) -> None:
+        for named in (False, True):
+            model = torch.nn.Linear(2, 2)
+            push_sum = gossip.PushSum(world, topologies.exponential(world.size), overlap=1)
+            sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+            optimizer = gossip.GossipOptimizer(sgd, push_sum, module=model if named else None)
+            if named:
+                assert checkpoint.load(tmp_path, world, model=model, optimizer=optimizer) is not None
+            for _ in range(3):
+                optimizer.zero_grad()
+                model(torch.ones(2)).sum().backward()
+                optimizer.step()
+            if not named:
+                checkpoint.save(tmp_path, world, 3, model=model, optimizer=optimizer)
+            optimizer.settle()
+
+    testing.run(2, job, timeout=10)
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

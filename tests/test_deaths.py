@@ -237,6 +237,21 @@ def test_without_shrink_a_death_is_an_error() -> None:
         testing.run(3, run, timeout=5)
 
 
+def test_as_soon_as_the_optimizer_is_made() -> None:
+    """Rank 4 is late in all that ranks do together, and still in the making when the death is noticed."""
+
+    def run(world: gossip.World) -> float:
+        optimizer = wrapped(push(world), linear(), "shrink")
+        if world.rank == 2:
+            raise Killed
+        optimizer.step()
+        optimizer.settle()
+        return optimizer.weight
+
+    late = Network(delay=lambda source, target, number: 0.05 if target == 4 else 0.0)
+    assert sum(testing.run(5, run, timeout=10, network=late)) == pytest.approx(4)
+
+
 def test_those_of_a_closed_world_are_forgotten() -> None:
     """Where all worlds of a process share a carrier, as over MPI: the next one begins anew."""
 

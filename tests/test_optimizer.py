@@ -533,6 +533,53 @@ def test_gradients_that_some_ranks_lack() -> None:
     assert testing.run(3, run) == [[-0.5, 1.0, -1.5]] * 3
 
 
+def test_an_expanded_gradient_is_averaged() -> None:
+    """One number in the place of many cannot hold a mean of its own for each."""
+
+    def run(world: gossip.World) -> list[float]:
+        parameter = torch.zeros(3, requires_grad=True)
+        base = torch.optim.SGD([parameter], lr=1.0)
+        optimizer = gossip.GossipOptimizer(base, gossip.NoAverage(), gradients=world)
+        parameter.grad = torch.full((1,), float(world.rank)).expand(3)
+        if world.rank == 1:
+            parameter.grad = torch.tensor([1.0, 3.0, 5.0])
+        optimizer.step()
+        return parameter.tolist()
+
+    assert testing.run(2, run) == [[-0.5, -1.5, -2.5]] * 2
+
+
+def test_the_account_of_averaged_gradients_is_of_all_ranks() -> None:
+    def run(world: gossip.World) -> gossip.Account:
+        base = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        return gossip.GossipOptimizer(base, gossip.NoAverage(), gradients=world).account()
+
+    assert testing.run(3, run) == [gossip.Account(ranks=3, held=3.0, aloft=0.0, spread=0.0)] * 3
+
+
+def test_a_parameter_in_the_place_of_another_is_refused() -> None:
+    """It would be trained, and averaged with nobody's."""
+
+    def run(world: gossip.World) -> None:
+        model = model_of(world.rank)
+        optimizer = gossip.GossipOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), push_sum(world))
+        optimizer.step()
+        optimizer.param_groups[0]["params"][1] = torch.nn.Parameter(torch.zeros(3))
+        with pytest.raises(gossip.GossipError, match="has other parameters than the 4 that are averaged"):
+            optimizer.step()
+
+    testing.run(2, run)
+
+
+def test_an_empty_parameter_of_any_strides_is_compared() -> None:
+    def run(world: gossip.World) -> None:
+        empty = torch.nn.Parameter(torch.empty(4).as_strided((0,), (0,)))
+        sgd = torch.optim.SGD([empty, torch.zeros(2, requires_grad=True)], lr=0.1)
+        gossip.GossipOptimizer(sgd, push_sum(world), initial="check").step()
+
+    testing.run(2, run)
+
+
 HOSTS = ["a", "a", "b", "b", "c", "c"]
 
 
