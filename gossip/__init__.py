@@ -7,7 +7,8 @@ every rank, `timeline` and `trace` show what each rank did when.
 
 from . import checkpoint, testing
 from .account import Account
-from .averaging import Averager, Chain, Every, ExactAverage, NoAverage
+from .averaging import Averager, NoAverage
+from .composites import Chain, Every
 from .deaths import Death
 from .errors import (
     CheckpointError,
@@ -19,6 +20,7 @@ from .errors import (
     TransportUnavailable,
     UsageError,
 )
+from .exact import ExactAverage
 from .optimizer import GossipOptimizer
 from .push_sum import PushSum
 from .stats import Counters, Stats

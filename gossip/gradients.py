@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from .averaging import wide
 from .buckets import Bucket
 from .errors import GossipError
 from .mass import Mass
+from .mixing import wide
 from .world import World
 
 

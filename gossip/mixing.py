@@ -99,3 +99,13 @@ def _lerp_(start: torch.Tensor, end: torch.Tensor, ratio: torch.Tensor, *, out: 
         torch.lerp(start, end, ratio.to(start.dtype), out=out)
     else:  # reading the ratio would stop the host, and 16 bits of it would lose mass
         out.copy_(torch.lerp(start.float(), end.float(), ratio.float()))
+
+
+def wide(values: torch.Tensor) -> torch.Tensor:
+    """`values` where sums are accurate enough: themselves, or a float32 copy of 16-bit ones."""
+    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+
+
+def wide_copy(values: torch.Tensor) -> torch.Tensor:
+    """A copy of `values` where sums are accurate enough."""
+    return values.clone() if wide(values) is values else values.float()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import topologies
 
 from .asynchronous import Asynchronous
-from .averaging import Composite, State
+from .averaging import State
+from .composites import Composite
 from .early import Early
 from .errors import UsageError
 from .rounds import Rounds

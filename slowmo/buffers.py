@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 import torch
 
 from gossip import World
-from gossip.averaging import wide_copy
+from gossip.mixing import wide_copy
 from gossip.moments import moments
 from gossip.stats import Stats
 

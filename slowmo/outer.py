@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from gossip import Account, Averager, Death, GossipOptimizer, NoAverage, Stats, UsageError, World
-from gossip.averaging import wide_copy
+from gossip.mixing import wide_copy
 from gossip.wrapper import Wrapper
 
 from .rates import Rates

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from gossip import ExactAverage, UsageError, World
-from gossip.averaging import wide
-from gossip.mixing import scalar
+from gossip.mixing import scalar, wide
 
 from .outer import Part
 from .refusals import checked, refuse_shrink

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from gossip import Averager, UsageError, World
-from gossip.averaging import State, wide_copy
-from gossip.mixing import scalar
+from gossip.averaging import State
+from gossip.mixing import scalar, wide_copy
 from gossip.transports import Flight
 from gossip.transports.base import CHANNELS
 

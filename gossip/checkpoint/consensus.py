@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from ..averaging import wide_copy
 from ..errors import CheckpointError
 from ..mass import Mass
+from ..mixing import wide_copy
 from ..moments import moments
 from ..stats import Stats
 from ..wire import WIRES

@@ -4,12 +4,13 @@
 when one has died, and there is one file per way to travel. `mpi` and `distributed` are imported by `gossip.world` when
 they are chosen, since they need what may not be installed. Below `mpi`, `mpi_engine` drives MPI, `parcels` are what it
 carries, and `gpu_aware` chooses how a GPU's tensors go: `direct` or by `staging`. Below `distributed`, `streams` has
-what NCCL does in the order of a GPU's stream.
+what NCCL does in the order of a GPU's stream, and below `memory` is the `network` of threads.
 """
 
 from .base import Transport
 from .flight import Batch, Flight
-from .memory import Killed, MemoryTransport, Network
+from .memory import MemoryTransport
+from .network import Killed, Network
 from .parts import post_in_parts
 from .survival import Carrier, Lasting, Told
 
