@@ -19,6 +19,7 @@ import topologies
 
 from .averaging import State
 from .errors import UsageError
+from .ledger import Ledger, never_arrived
 from .mass import Mass
 from .messages import Messages
 from .transports import Flight, Told
@@ -27,9 +28,6 @@ from .world import World
 
 MOST_ALOFT = 2
 """Rounds in the air at once. With τ of them the weight settles at 2/(τ+1), and 1/w amplifies the update."""
-
-REMEMBERED = 16
-"""Rounds whose weight is taken back when it turns out that they never arrived: by so many a rank may be ahead."""
 
 
 @dataclass
@@ -43,7 +41,8 @@ class Round:
         arriving: in-peer -> envelope and values, in room of our own.
         leaving: the room of the snapshot that is sent, encoded, where it is not the buckets themselves.
         ranks: what the job calls the peers.
-        flight: what carries it; None when it has arrived, out of a checkpoint or as far as it came before a death.
+        flight: what carries it; None when it has arrived, out of a checkpoint or as far as it came before a death, and
+            where each of its messages has a flight of its own.
     """
 
     number: int
@@ -83,8 +82,7 @@ class Rounds(Messages):
         self._whole, self._members = topology, list(world.base.ranks)
         self._step = 0
         self._next = 0  # the first step that has not been posted
-        self._given: deque[tuple[int, int, float]] = deque()
-        self._heard: dict[int, int] = {}
+        self._ledger = Ledger()
         self._aloft: deque[Round] = deque()
 
     def bind(self, mass: Mass, every: int) -> None:
@@ -152,9 +150,7 @@ class Rounds(Messages):
             mass.reading.append(flight)
         if self._channel.carrier.parties:
             ranks = self._channel.ranks
-            self._given.extend((number, ranks[peer], float(envelope[0])) for peer, (envelope, *_) in sends.items())
-            while self._given and self._given[0][0] <= number - REMEMBERED:
-                self._given.popleft()
+            self._ledger.give(number, {ranks[peer]: float(envelope[0]) for peer, (envelope, *_) in sends.items()})
         self._retain_(turn.keep, leaving)
         mass.give(turn.keep, self.topology.doubly_stochastic(number), self.topology.keeps_alike(number))
         mass.stats.last.rounds_posted += 1
@@ -169,7 +165,7 @@ class Rounds(Messages):
         self._aloft.popleft()  # from here on nothing can break off
         for peer, (envelope, *values) in round.arriving.items():
             self._check(envelope, round.ranks[peer], round.number, values)
-            self._heard[round.ranks[peer]] = round.number
+            self._ledger.heard[round.ranks[peer]] = round.number
         mass.merge_([(envelope[0], values) for envelope, *values in round.arriving.values()], self.wire)
         mass.round_landed()
         self._give_back(round)
@@ -193,15 +189,11 @@ class Rounds(Messages):
     # -- when a rank has died ------------------------------------------------------------------------------------------
 
     def tell(self) -> State:
-        heard = dict(self._heard)
         come = self._come()
-        for round, messages in zip(self._aloft, come, strict=True):
-            heard |= dict.fromkeys(messages, round.number)
         return {
             "rounds": self.rounds,
             "next": self._next,
-            "heard": list(heard.items()),
-            "given": list(self._given),
+            **self._ledger.tell((round.number, messages) for round, messages in zip(self._aloft, come, strict=True)),
             "unmerged": sum(float(message[0][0]) for messages in come for message in messages.values()),
         }
 
@@ -219,20 +211,8 @@ class Rounds(Messages):
         return come
 
     def weights(self, told: Told) -> dict[int, float]:
-        heard = {rank: dict(each["heard"]) for rank, each in told.items()}
-        # A dead rank had merged what was due when it posted the last round that is known of it, and no more is known.
-        due = max(1, -(-self.overlap // self.every))
-        merged = {
-            rank: max((heard[other].get(rank, -1) for other in told), default=-1) - due
-            for rank in self._members
-            if rank not in told
-        }
-        found = {rank: float(each["unmerged"]) for rank, each in told.items()}
-        for rank, each in told.items():
-            for number, peer, weight in each["given"]:
-                if number > (heard[peer].get(rank, -1) if peer in told else merged[peer]):
-                    found[rank] += weight
-        return found
+        lost = never_arrived(told, self._members, due=max(1, -(-self.overlap // self.every)))
+        return {rank: each["unmerged"] + lost[rank] for rank, each in told.items()}
 
     def go_on(self, told: Told, scale: float) -> float:
         come = self._come()
@@ -243,13 +223,13 @@ class Rounds(Messages):
         self.topology, self._mark = topologies.without(self._whole, lost), None
         self.rounds = max(each["rounds"] for each in told.values())
         self._next = max(each["next"] for each in told.values())
-        self._given.clear()
+        self._ledger.given.clear()
         unmerged = 0.0
         for round, messages in zip(self._aloft, come, strict=True):
             self._room.extend(room for peer, room in round.arriving.items() if round.ranks[peer] not in messages)
             round.arriving = {peer: room for peer, room in round.arriving.items() if round.ranks[peer] in messages}
             for rank, (envelope, *values) in messages.items():
-                self._heard[rank] = round.number
+                self._ledger.heard[rank] = round.number
                 envelope.copy_(self._envelope(scale * envelope[0], round.number, values))
                 unmerged += float(envelope[0])
             round.flight = None
@@ -281,8 +261,7 @@ class Rounds(Messages):
             self._give_back(round)
         self.mass.aloft -= len(self._aloft)
         self._aloft.clear()
-        self._given.clear()
-        self._heard.clear()
+        self._ledger.clear()
         self.rounds = self._next = 0
 
     def load_state_dict(self, state: State) -> None:
