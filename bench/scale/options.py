@@ -10,6 +10,7 @@ from gossip import UsageError
 from topologies.commands import units
 
 from .. import options
+from ..published import COMPUTE, LOCAL_PERIOD, NBYTES, PERIOD, RATE
 from .calibration import FITTING, Fitted
 from .collectives import COLLECTIVES
 from .machine import Machine
@@ -17,7 +18,7 @@ from .measured import LINE
 from .methods import OWN, methods
 
 DEFAULT = ["none", "ar", "ar-ring", "ar-hierarchical", "local", "sgp", "sgp-slowmo", "osgp", "osgp-slowmo"]
-RATE, LATENCY, JITTER, TAIL = 10e9, 50e-6, 0.03, 4.0
+LATENCY, JITTER, TAIL = 50e-6, 0.03, 4.0
 WITHIN = 10.0
 MOST_RANKS = 1 << 20
 
@@ -40,9 +41,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME,...",
         help=f"some of {', '.join(known)} (default: {','.join(DEFAULT)})",
     )
-    add("--size", type=options.size, default=102_400_000, help="bytes of parameters (default: 102.4MB, ResNet-50)")
-    add("--period", type=options.count, default=48, metavar="N", help="τ of SlowMo (default: 48)")
-    add("--local-period", type=options.count, default=12, metavar="N", help="τ of Local SGD (default: 12)")
+    add("--size", type=options.size, default=NBYTES, help="bytes of parameters (default: 102.4MB, ResNet-50)")
+    add("--period", type=options.count, default=PERIOD, metavar="N", help="τ of SlowMo (default: %(default)s)")
+    add(
+        "--local-period",
+        type=options.count,
+        default=LOCAL_PERIOD,
+        metavar="N",
+        help="τ of Local SGD (default: %(default)s)",
+    )
     add(
         "--average",
         choices=tuple(COLLECTIVES),
@@ -51,7 +58,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     options.add_topology(parser)
     add = parser.add_argument_group("hosts").add_argument
-    add("--compute", type=options.seconds, default=0.271, metavar="SECONDS", help="mean of an update (default: 0.271)")
+    add(
+        "--compute",
+        type=options.seconds,
+        default=COMPUTE,
+        metavar="SECONDS",
+        help="mean of an update (default: %(default)s)",
+    )
     add(
         "--jitter",
         type=share,

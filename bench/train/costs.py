@@ -13,14 +13,16 @@ import torch
 import topologies
 from gossip.wire import WIRES
 
+from ..published import COMPUTE, NBYTES, RATE
 from ..scale import Cluster, Machine, simulate
 from .methods import Method
 from .runs import Run
 from .workloads import WORKLOADS
 
-BYTES, COMPUTE = 102_400_000, 0.271
-MACHINE = Machine(compute=COMPUTE, rate=10e9, latency=50e-6, jitter=0.03, tail=4.0)
-NETWORK = "102.4 MB of float32 parameters, 271 ms of compute a step, links of 10 Gbit/s"
+MACHINE = Machine(compute=COMPUTE, rate=RATE, latency=50e-6, jitter=0.03, tail=4.0)
+NETWORK = (
+    f"{NBYTES / 1e6:g} MB of float32 parameters, {COMPUTE * 1e3:g} ms of compute a step, links of {RATE / 1e9:g} Gbit/s"
+)
 
 
 def seconds(run: Run) -> float:
@@ -28,7 +30,7 @@ def seconds(run: Run) -> float:
 
     Exact averages travel in float32; with a wire, or parameters of 16 bits, they count as if they were as short.
     """
-    nbytes = BYTES // 2 if run.dtype == "bfloat16" else BYTES
+    nbytes = NBYTES // 2 if run.dtype == "bfloat16" else NBYTES
     moments = 1 if WORKLOADS[run.workload].optimizer == "sgd" else 2
     return run.steps * _of_a_step(run.method, moments, run.workers, round(nbytes * _share(run.method.wire)))
 

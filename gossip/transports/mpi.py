@@ -21,7 +21,7 @@ from .cuda import aside
 from .flight import Batch, Flight
 from .mpi_engine import Engine
 from .mpi_flight import MpiFlight
-from .mpi_start import launcher
+from .mpi_start import pid_of_mpirun
 
 
 class MpiTransport(Transport):
@@ -58,7 +58,7 @@ class MpiTransport(Transport):
 
     def end_job(self, code: int) -> None:
         # With fault tolerance Open MPI 5.0.11 takes an abort in jobs of four and more ranks for the death of one.
-        if self.engine.outlives and (pid := launcher()) is not None:
+        if self.engine.outlives and (pid := pid_of_mpirun()) is not None:
             os.kill(pid, signal.SIGTERM)
         else:
             self.engine.mpi.COMM_WORLD.Abort(code)

@@ -93,7 +93,7 @@ def all_come(mpi: ModuleType, request: MPI.Request, timeout: float) -> None:
         time.sleep(1e-4)
 
 
-def launcher() -> int | None:
+def pid_of_mpirun() -> int | None:
     """The process of mpirun on this host, which ends all ranks when it is asked to end; None where it is unknown."""
     pid = os.getppid()
     while pid > 1:
