@@ -232,7 +232,7 @@ class Outer(Wrapper, ABC):
         saved = state_dict.get("slowmo")
         if saved is not None:
             self._refuse_foreign(saved)
-        self.optimizer.load_state_dict(state_dict)
+        self.optimizer.load_state_dict({key: value for key, value in state_dict.items() if key != "slowmo"})
         self.optimizer.persist(self.averager.forget)
         self._forget()
         if saved is not None:

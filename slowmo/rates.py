@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -27,18 +27,23 @@ class Rates:
                 self.last.append(None)
             self.now[number].append(float(group["lr"]))
 
-    def end(self, rescale: bool) -> list[float | None]:
+    def means(self) -> list[float]:
+        """Of each group over this iteration."""
+        return [math.fsum(rates) / len(rates) for rates in self.now]
+
+    def end(self, rescale: bool, means: Sequence[float] | None = None) -> list[float | None]:
         """The iteration ends: r = γ_t/γ_{t−1} of each group, 1 the first time, and None where nothing was learned.
 
         rescale: False has r = 1 always.
+        means: γ_t, where it is not this rank's own.
         """
         ratios: list[float | None] = []
-        for group, rates in enumerate(self.now):
-            rate, last = math.fsum(rates) / len(rates), self.last[group]
+        for group, rate in enumerate(self.means() if means is None else means):
+            last = self.last[group]
             if rescale and rate == 0:
                 ratios.append(None)
             else:
                 ratios.append(rate / last if rescale and last is not None else 1.0)
             self.last[group] = rate or last
-            rates.clear()
+            self.now[group].clear()
         return ratios

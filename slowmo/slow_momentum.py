@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
 
 import torch
 
-from gossip import Averager, UsageError
+from gossip import Averager, ExactAverage, UsageError
 
 from .buffers import Average, Buffers, Maintain, Reset
 from .outer import Outer
@@ -17,7 +19,8 @@ STRATEGIES = ("reset", "maintain", "average")
 class SlowMo(Outer):
     """`optimizer` with an outer step after every `period` of its steps.
 
-    With the anchor x_{t,0}, where the outer iteration t began, and γ_t the mean learning rate over it:
+    With the anchor x_{t,0}, where the outer iteration t began, and γ_t the mean learning rate over it, and over the
+    ranks where they average exactly:
 
         x_{t,τ}    <- what `averager` makes of where the base steps ended
         u_{t+1}    =  β u_t + (x_{t,0} − x_{t,τ}) / γ_t
@@ -90,8 +93,18 @@ class SlowMo(Outer):
         self.optimizer.persist(self.optimizer.mass.settle)
         # x_{t,τ}, exact or gossiped or as it is
         self.optimizer.persist(lambda: self.averager.average(self.steps - 1))
-        self._outer_steps_(self._rates.end(self.rescale))
+        self._outer_steps_(self._rates.end(self.rescale, self._agreed(self._rates.means())))
         self.optimizer.persist(self._buffers.outer_step)
+
+    def _agreed(self, rates: list[float]) -> list[float]:
+        """γ_t of each group: where ranks are to come out alike its mean over them, whatever schedule each follows."""
+        moves = self.rescale and (self.momentum > 0 or self.lr != 1)  # by what depends on it
+        if not (moves and isinstance(self.averager, ExactAverage)):
+            return rates
+        each = [json.loads(said) for said in self.averager.worlds[0].gather(json.dumps(rates).encode())]
+        if all(theirs == rates for theirs in each):
+            return rates
+        return [math.fsum(group) / len(each) for group in zip(*each, strict=True)]
 
     def _outer_steps_(self, ratios: Sequence[float | None]) -> None:
         """x_{t+1,0}, everywhere."""

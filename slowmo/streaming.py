@@ -55,7 +55,8 @@ class StreamingSlowMo(Outer):
         optimizer: a GossipOptimizer, or any torch optimizer, which then trains each rank by itself in between.
         world: the ranks over which averages go.
         period: τ, base steps in an outer iteration.
-        momentum, lr, nesterov, rescale: as in `SlowMo`.
+        momentum, lr, nesterov, rescale: as in `SlowMo`, but for γ, which is each rank's own: with `rescale` every rank
+            has to follow one schedule of learning rates.
         shards: at most τ; without it τ, which sends the least in a step. Fewer, with a longer delay, cost less where
             messages are slow to start: an exact average of a shard is 2(n−1) of them, one after another.
         delay: steps for which an average may travel, at most τ. It is waited for when it has not arrived by then, and

@@ -15,7 +15,7 @@ import torch
 import gossip
 import topologies
 from gossip import testing
-from slowmo import SlowMo
+from slowmo import ShardedSlowMo, SlowMo
 
 SHAPES = [(3, 2), (4,), ()]
 Make = Callable[[gossip.World, list[torch.Tensor]], torch.optim.Optimizer]
@@ -416,3 +416,29 @@ def test_unequal_parameters_are_refused_at_the_first_step() -> None:
     assert len(set(sentences)) == 1
     assert "parameter 1" in sentences[0]
     assert "rank 2" in sentences[0]
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_ranks_with_rates_of_their_own_come_out_alike(sharded: bool) -> None:
+    """As where each has a scheduler that looks at its own loss. With one rate on all ranks nothing changes."""
+
+    def run(world: gossip.World, apart: float) -> list[torch.Tensor]:
+        parameter = torch.zeros(5, dtype=torch.float64, requires_grad=True)
+        sgd = torch.optim.SGD([parameter], lr=0.1)
+        if sharded:
+            outer: Any = ShardedSlowMo(sgd, world, period=2, momentum=0.6)
+        else:
+            outer = SlowMo(sgd, gossip.ExactAverage(world), period=2, momentum=0.6)
+        seen = []
+        for step in range(8):
+            sgd.param_groups[0]["lr"] = 0.1 * (1 + apart * (world.rank - 1) * (step // 2))
+            parameter.grad = (parameter - torch.arange(5) * (world.rank + 1)).detach()
+            outer.step()
+            if step % 2:
+                seen.append(parameter.detach().clone())
+        return seen
+
+    ranks = testing.run(3, lambda world: run(world, 0.2))
+    assert all(torch.equal(here, there) for each in ranks for here, there in zip(each, ranks[0], strict=True))
+    alike = testing.run(3, lambda world: run(world, 0.0))
+    assert not torch.equal(alike[0][-1], ranks[0][-1])
