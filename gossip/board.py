@@ -171,6 +171,13 @@ class Board:
             parts.append("never heard from in a round")
         return ", ".join(parts)
 
+    def left(self, rank: int) -> float:
+        """Seconds since the script of a rank on this host has ended; 0 while it runs, or where nobody can tell."""
+        slot = self.mates.get(rank)
+        if slot is None or slot.doing.decode() != ENDED:
+            return 0.0
+        return time.monotonic() - slot.since
+
     def known_of(self, ranks: list[int]) -> str:
         """The same of several ranks, in brackets; "" of none."""
         return f" ({'; '.join(map(self.known, ranks[:NAMED]))})" if ranks else ""

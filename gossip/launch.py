@@ -45,7 +45,8 @@ it up again, as often as a scheduler likes. A folder that is not there is refuse
 
 When the script raises on one rank, that rank's traceback is printed once and every rank of the job is ended.
 
-exit code: the script's own, for the whole job; 1 when it raises, 2 for wrong options, 130 when interrupted.
+exit code: the script's own, for the whole job; 1 when it raises, 2 for wrong options, 130 when interrupted, unless the
+launcher has one of its own for that, as mpirun has.
 """
 
 # Long enough for rank 0 to start and say what is wrong, and for its launcher to end the others.

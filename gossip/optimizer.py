@@ -15,7 +15,7 @@ from .deaths import Death, Survivor
 from .gradients import GradientAverage, unscaled_
 from .mass import Mass
 from .parameters import Parameters
-from .refusals import refuse_captured, refuse_options, refuse_other_runs, refuse_stranger, refuse_worlds
+from .refusals import refuse_captured, refuse_more, refuse_options, refuse_other_runs, refuse_stranger, refuse_worlds
 from .stats import Stats
 from .timeline import VARIABLE, Timeline
 from .world import World
@@ -52,8 +52,9 @@ class GossipOptimizer(Wrapper):
         module: the model, for parameter names in errors and for its buffers.
         module_buffers: "local" leaves BatchNorm's statistics and other buffers to each rank; "average" averages the
             floating-point ones whenever an exact average happens.
-        initial: "broadcast" takes the parameters (and buffers of `module`) of rank 0; "check" compares them. Both
-            speak in the worlds of `averager` and `gradients`; without any, each rank begins with its own.
+        initial: "broadcast" takes the parameters of rank 0 (and those of `module` that are not trained, and its
+            buffers); "check" compares parameters. Both speak in the worlds of `averager` and `gradients`; without any,
+            each rank begins with its own.
         on_failure: what happens when a rank's process dies. "raise" ends the job with an error; with "shrink" the ranks
             that are left go on without it, over `topologies.without` it, from construction on. That needs
             `mpirun --with-ft ulfm` and averagers over the whole world. The step in which it was noticed goes on where
@@ -286,6 +287,7 @@ class GossipOptimizer(Wrapper):
                 "steps": self.steps,
                 "places": self.parameters.council.places(),
                 "runs": self.averager.describe(),
+                "optimizer": type(self.optimizer).__name__,
                 **self.mass.state_dict(),
                 "averager": self.persist(self.averager.state_dict),
                 "masters": self.parameters.rounded.masters(),
@@ -300,12 +302,14 @@ class GossipOptimizer(Wrapper):
         Parameters come from the model's state_dict, loaded in place before or after this.
 
         Raises:
-            UsageError: the state of another rank, of another number of ranks, or of another averager.
+            UsageError: the state of another rank, of another number of ranks, of another averager or optimizer, or with
+                that of an optimizer around this one.
         """
         saved = state_dict.get("gossip")
         if saved is not None:
             self.parameters.refuse_foreign(saved)
-            refuse_other_runs(saved["runs"], self.averager)
+            refuse_other_runs(saved, self.averager, self.optimizer)
+            refuse_more(state_dict)
         self._take()
         self.optimizer.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
         self.persist(self.averager.forget)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from .agreement import Council, contents
 from .buckets import Bucket, names, pack, refuse_unfit, shapes
@@ -65,10 +66,22 @@ class Parameters:
         """
         refuse_unfit(self._optimizer.param_groups, self._names, homes([*self._worlds, *worlds]))
         newcomers = self.council.newcomers(worlds)
-        (self.council + newcomers).agree([*lines, *shapes(self._optimizer.param_groups, self._names)])
+        frozen, buffers = self._frozen(), {} if self._module is None else dict(self._module.named_buffers())
+        beside = [f"{name} of shape {tuple(each.shape)}, {each.dtype}" for name, each in (frozen | buffers).items()]
+        (self.council + newcomers).agree([*lines, *shapes(self._optimizer.param_groups, self._names), *beside])
         if self.initial == "check":
-            (self.council + newcomers).agree(contents(self, self._names), CHECKED)
+            called = self._names | {id(parameter): f"'{name}'" for name, parameter in frozen.items()}
+            (self.council + newcomers).agree(contents([*self, *frozen.values()], called), CHECKED)
         return newcomers
+
+    def _frozen(self) -> dict[str, torch.Tensor]:
+        """Those of the module's parameters that the optimizer has not, by name: they stay as all ranks begin."""
+        own = {id(origin(parameter)) for parameter in self}
+        return {
+            name: parameter
+            for name, parameter in (() if self._module is None else self._module.named_parameters())
+            if id(parameter) not in own and not (is_lazy(parameter) or parameter.is_meta)
+        }
 
     def share(self, newcomers: Council, worlds: Sequence[World]) -> None:
         """Move the parameters into buckets, if that is still to be done, and take rank 0's values where asked."""
@@ -79,7 +92,8 @@ class Parameters:
         mass.weight = mass.weight.to(weight_device(self._worlds))
         if self.initial == "broadcast":
             _broadcast(newcomers, mass.values)
-            _broadcast(newcomers, [] if self._module is None else list(self._module.buffers()))
+            buffers = [] if self._module is None else list(self._module.buffers())
+            _broadcast(newcomers, [*self._frozen().values(), *buffers])
         self.council += newcomers
 
     def grow(self, param_group: dict[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -94,16 +95,35 @@ def refuse_worlds(
         raise UsageError("checksum=True reads every message on the host, which NCCL never does: leave it out here")
 
 
-def refuse_other_runs(saved: str, averager: Averager) -> None:
+def refuse_other_runs(saved: Mapping[str, Any], averager: Averager, optimizer: torch.optim.Optimizer) -> None:
     """A state that was saved while running something else.
 
     Raises:
         UsageError: saying what.
     """
-    if saved != averager.describe():
+    kind = type(optimizer).__name__
+    for then, now, what in (
+        (saved["runs"], averager.describe(), "averager"),
+        (saved.get("optimizer", kind), kind, "optimizer"),
+    ):
+        if then != now:
+            raise UsageError(
+                f"this state was saved while running {then}, and this is {now}: settle and save the model alone to go "
+                f"on with another {what}"
+            )
+
+
+def refuse_more(state: Mapping[str, Any]) -> None:
+    """A state that holds more than is loaded.
+
+    Raises:
+        UsageError: saying what.
+    """
+    more = sorted(state.keys() - {"state", "param_groups", "gossip"})
+    if more:
         raise UsageError(
-            f"this state was saved while running {saved}, and this is {averager.describe()}: settle and save the model "
-            "alone to go on with another averager"
+            f"this state holds {', '.join(map(repr, more))} of an optimizer around the GossipOptimizer that it was "
+            "saved from, and here there is none: make it as it was, or leave that out of the state to go on without"
         )
 
 

@@ -20,6 +20,8 @@ _UNSEEN: AbstractContextManager[object] = nullcontext()
 class Counters:
     """Sums over one step or over a run. Seconds are this rank's; bytes are payload and envelopes as handed over.
 
+    A message counts in the step that waits for it: of OSGP in the next one, or in the last with its `settle()`.
+
     Attributes:
         steps: calls of `step()`.
         rounds_posted, rounds_landed: gossip rounds started and merged.

@@ -683,6 +683,56 @@ def test_everyone_begins_with_the_model_of_rank_0() -> None:
         assert statistics.tolist() == [1.0] * 3
 
 
+def frozen_of(rank: int, sizes: int = 2) -> torch.nn.Sequential:
+    """A head that is trained, on a body that is not."""
+    body = torch.nn.Linear(sizes, 4).requires_grad_(False)
+    with torch.no_grad():
+        body.weight.fill_(rank)
+    return torch.nn.Sequential(body, model_of(0))
+
+
+@pytest.mark.parametrize("trained", ["parameters", "head"])
+def test_what_is_not_trained_is_rank_0_s_too(trained: str) -> None:
+    """Left out of the optimizer or not."""
+
+    def run(world: gossip.World) -> list[float]:
+        model = frozen_of(world.rank)
+        sgd = torch.optim.SGD(model[1].parameters() if trained == "head" else model.parameters(), lr=0.1)
+        gossip.GossipOptimizer(sgd, push_sum(world), module=model).step()
+        return model[0].weight.unique().tolist()
+
+    assert testing.run(3, run) == [[0.0]] * 3
+
+
+def test_what_is_not_trained_is_compared_too() -> None:
+    def run(world: gossip.World, initial: str, sizes: int) -> None:
+        model = frozen_of(world.rank, sizes)
+        sgd = torch.optim.SGD(model[1].parameters(), lr=0.1)
+        gossip.GossipOptimizer(sgd, push_sum(world), module=model, initial=initial)
+
+    with pytest.raises(gossip.Disagreement, match=r"rank 0 has parameter '0.weight' with values .* rank 1"):
+        testing.run(2, lambda world: run(world, "check", 2))
+    with pytest.raises(gossip.Disagreement, match=r"rank 0 has 0.weight of shape \(4, 2\), .* rank 1 has 0.weight of"):
+        testing.run(2, lambda world: run(world, "broadcast", 2 + world.rank))
+
+
+def test_the_state_of_another_optimizer_is_refused() -> None:
+    """Or one with more than is taken up."""
+    world, model = gossip.init(), model_of(0)
+
+    def made(base: Callable[..., torch.optim.Optimizer]) -> gossip.GossipOptimizer:
+        return gossip.GossipOptimizer(base(model.parameters(), lr=0.1), gossip.ExactAverage(world))
+
+    adam = made(torch.optim.AdamW)
+    adam.step()
+    with pytest.raises(gossip.UsageError, match="while running AdamW, and this is SGD: settle and save the model"):
+        made(torch.optim.SGD).load_state_dict(adam.state_dict())
+    outer = slowmo.SlowMo(made(torch.optim.SGD), gossip.ExactAverage(world))
+    outer.step()
+    with pytest.raises(gossip.UsageError, match="this state holds 'slowmo' of an optimizer around the GossipOptimizer"):
+        made(torch.optim.SGD).load_state_dict(outer.state_dict())
+
+
 def test_equal_models_may_be_checked_instead() -> None:
     def run(world: gossip.World, models: Callable[[int], int]) -> torch.Tensor:
         model = model_of(models(world.rank))

@@ -95,6 +95,32 @@ def test_exits() -> None:
     ), outcome.output
 
 
+FEWER = """
+import sys, torch, gossip, topologies
+from gossip.transports import flight
+flight.GRACE = 1.0
+world = gossip.init(timeout=60)
+parameter = torch.zeros(3, requires_grad=True)
+push_sum = gossip.PushSum(world, topologies.exponential(world.size))
+optimizer = gossip.GossipOptimizer(torch.optim.SGD([parameter], lr=0.1), push_sum)
+for step in range(6 if world.rank != 1 else 4):
+    optimizer.step()
+sys.exit(0)
+"""
+
+
+def test_a_rank_that_makes_fewer_steps_is_not_waited_for_until_the_deadline() -> None:
+    """Its process is still there, in MPI's own end, which waits for the others."""
+    outcome = spawn.run_mpirun(3, ["-c", FEWER], timeout=MOST)
+    assert outcome.code == 1
+    assert re.search(
+        r"gossip: rank \d heard nothing from rank 1 .*in round 4 \(rank 1, process \d+ on this host, is in step 4, at "
+        r"the end of its script for \d+\.\d s, last heard .*, and it will not: does every rank call step\(\) equally",
+        outcome.output,
+    ), outcome.output
+    assert outcome.seconds < 40
+
+
 ABSENT = """
 import os, threading, gossip
 from gossip.transports import mpi_start

@@ -94,6 +94,11 @@ class Relay(Flight):
         leg = self._leg  # whose peers may be numbered otherwise than ours
         return super().lacking() if leg is None else leg.lacking()
 
+    def refuse_vain(self) -> None:
+        leg = self._leg
+        if leg is not None:
+            leg.refuse_vain()
+
     def interval(self, waited: float) -> float:
         leg = self._leg
         return super().interval(waited) if leg is None or leg.landed is not None else leg.interval(waited)

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..errors import PeerDied, PeerTimeout
+from ..errors import PeerDied, PeerLost, PeerTimeout
 from .pacing import pace
 
 if TYPE_CHECKING:
     from .base import Transport
+
+GRACE = 10.0
+"""Seconds for what a rank has under way when its script ends: twice what it waits for that itself."""
 
 Batch = Mapping[int, Sequence[torch.Tensor]]
 """Peer -> tensors, in the order in which both ends name them. Dense, contiguous, and left alone while they fly."""
@@ -101,14 +104,33 @@ class Flight(ABC):
     def _wait(self, limit: float) -> None:
         board = self.transport.board
         began = time.monotonic()
+        look = GRACE
         board.wait(self.subject)
         with self.transport.waiting():
             while not self._ended():
                 waited = time.monotonic() - began
                 if waited >= limit:
                     raise PeerTimeout(self.overdue(limit))
+                if waited >= look:
+                    self.refuse_vain()
+                    look = waited + 1
                 self.pause(waited, limit - waited)
         board.go_on()
+
+    def refuse_vain(self) -> None:
+        """Wait no longer for ranks whose scripts have ended, as far as that can be seen from here.
+
+        Raises:
+            PeerLost: one has, so long ago that nothing of it is under way any more.
+        """
+        board = self.transport.board
+        missed = [self.ranks[peer] for peers in self.missing() for peer in peers]
+        if any(board.left(rank) > GRACE for rank in missed):
+            what, known = self.lacking()
+            raise PeerLost(
+                f"rank {self.transport.me} {what} in {self.subject}{known}, and it will not: does every rank call "
+                "step() equally often?"
+            )
 
     def _ended(self) -> bool:
         try:
