@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
 import dataclasses
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -226,7 +226,7 @@ def test_ctrl_c_leaves_no_rank_behind() -> None:
 
     def run(world: gossip.World) -> None:
         if world.rank == 0:
-            _thread.interrupt_main()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         world.channel().post({}, {1 - world.rank: [torch.zeros(1)]}, "what never comes").wait()
 
     with pytest.raises(KeyboardInterrupt):
