@@ -229,8 +229,12 @@ def test_ctrl_c_leaves_no_rank_behind() -> None:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         world.channel().post({}, {1 - world.rank: [torch.zeros(1)]}, "what never comes").wait()
 
-    with pytest.raises(KeyboardInterrupt):
-        testing.run(2, run)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is deaf to it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            testing.run(2, run)
+    finally:
+        signal.signal(signal.SIGINT, before)
     ranks = [thread for thread in threading.enumerate() if thread.name in ("rank 0", "rank 1")]
     for rank in ranks:
         rank.join(timeout=10)
