@@ -235,8 +235,8 @@ class GossipOptimizer(Wrapper):
         """Where the weight of all ranks is: one small sum, on every rank at the same step, whatever is in flight.
 
         Args:
-            world: the ranks that gossip and average with one another; without it the largest world of the averagers
-                and of `gradients`.
+            world: the ranks that gossip and average with one another; without it the largest world of the averagers,
+                and without any of these that of `gradients`.
 
         >>> import gossip
         >>> sgd = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
@@ -244,7 +244,8 @@ class GossipOptimizer(Wrapper):
         0.0
         """
         worlds = [world for averager in self._averagers for world in averager.worlds]
-        worlds += [] if self._gradients is None else [self._gradients.world]
+        if not worlds and self._gradients is not None:
+            worlds = [self._gradients.world]
         return account(self.mass, world or max(worlds, key=lambda world: world.size, default=None))
 
     @torch.no_grad()

@@ -66,8 +66,8 @@ class Parameters:
         """
         refuse_unfit(self._optimizer.param_groups, self._names, homes([*self._worlds, *worlds]))
         newcomers = self.council.newcomers(worlds)
-        frozen, buffers = self._frozen(), {} if self._module is None else dict(self._module.named_buffers())
-        beside = [f"{name} of shape {tuple(each.shape)}, {each.dtype}" for name, each in (frozen | buffers).items()]
+        frozen = self._frozen()
+        beside = [f"{name} of shape {tuple(each.shape)}, {each.dtype}" for name, each in frozen.items()]
         (self.council + newcomers).agree([*lines, *shapes(self._optimizer.param_groups, self._names), *beside])
         if self.initial == "check":
             called = self._names | {id(parameter): f"'{name}'" for name, parameter in frozen.items()}
@@ -75,12 +75,12 @@ class Parameters:
         return newcomers
 
     def _frozen(self) -> dict[str, torch.Tensor]:
-        """Those of the module's parameters that the optimizer has not, by name: they stay as all ranks begin."""
+        """Those of the module's parameters that nobody trains and the optimizer has not, by name."""
         own = {id(origin(parameter)) for parameter in self}
         return {
             name: parameter
             for name, parameter in (() if self._module is None else self._module.named_parameters())
-            if id(parameter) not in own and not (is_lazy(parameter) or parameter.is_meta)
+            if not (parameter.requires_grad or id(parameter) in own or is_lazy(parameter) or parameter.is_meta)
         }
 
     def share(self, newcomers: Council, worlds: Sequence[World]) -> None:

@@ -114,15 +114,14 @@ def refuse_other_runs(saved: Mapping[str, Any], averager: Averager, optimizer: t
 
 
 def refuse_more(state: Mapping[str, Any]) -> None:
-    """A state that holds more than is loaded.
+    """A state that holds an outer optimizer's part as well, which would be dropped.
 
     Raises:
-        UsageError: saying what.
+        UsageError: it does.
     """
-    more = sorted(state.keys() - {"state", "param_groups", "gossip"})
-    if more:
+    if "slowmo" in state:  # what else there is comes from the wrapped optimizer
         raise UsageError(
-            f"this state holds {', '.join(map(repr, more))} of an optimizer around the GossipOptimizer that it was "
+            "this state holds 'slowmo' of an optimizer around the GossipOptimizer that it was "
             "saved from, and here there is none: make it as it was, or leave that out of the state to go on without"
         )
 

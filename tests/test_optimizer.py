@@ -704,6 +704,38 @@ def test_what_is_not_trained_is_rank_0_s_too(trained: str) -> None:
     assert testing.run(3, run) == [[0.0]] * 3
 
 
+def test_what_another_optimizer_trains_is_left_to_it() -> None:
+    """Two optimizers over parts of one module: the second does not touch what the first one gossips."""
+
+    def run(world: gossip.World) -> tuple[torch.Tensor, torch.Tensor]:
+        model = torch.nn.ModuleList([model_of(0), model_of(0)])
+        first, second = (torch.optim.SGD(part.parameters(), lr=0.1) for part in model)
+        gossiping = gossip.GossipOptimizer(first, push_sum(world), module=model)
+        with torch.no_grad():
+            model[0][0].bias.fill_(world.rank)
+        before = flat(model[0])
+        gossip.GossipOptimizer(second, push_sum(world), module=model)
+        gossiping.settle()
+        return before, flat(model[0])
+
+    assert all(torch.equal(*each) for each in testing.run(3, run))
+
+
+def test_the_account_of_gossip_between_hosts_is_of_those_that_gossip() -> None:
+    """The ranks of a node exchange no weight, however many they are."""
+
+    def run(world: gossip.World) -> tuple[int, float]:
+        sgd = torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=0.1)
+        across = gossip.PushSum(world.across, topologies.exponential(2), landing="any")
+        optimizer = gossip.GossipOptimizer(sgd, across, gradients=world.node)
+        optimizer.step()
+        optimizer.settle()
+        account = optimizer.account()
+        return account.ranks, round(account.lost, 9)
+
+    assert testing.run(6, run, hosts=["a"] * 3 + ["b"] * 3) == [(2, 0.0)] * 6
+
+
 def test_what_is_not_trained_is_compared_too() -> None:
     def run(world: gossip.World, initial: str, sizes: int) -> None:
         model = frozen_of(world.rank, sizes)

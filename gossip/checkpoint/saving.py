@@ -72,7 +72,8 @@ def save(
     if len(written) < world.size:  # a rank has died meanwhile, and the others went on without it
         return save(folder, world, step, model=model, optimizer=optimizer, **more)
     manifest = Manifest(step, tuple(Shard(*json.loads(shard)) for shard in written))
-    together(world, lambda: _let_stand(home, world.rank, manifest) if leads else None)
+    together(world, lambda: files.commit(home, world.rank, manifest) if leads else None)
+    together(world, lambda: files.prune(home) if leads else None)  # not before it stands on every host
 
 
 def _make_room(home: Path, step: int) -> None:
@@ -83,11 +84,6 @@ def _make_room(home: Path, step: int) -> None:
             "that the run goes on from there, or name another folder"
         )
     files.sweep(home)
-
-
-def _let_stand(home: Path, rank: int, manifest: Manifest) -> None:
-    files.commit(home, rank, manifest)
-    files.prune(home)
 
 
 def _write(

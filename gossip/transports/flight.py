@@ -124,8 +124,8 @@ class Flight(ABC):
             PeerLost: one has, so long ago that nothing of it is under way any more.
         """
         board = self.transport.board
-        missed = [self.ranks[peer] for peers in self.missing() for peer in peers]
-        if any(board.left(rank) > GRACE for rank in missed):
+        gone = {rank for rank in board.mates if board.left(rank) > GRACE}
+        if gone and any(self.ranks[peer] in gone for peers in self.missing() for peer in peers):
             what, known = self.lacking()
             raise PeerLost(
                 f"rank {self.transport.me} {what} in {self.subject}{known}, and it will not: does every rank call "
