@@ -30,6 +30,8 @@ class Averager(ABC):
         every: it acts in each step t with (t + 1) mod every = 0.
         outlives: whether it can go on without ranks that died.
         lockstep: whether it has all ranks make the same steps.
+        levels: worlds whose ranks hold the same values after it, one after another: all together do where every rank of
+            one is in the next.
         nodes: worlds whose ranks hold the same values and carry messages together, so they make the same updates.
     """
 
@@ -38,6 +40,7 @@ class Averager(ABC):
     every: int = 1
     outlives: bool = True
     lockstep: bool = True
+    levels: tuple[World, ...] = ()
     nodes: tuple[World, ...] = ()
     _mass: Mass | None = None
 

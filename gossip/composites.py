@@ -17,6 +17,7 @@ class Composite(Averager):
         self.overlap = max((member.overlap for member in members), default=0)
         self.outlives = all(member.outlives for member in members)
         self.lockstep = all(member.lockstep for member in members)
+        self.levels = tuple(world for member in members for world in member.levels)
         self.nodes = tuple(node for member in members for node in member.nodes)
 
     def bind(self, mass: Mass, every: int) -> None:

@@ -25,7 +25,7 @@ class ExactAverage(Averager):
     """
 
     def __init__(self, world: World) -> None:
-        self.worlds = (world,)
+        self.worlds = self.levels = (world,)
         self._channel = world.channel()
         self._next = 0  # the first step that has not been averaged: what has counted is not done again after a death
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.nn.parameter import is_lazy
 
 from .agreement import Council, contents
 from .buckets import Bucket, names, pack, refuse_unfit, shapes
@@ -80,7 +79,8 @@ class Parameters:
         return {
             name: parameter
             for name, parameter in (() if self._module is None else self._module.named_parameters())
-            if not (parameter.requires_grad or id(parameter) in own or is_lazy(parameter) or parameter.is_meta)
+            if type(parameter) is torch.nn.Parameter  # none that is packed, cut up or not there yet
+            and not (parameter.requires_grad or id(parameter) in own or parameter.is_meta)
         }
 
     def share(self, newcomers: Council, worlds: Sequence[World]) -> None:

@@ -136,7 +136,7 @@ class World:
         self.barrier()
         if self.base.outermost:
             self.base.close()
-        self.base.carrier.leave(self.base.group_number)
+        self.base.carrier.leave(self.base.lineage[-1])
 
     def __enter__(self) -> World:
         return self

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from gossip import Averager, ExactAverage, UsageError
+from gossip import Averager, UsageError
 
 from .buffers import Average, Buffers, Maintain, Reset
 from .outer import Outer
@@ -98,13 +98,13 @@ class SlowMo(Outer):
 
     def _agreed(self, rates: list[float]) -> list[float]:
         """γ_t of each group: where ranks are to come out alike its mean over them, whatever schedule each follows."""
-        moves = self.rescale and (self.momentum > 0 or self.lr != 1)  # by what depends on it
-        if not (moves and isinstance(self.averager, ExactAverage)):
+        if not self.rescale or (self.momentum == 0 and self.lr == 1):  # nothing depends on it
             return rates
-        each = [json.loads(said) for said in self.averager.worlds[0].gather(json.dumps(rates).encode())]
-        if all(theirs == rates for theirs in each):
-            return rates
-        return [math.fsum(group) / len(each) for group in zip(*each, strict=True)]
+        for world in self.averager.levels:
+            each = [json.loads(said) for said in world.gather(json.dumps(rates).encode())]
+            if any(theirs != rates for theirs in each):
+                rates = [math.fsum(group) / len(each) for group in zip(*each, strict=True)]
+        return rates
 
     def _outer_steps_(self, ratios: Sequence[float | None]) -> None:
         """x_{t+1,0}, everywhere."""

@@ -257,7 +257,7 @@ def test_those_of_a_closed_world_are_forgotten() -> None:
 
     def run(world: gossip.World) -> tuple[int, int]:
         first, second = (world.group(range(world.size)) for _ in range(2))
-        wrapped(push(first), linear(), "shrink")
+        wrapped(push(first.group(range(world.size))), linear(), "shrink")  # in a part of it, which ends with it
         wrapped(push(second), linear(), "shrink")
         first.close()
         left = len(world.base.carrier.parties)

@@ -418,17 +418,20 @@ def test_unequal_parameters_are_refused_at_the_first_step() -> None:
     assert "rank 2" in sentences[0]
 
 
-@pytest.mark.parametrize("sharded", [False, True])
-def test_ranks_with_rates_of_their_own_come_out_alike(sharded: bool) -> None:
+@pytest.mark.parametrize("how", ["whole", "sharded", "by hosts"])
+def test_ranks_with_rates_of_their_own_come_out_alike(how: str) -> None:
     """As where each has a scheduler that looks at its own loss. With one rate on all ranks nothing changes."""
 
     def run(world: gossip.World, apart: float) -> list[torch.Tensor]:
         parameter = torch.zeros(5, dtype=torch.float64, requires_grad=True)
         sgd = torch.optim.SGD([parameter], lr=0.1)
-        if sharded:
+        exact: gossip.Averager = gossip.ExactAverage(world)
+        if how == "by hosts":
+            exact = gossip.Chain(gossip.ExactAverage(world.node), gossip.ExactAverage(world.across))
+        if how == "sharded":
             outer: Any = ShardedSlowMo(sgd, world, period=2, momentum=0.6)
         else:
-            outer = SlowMo(sgd, gossip.ExactAverage(world), period=2, momentum=0.6)
+            outer = SlowMo(sgd, exact, period=2, momentum=0.6)
         seen = []
         for step in range(8):
             sgd.param_groups[0]["lr"] = 0.1 * (1 + apart * (world.rank - 1) * (step // 2))
@@ -438,7 +441,7 @@ def test_ranks_with_rates_of_their_own_come_out_alike(sharded: bool) -> None:
                 seen.append(parameter.detach().clone())
         return seen
 
-    ranks = testing.run(3, lambda world: run(world, 0.2))
+    ranks = testing.run(4, lambda world: run(world, 0.2), hosts=["a", "a", "b", "b"])
     assert all(torch.equal(here, there) for each in ranks for here, there in zip(each, ranks[0], strict=True))
-    alike = testing.run(3, lambda world: run(world, 0.0))
+    alike = testing.run(4, lambda world: run(world, 0.0), hosts=["a", "a", "b", "b"])
     assert not torch.equal(alike[0][-1], ranks[0][-1])

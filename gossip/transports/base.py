@@ -50,6 +50,7 @@ class Transport(ABC):
             what it loses.
         members: the ranks of the job that belonged to it at first, in its own order.
         carrier: what is below (a communicator, a process group, a network of threads), for all channels and groups.
+        lineage: the numbers of the groups that it is a part of, its own last; 0 is that of all ranks.
         number: what the messages of this channel carry, so that they meet no others between the same two ranks.
         most_numbers: how many numbers the carrier can tell apart.
         board: where this rank is, and what is known of the others, for errors.
@@ -73,6 +74,7 @@ class Transport(ABC):
         self.members: Sequence[int] = range(size)
         self.carrier = carrier
         self.number = 0
+        self.lineage: tuple[int, ...] = (0,)
         self.board = Board(me)
         self._channels = itertools.count(1)
         self._seen = -1
@@ -98,14 +100,9 @@ class Transport(ABC):
         return len(self.ranks)
 
     @property
-    def group_number(self) -> int:
-        """What the channels of one group have in common."""
-        return self.number // CHANNELS
-
-    @property
     def closed(self) -> bool:
-        """Whether its world has been closed, or that of all groups."""
-        return not self.carrier.left.isdisjoint((0, self.group_number))
+        """Whether its world has been closed, or one that it is a part of."""
+        return not self.carrier.left.isdisjoint(self.lineage)
 
     def refuse_closed(self, subject: str) -> None:
         """Post nothing more once the others need not answer.
@@ -145,7 +142,7 @@ class Transport(ABC):
             )
         other = copy.copy(self)
         other.outermost = False
-        other.number = self.group_number * CHANNELS + number
+        other.number = self.lineage[-1] * CHANNELS + number
         return other
 
     def group(self: Own, ranks: Sequence[int]) -> Own:
@@ -168,6 +165,7 @@ class Transport(ABC):
             raise UsageError(f"transport {self.name!r} has numbers for {group} groups, and all of them are in use")
         self.carrier.next_group = group + 1
         other.number = group * CHANNELS
+        other.lineage = (*self.lineage, group)
         other._channels = itertools.count(1)
         return other
 

@@ -156,8 +156,11 @@ class MpiFlight(Flight):
     def _ended_well(self) -> set[int]:
         """Requests that were asked for and are no longer."""
         asked = {*self._receives, *self._sends}.difference(self._held, self._aboard)
-        left = {id(request) for requests in (*self._coming, *self._going) for request in requests}
-        return {id(request) for parcel in asked for request in parcel.requests} - left
+        return {id(request) for parcel in asked for request in parcel.requests} - self._under_way()
+
+    def _under_way(self) -> set[int]:
+        """Requests that had not ended when they were last asked for."""
+        return {id(request) for requests in (*self._coming, *self._going) for request in requests}
 
     def _expect(self, came: int, now: float) -> None:
         """Foretell the end, now that `came` more have come, which were not there when we asked before."""
@@ -262,17 +265,18 @@ class MpiFlight(Flight):
 
     def missing(self) -> tuple[list[int], list[int]]:
         with self.transport.engine.lock:
+            left = self._under_way()
             unheard, untaken = (
-                {parcel.peer for parcel in parcels if not self._through(parcel)}
+                {parcel.peer for parcel in parcels if not self._through(parcel, left)}
                 for parcels in (self._receives, self._sends)
             )
         return sorted(unheard), sorted(untaken)
 
     @staticmethod
-    def _through(parcel: Parcel) -> bool:
+    def _through(parcel: Parcel, left: set[int]) -> bool:
         if isinstance(parcel, Staged):
             return parcel.ended
-        return parcel.posted and all(request.Test() for request in parcel.requests)
+        return parcel.posted and not any(id(request) in left for request in parcel.requests)
 
 
 def _count(queues: list[deque[MPI.Request]]) -> int:

@@ -45,7 +45,7 @@ class Carrier:
         size: ranks that are left.
         next_group: the next number for a group that this process has not used yet.
         lost: ranks that died, as the job numbers them.
-        left: numbers of groups whose world has been closed; 0 where all of them have.
+        left: numbers of groups whose world has been closed.
         parties: who goes on after a loss and the channel where they meet, in the order in which every rank made them.
         outlives: whether it can go on without a rank that died.
     """
@@ -60,9 +60,9 @@ class Carrier:
         self.parties: list[tuple[Party, Transport]] = []
 
     def leave(self, group: int) -> None:
-        """The world of this group has been closed, and those who meet on a channel of it go on no more."""
+        """The world of this group has been closed, and those who meet in it, or in a part of it, go on no more."""
         self.left.add(group)
-        self.parties = [(party, meeting) for party, meeting in self.parties if meeting.group_number != group]
+        self.parties = [(party, meeting) for party, meeting in self.parties if group not in meeting.lineage]
 
     def together(self, act: Callable[[], Result]) -> Result:
         """Do `act` on all ranks."""
