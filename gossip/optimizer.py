@@ -282,9 +282,11 @@ class GossipOptimizer(Wrapper):
     def state_dict(self) -> dict[str, Any]:
         """The wrapped optimizer's two keys and "gossip". Waits for what is on its way and alters nothing."""
         self._take()
+        own = self.optimizer.state_dict()
         return {
-            **self.optimizer.state_dict(),
+            **own,
             "gossip": {
+                "keys": sorted(own),
                 "steps": self.steps,
                 "places": self.parameters.council.places(),
                 "runs": self.averager.describe(),
@@ -310,9 +312,9 @@ class GossipOptimizer(Wrapper):
         if saved is not None:
             self.parameters.refuse_foreign(saved)
             refuse_other_runs(saved, self.averager, self.optimizer)
-            refuse_more(state_dict)
+            refuse_more(state_dict, saved)
         self._take()
-        self.optimizer.load_state_dict({key: state_dict[key] for key in ("state", "param_groups")})
+        self.optimizer.load_state_dict({key: value for key, value in state_dict.items() if key != "gossip"})
         self.persist(self.averager.forget)
         self.mass.forget()
         self.steps = 0

@@ -113,15 +113,16 @@ def refuse_other_runs(saved: Mapping[str, Any], averager: Averager, optimizer: t
             )
 
 
-def refuse_more(state: Mapping[str, Any]) -> None:
-    """A state that holds an outer optimizer's part as well, which would be dropped.
+def refuse_more(state: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """A state that holds more than the GossipOptimizer `saved`, which would be dropped.
 
     Raises:
-        UsageError: it does.
+        UsageError: saying what.
     """
-    if "slowmo" in state:  # what else there is comes from the wrapped optimizer
+    more = sorted(state.keys() - {*saved.get("keys", state), "gossip"})
+    if more:
         raise UsageError(
-            "this state holds 'slowmo' of an optimizer around the GossipOptimizer that it was "
+            f"this state holds {', '.join(map(repr, more))} of an optimizer around the GossipOptimizer that it was "
             "saved from, and here there is none: make it as it was, or leave that out of the state to go on without"
         )
 

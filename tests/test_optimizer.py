@@ -765,6 +765,25 @@ def test_the_state_of_another_optimizer_is_refused() -> None:
         made(torch.optim.SGD).load_state_dict(outer.state_dict())
 
 
+def test_what_the_wrapped_optimizer_keeps_beside_its_state_comes_back() -> None:
+    class Counting(torch.optim.SGD):
+        calls = 0
+
+        def state_dict(self) -> dict[str, Any]:
+            return {**super().state_dict(), "calls": self.calls}
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            super().load_state_dict(state_dict)
+            self.calls = state_dict["calls"]
+
+    world, model = gossip.init(), model_of(0)
+    first, second = (Counting(model.parameters(), lr=0.1) for _ in range(2))
+    first.calls = 3
+    state = gossip.GossipOptimizer(first, gossip.ExactAverage(world)).state_dict()
+    gossip.GossipOptimizer(second, gossip.ExactAverage(world)).load_state_dict(state)
+    assert second.calls == 3
+
+
 def test_equal_models_may_be_checked_instead() -> None:
     def run(world: gossip.World, models: Callable[[int], int]) -> torch.Tensor:
         model = model_of(models(world.rank))
