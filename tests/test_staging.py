@@ -364,11 +364,14 @@ def test_a_sum_over_mpi_has_a_stream_beside_the_caller_s(monkeypatch: Patch) -> 
 def test_the_thread_that_asks_belongs_to_the_device() -> None:
     """For what MPI itself asks of the device."""
     code = """
-import threading, time, torch
+import threading, torch
 from workers import twin
 import gossip
-names = []
-twin.TwinMemory.adopt = lambda memory: names.append(threading.current_thread().name)
+names, adopted = [], threading.Event()
+def adopt(memory):
+    names.append(threading.current_thread().name)
+    adopted.set()
+twin.TwinMemory.adopt = adopt
 with gossip.init("mpi", timeout=30) as world:
     twin.direct(world)
     for _ in range(3):
@@ -377,7 +380,7 @@ with gossip.init("mpi", timeout=30) as world:
         channel.post({0: [torch.ones(1000)]}, {0: [room]}, "a round").wait()
         assert room.sum() == 1000
         flight = channel.post({}, {0: [room]}, "a later round")
-        time.sleep(0.05)
+        assert adopted.wait(20)
         channel.post({0: [torch.ones(1000)]}, {}, "its other end").wait()
         flight.wait()
 assert names == ["gossip-mpi-progress"], names
