@@ -224,7 +224,10 @@ def test_what_only_a_fresh_process_can_show() -> None:
 def test_ctrl_c_leaves_no_rank_behind() -> None:
     """Of those that are threads of the process."""
 
+    both = threading.Barrier(2, timeout=20)
+
     def run(world: gossip.World) -> None:
+        both.wait()
         if world.rank == 0:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         world.channel().post({}, {1 - world.rank: [torch.zeros(1)]}, "what never comes").wait()
