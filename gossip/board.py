@@ -1,14 +1,12 @@
 """Where each rank is: its step, what it does there and what it waits for, and what is known of a rank that is silent.
 
-A rank writes its own slot, in memory that the ranks of one host share, so that nothing is sent and a step takes a
-microsecond longer. Who waits in vain reads the slot of the one that it waits for, and asks the kernel whether that
-process still runs. Of other hosts it knows when it last heard from them.
+A rank writes its own slot, in memory that the ranks of one host share. Nothing is sent, and a step takes a
+microsecond longer. A rank that waits in vain reads the slot of its peer, and asks the kernel whether that process
+still runs. Of a peer on another host it knows when it last heard from it.
 """
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import os
 import re
 import secrets
@@ -16,13 +14,14 @@ import select
 import signal
 import socket
 import struct
-import tempfile
+import sys
 import time
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
+
+from .slot import ENDED, STEP, Slot, mapped, path_of
 
 REPORT = getattr(signal, "SIGUSR1", None)
 """What a rank answers with its position and stacks."""
@@ -33,52 +32,8 @@ ANSWER = 2.0
 PATIENCE = 0.1
 """Seconds for a process that closes its connections to end, and for its launcher to take note of the exit code."""
 
-ENDED = "exit"
-"""What a rank does whose script has ended."""
-
 NAMED = 4
 """Peers of whom an error tells what is known; the others only by their number."""
-
-
-class Slot(ctypes.Structure):
-    """What a rank tells of itself; times by the monotonic clock, which the processes of a host share."""
-
-    _fields_ = (
-        ("rank", ctypes.c_int64),
-        ("pid", ctypes.c_int64),
-        ("step", ctypes.c_int64),
-        ("since", ctypes.c_double),  # when it began what it does
-        ("waiting", ctypes.c_double),  # since when it waits in there; 0 while it does not
-        ("reported", ctypes.c_double),  # when it last told of itself
-        ("listens", ctypes.c_int64),  # whether it answers REPORT
-        ("doing", ctypes.c_char * 32),
-        ("subject", ctypes.c_char * 64),
-    )
-
-    rank: int
-    pid: int
-    step: int
-    since: float
-    waiting: float
-    reported: float
-    listens: int
-    doing: bytes
-    subject: bytes
-
-    def __str__(self) -> str:
-        """Such as `in step 412, waiting in land for round 17 for 12.3 s`."""
-        doing = self.doing.decode(errors="replace")
-        step = f"in step {self.step}" if doing else "before its first step"
-        now = time.monotonic()
-        if self.waiting:
-            place = f"in {doing} " if doing and doing != "compute" else ""
-            subject = self.subject.decode(errors="replace")
-            return f"{step}, waiting {place}for {subject} for {now - self.waiting:.1f} s"
-        if not doing:
-            return step
-        if doing == ENDED:
-            return f"{step}, at the end of its script for {now - self.since:.1f} s"
-        return f"{step}, {'computing' if doing == 'compute' else f'in {doing}'} for {now - self.since:.1f} s"
 
 
 class Board:
@@ -97,6 +52,8 @@ class Board:
         self.mates: dict[int, Slot] = {}
         self.hosts: tuple[str, ...] = ()
         self.heard: dict[int, tuple[str, float]] = {}
+        self._job = ""  # what the ranks of this host call it alike
+        self._claim: socket.socket | None = None
         self._processes: dict[int, int] = {}  # rank -> a descriptor of its process, which no later one can be taken for
         weakref.finalize(self, _close, self._processes)
 
@@ -118,13 +75,32 @@ class Board:
         """It waits no longer."""
         self.slot.waiting = 0.0
 
+    @property
+    def call(self) -> str:
+        """The public call that this rank is in; "" outside of any."""
+        return self.slot.call.decode()
+
+    @contextmanager
+    def calling(self, call: str) -> Iterator[None]:
+        """Inside, this rank makes the public call `call`, which every rank has to make. The outermost one counts."""
+        if self.slot.call:
+            yield
+            return
+        self.slot.call, self.slot.since = call.encode(), time.monotonic()
+        try:
+            yield
+        finally:
+            self.slot.call, self.slot.since = b"", time.monotonic()
+
     def __enter__(self) -> Board:
         """Around a step, whose number was set before."""
+        self.slot.call = STEP.encode()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.slot.call = b""
         if kind is None:
             self.slot.step += 1
             self.enter("compute")
@@ -134,10 +110,10 @@ class Board:
     def share(self, gather: Callable[[bytes], list[bytes]]) -> tuple[str, ...]:
         """Show the slot to the ranks of this host, and see theirs; the host of every rank. Every rank calls it."""
         host, token = socket.gethostname(), secrets.token_hex(16)
-        path = _path(token)
+        path = path_of(token)
         try:
             with suppress(OSError):  # a host without room for it does without
-                self.slot = _mapped(path, self.slot)
+                self.slot = mapped(path, self.slot)
             told = gather(f"{host}\n{os.getpid()}\n{_namespace()}\n{token}".encode())
             self._look(host, [said.decode().split("\n") for said in told])
             gather(b"")
@@ -147,10 +123,11 @@ class Board:
 
     def _look(self, host: str, told: list[list[str]]) -> None:
         self.hosts = tuple(name for name, *_ in told)
+        self._job = next(theirs for name, _, _, theirs in told if name == host)
         for rank, (name, pid, namespace, theirs) in enumerate(told):
             if rank != self.rank and name == host and re.fullmatch("[0-9a-f]{32}", theirs):
                 with suppress(OSError):  # another machine or container of this name, or it has no room for a slot
-                    self.mates[rank] = _mapped(_path(theirs))
+                    self.mates[rank] = mapped(path_of(theirs))
                     if namespace == _namespace() and hasattr(os, "pidfd_open"):
                         self._processes[rank] = os.pidfd_open(int(pid))
 
@@ -170,6 +147,12 @@ class Board:
         else:
             parts.append("never heard from in a round")
         return ", ".join(parts)
+
+    def waiting_alike(self) -> set[int]:
+        """The ranks of this host that wait in the same call for the same thing as this one, itself included."""
+        own = self.slot
+        mates = {r for r, slot in self.mates.items() if slot.waiting and slot.call == own.call}
+        return {self.rank, *(r for r in mates if self.mates[r].subject == own.subject)}
 
     def left(self, rank: int) -> float:
         """Seconds since the script of a rank on this host has ended; 0 while it runs, or where nobody can tell."""
@@ -202,43 +185,46 @@ class Board:
         return f"exited with code {code}"
 
     def ask(self) -> None:
-        """Have the others on this host report too, those that have not just done so, and wait for it a moment."""
-        began = time.monotonic()
-        asked = []
+        """Have the others on this host report too, one after another, and wait for each a moment."""
         for rank, process in self._processes.items():
+            began = time.monotonic()
             slot = self.mates[rank]
-            if slot.listens and REPORT is not None and began - slot.reported > 2 * ANSWER and not self.ended(rank):
-                with suppress(OSError):  # it has just ended
-                    signal.pidfd_send_signal(process, REPORT)
-                    asked.append(rank)
-        while time.monotonic() - began < ANSWER and any(
-            self.mates[rank].reported < began and not self.ended(rank) for rank in asked
-        ):
+            if not slot.listens or REPORT is None or began - slot.reported < 2 * ANSWER or self.ended(rank):
+                continue
+            with suppress(OSError):  # it has just ended
+                signal.pidfd_send_signal(process, REPORT)
+                while (
+                    time.monotonic() - began < ANSWER
+                    and slot.reported < began
+                    and slot.listens
+                    and not self.ended(rank)
+                ):
+                    time.sleep(0.01)
+
+    def claims_report(self) -> bool:
+        """Whether this rank tells for all of its host why the job ends: the first of them that asks."""
+        if self._claim is not None or not self._job or sys.platform != "linux":
+            return True
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0gossip-{self._job}")  # a name without a file: it is free again when its process has ended
+        except OSError:
+            claim.close()
+            self.slot.listens = False
+            return False
+        self._claim = claim
+        return True
+
+    def await_report(self) -> None:
+        """Let the rank of this host that reports finish; it ends this process too, where it can."""
+        deadline = time.monotonic() + ANSWER * (1 + len(self.mates))
+        while not self.claims_report() and time.monotonic() < deadline:
             time.sleep(0.01)
 
 
 def _close(processes: dict[int, int]) -> None:
     while processes:
         os.close(processes.popitem()[1])
-
-
-def _path(token: str) -> Path:
-    memory = Path("/dev/shm")
-    return (memory if memory.is_dir() else Path(tempfile.gettempdir())) / f"gossip-{token}"
-
-
-def _mapped(path: Path, initial: Slot | None = None) -> Slot:
-    """The slot in `path`, readable by this user alone; a new file where there is something to begin with."""
-    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | (0 if initial is None else os.O_CREAT | os.O_EXCL)
-    file = os.open(path, flags, 0o600)
-    try:
-        if initial is not None:
-            os.write(file, bytes(initial))
-        return Slot.from_buffer(mmap.mmap(file, ctypes.sizeof(Slot)))
-    except ValueError as error:  # shorter than a slot
-        raise OSError(str(error)) from error
-    finally:
-        os.close(file)
 
 
 def _namespace() -> str:

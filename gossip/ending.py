@@ -34,12 +34,15 @@ def excepthook(kind: type[BaseException], error: BaseException, trace: Traceback
     """Show what went wrong, once, and end the job on every rank."""
     if isinstance(error, GossipError) and not error.speaks:
         return  # another rank raised the same: it says so and ends the job, while this one waits in its exit
-    if isinstance(error, PeerLost):
+    deadline = isinstance(error, PeerTimeout)
+    if deadline and _base is not None and not _base.board.claims_report():
+        _base.board.await_report()
+    elif isinstance(error, PeerLost):
         print(f"gossip: {error}", file=sys.stderr)  # another rank failed, and its traceback is the one to read
     else:
         (_report or sys.__excepthook__)(kind, error, trace)
-    if isinstance(error, PeerTimeout) and _base is not None:
-        watch.last_words(_base.board)
+        if deadline and _base is not None:
+            watch.last_words(_base.board)
     end_job(130 if issubclass(kind, KeyboardInterrupt) else 1)
 
 

@@ -129,8 +129,18 @@ class GossipOptimizer(Wrapper):
         if module is not None and module_buffers == "average":
             self.mass.companions = [buffer for buffer in module.buffers() if buffer.dtype.is_floating_point]
 
-    def attach(self, averager: Averager, every: int, options: str, worlds: Sequence[World] = ()) -> None:
-        """Let `averager` act on the values, once the ranks of its worlds and of `worlds` agree on it and `options`."""
+    def attach(
+        self,
+        averager: Averager,
+        every: int,
+        options: str,
+        worlds: Sequence[World] = (),
+        call: str = "gossip.GossipOptimizer(...)",
+    ) -> None:
+        """Let `averager` act on the values, once the ranks of its worlds and of `worlds` agree on it and `options`.
+
+        `call`: the public call that does so, for errors.
+        """
         self.settle()
         worlds = [*averager.worlds, *worlds]
         together = None if self._gradients is None else self._gradients.world
@@ -140,6 +150,10 @@ class GossipOptimizer(Wrapper):
         if self._trace and worlds:
             home = worlds[0]
             self.stats.timeline = Timeline.of(self._trace, home.base.me, home.hosts[home.rank])
+        with self.stats.board.calling(call):
+            self._meet(averager, every, options, worlds)
+
+    def _meet(self, averager: Averager, every: int, options: str, worlds: Sequence[World]) -> None:
         newcomers = self.parameters.meet(worlds, [options, f"averager {averager.describe()}"])
         averager.bind(self.mass, every)
         self._averagers.append(averager)
@@ -246,7 +260,8 @@ class GossipOptimizer(Wrapper):
         worlds = [world for averager in self._averagers for world in averager.worlds]
         if not worlds and self._gradients is not None:
             worlds = [self._gradients.world]
-        return account(self.mass, world or max(worlds, key=lambda world: world.size, default=None))
+        with self.stats.board.calling("optimizer.account()"):
+            return account(self.mass, world or max(worlds, key=lambda world: world.size, default=None))
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -256,7 +271,7 @@ class GossipOptimizer(Wrapper):
         would find nobody to meet.
         """
         self._take()
-        with self.stats.span("settle"):
+        with self.stats.board.calling("optimizer.settle()"), self.stats.span("settle"):
             if self._survivor is None:
                 self.mass.settle()
             else:
@@ -273,11 +288,12 @@ class GossipOptimizer(Wrapper):
             UsageError: a parameter that cannot live in a bucket; the group is left out again.
             Disagreement: ranks add different groups.
         """
-        self.settle()
-        self.parameters.grow(param_group)
-        self.parameters.rounded.write_()
-        for averager in self._averagers:
-            averager.rebind()
+        with self.stats.board.calling("optimizer.add_param_group(...)"):
+            self.settle()
+            self.parameters.grow(param_group)
+            self.parameters.rounded.write_()
+            for averager in self._averagers:
+                averager.rebind()
 
     def state_dict(self) -> dict[str, Any]:
         """The wrapped optimizer's two keys and "gossip". Waits for what is on its way and alters nothing."""

@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
-from .board import ENDED, REPORT, Board
+from .board import REPORT, Board
+from .slot import ENDED
 
 GRACE = 30.0
 """Seconds between a signal that asks for the end and the loop's next question whether there was one."""
@@ -115,10 +116,10 @@ class Watch:
             for number in os.read(self._read, 64):
                 if number not in self._ours:
                     continue
-                if number == REPORT:
-                    report(self.board)
-                else:
+                if number != REPORT:
                     self._stop(number)
+                elif self.board.slot.listens:
+                    report(self.board)
 
     def _stop(self, number: int) -> None:
         again, self.asked = self.asked is not None, number
@@ -148,11 +149,11 @@ def stand(board: Board, end_job: EndJob) -> Watch | None:
 
 
 def report(board: Board) -> None:
-    """Write this rank's position and the Python stack of each of its threads to stderr."""
+    """Write this rank's position and the Python stacks of the program's threads to stderr."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     lines = []
     for ident, frame in sys._current_frames().items():
-        if names.get(ident) != NAME:
+        if not str(names.get(ident)).startswith("gossip-"):  # ours only wait
             lines.append(f"thread {names.get(ident, ident)}:")
             lines += "".join(traceback.format_stack(frame)).splitlines()
     _tell(board, lines)

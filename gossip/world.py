@@ -74,7 +74,8 @@ class World:
     def _once(self, name: str, ranks: list[int]) -> World:
         # functools.cached_property of Python 3.11 and older would hold a lock that ranks in other threads wait for.
         if name not in self._made:
-            self._made[name] = self.group(ranks)
+            with self.base.board.calling(f"world.{name}"):
+                self._made[name] = self.group(ranks)
         return self._made[name]
 
     def group(self, ranks: Sequence[int]) -> World:
@@ -91,7 +92,8 @@ class World:
             raise UsageError(
                 f"a group of ranks {ranks} in a world of {self.size}: name some of 0..{self.size - 1}, each once"
             )
-        return _world(self.base.group(ranks), tuple(self.hosts[rank] for rank in ranks), self.device)
+        with self.base.board.calling("world.group(...)"):
+            return _world(self.base.group(ranks), tuple(self.hosts[rank] for rank in ranks), self.device)
 
     def channel(self) -> Transport:
         """A new channel between all ranks, numbered in the order of these calls: the same order on every rank."""
@@ -103,11 +105,13 @@ class World:
         >>> with init() as world:
         ...     batches = max(int(count) for count in world.gather(b"%d" % 9))
         """
-        return self.base.gather(data)
+        with self.base.board.calling("world.gather(...)"):
+            return self.base.gather(data)
 
     def barrier(self) -> None:
         """Return once every rank has called it."""
-        self.base.barrier()
+        with self.base.board.calling("world.barrier()"):
+            self.base.barrier()
 
     def asked_to_stop(self) -> bool:
         """Whether any rank was asked to end, by a scheduler's warning (SIGTERM, SIGUSR2) or Ctrl-C; all ranks agree.
@@ -124,7 +128,8 @@ class World:
         here = watch.stand(self.base.board, ending.end_job)
         if here is not None:
             here.let_ask()
-        asked = any(self.base.gather(b"1" if here is not None and here.asked is not None else b""))
+        with self.base.board.calling("world.asked_to_stop()"):
+            asked = any(self.base.gather(b"1" if here is not None and here.asked is not None else b""))
         if asked and here is not None:
             here.tell()
         return asked
@@ -133,7 +138,8 @@ class World:
         """Wait for every rank, then give the transport back, which its sub-worlds share. Optimizers have settled."""
         if self.base.closed:
             return
-        self.barrier()
+        with self.base.board.calling("world.close()"):
+            self.barrier()
         if self.base.outermost:
             self.base.close()
         self.base.carrier.leave(self.base.lineage[-1])
@@ -200,7 +206,8 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
         ending.end_job_on_errors()
     name = _choose(transport, launcher)
     base = _connect(name, launcher, timeout)
-    hosts = base.board.share(base.gather)
+    with base.board.calling("gossip.init()"):
+        hosts = base.board.share(base.gather)
     ending.speak_through(base)
     if launcher.size > 1:
         watch.stand(base.board, ending.end_job)

@@ -92,9 +92,8 @@ class Outer(Wrapper, ABC):
         if base.rewrites:
             raise UsageError(f"this GossipOptimizer has a {name} around it already: two would share its steps")
         super().__init__(base)
-        base.attach(
-            averager, period, f"{name}(period={period}, momentum={momentum}, lr={lr}, {options}{nesterov=}, {rescale=})"
-        )
+        said = f"{name}(period={period}, momentum={momentum}, lr={lr}, {options}{nesterov=}, {rescale=})"
+        base.attach(averager, period, said, call=f"slowmo.{name}(...)")
         base.register_step_pre_hook(self._begin)
         base.rewrites.append(self._rewrite)
         self.averager = averager

@@ -20,7 +20,7 @@ LAYERS = ("topologies", "gossip", "slowmo", "bench")
 CHAINS = (
     ("topologies", ("edges", "topology", "validation", "circulants", "composition", "families", "catalogue")),
     ("topologies", ("catalogue", "loading", "analysis", "commands")),
-    ("gossip", ("board", "watch", "transports", "world")),
+    ("gossip", ("slot", "board", "watch", "transports", "world")),
     ("gossip", ("errors", "transports", "ending", "world", "averaging")),
     ("gossip", ("errors", "masters", "buckets", "rounded", "parameters", "optimizer")),
     ("gossip", ("buckets", "mass", "averaging", "composites", "push_sum", "optimizer", "launch")),

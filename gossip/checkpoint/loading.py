@@ -63,6 +63,17 @@ def load(
         CheckpointError: there are checkpoints, and none of them is sound or fits; model and optimizer may then hold
             parts of it.
     """
+    with world.base.board.calling("gossip.checkpoint.load(...)"):
+        return _load(folder, world, model, optimizer, more)
+
+
+def _load(
+    folder: str | os.PathLike[str] | None,
+    world: World,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    more: dict[str, Any],
+) -> Saved | None:
     home = folder_of(folder)
     for name, thing in more.items():
         if not hasattr(thing, "load_state_dict"):

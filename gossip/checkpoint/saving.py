@@ -57,6 +57,18 @@ def save(
     ...     print(gossip.checkpoint.load(folder, world, model=model, optimizer=optimizer))
     Saved(step=100, size=1, more={'position': {'epoch': 2, 'batch': 17}})
     """
+    with world.base.board.calling("gossip.checkpoint.save(...)"):
+        _save(folder, world, step, model, optimizer, more)
+
+
+def _save(
+    folder: str | os.PathLike[str] | None,
+    world: World,
+    step: int,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    more: dict[str, Any],
+) -> None:
     home = folder_of(folder)
     if isinstance(step, bool) or not isinstance(step, int) or step < 0:
         raise UsageError(f"step is {step!r}, but it is how many steps have been made: a whole number from 0 up")
@@ -70,7 +82,7 @@ def save(
     together(world, lambda: _make_room(home, step) if leads else None)
     written = together(world, lambda: _write(home, world, step, model, optimizer, more))
     if len(written) < world.size:  # a rank has died meanwhile, and the others went on without it
-        return save(folder, world, step, model=model, optimizer=optimizer, **more)
+        return _save(folder, world, step, model, optimizer, more)
     manifest = Manifest(step, tuple(Shard(*json.loads(shard)) for shard in written))
     together(world, lambda: files.commit(home, world.rank, manifest) if leads else None)
     together(world, lambda: files.prune(home) if leads else None)  # not before it stands on every host

@@ -90,14 +90,9 @@ class Relay(Flight):
         leg = self._leg
         return ([], []) if leg is None else leg.missing()
 
-    def lacking(self) -> tuple[str, str]:
+    def awaited(self) -> tuple[list[int], list[int]]:
         leg = self._leg  # whose peers may be numbered otherwise than ours
-        return super().lacking() if leg is None else leg.lacking()
-
-    def refuse_vain(self) -> None:
-        leg = self._leg
-        if leg is not None:
-            leg.refuse_vain()
+        return ([], []) if leg is None else leg.awaited()
 
     def interval(self, waited: float) -> float:
         leg = self._leg

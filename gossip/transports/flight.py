@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -10,10 +12,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import PeerDied, PeerLost, PeerTimeout
+from ..slot import STEP
 from .pacing import pace
 
 if TYPE_CHECKING:
     from .base import Transport
+
+log = logging.getLogger("gossip")
+
+NOTICE = 30.0
+"""Seconds of a wait after which a line says what it waits for."""
 
 GRACE = 10.0
 """Seconds for what a rank has under way when its script ends: twice what it waits for that itself."""
@@ -104,7 +112,7 @@ class Flight(ABC):
     def _wait(self, limit: float) -> None:
         board = self.transport.board
         began = time.monotonic()
-        look = GRACE
+        look, notice = GRACE, NOTICE
         board.wait(self.subject)
         with self.transport.waiting():
             while not self._ended():
@@ -112,12 +120,26 @@ class Flight(ABC):
                 if waited >= limit:
                     raise PeerTimeout(self.overdue(limit))
                 if waited >= look:
-                    self.refuse_vain()
+                    self.check_awaited_run()
                     look = waited + 1
-                self.pause(waited, limit - waited)
+                if waited >= notice:
+                    self.log_long_wait(waited, limit)
+                    notice = math.inf
+                self.pause(waited, min(limit, look, notice) - waited)
         board.go_on()
 
-    def refuse_vain(self) -> None:
+    def log_long_wait(self, waited: float, limit: float) -> None:
+        """One line on each host says which of its ranks wait, in which call, and for whom."""
+        board = self.transport.board
+        waiting = sorted(board.waiting_alike())
+        if waiting[0] == board.rank:  # the others leave it to the first of them
+            call = board.call or STEP
+            log.warning(
+                f"{called(waiting)} waited {waited:.0f} s in {self.subject} of {call}: rank {board.rank} "
+                f"{self.lacking()}. Every rank has to call {call}; it fails here after {limit:g} s"
+            )
+
+    def check_awaited_run(self) -> None:
         """Wait no longer for ranks whose scripts have ended, as far as that can be seen from here.
 
         Raises:
@@ -125,11 +147,11 @@ class Flight(ABC):
         """
         board = self.transport.board
         gone = {rank for rank in board.mates if board.left(rank) > GRACE}
-        if gone and any(self.ranks[peer] in gone for peers in self.missing() for peer in peers):
-            what, known = self.lacking()
+        if any(not gone.isdisjoint(ranks) for ranks in self.awaited()):
+            what, known = self._lacking()
             raise PeerLost(
-                f"rank {self.transport.me} {what} in {self.subject}{known}, and it will not: does every rank call "
-                "step() equally often?"
+                f"rank {self.transport.me} {what} in {self._place}{known}, and it will not: does every rank call "
+                f"{board.call or STEP} equally often?"
             )
 
     def _ended(self) -> bool:
@@ -147,23 +169,45 @@ class Flight(ABC):
 
     def overdue(self, seconds: float) -> str:
         """The sentence for a deadline that passed: who, whom, in which round, for how long, and what is known of it."""
-        what, known = self.lacking()
+        call = self.transport.board.call
+        question = (
+            "is the peer alive, does it call step() as often, and does it run the same topology?"
+            if call in ("", STEP)
+            else f"does every rank call {call}, in the same order, and is the peer alive?"
+        )
+        what, known = self._lacking()
         return (
-            f"rank {self.transport.me} {what} in {self.subject} for {seconds:g} s over {self.transport.name}{known}: "
-            "is the peer alive, does it call step() as often, and does it run the same topology? "
-            "A longer deadline is gossip.init(timeout=...)"
+            f"rank {self.transport.me} {what} in {self._place} for {seconds:g} s over {self.transport.name}{known}: "
+            f"{question} A longer deadline is gossip.init(timeout=...)"
         )
 
-    def lacking(self) -> tuple[str, str]:
+    @property
+    def _place(self) -> str:
+        call = self.transport.board.call
+        return self.subject if call in ("", STEP) else f"{self.subject} of {call}"
+
+    def awaited(self) -> tuple[list[int], list[int]]:
+        """What `missing` says, by ranks as the whole job numbers them."""
+        unheard, untaken = self.missing()
+        return sorted(self.ranks[peer] for peer in unheard), sorted(self.ranks[peer] for peer in untaken)
+
+    def lacking(self) -> str:
         """Of whom it has not heard, or who has not taken its message, and in brackets what is known of them."""
-        unheard, untaken = (sorted(self.ranks[peer] for peer in peers) for peers in self.missing())
+        return "".join(self._lacking())
+
+    def _lacking(self) -> tuple[str, str]:
+        unheard, untaken = self.awaited()
         parts = []
         if unheard:
             parts.append(f"heard nothing from {called(unheard)}")
         if untaken:
             parts.append(f"could not hand its message to {called(untaken)}")
+        board = self.transport.board
         peers = list(dict.fromkeys(unheard + untaken))
-        return " and ".join(parts) or "could not finish", self.transport.board.known_of(peers)
+        waiting = {rank for rank, slot in board.mates.items() if slot.waiting}
+        if waiting.issuperset(peers):  # for others, who are the ones to look at
+            peers += sorted(board.mates.keys() - waiting)
+        return " and ".join(parts) or "could not finish", board.known_of(peers)
 
 
 def called(ranks: list[int]) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .. import watch
-from .flight import Batch, Flight
+from .flight import NOTICE, Batch, Flight
 
 if TYPE_CHECKING:
     from .base import Transport
@@ -93,6 +93,7 @@ class Watchdog:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._aloft: deque[tuple[StreamedFlight, float]] = deque()
+        self._logged: StreamedFlight | None = None  # the last one whose long wait was logged
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
 
@@ -128,8 +129,12 @@ class Watchdog:
             )
         if self._aloft:
             flight, timeout = self._aloft[0]
-            if time.perf_counter() - flight.posted > timeout:
+            age = time.perf_counter() - flight.posted
+            if age > timeout:
                 return flight.overdue(timeout)
+            if age > NOTICE and self._logged is not flight:
+                self._logged = flight
+                flight.log_long_wait(age, timeout)
         return None
 
     def stop(self) -> None:

@@ -99,10 +99,9 @@ class WaitedFlight(Flight):
         if not self.ended.is_set():
             return False
         if self.failure is not None:
-            what, known = self.lacking()
             raise PeerLost(
-                f"rank {self.transport.me} lost a message of {self.subject}: it {what}{known}: torch.distributed says "
-                f"{self.failure}"
+                f"rank {self.transport.me} lost a message of {self.subject}: it {self.lacking()}: torch.distributed "
+                f"says {self.failure}"
             ) from self.failure
         return True
 
