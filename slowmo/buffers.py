@@ -6,12 +6,14 @@ appendix B). Averaging it costs an exact average of as many bytes as the state h
 
 from __future__ import annotations
 
+import inspect
 import json
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 
-from gossip import World
+from gossip import UsageError, World
 from gossip.mixing import wide_copy
 from gossip.moments import moments
 from gossip.stats import Stats
@@ -36,21 +38,50 @@ class Reset(Buffers):
     """Back to an optimizer that has made no step.
 
     Adam's step counters begin anew as well, so that its bias correction fits its moments.
+
+    Raises:
+        UsageError: there is state before the first step, and no new optimizer of its class can be made to look at.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
+        self._made_at_once = bool(optimizer.state) and bool(self._fresh())
 
     def outer_step(self) -> None:
         """s <- s_0: nothing, for optimizers that make their state in the first step; what Adagrad begins with."""
-        if not isinstance(self._optimizer, torch.optim.Adagrad):
-            self._optimizer.state.clear()
-            return
+        fresh = self._fresh() if self._made_at_once else {}
+        self._optimizer.state.clear()
+        self._optimizer.state.update(fresh)
+
+    def _fresh(self) -> dict[Any, Any]:
+        """The state of a new optimizer of the same class and options, over copies of the parameters as they are."""
+        kind, options = type(self._optimizer), self._optimizer.defaults
+        copies: dict[torch.Tensor, torch.Tensor] = {}
+        groups = []
         for group in self._optimizer.param_groups:
-            for parameter in group["params"]:
-                state = self._optimizer.state[parameter]
-                state["step"].zero_()
-                state["sum"].fill_(group["initial_accumulator_value"])
+            own = [torch.nn.Parameter(each.detach().clone(), each.requires_grad) for each in group["params"]]
+            copies.update(zip(own, group["params"], strict=True))
+            groups.append({**group, "params": own})
+        try:
+            fresh = kind(groups, **{name: options[name] for name in _arguments(kind) if name in options})
+        except Exception as error:  # whatever a constructor of others asks for
+            raise UsageError(
+                f"buffers='reset' cannot make a new {kind.__name__} to see what it begins with ({error}), and this one "
+                "has state already: put SlowMo around it before its first step, or use buffers='maintain'"
+            ) from error
+        return {copies.get(key, key): value for key, value in fresh.state.items()}
+
+
+def _arguments(kind: type) -> set[str]:
+    """The names that the constructor of `kind` takes; with **kwargs also those of the classes that it is made of."""
+    taken: set[str] = set()
+    for each in kind.__mro__:
+        if "__init__" in vars(each):
+            parameters = inspect.signature(vars(each)["__init__"]).parameters.values()
+            taken.update(parameter.name for parameter in parameters)
+            if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+                break
+    return taken
 
 
 class Average(Buffers):
