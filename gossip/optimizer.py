@@ -10,7 +10,9 @@ import torch
 
 from .account import Account, account
 from .averaging import Averager
+from .carried import carried, is_probe, restored
 from .closures import Evaluated, Loss
+from .compared import check_bare, check_options
 from .deaths import Death, Survivor
 from .gradients import GradientAverage, unscaled_
 from .mass import Mass
@@ -20,6 +22,9 @@ from .stats import Stats
 from .timeline import VARIABLE, Timeline
 from .world import World
 from .wrapper import Wrapper
+
+Begin = Callable[[], None]
+"""Acts before anything in a step changes a value."""
 
 Rewrite = Callable[[], None]
 """Changes whole values in a step; called after the update, when nothing that reads them is in flight."""
@@ -109,19 +114,21 @@ class GossipOptimizer(Wrapper):
         self.averager = averager
         self.on_failure = on_failure
         self.steps = 0
+        self.beginnings: list[Begin] = []
         self.rewrites: list[Rewrite] = []
         self.stats = Stats()
         self.mass = Mass(self.stats)
         self.mass.checks_finite, self.mass.checksums = check_finite, checksum
         self.parameters = Parameters(optimizer, module, self.mass, initial, masters)
         self.register_step_pre_hook(self._take)  # the first, so that SlowMo's anchor comes after it
+        self._options = {"module_buffers": module_buffers}
         self._averagers: list[Averager] = []
         self._survivor: Survivor | None = None
         self._trace = os.environ.get(VARIABLE) if trace is None else trace
         self._gradients = GradientAverage(gradients, self.mass) if gradients is not None else None
         options = (
             f"optimizer {type(optimizer).__name__} with {module_buffers=}, {initial=}, {on_failure=}, "
-            f"gradients {f'over {gradients.size} ranks' if gradients else 'of each rank'}"
+            f"{self._averaged_gradients}"
             + (", checksum=True" if checksum else "")
             + (", masters=True" if masters else "")
         )
@@ -183,6 +190,11 @@ class GossipOptimizer(Wrapper):
         """
         refuse_captured()
         self.parameters.check()
+        if closure is None and is_probe(self.optimizer):  # it changes no value, and is no step of the schedule
+            self.persist(self.mass.quiet)
+            return self.optimizer.step()
+        for begin in self.beginnings:
+            begin()
         if not self.steps and closure is None:
             self.parameters.warn_untrained()
         with self.stats.step(self.steps):
@@ -228,6 +240,10 @@ class GossipOptimizer(Wrapper):
     def persist(self, act: Callable[[], Result]) -> Result:
         """Do `act`; with on_failure="shrink" again, without them, when ranks have died meanwhile."""
         return act() if self._survivor is None else self._survivor.carrier.go_on(act)
+
+    @property
+    def _averaged_gradients(self) -> str:
+        return f"gradients {f'over {self._gradients.world.size} ranks' if self._gradients else 'of each rank'}"
 
     @property
     def deaths(self) -> list[Death]:
@@ -296,39 +312,52 @@ class GossipOptimizer(Wrapper):
                 averager.rebind()
 
     def state_dict(self) -> dict[str, Any]:
-        """The wrapped optimizer's two keys and "gossip". Waits for what is on its way and alters nothing."""
+        """The wrapped optimizer's two keys and "gossip". Waits for what is on its way and alters nothing.
+
+        Asked for by `torch.distributed.checkpoint`, which drops other keys, its first parameter group carries "gossip".
+        """
         self._take()
         own = self.optimizer.state_dict()
-        return {
-            **own,
-            "gossip": {
-                "keys": sorted(own),
-                "steps": self.steps,
-                "places": self.parameters.council.places(),
-                "runs": self.averager.describe(),
-                "optimizer": type(self.optimizer).__name__,
-                **self.mass.state_dict(),
-                "averager": self.persist(self.averager.state_dict),
-                "masters": self.parameters.rounded.masters(),
-                "lost": sorted(self._survivor.carrier.lost) if self._survivor is not None else [],
-            },
+        ours = {
+            "keys": sorted(own),
+            "steps": self.steps,
+            "places": self.parameters.council.places(),
+            "runs": self.averager.describe(),
+            "gradients": self._averaged_gradients,
+            "options": dict(self._options),
+            "optimizer": type(self.optimizer).__name__,
+            **self.mass.state_dict(),
+            "averager": self.persist(self.averager.state_dict),
+            "masters": self.parameters.rounded.masters(),
+            "lost": sorted(self._survivor.carrier.lost) if self._survivor is not None else [],
         }
+        return carried({**own, "gossip": ours})
 
     @torch.no_grad()
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from `state_dict()`, or begin anew from a wrapped optimizer's own. Every rank loads its own state.
+    def load_state_dict(self, state_dict: dict[str, Any], options: str = "check") -> None:
+        """Go on from this rank's `state_dict()`, or with a warning begin anew from a wrapped optimizer's own.
 
-        Parameters come from the model's state_dict, loaded in place before or after this.
+        Parameters come from the model's state_dict, loaded in place before or after this. Compared are the averager,
+        the class of the wrapped optimizer (whose own options come back), `gradients`, `masters` and `module_buffers`.
+        Free are `initial`, `on_failure`, `check_finite`, `checksum`, `trace` and the names that `module` gives.
+
+        Args:
+            state_dict: this rank's.
+            options: "check" refuses other options than `module_buffers` was saved with, "own" goes on with those here.
 
         Raises:
-            UsageError: the state of another rank, of another number of ranks, of another averager or optimizer, or with
-                that of an optimizer around this one.
+            UsageError: the state of another rank, of another number of ranks, of another averager, optimizer or
+                options, or with that of an optimizer around this one.
         """
+        state_dict = restored(state_dict)
         saved = state_dict.get("gossip")
-        if saved is not None:
+        if saved is None:
+            check_bare(state_dict, type(self.optimizer).__name__)
+        else:
             self.parameters.refuse_foreign(saved)
-            refuse_other_runs(saved, self.averager, self.optimizer)
+            refuse_other_runs(saved, self.averager, self.optimizer, self._averaged_gradients)
             refuse_more(state_dict, saved)
+            check_options(type(self).__name__, saved.get("options", {}), self._options, options)
         self._take()
         self.optimizer.load_state_dict({key: value for key, value in state_dict.items() if key != "gossip"})
         self.persist(self.averager.forget)

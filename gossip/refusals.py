@@ -95,7 +95,9 @@ def refuse_worlds(
         raise UsageError("checksum=True reads every message on the host, which NCCL never does: leave it out here")
 
 
-def refuse_other_runs(saved: Mapping[str, Any], averager: Averager, optimizer: torch.optim.Optimizer) -> None:
+def refuse_other_runs(
+    saved: Mapping[str, Any], averager: Averager, optimizer: torch.optim.Optimizer, gradients: str
+) -> None:
     """A state that was saved while running something else.
 
     Raises:
@@ -105,6 +107,7 @@ def refuse_other_runs(saved: Mapping[str, Any], averager: Averager, optimizer: t
     for then, now, what in (
         (saved["runs"], averager.describe(), "averager"),
         (saved.get("optimizer", kind), kind, "optimizer"),
+        (saved.get("gradients", gradients), gradients, "average of gradients"),
     ):
         if then != now:
             raise UsageError(

@@ -269,9 +269,15 @@ class Rounds(Messages):
         for saved in state["aloft"]:
             arriving = {}
             for peer, tensors in saved["arriving"].items():
-                arriving[peer] = self._take_room()
-                for room, tensor in zip(arriving[peer], tensors, strict=True):
+                arriving[peer] = [envelope, *rooms] = self._take_room()
+                for room, tensor in zip(rooms, tensors[1:], strict=True):
                     room.copy_(tensor)
+                weight = tensors[0][0].to(envelope.device)
+                envelope.copy_(
+                    self._envelope(weight, saved["number"], rooms)
+                )  # with a checksum only where asked for now
+                if min(len(envelope), len(tensors[0])) > 2:
+                    envelope[2] = tensors[0][2]  # the fingerprint that it came with
             ranks = self._channel.ranks
             self._aloft.append(Round(saved["number"], saved["posted"], saved["due"], arriving, None, ranks, None))
         self.mass.aloft += len(self._aloft)

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 
 from gossip import Account, Averager, Death, GossipOptimizer, NoAverage, Stats, UsageError, World
+from gossip.carried import carried, restored
+from gossip.compared import check_options, warn_without_slowmo
 from gossip.mixing import wide_copy
 from gossip.wrapper import Wrapper
 
@@ -94,7 +96,7 @@ class Outer(Wrapper, ABC):
         super().__init__(base)
         said = f"{name}(period={period}, momentum={momentum}, lr={lr}, {options}{nesterov=}, {rescale=})"
         base.attach(averager, period, said, call=f"slowmo.{name}(...)")
-        base.register_step_pre_hook(self._begin)
+        base.beginnings.append(self._begin)
         base.rewrites.append(self._rewrite)
         self.averager = averager
         self.period, self.momentum, self.lr = period, momentum, lr
@@ -115,7 +117,7 @@ class Outer(Wrapper, ABC):
         """One step of the base optimizer, and of the outer iteration where it is due. Every rank calls it."""
         return self.optimizer.step(closure)
 
-    def _begin(self, *_: object) -> None:
+    def _begin(self) -> None:
         """Before each step of the base optimizer."""
         self._anchor()
         self._rates.note(self.param_groups)
@@ -211,8 +213,8 @@ class Outer(Wrapper, ABC):
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The base's keys and "slowmo": anchors, momenta, rates and counter."""
-        return {**self.optimizer.state_dict(), "slowmo": self._kept()}
+        """The base's keys and "slowmo": anchors, momenta, rates, counter and options."""
+        return carried({**restored(self.optimizer.state_dict()), "slowmo": self._kept()})
 
     def _kept(self) -> dict[str, Any]:
         return {
@@ -221,17 +223,36 @@ class Outer(Wrapper, ABC):
             "momenta": [momentum.clone() for momentum in self.momenta],
             "rates": [list(rates) for rates in self._rates.now],
             "last_rates": list(self._rates.last),
+            "kind": type(self).__name__,
+            "options": self._options(),
             "runs": self.averager.describe(),
             "averager": self.optimizer.persist(self.averager.state_dict),
         }
 
+    def _options(self) -> dict[str, Any]:
+        """What a state is compared by; `momentum` and the like may be set between two steps."""
+        return {name: getattr(self, name) for name in ("period", "momentum", "lr", "nesterov", "rescale")}
+
     @torch.no_grad()
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from `state_dict()`; without its "slowmo" the anchor is taken anew at the next step."""
+    def load_state_dict(self, state_dict: dict[str, Any], options: str = "check") -> None:
+        """Go on from `state_dict()`; without its "slowmo", with a warning, the anchor is taken anew at the next step.
+
+        Args:
+            state_dict: this rank's.
+            options: "check" refuses a state that was saved with another period, momentum or other option, "own" goes on
+                with those here.
+
+        Raises:
+            UsageError: the state of another rank, model, method, averager or options.
+        """
+        state_dict = restored(state_dict)
         saved = state_dict.get("slowmo")
         if saved is not None:
             self._refuse_foreign(saved)
-        self.optimizer.load_state_dict({key: value for key, value in state_dict.items() if key != "slowmo"})
+            check_options(type(self).__name__, saved.get("options", {}), self._options(), options)
+        elif "gossip" in state_dict:
+            warn_without_slowmo(type(self).__name__)
+        self.optimizer.load_state_dict({k: v for k, v in state_dict.items() if k != "slowmo"}, options)
         self.optimizer.persist(self.averager.forget)
         self._forget()
         if saved is not None:
@@ -258,6 +279,8 @@ class Outer(Wrapper, ABC):
             )
 
     def _refuse_other_averager(self, saved: dict[str, Any]) -> None:
+        if saved.get("kind", type(self).__name__) != type(self).__name__:
+            raise UsageError(f"this state was saved by {saved['kind']}, and this is {type(self).__name__}")
         if saved["runs"] != self.averager.describe():
             raise UsageError(
                 f"this state's outer steps ran {saved['runs']}, and here they run {self.averager.describe()}"

@@ -77,7 +77,7 @@ class SharedMomentum(SlowMo):
         self._flight: Flight | None = None
         self.optimizer.mass.lands_with(self._land)
 
-    def _begin(self, *_: object) -> None:
+    def _begin(self) -> None:
         super()._begin()
         if self._flight is not None:
             self._flight.done()  # some transports move a sum along only when asked
@@ -99,7 +99,7 @@ class SharedMomentum(SlowMo):
         self._land()
         return super().state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any], options: str = "check") -> None:
         """As `SlowMo` does it."""
         self._land()
-        super().load_state_dict(state_dict)
+        super().load_state_dict(state_dict, options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -74,6 +75,7 @@ class SlowMo(Outer):
         if buffers == "average" and isinstance(averager, Averager) and not averager.worlds:
             raise UsageError("buffers='average' needs ranks to average over, and this averager speaks to none")
         super().__init__(optimizer, averager, period, momentum, lr, nesterov, rescale, f"{buffers=}, ")
+        self.buffers = buffers
         self._buffers = self._strategy(buffers)
 
     def _strategy(self, name: str) -> Buffers:
@@ -81,6 +83,9 @@ class SlowMo(Outer):
         if name == "reset":
             return Reset(base)
         return Average(base, self.averager.worlds[0], self.stats) if name == "average" else Maintain()
+
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "buffers": self.buffers}
 
     def _rewrite(self) -> None:
         self.steps += 1

@@ -121,7 +121,7 @@ class StreamingSlowMo(Outer):
             for shard in range(shards)
         ]
 
-    def _begin(self, *_: object) -> None:
+    def _begin(self) -> None:
         self._anchor()
         for rates in self._each:
             rates.note(self.param_groups)
@@ -169,6 +169,9 @@ class StreamingSlowMo(Outer):
                 z.add_(x.sub_(mean))
 
     # -- checkpoints: rates of each shard, and averages that have arrived and are not applied yet ----------------------
+
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "shards": self.shards, "delay": self.delay}
 
     def _kept(self) -> dict[str, Any]:
         return {

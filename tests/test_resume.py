@@ -95,6 +95,7 @@ def slow_osgp(world: gossip.World, base: torch.optim.Optimizer) -> slowmo.SlowMo
     return slowmo.SlowMo(gossip.GossipOptimizer(base, osgp), gossip.NoAverage(), period=3, momentum=0)
 
 
+@pytest.mark.filterwarnings("ignore:this state holds no 'gossip'")
 @EVERY_BASE
 def test_checkpoint_of_plain_torch(base: str) -> None:
     """An optimizer's own checkpoint goes on under the wrappers; on one rank it is the run without them, bit for bit."""
@@ -122,6 +123,7 @@ def test_checkpoint_of_plain_torch(base: str) -> None:
         torch.testing.assert_close(weight, alone)
 
 
+@pytest.mark.filterwarnings("ignore:this state holds no 'gossip'")
 @pytest.mark.parametrize("model_first", [True, False])
 def test_checkpoint_of_plain_torch_in_mid_run(model_first: bool) -> None:
     """What was in the air belongs to the run left behind, and does not get into the parameters that were loaded."""

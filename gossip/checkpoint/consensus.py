@@ -9,7 +9,7 @@ Where all ranks hold the same bits, these are the bits that come out. Counters, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -60,12 +60,14 @@ class Consensus:
     def take(self, shard: State) -> None:
         """One more shard, rank 0's first."""
         first = self._first = self._first or shard
-        if shard["layout"] != first["layout"]:
+        if shard["layouts"] != first["layouts"]:
             raise CheckpointError(f"ranks 0 and {shard['rank']} saved different parameters")
         if shard["rank"] == self._counterpart:
-            self._more = shard["more"]
-        for number, entries in shard["optimizer"]["state"].items():
-            first["optimizer"]["state"].setdefault(number, entries)
+            shared = {*first["layouts"], *_modules(first)}
+            self._more = {name: each for name, each in shard["more"].items() if name not in shared}
+        for name in shard["layouts"]:
+            for number, entries in _get(shard, _at(name))["state"].items():
+                _get(first, _at(name))["state"].setdefault(number, entries)
         places = []
         for place, weight, values in _holdings(shard):
             if place in self._means:
@@ -79,22 +81,27 @@ class Consensus:
     def model(self) -> State:
         """The model's state_dict."""
         self._fill()
-        state: State = self._first["model"]
-        for number, values in self._first["optimizer"]["gossip"].get("masters", {}).items():
-            for slot in self._first["layout"][number]:
-                name = slot["names"][0]
-                state[name] = _own(values, slot).to(state[name].dtype, copy=True)
-        for slot in (slot for bucket in self._first["layout"] for slot in bucket):
-            state.update((name, state[slot["names"][0]]) for name in slot["names"])
+        first = self._first
+        for name, layout in first["layouts"].items():
+            for number, values in _get(first, _at(name))["gossip"].get("masters", {}).items():
+                for slot in layout[number]:
+                    place = _homes(slot)[0]
+                    _put(first, place, _own(values, slot).to(_get(first, place).dtype, copy=True))
+            for slot in (slot for bucket in layout for slot in bucket):
+                held, *others = _homes(slot)
+                for place in others:
+                    _put(first, place, _get(first, held))
+        state: State = first["model"]
         return state
 
-    def shard(self, live: State) -> State:
-        """What each of the new ranks goes on from, `live` being the state of its new optimizer."""
+    def shard(self, live: Mapping[str, State]) -> State:
+        """What each of the new ranks goes on from, `live` being the states of its new optimizers by name."""
         self.model()
-        self._first["more"] = self._more
-        optimizer = self._first["optimizer"]
-        for name in (live.keys() & optimizer.keys()) - {"state", "param_groups"}:
-            optimizer[name] = _renewed(optimizer[name], live[name])
+        self._first["more"].update(self._more)
+        for name in live.keys() & self._first["layouts"].keys():
+            optimizer = _get(self._first, _at(name))
+            for section in (live[name].keys() & optimizer.keys()) - {"state", "param_groups"}:
+                optimizer[section] = _renewed(optimizer[section], live[name][section])
         return self._first
 
     def _fill(self) -> None:
@@ -105,29 +112,36 @@ class Consensus:
 
 def _holdings(shard: State) -> Iterator[tuple[Place, float, torch.Tensor]]:
     """Every tensor that enters a mean: its place in the shard, its weight, and itself."""
-    optimizer, model, layout = shard["optimizer"], shard["model"], shard["layout"]
-    slots = [slot for bucket in layout for slot in bucket]
-    masters = optimizer["gossip"].get("masters", {})
+    averaged: set[Place] = set()
+    for name, layout in shard["layouts"].items():
+        averaged.update(place for bucket in layout for slot in bucket for place in _homes(slot))
+        yield from _of_optimizer(shard, _at(name), layout)
+    for module in _modules(shard):
+        for name, value in _get(shard, _at(module)).items():
+            if (place := (*_at(module), name)) not in averaged and _floating(value):
+                yield place, 1.0, value
+
+
+def _of_optimizer(shard: State, at: Place, layout: list[list[State]]) -> Iterator[tuple[Place, float, torch.Tensor]]:
+    """Of one optimizer and the parameters that it trains."""
+    optimizer = _get(shard, at)
+    masters, own = optimizer["gossip"].get("masters", {}), optimizer["gossip"]["weight"]
     for slot in (slot for number, bucket in enumerate(layout) if number not in masters for slot in bucket):
-        yield ("model", slot["names"][0]), optimizer["gossip"]["weight"], model[slot["names"][0]]
+        yield _homes(slot)[0], own, _get(shard, _homes(slot)[0])
     for number, values in masters.items():
-        yield ("optimizer", "gossip", "masters", number), optimizer["gossip"]["weight"], values
+        yield (*at, "gossip", "masters", number), own, values
     for envelope, *arrived in _arrived(optimizer):
         for number, (bucket, values) in enumerate(zip(layout, arrived, strict=True)):
             if number in masters:
-                yield ("optimizer", "gossip", "masters", number), envelope[0].item(), values
+                yield (*at, "gossip", "masters", number), envelope[0].item(), values
             else:
                 for slot in bucket:
-                    yield ("model", slot["names"][0]), envelope[0].item(), _own(values, slot)
-    averaged = {name for slot in slots for name in slot["names"]}
-    for name, value in model.items():
-        if name not in averaged and _floating(value):
-            yield ("model", name), 1.0, value
-    shapes = {slot["number"]: tuple(slot["shape"]) for slot in slots}
+                    yield _homes(slot)[0], envelope[0].item(), _own(values, slot)
+    shapes = {slot["number"]: tuple(slot["shape"]) for bucket in layout for slot in bucket}
     for (number, name), value in moments(optimizer["state"], shapes).items():
-        yield ("optimizer", "state", number, name), 1.0, value
+        yield (*at, "state", number, name), 1.0, value
     for extra in optimizer.keys() - {"state", "param_groups", "gossip"}:
-        for name, tensors in optimizer[extra].items():
+        for name, tensors in optimizer[extra].items() if isinstance(optimizer[extra], dict) else ():
             # A list is of tensors that every rank has, a dictionary of those that only some have, by where they belong.
             each = (
                 tensors.items()
@@ -136,7 +150,7 @@ def _holdings(shard: State) -> Iterator[tuple[Place, float, torch.Tensor]]:
             )
             for key, value in each:
                 if _floating(value):
-                    yield ("optimizer", extra, name, key), 1.0, value
+                    yield (*at, extra, name, key), 1.0, value
 
 
 def _arrived(state: Any) -> Iterator[list[torch.Tensor]]:
@@ -151,7 +165,7 @@ def _arrived(state: Any) -> Iterator[list[torch.Tensor]]:
 def _renewed(saved: State, live: State) -> State:
     """A section of the optimizer's state on the new ranks: nothing is in flight and every weight is 1."""
     whole = Mass(Stats()).state_dict()
-    own = {"places", "runs", *whole}
+    own = {"places", "runs", "gradients", *whole}
     return {
         **saved,
         **{key: whole.get(key, value) for key, value in live.items() if key in own},
@@ -178,11 +192,36 @@ def _own(values: torch.Tensor, slot: State) -> torch.Tensor:
     return values.as_strided(slot["shape"], slot["stride"], values.storage_offset() + slot["start"])
 
 
+def lost(shard: State) -> bool:
+    """Whether ranks had died when it was saved."""
+    return any(_get(shard, _at(name))["gossip"].get("lost") for name in shard["layouts"])
+
+
 def _floating(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-def _put(state: Any, place: Place, value: Any) -> None:
-    for key in place[:-1]:
+def _at(name: str) -> Place:
+    """Where a shard holds the state of what was saved under `name`."""
+    return (name,) if name in ("model", "optimizer") else ("more", name)
+
+
+def _homes(slot: State) -> list[Place]:
+    """Where a shard holds one parameter; more than one place where modules have tied it."""
+    return [(*_at(module), name) for module, name in slot["places"]]
+
+
+def _modules(shard: State) -> list[str]:
+    """The model, and other modules with parameters of an optimizer that was saved."""
+    slots = (slot for layout in shard["layouts"].values() for bucket in layout for slot in bucket)
+    return list(dict.fromkeys(["model", *(module for slot in slots for module, _ in slot["places"])]))
+
+
+def _get(state: Any, place: Place) -> Any:
+    for key in place:
         state = state[key]
-    state[place[-1]] = value
+    return state
+
+
+def _put(state: Any, place: Place, value: Any) -> None:
+    _get(state, place[:-1])[place[-1]] = value

@@ -12,8 +12,9 @@ import torch
 
 from ..errors import CheckpointError, PeerLost, PeerTimeout, UsageError
 from ..world import World
+from ..wrapper import Wrapper
 from . import files, randomness
-from .consensus import Consensus
+from .consensus import Consensus, lost
 from .manifest import Manifest, parse
 from .together import folder_of, sentence, together
 
@@ -38,6 +39,7 @@ def load(
     *,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
+    options: str = "check",
     **more: Any,
 ) -> Saved | None:
     """Go on from the newest sound checkpoint, in place; None where there is none yet, so that one script does both.
@@ -45,8 +47,8 @@ def load(
     On as many ranks as saved it each reads its own shard, and goes on bit for bit, random states included. On any
     other number every rank reads all shards, one after another, and all begin alike: parameters at Σ w z / Σ w, with
     what was in flight; weights at 1; SlowMo's anchors and momenta and the base optimizer's moments at their means;
-    rounds and steps going on. Of what else was saved, rank r then takes rank r mod n's, and random states stay as the
-    script has set them.
+    rounds and steps going on. All optimizers that gossip count so, and the modules that they train. Of what else was
+    saved, rank r then takes rank r mod n's, and random states stay as the script has set them.
 
     A checkpoint that is torn or altered on any rank is passed over on all of them, with a warning on rank 0, and the
     one before it is taken.
@@ -56,15 +58,17 @@ def load(
         world: all ranks of the job.
         model: made as when it was saved.
         optimizer: likewise, around the model's parameters.
+        options: "check" refuses other options of a GossipOptimizer or SlowMo than were saved; "own" goes on with those
+            that they have here.
         more: what was saved with a state_dict and is to be loaded in place, by the same names.
 
     Raises:
-        UsageError: another optimizer, averager or set of names.
+        UsageError: another optimizer, averager or set of names, or other options.
         CheckpointError: there are checkpoints, and none of them is sound or fits; model and optimizer may then hold
             parts of it.
     """
     with world.base.board.calling("gossip.checkpoint.load(...)"):
-        return _load(folder, world, model, optimizer, more)
+        return _load(folder, world, model, optimizer, options, more)
 
 
 def _load(
@@ -72,6 +76,7 @@ def _load(
     world: World,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
+    options: str,
     more: dict[str, Any],
 ) -> Saved | None:
     home = folder_of(folder)
@@ -83,11 +88,12 @@ def _load(
             )
     world = world.survivors
     found, damaged = _everywhere(world, home)
-    chosen = _newest(world, home, found, damaged, optimizer)
+    optimizers = {"optimizer": optimizer, **{n: thing for n, thing in more.items() if isinstance(thing, Wrapper)}}
+    chosen = _newest(world, home, found, damaged, optimizers)
     if chosen is None:
         return None
     manifest, shard = chosen
-    together(world, lambda: _apply(shard, manifest, world, model, optimizer, more))
+    together(world, lambda: _apply(shard, manifest, world, {**optimizers, "model": model, **more}, options))
     together(world, lambda: _settle_on(home, world, manifest))
     left = {name: value for name, value in shard["more"].items() if name not in more}
     return Saved(manifest.step, manifest.size, left)
@@ -135,7 +141,7 @@ def _newest(
     home: Path,
     found: list[tuple[int, str, int]],
     damaged: list[tuple[int, str]],
-    optimizer: torch.optim.Optimizer,
+    optimizers: dict[str, Any],
 ) -> tuple[Manifest, dict[str, Any]] | None:
     """The newest that every rank can read, and what this rank goes on from."""
     resized, unread = False, list(damaged)
@@ -148,7 +154,7 @@ def _newest(
             if manifest.digest != digest:
                 raise CheckpointError(f"the manifest of step {step} has changed while it was read")
             resized |= manifest.size != world.size
-            shard = _share(home, world, manifest, optimizer)
+            shard = _share(home, world, manifest, optimizers)
         except (PeerTimeout, PeerLost):  # there is nobody to tell
             raise
         except Exception as error:  # none may leave the others waiting
@@ -178,13 +184,14 @@ def _text(home: Path, step: int) -> bytes:
         return b""
 
 
-def _share(home: Path, world: World, manifest: Manifest, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def _share(home: Path, world: World, manifest: Manifest, optimizers: dict[str, Any]) -> dict[str, Any]:
     if manifest.size == world.size:
         own = files.unpack(home, world.rank, manifest)
-        if not own["optimizer"]["gossip"].get("lost"):
+        if not lost(own):
             return own
         # The graph was one without some of its ranks, which a new job's is not.
-    everyone, live = _all_of(home, manifest, world.rank % manifest.size), optimizer.state_dict()
+    everyone = _all_of(home, manifest, world.rank % manifest.size)
+    live = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
     try:
         return everyone.shard(live)
     except Exception as error:
@@ -221,22 +228,21 @@ def _apply(
     shard: dict[str, Any],
     manifest: Manifest,
     world: World,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    more: dict[str, Any],
+    things: dict[str, Any],
+    options: str,
 ) -> None:
-    missing = more.keys() - shard["more"].keys()
+    states = {"optimizer": shard["optimizer"], "model": shard["model"], **shard["more"]}
+    missing = things.keys() - states.keys()
     if missing:
         raise UsageError(
             f"the checkpoint of step {manifest.step} holds no {', '.join(sorted(missing))}: "
             f"beside model and optimizer it holds {', '.join(sorted(shard['more'])) or 'nothing'}"
         )
-    # The optimizer first: it waits for what is in flight, which may read the parameters that the model then writes.
-    parts: dict[str, tuple[Any, Any]] = {"optimizer": (optimizer, shard["optimizer"]), "model": (model, shard["model"])}
-    parts.update((name, (thing, shard["more"][name])) for name, thing in more.items())
-    for name, (thing, state) in parts.items():
+    # Optimizers come first: they wait for what is in flight, which may read the parameters that modules then write.
+    for name, thing in things.items():
+        asked = {"options": options} if options != "check" and isinstance(thing, Wrapper) else {}
         try:
-            thing.load_state_dict(state)
+            thing.load_state_dict(states[name], **asked)
         except UsageError:
             raise
         except Exception as error:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
 
-FORMAT = 2
+FORMAT = 3
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

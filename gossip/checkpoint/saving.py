@@ -39,10 +39,11 @@ def save(
         folder: shared by all hosts, or on each host's own disk; made if it is not there. None takes that of `--resume`.
         world: all ranks of the job; those that died are left out.
         step: how many steps have been made; it names the checkpoint, and must not go back behind one that is there.
-        model: holds every parameter of `optimizer`.
+        model: holds every parameter of `optimizer`, or some module in `more` does.
         optimizer: a GossipOptimizer, or a SlowMo around one.
-        more: anything with state_dict(), such as a scheduler or scaler; or the position in the data and whatever else
-            is made of numbers, text, plain tensors, and lists, tuples and dictionaries of them.
+        more: anything with state_dict(), such as a scheduler, a scaler, another optimizer or the module that it trains.
+            Or the position in the data and whatever else is made of numbers, text, plain tensors, and lists, tuples and
+            dictionaries of them.
 
     Raises:
         UsageError: an argument that cannot be saved.
@@ -101,23 +102,41 @@ def _make_room(home: Path, step: int) -> None:
 def _write(
     home: Path, world: World, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, more: dict[str, Any]
 ) -> bytes:
+    layouts, states = _states({"model": model, "optimizer": optimizer, **more})
     state = {
         "format": FORMAT,
         "rank": world.rank,
         "size": world.size,
         "step": step,
-        **_states(model, optimizer),
+        "layouts": layouts,
+        "model": states.pop("model"),
+        "optimizer": states.pop("optimizer"),
         "random": randomness.keep(world.device),
     }
-    others = {name: thing.state_dict() if hasattr(thing, "state_dict") else thing for name, thing in more.items()}
     memo: dict[tuple[Any, ...], torch.Tensor] = {}
     state = {name: plain(part, name, memo) for name, part in state.items()}
-    state["more"] = {name: plain(part, name, memo) for name, part in others.items()}
+    state["more"] = {name: plain(part, name, memo) for name, part in states.items()}
     return json.dumps(files.write(files.place(home, step), world.rank, state)).encode()
 
 
-def _states(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimizer's and the model's, and which of the model's tensors lies where in the buckets."""
+def _states(things: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The layout of each wrapped optimizer's buckets, and the state of each thing."""
+    bases = {name: _base(thing) for name, thing in things.items() if name == "optimizer" or isinstance(thing, Wrapper)}
+    # Optimizers first: they wait for what is on its way.
+    states = {name: things[name].state_dict() for name in bases}
+    places: dict[int, list[list[str]]] = {}
+    for name, thing in things.items():
+        if isinstance(thing, torch.nn.Module):
+            states[name] = thing.state_dict(keep_vars=True)
+            for key, tensor in states[name].items():
+                places.setdefault(id(tensor), []).append([name, key])
+        elif name not in states:
+            states[name] = thing.state_dict() if hasattr(thing, "state_dict") else thing
+    layouts = {name: _layout(base, places) for name, base in bases.items()}
+    return layouts, {name: states[name] for name in things}
+
+
+def _base(optimizer: torch.optim.Optimizer) -> GossipOptimizer:
     base = optimizer
     while isinstance(base, Wrapper) and not isinstance(base, GossipOptimizer):
         base = base.optimizer
@@ -125,28 +144,28 @@ def _states(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
         raise UsageError(
             f"optimizer is a {type(optimizer).__name__}, and what is saved is a gossip.GossipOptimizer or a SlowMo"
         )
-    held = optimizer.state_dict()  # waits for what is on its way
-    tensors = model.state_dict(keep_vars=True)
-    names: dict[int, list[str]] = {}
-    for name, tensor in tensors.items():
-        names.setdefault(id(tensor), []).append(name)
+    return base
+
+
+def _layout(base: GossipOptimizer, places: dict[int, list[list[str]]]) -> list[list[dict[str, Any]]]:
+    """For each bucket its parameters: [module, name] of each place that holds one, and where it lies."""
     numbers = {id(parameter): number for number, parameter in enumerate(base.parameters)}
     layout: list[list[dict[str, Any]]] = []
     for bucket in base.mass.buckets:
         layout.append([])
         for slot in bucket.slots:
-            if id(origin(slot.parameter)) not in names:
+            if id(origin(slot.parameter)) not in places:
                 raise UsageError(
                     f"parameter {slot.name} is the optimizer's and not in the model's state_dict: give a module that "
-                    "holds every parameter that is trained"
+                    "holds every parameter that is trained, or save another module beside it, as in critic=critic"
                 )
             layout[-1].append(
                 {
-                    "names": names[id(origin(slot.parameter))],
+                    "places": places[id(origin(slot.parameter))],
                     "number": numbers[id(slot.parameter)],
                     "start": slot.start,
                     "shape": list(slot.parameter.shape),
                     "stride": list(slot.parameter.stride()),
                 }
             )
-    return {"layout": layout, "model": tensors, "optimizer": held}
+    return layout
