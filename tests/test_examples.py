@@ -8,6 +8,7 @@ import pkgutil
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import networkx
 import numpy
@@ -87,25 +88,51 @@ def test_the_loop_over_uneven_shards_of_the_readme_ends_on_every_rank() -> None:
     assert testing.run(2, rank) == [(10, 1.0), (10, 1.0)]
 
 
-def test_the_model_to_publish_of_the_readme_is_the_mean_on_every_rank() -> None:
+def test_the_mean_of_the_readme_honours_weights_and_may_be_asked_for_in_every_epoch() -> None:
+    """Settled it is the mean of everything, otherwise of what is held; and the run does not notice."""
+    import copy
+
     import torch
 
     from gossip import testing
 
     [code] = [block for block in blocks("python") if "parameters_to_vector" in block]
+    graph = topologies.from_matrix([[0.5, 0.2], [0.5, 0.8]])
 
-    def rank(world: gossip.World) -> tuple[float, ...]:
-        model = torch.nn.Linear(2, 1)
-        averager = gossip.PushSum(world, topologies.exponential(world.size), overlap=1)
-        optimizer = gossip.GossipOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), averager)
+    def rank(world: gossip.World, asks: int) -> tuple[list[float], list[float], float, float, list[float]]:
+        model = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.BatchNorm1d(1))
+        optimizer = gossip.GossipOptimizer(
+            torch.optim.SGD(model.parameters(), lr=0.1), gossip.PushSum(world, graph, overlap=1), module=model
+        )
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.fill_(float(world.rank))
+                parameter.zero_()
+        names: dict[str, Any] = {"world": world, "model": model, "optimizer": optimizer, "torch": torch, "copy": copy}
+        exec(code, names)
+        mean = names["mean_of_all_ranks"]
+        for step in range(5):
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, float(world.rank + step))
+            optimizer.step()
+            for _ in range(asks):
+                mean()
+        bias = list(model.parameters())[1].detach()
+        held = [optimizer.weight, float(bias)]
+        unsettled = mean()[0].bias.item()
         optimizer.settle()
-        exec(code, {"world": world, "model": model, "optimizer": optimizer, "torch": torch})
-        return tuple(model.weight.flatten().tolist() + model.bias.tolist())
+        settled = mean()[0].bias.item()
+        return held, [optimizer.weight, float(bias)], unsettled, settled, bias.tolist()
 
-    assert testing.run(3, rank) == [(1.0, 1.0, 1.0)] * 3
+    def weighted(pairs: list[list[float]]) -> float:
+        return sum(w * z for w, z in pairs) / sum(w for w, _ in pairs)
+
+    ranks = testing.run(2, lambda world: rank(world, 30))
+    held, all_of_it, unsettled, settled, ends = map(list, zip(*ranks, strict=True))
+    assert sum(w for w, _ in held) < 1.5, "weight is in flight"
+    assert max(abs(w - 1) for w, _ in all_of_it) > 0.1
+    assert unsettled == pytest.approx([weighted(held)] * 2, rel=1e-6)
+    assert settled == pytest.approx([weighted(all_of_it)] * 2, rel=1e-6)
+    assert ends == [each[-1] for each in testing.run(2, lambda world: rank(world, 0))]
 
 
 def test_mixed_precision_of_the_readme_learns_over_ranks() -> None:
