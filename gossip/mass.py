@@ -20,6 +20,7 @@ import torch
 
 from .buckets import Bucket
 from .guard import refuse_non_finite
+from .hooks import Hook
 from .mixing import mix_, scalar, scale_change_
 from .stats import Stats
 from .transports import Flight
@@ -57,7 +58,7 @@ class Mass:
         self.checks_finite = False
         self.checksums = False
         self.companions: list[torch.Tensor] = []
-        self._landers: list[Callable[[], None]] = []
+        self._landers: list[Hook] = []
 
     @property
     def values(self) -> list[torch.Tensor]:
@@ -65,8 +66,8 @@ class Mass:
         return [bucket.values for bucket in self.buckets]
 
     def lands_with(self, land: Callable[[], None]) -> None:
-        """`land` merges what one averager has in flight; `settle` calls it."""
-        self._landers.append(land)
+        """`land`, a method, merges what one averager has in flight; `settle` calls it."""
+        self._landers.append(Hook(land))
 
     def settle(self) -> None:
         """Land everything in flight, and let nothing read the buckets."""

@@ -120,8 +120,9 @@ class GossipOptimizer(Wrapper):
         self.mass = Mass(self.stats)
         self.mass.checks_finite, self.mass.checksums = check_finite, checksum
         self.parameters = Parameters(optimizer, module, self.mass, initial, masters)
-        self.register_step_pre_hook(self._take)  # the first, so that SlowMo's anchor comes after it
         self._options = {"module_buffers": module_buffers}
+        # The first, so that SlowMo's anchor comes after it; called with this optimizer, which a bound method would hold.
+        self.register_step_pre_hook(type(self)._take)
         self._averagers: list[Averager] = []
         self._survivor: Survivor | None = None
         self._trace = os.environ.get(VARIABLE) if trace is None else trace

@@ -12,6 +12,7 @@ import torch
 from gossip import Account, Averager, Death, GossipOptimizer, NoAverage, Stats, UsageError, World
 from gossip.carried import carried, restored
 from gossip.compared import check_options, warn_without_slowmo
+from gossip.hooks import Hook
 from gossip.mixing import wide_copy
 from gossip.wrapper import Wrapper
 
@@ -96,8 +97,8 @@ class Outer(Wrapper, ABC):
         super().__init__(base)
         said = f"{name}(period={period}, momentum={momentum}, lr={lr}, {options}{nesterov=}, {rescale=})"
         base.attach(averager, period, said, call=f"slowmo.{name}(...)")
-        base.beginnings.append(self._begin)
-        base.rewrites.append(self._rewrite)
+        base.beginnings.append(Hook(self._begin))
+        base.rewrites.append(Hook(self._rewrite))
         self.averager = averager
         self.period, self.momentum, self.lr = period, momentum, lr
         self.nesterov, self.rescale = nesterov, rescale

@@ -1,0 +1,152 @@
+"""Optimizers that come and go in one process, and what is left of them: `python -m workers.leaks FOLDER COUNT ...`."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import gossip
+import slowmo
+import topologies
+from gossip import Chain, Every, ExactAverage, GossipOptimizer, NoAverage, PushSum
+from gossip.transports import flight
+
+Optimizer = GossipOptimizer | slowmo.SlowMo | slowmo.StreamingSlowMo
+Make = Callable[[gossip.World, torch.nn.Module], Optimizer]
+
+STEPS = 3
+PATIENCE = 10.0
+"""Seconds for a thread that has just moved a message along to let go of it."""
+
+
+def sgd(model: torch.nn.Module) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+
+def push_sum(**options: object) -> Make:
+    def make(world: gossip.World, model: torch.nn.Module) -> GossipOptimizer:
+        return GossipOptimizer(sgd(model), PushSum(world, topologies.exponential(world.size), **options))  # type: ignore[arg-type]
+
+    return make
+
+
+def sgp(world: gossip.World, model: torch.nn.Module) -> GossipOptimizer:
+    return push_sum()(world, model)  # type: ignore[return-value]
+
+
+MAKERS: dict[str, Make] = {
+    "sgp": push_sum(),
+    "osgp": push_sum(overlap=1),
+    "early": push_sum(overlap=2, landing="early"),
+    "any": push_sum(overlap=1, landing="any"),
+    "wire": push_sum(overlap=1, wire="bfloat16"),
+    "exact": lambda world, model: GossipOptimizer(sgd(model), ExactAverage(world)),
+    "none": lambda world, model: GossipOptimizer(sgd(model), NoAverage()),
+    "gossip-pga": lambda world, model: GossipOptimizer(
+        sgd(model), Chain(PushSum(world, topologies.exponential(world.size)), Every(2, ExactAverage(world)))
+    ),
+    "all-reduce": lambda world, model: GossipOptimizer(
+        sgd(model), NoAverage(), gradients=world, module=model, module_buffers="average"
+    ),
+    "masters": lambda world, model: GossipOptimizer(
+        sgd(model.bfloat16()), PushSum(world, topologies.exponential(world.size)), module=model, masters=True
+    ),
+    "slowmo": lambda world, model: slowmo.SlowMo(sgp(world, model), ExactAverage(world), 2, buffers="average"),
+    "slowmo, no average": lambda world, model: slowmo.SlowMo(sgp(world, model), NoAverage(), 2),
+    "streaming": lambda world, model: slowmo.StreamingSlowMo(sgp(world, model), world, 2),
+    "sharded": lambda world, model: slowmo.ShardedSlowMo(sgp(world, model), world, 2),
+    "shared momentum": lambda world, model: slowmo.SharedMomentum(sgp(world, model), world, 2),
+}
+
+
+def train(optimizer: Optimizer, model: torch.nn.Module, inputs: torch.Tensor) -> None:
+    """A few steps, and nothing in flight afterwards."""
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        model(inputs).float().square().sum().backward()
+        optimizer.step()
+    optimizer.settle()
+
+
+def parts(optimizer: Optimizer, model: torch.nn.Module) -> Iterator[tuple[str, object]]:
+    """What has to go with an optimizer and its model, by name."""
+    while isinstance(optimizer, gossip.optimizer.Wrapper):
+        yield type(optimizer).__name__, optimizer
+        yield f"averager of {type(optimizer).__name__}", optimizer.averager
+        base, optimizer = optimizer, optimizer.optimizer
+    yield "wrapped optimizer", optimizer
+    yield "mass", base.mass
+    yield "module", model
+    for number, bucket in enumerate(base.mass.buckets):
+        yield f"bucket {number}", bucket
+        yield f"values of bucket {number}", bucket.values
+    for name, parameter in model.named_parameters():
+        yield f"parameter {name}", parameter
+
+
+def outlived(world: gossip.World, make: Make) -> list[str]:
+    """What is still there of an optimizer and its model once nobody names them; the garbage collector is off."""
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.BatchNorm1d(5), torch.nn.Linear(5, 2))
+    optimizer = make(world, model)
+    train(optimizer, model, torch.ones(3, 6, dtype=next(model.parameters()).dtype))
+    gone = threading.Semaphore(0)
+    watched = {name: weakref.ref(each, lambda _: gone.release()) for name, each in parts(optimizer, model)}
+    del optimizer, model
+    if all(gone.acquire(timeout=PATIENCE) for _ in watched):
+        return []
+    return sorted(name for name, each in watched.items() if each() is not None)
+
+
+def resident() -> float:
+    """MB of memory that this process has."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+
+def one_after_another(world: gossip.World, count: int, width: int, make: Make) -> list[tuple[int, int, float]]:
+    """Python objects, threads and MB after each of `count` optimizers of `width`² parameters."""
+    measured = []
+    for _ in range(count):
+        model = torch.nn.Linear(width, width)
+        optimizer = make(world, model)
+        train(optimizer, model, torch.ones(1, width))
+        del optimizer, model
+        world.barrier()
+        memory = resident()
+        measured.append((len(gc.get_objects()), threading.active_count(), memory))
+        world.barrier()
+    return measured
+
+
+def main(folder: str, count: str, width: str, *names: str) -> None:
+    """On every transport of `names`: what outlives its optimizer, and what many of them leave. The last ends early."""
+    torch.set_num_threads(1)
+    gc.disable()
+    saved: dict[str, object] = {}
+    for name in names:
+        world = gossip.init(name, timeout=60)
+        for kind in ("osgp", "streaming", "any", "all-reduce", "masters"):
+            saved[f"{name} outlived by {kind}"] = outlived(world, MAKERS[kind])
+        saved[f"{name} measured"] = one_after_another(world, int(count), int(width), MAKERS["osgp"])
+    flight.GRACE = 1.0
+    if world.rank == 0:
+        said = ""
+        try:
+            world.channel().post({}, {1: [torch.zeros(1)]}, "round 7").wait()
+        except gossip.PeerLost as error:
+            said = str(error)
+        saved["said"] = said
+    np.savez(Path(folder) / f"{world.rank}.npz", **saved)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
