@@ -86,10 +86,10 @@ def refuse_worlds(
             )
     if on_failure == "shrink":
         refuse_mortal(averager, worlds)
-    elif any(world.base.carrier.parties for world in worlds):
+    elif any(world.base.carrier.meetings for world in worlds):
         raise UsageError(
-            "another optimizer of this process goes on when ranks die, and this one would not: give both "
-            "on_failure='shrink', or both 'raise'"
+            "an optimizer of this process goes on when ranks die, and this one would not: give both "
+            "on_failure='shrink', or both 'raise', or close the world of the first, which its ranks leave together"
         )
     if checksum and any(world.base.streams for world in worlds):
         raise UsageError("checksum=True reads every message on the host, which NCCL never does: leave it out here")

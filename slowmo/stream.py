@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from gossip import Averager, UsageError, World
+from gossip import Averager, World
 from gossip.averaging import State
 from gossip.mixing import scalar, wide_copy
 from gossip.transports import Flight
-from gossip.transports.base import CHANNELS
 
 
 @dataclass
@@ -52,11 +51,6 @@ class Stream(Averager):
         self.aloft: deque[Sent] = deque()
         # Sums on one channel would take one another's messages: each that may be on its way has its own.
         most = max(sum(len(self.ending(step + ahead)) for ahead in range(delay)) for step in range(period))
-        if most > CHANNELS // 2:
-            raise UsageError(
-                f"shards={shards} and delay={delay} keep {most} averages on their way at once, each on a channel of "
-                f"{CHANNELS} that a world has: use fewer shards or less delay, for at most {CHANNELS // 2}"
-            )
         self._channels = deque(world.channel() for _ in range(max(1, most)))
 
     def ending(self, steps: int) -> list[int]:

@@ -61,7 +61,7 @@ class StreamingSlowMo(Outer):
             messages are slow to start: an exact average of a shard is 2(n−1) of them, one after another.
         delay: steps for which an average may travel, at most τ. It is waited for when it has not arrived by then, and
             never applied before, so that runs repeat bit for bit. As many averages as end within `delay` steps are on
-            their way at once, each on a channel of its own, at most 64.
+            their way at once, each on a channel of its own.
 
     Raises:
         UsageError: options that cannot work, or a base with on_failure="shrink", module_buffers="average",

@@ -260,9 +260,9 @@ def test_those_of_a_closed_world_are_forgotten() -> None:
         wrapped(push(first.group(range(world.size))), linear(), "shrink")  # in a part of it, which ends with it
         wrapped(push(second), linear(), "shrink")
         first.close()
-        left = len(world.base.carrier.parties)
+        left = len(world.base.carrier.meetings)
         second.close()
         wrapped(push(world), linear(), "raise")  # refused beside others that go on
-        return left, len(world.base.carrier.parties)
+        return left, len(world.base.carrier.meetings)
 
     assert testing.run(2, run, timeout=5) == [(1, 0)] * 2

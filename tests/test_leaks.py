@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import spawn
 import torch
-from workers.leaks import MAKERS, one_after_another, outlived
-
+from workers.leaks import MAKERS, OVER_WIRES, Measured, load_torch, one_after_another, outlived
 import gossip
 import slowmo
+import topologies
 from gossip import testing
 
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
     """What a reference cycle holds stays until the garbage collector runs, so it does not run here."""
-    first = torch.nn.Linear(1, 1)  # with which torch loads modules, whose frames keep the first optimizer of a process
-    torch.optim.SGD(first.parameters(), lr=0.1).zero_grad()
+    load_torch()
     gc.disable()
     yield
     gc.enable()
@@ -39,5 +39,128 @@ def test_stepping_on_without_the_deleted_wrapper_raises() -> None:
     wrapper = slowmo.lookahead(base)
     base.step()
     del wrapper
-    with pytest.raises(gossip.GossipError, match="the SlowMo of this optimizer has been deleted.*keep the SlowMo"):
+    with pytest.raises(gossip.GossipError, match=r"the SlowMo of this optimizer has been deleted.*keep the SlowMo"):
         base.step()
+
+
+@pytest.mark.parametrize("kind", ["streaming", "shrink"])
+def test_optimizers_one_after_another_leave_nothing_behind(kind: str) -> None:
+    """No object, thread or table for each of them, though each takes channels of its own."""
+
+    def run(world: gossip.World) -> list[Measured]:
+        return one_after_another(world, MAKERS[kind], 30)
+
+    check_flat(testing.run(2, run)[0], 15, 10)
+
+
+def test_a_deleted_optimizer_does_not_go_on_after_a_death() -> None:
+    """The others do, also where some rank still has it."""
+
+    def run(world: gossip.World) -> list[int]:
+        kept, model = [], torch.nn.Linear(2, 2)
+        for number in range(3):
+            optimizer = MAKERS["shrink"](world, torch.nn.Linear(2, 2) if number < 2 else model)
+            optimizer.step()
+            optimizer.settle()
+            if number == 1 and world.rank == 1:
+                kept.append(optimizer)
+        if world.rank == 2:
+            raise testing.Killed
+        optimizer.step()
+        optimizer.settle()
+        return [len(each.deaths) for each in (*kept, optimizer)]
+
+    assert testing.run(3, run, timeout=20) == [[1], [0, 1]]
+
+
+def check_flat(measured: Sequence[Measured], count: int, memory: float) -> None:
+    """The last `count` optimizers have left no threads, not `memory` MB, and not an object each."""
+    before, after = measured[-2:]
+    assert after.objects - before.objects < count
+    assert after.threads <= before.threads
+    assert after.memory - before.memory < memory
+
+
+# -- channels ----------------------------------------------------------------------------------------------------------
+
+
+def test_thousands_of_optimizers_are_served_over_few_tags() -> None:
+    """Over an MPI that has no more tags than its standard promises, one after another and at the same time."""
+
+    def run(world: gossip.World) -> list[int]:
+        world.base.most_numbers = 32767 // 2
+        group, peer, room = world.group([1, 0]), 1 - world.rank, torch.zeros(1)
+        channels = [channel for _ in range(4000) for channel in (world.channel(), group.channel())]
+        for channel in channels[::500]:
+            its = channel.number if channel.members[0] == 0 else -channel.number
+            channel.post({peer: [torch.tensor([float(its)])]}, {peer: [room]}, "a number").wait()
+            assert int(room) == its, "it came out of another channel"
+        numbers = [channel.number for channel in channels]
+        with pytest.raises(gossip.UsageError, match="start a new process"):
+            for _ in range(20_000):
+                numbers.append(group.channel().number)
+        return numbers
+
+    one, other = testing.run(2, run)
+    assert one == other, "ranks number channels alike"
+    assert len(one) == len(set(one)) > 16_000
+    assert max(one) < 32767 // 2
+
+
+def test_an_optimizer_for_each_parameter() -> None:
+    """Each steps in backward, as soon as its gradient is there."""
+
+    def run(world: gossip.World) -> float:
+        parameters = [torch.nn.Parameter(torch.full((2,), float(world.rank))) for _ in range(80)]
+        optimizers = {}
+        for each in parameters:
+            averager = gossip.PushSum(world, topologies.exponential(world.size))
+            optimizers[each] = gossip.GossipOptimizer(torch.optim.SGD([each], lr=0.1), averager)
+            each.data.fill_(world.rank)
+            each.register_post_accumulate_grad_hook(lambda each: optimizers[each].step())
+        torch.stack(parameters).sum().backward()
+        return torch.stack(parameters).mean().item()
+
+    assert testing.run(2, run) == [pytest.approx(0.4)] * 2
+
+
+def test_many_streaming_optimizers_in_one_world() -> None:
+    def run(world: gossip.World) -> int:
+        made = []
+        for _ in range(12):
+            sgd = torch.optim.SGD([torch.zeros(96, requires_grad=True)], lr=0.1)
+            made.append(slowmo.StreamingSlowMo(sgd, world, period=48, delay=12))
+            made[-1].step()
+        return len(made)
+
+    assert testing.run(2, run) == [12, 12]
+
+
+# -- over real wires ---------------------------------------------------------------------------------------------------
+
+
+def check_saved(ranks: Sequence[spawn.Saved], name: str, count: int, memory: float) -> None:
+    for saved in ranks:
+        assert {kind: list(each) for kind, each in saved.items() if kind.startswith(f"{name} outlived")} == {
+            f"{name} outlived by {kind}": [] for kind in OVER_WIRES
+        }
+        check_flat([Measured(*each) for each in saved[f"{name} measured"]], count, memory)
+
+
+def test_nothing_outlives_an_optimizer_over_mpi_and_gloo(tmp_path: Path) -> None:
+    """And a rank is not waited for until the deadline when its script has ended, but its process waits in MPI's end."""
+    ranks = spawn.mpirun(2, "workers.leaks", tmp_path, "30", "500", "mpi", "gloo")
+    for name in ("mpi", "gloo"):
+        check_saved(ranks, name, 15, memory=10)
+    assert re.search(
+        r"rank 0 heard nothing from rank 1 in round 7 \(rank 1, .*at the end of its script for .* and it will not",
+        str(ranks[0]["said"]),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mpi", "gloo"])
+def test_two_hundred_optimizers_leave_no_memory_and_no_threads(name: str, tmp_path: Path) -> None:
+    """Of 16 MB each."""
+    ranks = spawn.mpirun(2, "workers.leaks", tmp_path, "200", "2000", name, timeout=600)
+    check_saved(ranks, name, 100, memory=20)

@@ -20,7 +20,7 @@ import gossip
 import topologies
 from gossip import testing
 from gossip.testing import Network
-from gossip.transports import Transport, collectives, distributed, pacing, parcels, streams, sums
+from gossip.transports import Transport, collectives, distributed, pacing, parcels, streams, sums, waiter
 from gossip.transports.mpi_engine import Engine
 
 Sum = Callable[[Transport, Sequence[torch.Tensor]], collectives.Steps]
@@ -506,11 +506,57 @@ def test_words_belong_to_their_messages_in_whatever_order_they_are_said(gloo: go
     assert mail.end("to", 2, 1) == second - 1, "numbered as the messages were posted"
 
 
+@pytest.mark.parametrize("late", [1, 2])
+def test_a_short_message_that_is_late_is_not_blamed_on_another_peer(
+    late: int, gloo: gossip.World, monkeypatch: Patch
+) -> None:
+    """Whichever of the two is posted first, and also where the other one has not taken its message."""
+    mail, channel, short = Gloo(monkeypatch), of_three(gloo), torch.zeros(3)
+    flight = channel.post({1: [short], 2: [short]}, {1: [short], 2: [short]}, "round 7", together=True)
+    mail.end("of", 3 - late, short.nbytes)
+    until(lambda: flight.missing() == ([late], [3 - late]))
+    with pytest.raises(gossip.PeerTimeout, match=f"nothing from rank {late} and could not .* to rank {3 - late} in"):
+        flight.wait(timeout=0.05)
+    mail.end("to", 3 - late, short.nbytes)
+    until(lambda: flight.missing() == ([late], []))
+    mail.end("of", late, short.nbytes)
+    until(lambda: flight.missing() == ([], [late]))
+    mail.end("to", late, short.nbytes)
+    flight.wait(timeout=30)
+
+
+def test_few_threads_wait_for_many_channels(gloo: gossip.World, monkeypatch: Patch) -> None:
+    """As many as messages are waited for at once; without work they end."""
+    monkeypatch.setattr(waiter, "LINGER", 0.01)
+    mail, short, before = Gloo(monkeypatch), torch.zeros(3), set(threading.enumerate())
+    for number in range(100):
+        flight = of_three(gloo).post({1: [short]}, {2: [short]}, f"round {number}")
+        mail.end("of", 2, short.nbytes)
+        mail.end("to", 1, short.nbytes)
+        flight.wait(timeout=30)
+        assert len(set(threading.enumerate()) - before) <= 3
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+    flight = of_three(gloo).post({1: [short]}, {2: [short]}, "what comes after a pause")
+    mail.end("of", 2, short.nbytes)
+    mail.end("to", 1, short.nbytes)
+    flight.wait(timeout=30)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Return when it does: another thread is about to see to it."""
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(1e-3)
+
+
 def test_who_is_posting_while_the_threads_are_stopped_starts_no_other(gloo: gossip.World, monkeypatch: Patch) -> None:
     mail, channel = Gloo(monkeypatch), of_three(gloo)
     channel.post({}, {2: [HALF]}, "round 7").done()
     mail.end("of", 2, HALF.nbytes)
-    channel._waiters.stop()
+    channel.waiters.stop()
     before = threading.active_count()
     assert not channel.post({}, {1: [HALF]}, "round 8").done()
     assert threading.active_count() == before

@@ -8,9 +8,9 @@ or weights. What outlives a rank's death does so by its carrier, in `survival.py
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
@@ -27,8 +27,13 @@ from .survival import Carrier
 Own = TypeVar("Own", bound="Transport")
 Result = TypeVar("Result")
 
-CHANNELS = 128
-"""Channels of one group; a message carries the number group·CHANNELS + channel."""
+BLOCK = 64
+"""Channel numbers that the ranks of a world agree on at once.
+
+A number is never used again: when a channel goes, a message on it may still be on its way, and the other ranks may drop
+theirs later, whenever their garbage collector runs. So a carrier has numbers for all channels that a process ever opens:
+some 16,000 over an MPI with no more tags than the standard promises, 500,000 over Gloo, and 10⁹ over Open MPI.
+"""
 
 
 class Transport(ABC):
@@ -50,8 +55,9 @@ class Transport(ABC):
             what it loses.
         members: the ranks of the job that belonged to it at first, in its own order.
         carrier: what is below (a communicator, a process group, a network of threads), for all channels and groups.
-        lineage: the numbers of the groups that it is a part of, its own last; 0 is that of all ranks.
-        number: what the messages of this channel carry, so that they meet no others between the same two ranks.
+        lineage: the numbers of the worlds that it is a part of, its own last; 0 is that of all ranks.
+        number: what the messages of this channel carry, so that they meet no others between the same two ranks. The
+            first number of a world is the world's own.
         most_numbers: how many numbers the carrier can tell apart.
         board: where this rank is, and what is known of the others, for errors.
         expects: a message leaves only when there is room for it, so that `expect` is worth its call.
@@ -62,7 +68,7 @@ class Transport(ABC):
 
     name: str
     patience = math.inf
-    most_numbers = 1 << 19
+    most_numbers: float = math.inf
     streams = False
     expects = False
     home: torch.device | None = None
@@ -76,7 +82,7 @@ class Transport(ABC):
         self.number = 0
         self.lineage: tuple[int, ...] = (0,)
         self.board = Board(me)
-        self._channels = itertools.count(1)
+        self._numbers = deque(range(1, BLOCK))
         self._seen = -1
 
     @property
@@ -131,19 +137,32 @@ class Transport(ABC):
     def channel(self: Own) -> Own:
         """The same ranks over a new channel: numbered in construction order, which is the same on every rank.
 
+        Once in `BLOCK` calls the ranks meet, to agree on the next numbers.
+
         Raises:
-            UsageError: there are too many in this world.
+            UsageError: this process has opened as many channels as the carrier can tell apart.
+            PeerTimeout: the numbers ran out, and another rank did not call.
         """
-        number = next(self._channels)
-        if number >= CHANNELS:
-            raise UsageError(
-                f"rank {self.me} opened {number} channels in one world: make a new world with gossip.init() for each "
-                "run instead of one averager after another"
-            )
+        if not self._numbers:
+            self._numbers.extend(self._agree_on_numbers())
         other = copy.copy(self)
         other.outermost = False
-        other.number = self.lineage[-1] * CHANNELS + number
+        other.number = self._numbers.popleft()
         return other
+
+    def _agree_on_numbers(self) -> range:
+        """The next block of numbers that no rank of this world has used. Every rank calls it."""
+        meeting = copy.copy(self)
+        meeting.number = 0  # is kept for this alone
+        block = max(int(proposal) for proposal in meeting.gather(b"%d" % self.carrier.next_block))
+        if (block + 1) * BLOCK > self.most_numbers:
+            raise UsageError(
+                f"rank {self.me} has opened {block * BLOCK} channels, and transport {self.name!r} can tell no more of "
+                "them apart in one process: each averager and each world takes some and none is used twice, so start "
+                "a new process for the next optimizers"
+            )
+        self.carrier.next_block = block + 1
+        return range(block * BLOCK, (block + 1) * BLOCK)
 
     def group(self: Own, ranks: Sequence[int]) -> Own:
         """Some of the ranks, renumbered 0..m-1 in the order given. Called by those ranks, and only by them.
@@ -158,15 +177,9 @@ class Transport(ABC):
         other.outermost = False
         other.members = [self.ranks[rank] for rank in ranks]
         other._seen = -1
-        # The members agree on a number that none of them has used; number 0 is kept for this alone.
-        other.number = 0
-        group = max(int(proposal) for proposal in other.gather(b"%d" % self.carrier.next_group))
-        if (group + 1) * CHANNELS > self.most_numbers:
-            raise UsageError(f"transport {self.name!r} has numbers for {group} groups, and all of them are in use")
-        self.carrier.next_group = group + 1
-        other.number = group * CHANNELS
-        other.lineage = (*self.lineage, group)
-        other._channels = itertools.count(1)
+        other._numbers = deque(other._agree_on_numbers())
+        other.number = other._numbers.popleft()
+        other.lineage = (*self.lineage, other.number)
         return other
 
     def introduce(self, sends: Collection[int], receives: Collection[int]) -> None:

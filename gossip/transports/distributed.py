@@ -1,8 +1,7 @@
 """Gloo and NCCL by torch.distributed: one batch of sends and receives a round, on a process group of its own.
 
 One class for both, so that what CPU tests prove of the batching holds on GPUs. They differ in how a batch is known to
-have landed. Gloo moves data in the background but says so only to who waits, so threads of each channel wait: see
-`waiter`. A message leaves there once its receive has been posted, so receives are posted early where they are known:
+have landed. Gloo moves data in the background but says so only to who waits, so threads wait: see `waiter`. A message leaves there once its receive has been posted, so receives are posted early where they are known:
 see `expect`. And a send has ended there once the kernel has all of it, so the receiver of a long message says a word
 when it has come. NCCL works in stream order: see `streams`.
 """
@@ -26,7 +25,7 @@ from .collectives import Relay
 from .flight import Batch, Flight, called
 from .streams import Operation, StreamedFlight, Watchdog, batches
 from .survival import Carrier
-from .waiter import Message, WaitedFlight, Waiters
+from .waiter import Message, Part, WaitedFlight, Waiters
 
 BACKENDS = {"gloo": "gloo", "nccl": "cpu:gloo,cuda:nccl"}
 COUNT_BITS = 11
@@ -41,6 +40,9 @@ have landed when the kernel has the last some hundred kilobytes, and what goes t
 
 Expected = defaultdict[int, deque[tuple[torch.Tensor, dist.Work]]]
 """Rank -> what is received from it next; while the work is held, so is what Gloo fills."""
+
+Counts = defaultdict[tuple[str, int], "itertools.count[int]"]
+"""(kind of message, rank) -> how many of them there were on one channel."""
 
 
 class DistributedTransport(Transport):
@@ -63,16 +65,16 @@ class DistributedTransport(Transport):
         self._sums = self._new_group() if name == "nccl" else self._group
         self._stream = torch.cuda.Stream(device, priority=-1) if name == "nccl" else None
         self._watchdog = Watchdog(device)
-        self._waiters = Waiters()
+        self.waiters = Waiters()
         self._expected = Expected(deque)
-        self._counts: defaultdict[tuple[int, str, int], itertools.count[int]] = defaultdict(itertools.count)
+        self._counts = self._first_counts = Counts(itertools.count)
         if name == "nccl":
             self._open_connections()
 
     def __copy__(self) -> DistributedTransport:
-        """A channel or group to be: nothing is expected on it."""
+        """A channel or group to be: nothing is expected on it, and nothing has been sent."""
         other = object.__new__(type(self))
-        other.__dict__ |= self.__dict__ | {"_expected": Expected(deque)}
+        other.__dict__ |= self.__dict__ | {"_expected": Expected(deque), "_counts": Counts(itertools.count)}
         return other
 
     def _new_group(self) -> dist.ProcessGroup:
@@ -112,14 +114,8 @@ class DistributedTransport(Transport):
         flight = WaitedFlight(self, sends, receives, subject)
         incoming = [self._incoming(peer, tensors, subject, together) for peer, tensors in receives.items()]
         outgoing = [self._outgoing(peer, tensors, subject, together) for peer, tensors in sends.items()]
-        # What only goes to some peers, or only comes from some, has landed however late the others are.
-        apart = () if sends and receives else (tuple(sends), tuple(receives))
-        parts = [[*incoming, *outgoing]] if operations else []
-        if any(message.word is not None for message in (*incoming, *outgoing)):  # which waits for no other message
-            parts = [[message for message in pair if message] for pair in zip_longest(incoming, outgoing)]
-        flight.in_parts(len(parts))
-        for place, part in enumerate(parts):
-            self._waiters.add((self.number, apart, place), flight, part)
+        # Each message is waited for apart from those of other peers: they may be late, and an error names who is.
+        flight.wait_for([Part(*pair) for pair in zip_longest(incoming, outgoing)])
         return flight
 
     def _incoming(self, peer: int, tensors: Sequence[torch.Tensor], subject: str, together: bool) -> Message:
@@ -181,7 +177,9 @@ class DistributedTransport(Transport):
     def _tag(self, kind: str, peer: int) -> int:
         """Gloo matches by tag: the channel, and which of its messages between the two ranks it is, or of its words."""
         number = 2 * self.number + (kind in ("say", "hear"))
-        return number << COUNT_BITS | next(self._counts[self.number, kind, peer]) % (1 << COUNT_BITS)
+        # Number 0, on which every new world agrees, goes on counting where the last one stopped.
+        counts = self._counts if self.number else self._first_counts
+        return number << COUNT_BITS | next(counts[kind, peer]) % (1 << COUNT_BITS)
 
     def say(self, word: int, peer: int, subject: str) -> None:
         """The word that all of a message has come. A peer that is gone by now misses it, if anybody does."""
@@ -260,7 +258,7 @@ class DistributedTransport(Transport):
         return flight
 
     def close(self) -> None:
-        self._waiters.stop()  # first, so that words are still said
+        self.waiters.stop()  # first, so that words are still said
         self._watchdog.stop()
         for group in {self._group, self._sums}:
             dist.destroy_process_group(group)

@@ -162,7 +162,7 @@ class Engine(Lasting):
         try:
             self.dispatch(parcel.line)
         except Exception:
-            queue.clear()  # nobody moves it along
+            del self._queues[parcel.line]  # nobody moves it along
             raise
 
     def dispatch(self, line: Line) -> None:
@@ -170,10 +170,12 @@ class Engine(Lasting):
         queue = self._queues[line]
         while queue and queue[0].post(self):
             queue.popleft().posted = True
+        if not queue:
+            del self._queues[line]  # channels come and go, and each has lines of its own
 
     def holds(self, parcel: Parcel) -> bool:
         """Whether `parcel` waits on its line; the caller holds the lock."""
-        return parcel in self._queues[parcel.line]
+        return parcel in self._queues.get(parcel.line, ())
 
     def drive(self, flight: Flight, *, awaited: bool = False) -> None:
         """Move `flight` along in the background until it has landed; by who waits for it where that is at once."""

@@ -104,10 +104,13 @@ class Network:
                 here.copy_(there)
             parcel.landed = target.landed = True
             self.changed.notify_all()
+        for queues in (self._sent, self._room):
+            if not queues[line]:
+                del queues[line]  # channels come and go, and each has lines of its own
 
     def under_way(self, line: Line, parcel: Parcel) -> bool:
         """Whether `parcel` has its other end, and lands when its delay is over."""
-        sent, room = self._sent[line], self._room[line]
+        sent, room = self._sent.get(line, ()), self._room.get(line, ())
         here, there = (sent, room) if parcel in sent else (room, sent)
         return parcel in here and len(there) > here.index(parcel)
 
@@ -139,7 +142,9 @@ class Network:
                 if not missing:
                     gone = frozenset(voter for voter in voters if voter in self.dead)
                     yes = all(votes.values()) and len(votes) == len(voters)
-                    self.verdicts[ballot] = yes, gone
+                    # Who votes here has read all verdicts before.
+                    self.verdicts = {ballot: (yes, gone)}
+                    self.votes.clear()
                     self.changed.notify_all()
                 elif self.failure is not None:
                     raise PeerLost(f"another rank ended while rank {rank} waited for {missing}: {self.failure}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -43,10 +44,13 @@ class Carrier:
 
     Attributes:
         size: ranks that are left.
-        next_group: the next number for a group that this process has not used yet.
+        next_block: the next block of channel numbers that this process has not used yet.
         lost: ranks that died, as the job numbers them.
-        left: numbers of groups whose world has been closed.
-        parties: who goes on after a loss and the channel where they meet, in the order in which every rank made them.
+        left: the own numbers of worlds that have been closed.
+        parties: what goes on after a loss, in the order in which every rank made it, and a channel of its own. Whoever
+            made it holds it.
+        meetings: own number of a world -> the channel on which its ranks meet after a loss, from the first party on.
+            It stays when that one is gone: ranks part with it at different moments, and meet all or none.
         outlives: whether it can go on without a rank that died.
     """
 
@@ -54,15 +58,19 @@ class Carrier:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.next_group = 1
+        self.next_block = 1
         self.lost: set[int] = set()
         self.left: set[int] = set()
-        self.parties: list[tuple[Party, Transport]] = []
+        self.parties: weakref.WeakKeyDictionary[Party, Transport] = weakref.WeakKeyDictionary()
+        self.meetings: dict[int, Transport] = {}
 
-    def leave(self, group: int) -> None:
-        """The world of this group has been closed, and those who meet in it, or in a part of it, go on no more."""
-        self.left.add(group)
-        self.parties = [(party, meeting) for party, meeting in self.parties if group not in meeting.lineage]
+    def leave(self, number: int) -> None:
+        """The world of this number has been closed, and those who meet in it, or in a part of it, go on no more."""
+        self.left.add(number)
+        for party, channel in list(self.parties.items()):
+            if number in channel.lineage:
+                del self.parties[party]
+        self.meetings = {world: each for world, each in self.meetings.items() if number not in each.lineage}
 
     def together(self, act: Callable[[], Result]) -> Result:
         """Do `act` on all ranks."""
@@ -86,7 +94,8 @@ class Lasting(Carrier, ABC):
 
     def enrol(self, party: Party, meeting: Transport) -> None:
         """Let `party` go on after a loss. Every rank does so, in the same order; `meeting` is a channel of all."""
-        self.parties.append((party, meeting))
+        self.parties[party] = meeting
+        self.meetings.setdefault(meeting.lineage[-1], meeting)
 
     @abstractmethod
     def revoke(self) -> None:
@@ -102,7 +111,7 @@ class Lasting(Carrier, ABC):
 
     def together(self, act: Callable[[], Result]) -> Result:
         """Do `act` on all ranks or on none; again, among those that are left, until it succeeds."""
-        if not self.parties:
+        if not self.meetings:
             return act()
         while True:
             began = time.monotonic()
@@ -118,7 +127,7 @@ class Lasting(Carrier, ABC):
 
     def go_on(self, act: Callable[[], Result]) -> Result:
         """Do what each rank does at its own time; again, if somebody died meanwhile."""
-        if not self.parties:
+        if not self.meetings:
             return act()
         while True:
             try:
@@ -131,14 +140,15 @@ class Lasting(Carrier, ABC):
 
     def _meet(self, began: float) -> None:
         """Meet without the dead, and begin again: everybody who is left has agreed to come."""
-        _, meeting = self.parties[0]
+        meeting = next(iter(self.meetings.values()))
         while True:
             self.revoke()
             gone = self.shrink()
             self.lost |= gone
             self.size -= len(gone)
             try:
-                rows = gather(meeting, json.dumps([party.tell() for party, _ in self.parties]).encode())
+                parties = {str(channel.number): party for party, channel in self.parties.items()}
+                rows = gather(meeting, json.dumps({each: party.tell() for each, party in parties.items()}).encode())
                 done = True
             except PeerDied:
                 self.revoke()
@@ -147,5 +157,6 @@ class Lasting(Carrier, ABC):
                 break
         self.seconds = time.monotonic() - began
         told = [json.loads(row) for row in rows]
-        for number, (party, _) in enumerate(self.parties):
-            party.go_on({rank: row[number] for rank, row in zip(meeting.ranks, told, strict=True)})
+        for number, party in parties.items():
+            if all(number in row for row in told):  # else some rank has parted with it, and takes no more steps with it
+                party.go_on({rank: row[number] for rank, row in zip(meeting.ranks, told, strict=True)})

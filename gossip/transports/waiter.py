@@ -1,7 +1,7 @@
-"""Batches of Gloo, which moves data in the background but says so only to who waits: threads that do.
+"""Batches of Gloo, which moves data in the background but says so only to a thread that waits.
 
-A batch is waited for in parts, each on a thread of its own, where one message must not wait for another that comes with
-it: a word is to be said as soon as a message has come. Of several batches under way, one is waited for after the other.
+A batch is waited for in parts, one for each peer that it receives from and one that it sends to, so that no message
+waits for that of another peer. Of several batches between the same peers one is waited for after the other.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import atexit
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Hashable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch.distributed as dist
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
 
 LAST_WAIT = 1.0
 """Seconds for what is still under way when threads are stopped; one whose peer is gone is left behind then."""
+
+LINGER = 10.0
+"""Seconds for which a thread without work stays, for the next step may come so late."""
+
+LOOK = 1.0
+"""Seconds after which a waiting rank looks again whether the peers that it waits for have ended."""
 
 
 class Message(NamedTuple):
@@ -41,8 +49,15 @@ class Message(NamedTuple):
     word: int | None
 
 
+class Part(NamedTuple):
+    """What one thread waits for: a message that comes and one that goes, in this order, or one of the two."""
+
+    inward: Message | None
+    outward: Message | None
+
+
 class WaitedFlight(Flight):
-    """A batch on the CPU: landed when those who wait for its parts say so.
+    """A batch on the CPU: landed when the threads that wait for its parts say so.
 
     Attributes:
         ended: set when it has landed or failed.
@@ -57,15 +72,20 @@ class WaitedFlight(Flight):
         self._failed: Message | None = None
         self._unheard: set[int] = set(receives)
         self._untaken: set[int] = set(sends)
+        self._behind: dict[int, int] = {}  # out-peer -> in-peer whose message is waited for before
         self.ended = threading.Event()
         self._turn = threading.Lock()
         self._left = 0
 
-    def in_parts(self, count: int) -> None:
-        """It has landed when so many parts have."""
-        self._left = count
-        if not count:
+    def wait_for(self, parts: Sequence[Part]) -> None:
+        """Have threads wait for `parts`, which are all of it."""
+        self._left = len(parts)
+        if not parts:
             self._land()
+        self._behind = {part.outward.peer: part.inward.peer for part in parts if part.inward and part.outward}
+        for part in parts:
+            peers = tuple(None if message is None else message.peer for message in part)
+            self.transport.waiters.add((self.transport.number, *peers), self, part)
 
     def _land(self) -> None:
         self.landed = time.perf_counter()
@@ -108,68 +128,101 @@ class WaitedFlight(Flight):
     def missing(self) -> tuple[list[int], list[int]]:
         if self._failed is not None:
             return ([self._failed.peer], []) if self._failed.inward else ([], [self._failed.peer])
-        # Receives are waited for first: until they are there nothing is known of the sends.
-        return sorted(self._unheard), [] if self._unheard else sorted(self._untaken)
+        unheard = set(self._unheard)
+        # Nothing is known of a send while the same thread waits for the receive before it.
+        return sorted(unheard), sorted(peer for peer in set(self._untaken) if self._behind.get(peer) not in unheard)
 
     def pause(self, waited: float, left: float) -> None:
-        self.ended.wait(left)
+        self.ended.wait(min(left, LOOK))
 
 
 class Waiters:
-    """Threads that wait, by what each of them waits for."""
+    """Threads that wait, one for each line of parts under way: what one channel exchanges with the same peers, in order.
+
+    A thread takes the next line when its own has landed. So there are as many as lines were under way at once, whatever
+    comes and goes, and one that finds nothing to do for `LINGER` seconds ends.
+    """
 
     def __init__(self) -> None:
-        self._waiters: dict[Hashable, Waiter] = {}
+        self._lines: dict[Hashable, deque[tuple[WaitedFlight, Part]]] = {}  # those that a thread waits for, or will
+        self._next: queue.SimpleQueue[Hashable | None] = queue.SimpleQueue()
+        self._idle = 0  # threads that no line has been handed to
+        self._threads: set[threading.Thread] = set()
         self._turn = threading.Lock()
         self._stopped = False
 
-    def add(self, key: Hashable, flight: WaitedFlight, part: Sequence[Message]) -> None:
-        """Wait for a part of `flight`, behind all that was given the same key; for its messages in this order."""
+    def add(self, line: Hashable, flight: WaitedFlight, part: Part) -> None:
+        """Wait for a part of `flight`, behind all that was added to the same line."""
         with self._turn:
             if self._stopped:
                 return  # a thread that was posting: the process ends, and nobody waits for it
-            if not self._waiters:
-                atexit.register(self.stop)  # a thread that wakes inside Gloo while the interpreter goes down aborts it
-            if key not in self._waiters:
-                self._waiters[key] = Waiter()
-            self._waiters[key].parts.put((flight, part))
+            if line in self._lines:
+                self._lines[line].append((flight, part))
+                return
+            self._lines[line] = deque([(flight, part)])
+            self._next.put(line)
+            if self._idle:
+                self._idle -= 1
+            else:
+                self._start()
+
+    def _start(self) -> None:
+        if not self._threads:
+            atexit.register(self.stop)  # a thread that wakes inside Gloo while the interpreter goes down aborts it
+        thread = threading.Thread(target=self._run, name="gossip-gloo-waiter", daemon=True)
+        self._threads.add(thread)
+        thread.start()
 
     def stop(self) -> None:
-        """End all threads once their batches have landed."""
+        """End all threads once what they wait for has landed."""
         atexit.unregister(self.stop)
         deadline = time.monotonic() + LAST_WAIT
         with self._turn:
             self._stopped = True
-            for waiter in self._waiters.values():
-                waiter.stopped = True
-                waiter.parts.put(None)
-        for waiter in self._waiters.values():
-            waiter.thread.join(timeout=max(0.0, deadline - time.monotonic()))
-
-
-class Waiter:
-    """Waits for one part after another, on a thread that holds no lock."""
-
-    def __init__(self) -> None:
-        self.parts: queue.SimpleQueue[tuple[WaitedFlight, Sequence[Message]] | None] = queue.SimpleQueue()
-        self.stopped = False
-        self.thread = threading.Thread(target=self._run, name="gossip-gloo-waiter", daemon=True)
-        self.thread.start()
+            threads = list(self._threads)
+            for _ in threads:
+                self._next.put(None)
+        for thread in threads:
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
     def _run(self) -> None:
-        while (next_one := self.parts.get()) is not None:
-            flight, part = next_one
-            if self._wait(flight, part) and flight.follow is not None and not self.stopped:
-                flight.follow()
+        while (line := self._take_line()) is not None:
+            while self._wait_for_first(line):
+                pass
 
-    @staticmethod
-    def _wait(flight: WaitedFlight, part: Sequence[Message]) -> bool:
-        """Until `part` has landed or failed; whether `flight` has by that."""
-        for message in part:
-            try:
-                for work in message.works:
-                    work.wait()
-                flight.come_through(message)
-            except Exception as error:  # for whoever waits for the flight
-                return flight.broke_off(message, error)
-        return flight.part_landed()
+    def _take_line(self) -> Hashable | None:
+        """The next line, or None where the thread is to end."""
+        with suppress(queue.Empty):
+            return self._next.get(timeout=LINGER)
+        with self._turn:
+            with suppress(queue.Empty):
+                return self._next.get_nowait()  # it came meanwhile
+            self._idle -= 1
+            self._threads.discard(threading.current_thread())
+        return None
+
+    def _wait_for_first(self, line: Hashable) -> bool:
+        """Wait for the first part of `line`; False where there is none. Afterwards nothing here holds its flight."""
+        with self._turn:
+            if not self._lines[line]:
+                del self._lines[line]
+                self._idle += 1
+                return False
+            flight, part = self._lines[line].popleft()
+        if _has_landed(flight, part) and flight.follow is not None and not self._stopped:
+            flight.follow()
+        return True
+
+
+def _has_landed(flight: WaitedFlight, part: Part) -> bool:
+    """Whether `flight` has landed or failed, once `part` has: blocks until then."""
+    for message in part:
+        if message is None:
+            continue
+        try:
+            for work in message.works:
+                work.wait()
+            flight.come_through(message)
+        except Exception as error:  # for whoever waits for the flight
+            return flight.broke_off(message, error)
+    return flight.part_landed()

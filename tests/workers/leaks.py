@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import mmap
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ import topologies
 from gossip import Chain, Every, ExactAverage, GossipOptimizer, NoAverage, PushSum
 from gossip.transports import flight
 
-Optimizer = GossipOptimizer | slowmo.SlowMo | slowmo.StreamingSlowMo
+Optimizer = Any  # a GossipOptimizer, or one of slowmo's
 Make = Callable[[gossip.World, torch.nn.Module], Optimizer]
 
 STEPS = 3
@@ -31,15 +33,12 @@ def sgd(model: torch.nn.Module) -> torch.optim.SGD:
     return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
 
-def push_sum(**options: object) -> Make:
+def push_sum(on_failure: str = "raise", **options: Any) -> Make:
     def make(world: gossip.World, model: torch.nn.Module) -> GossipOptimizer:
-        return GossipOptimizer(sgd(model), PushSum(world, topologies.exponential(world.size), **options))  # type: ignore[arg-type]
+        averager = PushSum(world, topologies.exponential(world.size), **options)
+        return GossipOptimizer(sgd(model), averager, on_failure=on_failure)
 
     return make
-
-
-def sgp(world: gossip.World, model: torch.nn.Module) -> GossipOptimizer:
-    return push_sum()(world, model)  # type: ignore[return-value]
 
 
 MAKERS: dict[str, Make] = {
@@ -47,6 +46,7 @@ MAKERS: dict[str, Make] = {
     "osgp": push_sum(overlap=1),
     "early": push_sum(overlap=2, landing="early"),
     "any": push_sum(overlap=1, landing="any"),
+    "shrink": push_sum(overlap=1, on_failure="shrink"),
     "wire": push_sum(overlap=1, wire="bfloat16"),
     "exact": lambda world, model: GossipOptimizer(sgd(model), ExactAverage(world)),
     "none": lambda world, model: GossipOptimizer(sgd(model), NoAverage()),
@@ -59,12 +59,16 @@ MAKERS: dict[str, Make] = {
     "masters": lambda world, model: GossipOptimizer(
         sgd(model.bfloat16()), PushSum(world, topologies.exponential(world.size)), module=model, masters=True
     ),
-    "slowmo": lambda world, model: slowmo.SlowMo(sgp(world, model), ExactAverage(world), 2, buffers="average"),
-    "slowmo, no average": lambda world, model: slowmo.SlowMo(sgp(world, model), NoAverage(), 2),
-    "streaming": lambda world, model: slowmo.StreamingSlowMo(sgp(world, model), world, 2),
-    "sharded": lambda world, model: slowmo.ShardedSlowMo(sgp(world, model), world, 2),
-    "shared momentum": lambda world, model: slowmo.SharedMomentum(sgp(world, model), world, 2),
+    "slowmo": lambda world, model: slowmo.SlowMo(push_sum()(world, model), ExactAverage(world), 2, buffers="average"),
+    "slowmo, no average": lambda world, model: slowmo.SlowMo(push_sum()(world, model), NoAverage(), 2),
+    "streaming": lambda world, model: slowmo.StreamingSlowMo(push_sum()(world, model), world, 2),
+    "sharded": lambda world, model: slowmo.ShardedSlowMo(push_sum()(world, model), world, 2),
+    "shared momentum": lambda world, model: slowmo.SharedMomentum(push_sum()(world, model), world, 2),
 }
+
+
+OVER_WIRES = ("osgp", "early", "any", "gossip-pga", "all-reduce", "streaming", "sharded")
+"""Of these, what is tried between processes."""
 
 
 def train(optimizer: Optimizer, model: torch.nn.Module, inputs: torch.Tensor) -> None:
@@ -92,6 +96,11 @@ def parts(optimizer: Optimizer, model: torch.nn.Module) -> Iterator[tuple[str, o
         yield f"parameter {name}", parameter
 
 
+def load_torch() -> None:
+    """Torch loads modules with the first optimizer of a process, and their frames keep it."""
+    torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=0.1).zero_grad()
+
+
 def outlived(world: gossip.World, make: Make) -> list[str]:
     """What is still there of an optimizer and its model once nobody names them; the garbage collector is off."""
     model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.BatchNorm1d(5), torch.nn.Linear(5, 2))
@@ -105,47 +114,55 @@ def outlived(world: gossip.World, make: Make) -> list[str]:
     return sorted(name for name, each in watched.items() if each() is not None)
 
 
-def resident() -> float:
-    """MB of memory that this process has."""
+class Measured(NamedTuple):
+    """What this process holds: Python objects, threads, and MB of memory."""
+
+    objects: int
+    threads: int
+    memory: float
+
+
+def measure() -> Measured:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+    memory = int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE / 1e6
+    return Measured(len(gc.get_objects()), threading.active_count(), memory)
 
 
-def one_after_another(world: gossip.World, count: int, width: int, make: Make) -> list[tuple[int, int, float]]:
-    """Python objects, threads and MB after each of `count` optimizers of `width`² parameters."""
+def one_after_another(world: gossip.World, make: Make, count: int, width: int = 4, every: int = 0) -> list[Measured]:
+    """What is held after each `every` optimizers of `width`² parameters, of `count`: without it after two halves."""
     measured = []
-    for _ in range(count):
+    for number in range(1, count + 1):
         model = torch.nn.Linear(width, width)
         optimizer = make(world, model)
         train(optimizer, model, torch.ones(1, width))
         del optimizer, model
-        world.barrier()
-        memory = resident()
-        measured.append((len(gc.get_objects()), threading.active_count(), memory))
-        world.barrier()
+        if number % (every or count // 2) == 0:
+            world.barrier()
+            measured.append(measure())
+            world.barrier()
     return measured
 
 
 def main(folder: str, count: str, width: str, *names: str) -> None:
-    """On every transport of `names`: what outlives its optimizer, and what many of them leave. The last ends early."""
+    """On the transports `names`, what outlives an optimizer, and what `count` of them leave. Then rank 1 ends early."""
     torch.set_num_threads(1)
+    load_torch()
     gc.disable()
-    saved: dict[str, object] = {}
+    saved: dict[str, Any] = {}
     for name in names:
         world = gossip.init(name, timeout=60)
-        for kind in ("osgp", "streaming", "any", "all-reduce", "masters"):
+        for kind in OVER_WIRES:
             saved[f"{name} outlived by {kind}"] = outlived(world, MAKERS[kind])
-        saved[f"{name} measured"] = one_after_another(world, int(count), int(width), MAKERS["osgp"])
+        saved[f"{name} measured"] = one_after_another(world, MAKERS["osgp"], int(count), int(width))
+        print(name, saved[f"{name} measured"], flush=True)
     flight.GRACE = 1.0
     if world.rank == 0:
-        said = ""
         try:
             world.channel().post({}, {1: [torch.zeros(1)]}, "round 7").wait()
         except gossip.PeerLost as error:
-            said = str(error)
-        saved["said"] = said
-    np.savez(Path(folder) / f"{world.rank}.npz", **saved)  # type: ignore[arg-type]
+            saved["said"] = str(error)
+    np.savez(Path(folder) / f"{world.rank}.npz", **saved)
 
 
 if __name__ == "__main__":
