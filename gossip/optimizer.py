@@ -121,7 +121,7 @@ class GossipOptimizer(Wrapper):
         self.mass.checks_finite, self.mass.checksums = check_finite, checksum
         self.parameters = Parameters(optimizer, module, self.mass, initial, masters)
         self._options = {"module_buffers": module_buffers}
-        # The first, so that SlowMo's anchor comes after it; called with this optimizer, which a bound method would hold.
+        # The first, so that SlowMo's anchor comes after it. It is called with this optimizer, which nothing here holds.
         self.register_step_pre_hook(type(self)._take)
         self._averagers: list[Averager] = []
         self._survivor: Survivor | None = None

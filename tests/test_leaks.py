@@ -7,10 +7,12 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import spawn
 import torch
 from workers.leaks import MAKERS, OVER_WIRES, Measured, load_torch, one_after_another, outlived
+
 import gossip
 import slowmo
 import topologies
@@ -74,9 +76,12 @@ def test_a_deleted_optimizer_does_not_go_on_after_a_death() -> None:
 
 
 def check_flat(measured: Sequence[Measured], count: int, memory: float) -> None:
-    """The last `count` optimizers have left no threads, not `memory` MB, and not an object each."""
+    """The last `count` optimizers have left no threads and not `memory` MB.
+
+    An MPI remembers how long the last batches of some hundred kinds took, and a channel has two kinds or three.
+    """
     before, after = measured[-2:]
-    assert after.objects - before.objects < count
+    assert after.objects - before.objects < 4 * count
     assert after.threads <= before.threads
     assert after.memory - before.memory < memory
 
@@ -97,8 +102,7 @@ def test_thousands_of_optimizers_are_served_over_few_tags() -> None:
             assert int(room) == its, "it came out of another channel"
         numbers = [channel.number for channel in channels]
         with pytest.raises(gossip.UsageError, match="start a new process"):
-            for _ in range(20_000):
-                numbers.append(group.channel().number)
+            numbers.extend(group.channel().number for _ in range(20_000))
         return numbers
 
     one, other = testing.run(2, run)
@@ -139,28 +143,31 @@ def test_many_streaming_optimizers_in_one_world() -> None:
 # -- over real wires ---------------------------------------------------------------------------------------------------
 
 
-def check_saved(ranks: Sequence[spawn.Saved], name: str, count: int, memory: float) -> None:
-    for saved in ranks:
-        assert {kind: list(each) for kind, each in saved.items() if kind.startswith(f"{name} outlived")} == {
-            f"{name} outlived by {kind}": [] for kind in OVER_WIRES
-        }
-        check_flat([Measured(*each) for each in saved[f"{name} measured"]], count, memory)
+def over(names: Sequence[str], folder: Path, count: int, width: int, memory: float) -> spawn.Outcome:
+    """Nothing of `count` optimizers of `width`² parameters is left on either rank; then rank 1 ends, and is missed."""
+    command = ["-m", "workers.leaks", str(folder), str(count), str(width), *names]
+    outcome = spawn.run_mpirun(2, command, timeout=100 + 3 * count)
+    assert outcome.code == 1, outcome.output
+    for rank in range(2):
+        saved = np.load(folder / f"{rank}.npz")
+        for name in names:
+            outlived_by = {kind: saved[f"{name} outlived by {kind}"].tolist() for kind in OVER_WIRES}
+            assert outlived_by == {kind: [] for kind in OVER_WIRES}
+            check_flat([Measured(*each) for each in saved[f"{name} measured"]], count // 2, memory)
+    return outcome
 
 
 def test_nothing_outlives_an_optimizer_over_mpi_and_gloo(tmp_path: Path) -> None:
-    """And a rank is not waited for until the deadline when its script has ended, but its process waits in MPI's end."""
-    ranks = spawn.mpirun(2, "workers.leaks", tmp_path, "30", "500", "mpi", "gloo")
-    for name in ("mpi", "gloo"):
-        check_saved(ranks, name, 15, memory=10)
+    """And a rank whose script has ended is missed before the deadline, though its process waits in MPI's own end."""
+    outcome = over(["mpi", "gloo"], tmp_path, 40, 500, memory=10)
     assert re.search(
-        r"rank 0 heard nothing from rank 1 in round 7 \(rank 1, .*at the end of its script for .* and it will not",
-        str(ranks[0]["said"]),
-    )
+        r"gossip: rank 0 heard nothing from rank 1 in round 7 \(rank 1, .*at the end of its script for .*, and it will",
+        outcome.output,
+    ), outcome.output
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mpi", "gloo"])
 def test_two_hundred_optimizers_leave_no_memory_and_no_threads(name: str, tmp_path: Path) -> None:
     """Of 16 MB each."""
-    ranks = spawn.mpirun(2, "workers.leaks", tmp_path, "200", "2000", name, timeout=600)
-    check_saved(ranks, name, 100, memory=20)
+    over([name], tmp_path, 200, 2000, memory=20)

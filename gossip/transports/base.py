@@ -30,9 +30,9 @@ Result = TypeVar("Result")
 BLOCK = 64
 """Channel numbers that the ranks of a world agree on at once.
 
-A number is never used again: when a channel goes, a message on it may still be on its way, and the other ranks may drop
-theirs later, whenever their garbage collector runs. So a carrier has numbers for all channels that a process ever opens:
-some 16,000 over an MPI with no more tags than the standard promises, 500,000 over Gloo, and 10⁹ over Open MPI.
+A number is never used twice. When a rank drops a channel, a message on it may still be in flight, and other ranks drop
+theirs later, whenever their garbage collector runs. A carrier has numbers enough for all channels of a process: 16,000
+over an MPI with no more tags than the standard promises, 500,000 over Gloo, and 10⁹ over Open MPI.
 """
 
 

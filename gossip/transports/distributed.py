@@ -1,9 +1,10 @@
 """Gloo and NCCL by torch.distributed: one batch of sends and receives a round, on a process group of its own.
 
 One class for both, so that what CPU tests prove of the batching holds on GPUs. They differ in how a batch is known to
-have landed. Gloo moves data in the background but says so only to who waits, so threads wait: see `waiter`. A message leaves there once its receive has been posted, so receives are posted early where they are known:
-see `expect`. And a send has ended there once the kernel has all of it, so the receiver of a long message says a word
-when it has come. NCCL works in stream order: see `streams`.
+have landed. Gloo moves data in the background but says so only to a thread that waits: see `waiter`. A message leaves
+there once its receive has been posted, so receives are posted early where they are known: see `expect`. And a send has
+ended there once the kernel has all of it, so the receiver of a long message says a word when it has come. NCCL works in
+stream order: see `streams`.
 """
 
 from __future__ import annotations

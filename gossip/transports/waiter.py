@@ -137,10 +137,10 @@ class WaitedFlight(Flight):
 
 
 class Waiters:
-    """Threads that wait, one for each line of parts under way: what one channel exchanges with the same peers, in order.
+    """Threads that wait, one for each line that has parts in flight.
 
-    A thread takes the next line when its own has landed. So there are as many as lines were under way at once, whatever
-    comes and goes, and one that finds nothing to do for `LINGER` seconds ends.
+    A line is what one channel exchanges with the same peers, in order. When all parts of its line have landed, a thread
+    takes the next line; when none comes for `LINGER` seconds, it ends. So threads belong to no channel.
     """
 
     def __init__(self) -> None:
