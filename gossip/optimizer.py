@@ -121,7 +121,7 @@ class GossipOptimizer(Wrapper):
         self.mass.checks_finite, self.mass.checksums = check_finite, checksum
         self.parameters = Parameters(optimizer, module, self.mass, initial, masters)
         self._options = {"module_buffers": module_buffers}
-        # The first, so that SlowMo's anchor comes after it. It is called with this optimizer, which nothing here holds.
+        # The first, so that SlowMo's anchor comes after it; no bound method, which would hold this optimizer.
         self.register_step_pre_hook(type(self)._take)
         self._averagers: list[Averager] = []
         self._survivor: Survivor | None = None
@@ -157,7 +157,7 @@ class GossipOptimizer(Wrapper):
             self.stats.board = worlds[0].base.board
         if self._trace and worlds:
             home = worlds[0]
-            self.stats.timeline = Timeline.of(self._trace, home.base.me, home.hosts[home.rank])
+            self.stats.timeline = Timeline.of(self._trace, home.base.me, home.hosts[home.rank], self.mass)
         with self.stats.board.calling(call):
             self._meet(averager, every, options, worlds)
 

@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from io import FileIO
@@ -60,6 +61,7 @@ class Timeline:
         self._late: list[Flight] = []
         self._free: list[int] = []  # for each track of flights, when its last one landed
         self._levels: dict[str, float] = {}
+        self._path, self._users = path, 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: FileIO | None = path.open("wb", buffering=0)
@@ -74,13 +76,26 @@ class Timeline:
         self._name("thread_name", name="main")
 
     @staticmethod
-    def of(folder: str | os.PathLike[str], rank: int, host: str) -> Timeline:
-        """The timeline of `rank` in `folder`: one for all optimizers that this rank makes in this process."""
+    def of(folder: str | os.PathLike[str], rank: int, host: str, user: object = None) -> Timeline:
+        """The timeline of `rank` in `folder`: one for all optimizers that this rank makes in this process.
+
+        Its file is closed when each `user` is gone, and opened again for the next: a process can open only so many.
+        """
         path = Path(folder).absolute() / f"rank-{rank}.json"
         with _lock:
             if path not in _timelines:
                 _timelines[path] = Timeline(path, rank, host)
-            return _timelines[path]
+            timeline = _timelines[path]
+            if user is not None:
+                timeline._users += 1
+                weakref.finalize(user, timeline._part).atexit = False
+            return timeline
+
+    def _part(self) -> None:
+        with _lock:
+            self._users -= 1
+            if not self._users and self._file is not None:
+                self._file.close()
 
     # -- what is told --------------------------------------------------------------------------------------------------
 
@@ -117,7 +132,7 @@ class Timeline:
     def flew(self, flight: Flight, waited: float) -> None:
         """`flight` was waited for from `waited` on, and has landed, or will have by the time its device gets there."""
         if flight.landed is None:
-            self._late.append(flight)
+            self._late.append(flight.without_tensors())
             return
         exposed = max(0.0, flight.landed - max(waited, flight.posted))
         hidden = flight.landed - flight.posted - exposed
@@ -139,6 +154,8 @@ class Timeline:
         if self._file is None:
             return
         try:
+            if self._file.closed:
+                self._file = self._path.open("rb+", buffering=0)
             self._file.seek(self._end)
             if self._file.write(line + CLOSING) < len(line + CLOSING):
                 raise OSError("its disk is full")
@@ -213,7 +230,7 @@ class _Span:
 
 
 _timelines: dict[Path, Timeline] = {}
-_lock = threading.Lock()  # ranks may be threads
+_lock = threading.RLock()  # ranks may be threads, and a user may go while it is held
 
 
 def clock() -> str:

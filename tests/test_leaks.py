@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import spawn
 import torch
-from workers.leaks import MAKERS, OVER_WIRES, Measured, load_torch, one_after_another, outlived
+from workers.leaks import MAKERS, OVER_WIRES, STEPS, Measured, load_torch, one_after_another, outlived, train
 
 import gossip
 import slowmo
@@ -73,6 +75,34 @@ def test_a_deleted_optimizer_does_not_go_on_after_a_death() -> None:
         return [len(each.deaths) for each in (*kept, optimizer)]
 
     assert testing.run(3, run, timeout=20) == [[1], [0, 1]]
+
+
+def test_a_timeline_keeps_no_file_open_and_no_model(tmp_path: Path) -> None:
+    """Those of its optimizers go on in it, one after another."""
+
+    def run(world: gossip.World) -> list[str]:
+        kept = []
+        for number in (0, 1, 2, 3, 3):
+            model = torch.nn.Linear(2, 2)
+            averager = gossip.PushSum(world, topologies.exponential(world.size))
+            sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+            optimizer = gossip.GossipOptimizer(sgd, averager, trace=tmp_path / str(number))
+            train(optimizer, model, torch.ones(1, 2))
+            del optimizer, model, averager, sgd
+            world.barrier()
+            if world.rank == 0:
+                kept += [name for name in open_files() if name.startswith(str(tmp_path))]
+            world.barrier()
+        return kept
+
+    assert testing.run(2, run) == [[], []]
+    for rank in range(2):
+        events = json.loads((tmp_path / "3" / f"rank-{rank}.json").read_text())
+        assert sum(event["name"] == "step" for event in events) == 2 * STEPS
+
+
+def open_files() -> list[str]:
+    return [os.path.realpath(file.path) for file in os.scandir("/proc/self/fd")]
 
 
 def check_flat(measured: Sequence[Measured], count: int, memory: float) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -28,6 +29,8 @@ GRACE = 10.0
 
 Batch = Mapping[int, Sequence[torch.Tensor]]
 """Peer -> tensors, in the order in which both ends name them. Dense, contiguous, and left alone while they fly."""
+
+Own = TypeVar("Own", bound="Flight")
 
 
 class Flight(ABC):
@@ -69,6 +72,12 @@ class Flight(ABC):
     def followed(self) -> bool:
         """Whether what builds on it may begin: it has landed, or whatever begins now comes after it in a stream."""
         return self.done()
+
+    def without_tensors(self: Own) -> Own:
+        """The same flight for an observer, who must not keep a model's memory."""
+        light = copy.copy(self)
+        light.sends, light.receives = dict.fromkeys(self.sends, ()), dict.fromkeys(self.receives, ())
+        return light
 
     def carries(self, leg: Flight) -> None:
         """Count what `leg` moves as its own."""

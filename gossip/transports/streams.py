@@ -7,7 +7,6 @@ it; a thread watches how old these events grow, since nobody else would notice a
 from __future__ import annotations
 
 import atexit
-import copy
 import os
 import sys
 import threading
@@ -99,9 +98,7 @@ class Watchdog:
 
     def add(self, flight: StreamedFlight, timeout: float) -> None:
         """Watch `flight` too; it has `timeout` seconds. Its tensors are not held."""
-        light = copy.copy(flight)
-        light.sends, light.receives = dict.fromkeys(flight.sends, ()), dict.fromkeys(flight.receives, ())
-        self._aloft.append((light, timeout))
+        self._aloft.append((flight.without_tensors(), timeout))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="gossip-nccl-watchdog", daemon=True)
             self._thread.start()
