@@ -23,7 +23,7 @@ from gossip import testing
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    """What a reference cycle holds stays until the garbage collector runs, so it does not run here."""
+    """The garbage collector frees reference cycles, so it does not run here."""
     load_torch()
     gc.disable()
     yield

@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 BLOCK = 64
 """Channel numbers that the ranks of a world agree on at once.
 
-A number is never used twice. When a rank drops a channel, a message on it may still be in flight, and other ranks drop
+A number is never used twice. When a rank drops a channel, a message on it may still be in flight. Other ranks drop
 theirs later, whenever their garbage collector runs. A carrier has numbers enough for all channels of a process: 16,000
 over an MPI with no more tags than the standard promises, 500,000 over Gloo, and 10⁹ over Open MPI.
 """

@@ -1,7 +1,7 @@
 """Batches of Gloo, which moves data in the background but says so only to a thread that waits.
 
-A batch is waited for in parts, one for each peer that it receives from and one that it sends to, so that no message
-waits for that of another peer. Of several batches between the same peers one is waited for after the other.
+A batch is waited for in parts. A part has one peer that it receives from and one that it sends to, so that no message
+waits for another peer's. Of several batches between the same peers one is waited for after the other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .distributed import DistributedTransport
 
 LAST_WAIT = 1.0
-"""Seconds for what is still under way when threads are stopped; one whose peer is gone is left behind then."""
+"""Seconds for messages in flight when threads are stopped. A thread whose peer is gone is then left behind."""
 
 LINGER = 10.0
 """Seconds for which a thread without work stays, for the next step may come so late."""

@@ -81,7 +81,7 @@ def train(optimizer: Optimizer, model: torch.nn.Module, inputs: torch.Tensor) ->
 
 
 def parts(optimizer: Optimizer, model: torch.nn.Module) -> Iterator[tuple[str, object]]:
-    """What has to go with an optimizer and its model, by name."""
+    """The objects that have to go with an optimizer and its model, by name."""
     while isinstance(optimizer, gossip.optimizer.Wrapper):
         yield type(optimizer).__name__, optimizer
         yield f"averager of {type(optimizer).__name__}", optimizer.averager
@@ -102,7 +102,7 @@ def load_torch() -> None:
 
 
 def outlived(world: gossip.World, make: Make) -> list[str]:
-    """What is still there of an optimizer and its model once nobody names them; the garbage collector is off."""
+    """Names of the objects that are alive once an optimizer and its model have been deleted, without a collector."""
     model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.BatchNorm1d(5), torch.nn.Linear(5, 2))
     optimizer = make(world, model)
     train(optimizer, model, torch.ones(3, 6, dtype=next(model.parameters()).dtype))
@@ -130,7 +130,7 @@ def measure() -> Measured:
 
 
 def one_after_another(world: gossip.World, make: Make, count: int, width: int = 4, every: int = 0) -> list[Measured]:
-    """What is held after each `every` optimizers of `width`² parameters, of `count`: without it after two halves."""
+    """Make `count` optimizers of `width`² parameters; measure after each `every` of them, or twice."""
     measured = []
     for number in range(1, count + 1):
         model = torch.nn.Linear(width, width)
