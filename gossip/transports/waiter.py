@@ -29,9 +29,6 @@ LAST_WAIT = 1.0
 LINGER = 10.0
 """Seconds for which a thread without work stays, for the next step may come so late."""
 
-LOOK = 1.0
-"""Seconds after which a waiting rank looks again whether the peers that it waits for have ended."""
-
 
 class Message(NamedTuple):
     """All that goes to one peer in a batch, or comes from one.
@@ -133,7 +130,7 @@ class WaitedFlight(Flight):
         return sorted(unheard), sorted(peer for peer in set(self._untaken) if self._behind.get(peer) not in unheard)
 
     def pause(self, waited: float, left: float) -> None:
-        self.ended.wait(min(left, LOOK))
+        self.ended.wait(left)
 
 
 class Waiters:
