@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NoReturn
 
-from . import watch
+from . import say, watch
 from .errors import GossipError, PeerLost, PeerTimeout
 from .transports import Transport
 
@@ -26,6 +26,7 @@ def speak_through(base: Transport) -> None:
 def end_job_on_errors() -> None:
     """Put `excepthook` before what shows errors already, once: torch.distributed puts a hook of its own around ours."""
     global _report
+    say.stderr()  # which is noted, before a hook holds it back
     _report = _report or sys.excepthook
     sys.excepthook = excepthook
 
@@ -38,9 +39,10 @@ def excepthook(kind: type[BaseException], error: BaseException, trace: Traceback
     if deadline and _base is not None and not _base.board.claims_report():
         _base.board.await_report()
     elif isinstance(error, PeerLost):
-        print(f"gossip: {error}", file=sys.stderr)  # another rank failed, and its traceback is the one to read
+        say.say(f"gossip: {error}")  # another rank failed, and its traceback is the one to read
     else:
-        (_report or sys.__excepthook__)(kind, error, trace)
+        with contextlib.redirect_stderr(say.stderr()):  # a hook around ours may hold stderr back
+            (_report or sys.__excepthook__)(kind, error, trace)
         if deadline and _base is not None:
             watch.last_words(_base.board)
     end_job(130 if issubclass(kind, KeyboardInterrupt) else 1)
@@ -48,9 +50,7 @@ def excepthook(kind: type[BaseException], error: BaseException, trace: Traceback
 
 def end_job(code: int) -> NoReturn:
     """End every rank's process, this one with `code`. Nothing is cleaned up: a peer may be the reason."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # closed, here or at its other end
-            stream.flush()
+    say.flush()
     mpi = sys.modules.get("mpi4py.MPI")  # which a script may use without us; importing it here would start it
     if _base is not None:
         _base.end_job(code)

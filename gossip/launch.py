@@ -22,10 +22,11 @@ from typing import Any, NoReturn, TextIO, cast
 import torch
 
 from . import cores
-from .ending import end_job, excepthook
-from .errors import UsageError
+from .ending import end_job
+from .errors import GossipError, UsageError
 from .labels import Labelled
 from .launchers import Launcher, detect
+from .say import say
 
 _EPILOG = """\
 examples:
@@ -152,7 +153,7 @@ def run(script: str, arguments: list[str], *, module: bool = False) -> None:
         else:
             code = 0 if request.code is None else 1
             if code:
-                print(request.code, file=sys.stderr)
+                say(str(request.code))
         if code:
             end_job(code)
     except KeyboardInterrupt:
@@ -160,9 +161,8 @@ def run(script: str, arguments: list[str], *, module: bool = False) -> None:
     except BaseException as error:
         error = error.with_traceback(_of_the_script(error.__traceback__))
         sys.excepthook(type(error), error, error.__traceback__)
-        if sys.excepthook is excepthook:
-            # It ends the job, or returns because another rank speaks for this one and ends the job then.
-            sys.exit(1)
+        if isinstance(error, GossipError) and not error.speaks:
+            sys.exit(1)  # another rank says so and ends the job
         end_job(1)
 
 

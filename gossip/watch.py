@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
+from . import say
 from .board import REPORT, Board
 from .slot import ENDED
 
@@ -131,7 +132,7 @@ class Watch:
         assert self.asked is not None
         name = signal.Signals(self.asked).name
         told = f"rank {self.board.rank} was told to end by {name} {why}".rstrip()
-        _say(f"gossip: {told}, {self.board.slot}{self.board.known_of(self.board.fallen())}")
+        say.say(f"gossip: {told}, {self.board.slot}{self.board.known_of(self.board.fallen())}")
         self._end_job(128 + self.asked)
 
 
@@ -167,10 +168,5 @@ def last_words(board: Board) -> None:
 
 def _tell(board: Board, lines: Sequence[str]) -> None:
     label = f"[rank {board.rank} on {board.hosts[board.rank]}] " if board.hosts else f"[rank {board.rank}] "
-    _say("\n".join(label + line for line in (str(board.slot), *lines)))
+    say.say("\n".join(label + line for line in (str(board.slot), *lines)))
     board.slot.reported = time.monotonic()
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()

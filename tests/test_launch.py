@@ -176,6 +176,22 @@ def test_the_scripts_own_hook_has_the_word(
     assert capsys.readouterr().err == "mine: x 4\n"
 
 
+def test_a_rank_leaves_the_word_to_the_one_that_speaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where another hook stands around ours, as torch.distributed puts it: the job goes on until that is said."""
+    text = """
+        import gossip, sys
+        from gossip import ending
+        sys.excepthook = lambda *what: ending.excepthook(*what)
+        raise gossip.Disagreement("ranks disagree", speaks=False)
+    """
+    with pytest.raises(SystemExit) as ended:
+        ends(monkeypatch, script(tmp_path, text))
+    assert ended.value.code == 1
+    assert not capsys.readouterr().err
+
+
 WAITS = """
     import pathlib, sys, time
     {start}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 import threading
 import time
 from collections import deque
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .. import watch
+from .. import say, watch
 from .flight import NOTICE, Batch, Flight
 
 if TYPE_CHECKING:
@@ -109,8 +108,9 @@ class Watchdog:
         while not self._stopped.wait(0.5):
             said = self._wrong()
             if said is not None:
-                print(f"gossip: {said}", file=sys.stderr, flush=True)
+                say.say(f"gossip: {said}")
                 watch.report(self._aloft[0][0].transport.board)
+                say.flush()
                 os._exit(1)
 
     def _wrong(self) -> str | None:
