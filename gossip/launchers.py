@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from .errors import UsageError
+
+TORCH = "torch.distributed"
+"""The launcher's name where the program itself has started the ranks, and joined them."""
 
 
 class Launcher(NamedTuple):
@@ -16,11 +19,12 @@ class Launcher(NamedTuple):
     0 <= rank < size and 0 <= local_rank < local_size <= size. Plain `python` is rank 0 of 1, under the name "none".
     """
 
-    name: str  # "openmpi", "mpich", "torchrun", "srun" or "none"
+    name: str  # "openmpi", "mpich", "torchrun", "srun", "torch.distributed" or "none"
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    gpu: int | None = None  # that the program has chosen by itself
 
 
 def detect(environ: Mapping[str, str] = os.environ) -> Launcher:
@@ -34,7 +38,7 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launcher:
 
     Example:
         >>> detect({"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"})
-        Launcher(name='torchrun', rank=2, size=4, local_rank=0, local_size=2)
+        Launcher(name='torchrun', rank=2, size=4, local_rank=0, local_size=2, gpu=None)
     """
     env = {name: text.strip() for name, text in environ.items() if text.strip()}
     if "TORCHELASTIC_RUN_ID" in env:
@@ -50,6 +54,16 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launcher:
     if _in_step(env):
         return _srun(env)
     return Launcher("none")
+
+
+def local_place(hosts: Sequence[str], rank: int) -> tuple[int, int]:
+    """Local rank and local size of `rank`: its number among the ranks with the same host name.
+
+    >>> local_place(["a", "a", "b", "a"], 3)
+    (2, 3)
+    """
+    mates = [other for other, host in enumerate(hosts) if host == hosts[rank]]
+    return mates.index(rank), len(mates)
 
 
 def _openmpi(env: Mapping[str, str]) -> Launcher:

