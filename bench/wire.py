@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gossip import UsageError, World
-from gossip.transports.rendezvous import own_address
+from gossip.transports.interfaces import own_address
 from topologies import Topology
 
 from . import record

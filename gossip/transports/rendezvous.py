@@ -10,19 +10,21 @@ from __future__ import annotations
 import errno
 import hashlib
 import ipaddress
+import itertools
 import os
 import re
 import secrets
 import socket
 import sys
 import time
-from collections.abc import Sequence
 from datetime import timedelta
 
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store
 
-from ..errors import GossipError, PeerTimeout, TransportUnavailable, UsageError
-from ..launchers import Launcher
+from ..errors import PeerTimeout, TransportUnavailable, UsageError
+from ..launchers import TORCH, Launcher
+from .interfaces import addresses, common_address, lead_gloo, named_address
 from .store import StoreClient, StoreServer
 
 
@@ -34,6 +36,7 @@ def connect(launcher: Launcher, timeout: float) -> None:
                 f"torch.distributed is initialised with {dist.get_world_size()} ranks, but {launcher.name} started "
                 f"{launcher.size} processes: initialise it for all of them, or not at all before gossip.init"
             )
+        meet(timeout)
         return
     global _kept
     _kept = store = _store(launcher, timeout)
@@ -50,6 +53,16 @@ def connect(launcher: Launcher, timeout: float) -> None:
     sys.excepthook = hook
 
 
+def meet(timeout: float, key: str = "", value: str = "") -> dist.Store:
+    """The store of torch.distributed's default group, once every rank has made this call and left `value` at `key`."""
+    place = Launcher(TORCH, dist.get_rank(), dist.get_world_size())
+    store = dist.PrefixStore(f"gossip/meeting {next(_meetings)}", _get_default_store())
+    if key:
+        store.set(key, value)
+    return _met(store, "torch.distributed's store", place, timeout)
+
+
+_meetings = itertools.count()
 _kept: dist.Store | None = None  # torch holds on to the half of a store that is not Python's
 
 
@@ -59,6 +72,8 @@ def _store(launcher: Launcher, timeout: float) -> dist.Store:
     if launcher.name in ("openmpi", "mpich") and "MASTER_ADDR" not in os.environ:
         return _through_mpi(launcher, timeout)
     host, port = _announced(launcher)
+    if launcher.local_size < launcher.size and not named_address():
+        lead_gloo(host)
     secret = os.environ.get("GOSSIP_SECRET", "").encode()
     if not _agent_has_store():
         server = _listen(host, port, launcher, secret) if launcher.rank == 0 else None
@@ -162,37 +177,21 @@ def _through_mpi(launcher: Launcher, timeout: float) -> dist.Store:
         raise TransportUnavailable(
             f"under mpirun the ranks find one another through MPI, but {error}; or set MASTER_ADDR and MASTER_PORT"
         ) from error
-    hosts = [name.decode() for name in ranks.gather(socket.gethostname().encode())]
-    shared = len(set(hosts)) == 1
+    words = [word.decode().split() for word in ranks.gather(f"{socket.gethostname()} {named_address()}".encode())]
+    hosts = [word[0] for word in words]
+    shared, all_named = len(set(hosts)) == 1, all(len(word) == 2 for word in words)
     if shared:
         # Sockets between processes of one host need no network card, and its name may not resolve.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     said = b""
     if launcher.rank == 0:
-        host, secret = "127.0.0.1" if shared else own_address(hosts), secrets.token_hex(32)
-        said = f"{host} {StoreServer((host, 0), secret.encode()).port} {secret}".encode()
-    host, port, secret = ranks.gather(said)[0].decode().split()
-    return StoreClient((host, int(port)), secret.encode(), timeout, launcher.rank)
-
-
-def own_address(hosts: Sequence[str]) -> str:
-    """An address of this host that the others can reach: what its name resolves to, or what it would speak from."""
-    try:
-        named = socket.gethostbyname(socket.gethostname())
-        if not ipaddress.ip_address(named).is_loopback:
-            return named
-    except OSError:
-        named = ""
-    for other in hosts:
-        if other == socket.gethostname():
-            continue
-        try:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-                probe.connect((other, 9))  # sends nothing: it only asks which address the route would use
-                return str(probe.getsockname()[0])
-        except OSError:
-            continue
-    raise GossipError(
-        f"host {socket.gethostname()} knows no address of its own that other hosts can reach (its name gives "
-        f"{named or 'nothing'}): set MASTER_ADDR and MASTER_PORT to an address of rank 0's host"
-    )
+        own = ["127.0.0.1"] if shared else [named_address()] if all_named else list(addresses().values())
+        secret = secrets.token_hex(32)
+        # On all interfaces only where it has to be found out which of them leads to the others.
+        server = StoreServer((own[0] if len(own) == 1 else "", 0), secret.encode())
+        said = " ".join([str(server.port), secret, *own]).encode()
+    port, secret, *candidates = ranks.gather(said)[0].decode().split()
+    if not (shared or all_named):
+        candidates = [common_address(ranks, hosts, candidates, int(port), secret.encode())]
+        lead_gloo(candidates[0])
+    return StoreClient((candidates[0], int(port)), secret.encode(), timeout, launcher.rank)

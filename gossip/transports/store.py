@@ -172,6 +172,10 @@ class StoreClient(dist.Store):
         """How long to wait."""
         self._seconds = timeout.total_seconds()
 
+    def close(self) -> None:
+        """End the connection."""
+        self._socket.close()
+
     def clone(self) -> StoreClient:
         """The same connection, which threads may share."""
         return self
