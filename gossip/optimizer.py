@@ -17,7 +17,15 @@ from .deaths import Death, Survivor
 from .gradients import GradientAverage, unscaled_
 from .mass import Mass
 from .parameters import Parameters
-from .refusals import refuse_captured, refuse_more, refuse_options, refuse_other_runs, refuse_stranger, refuse_worlds
+from .refusals import (
+    check_joined,
+    refuse_captured,
+    refuse_more,
+    refuse_options,
+    refuse_other_runs,
+    refuse_stranger,
+    refuse_worlds,
+)
 from .stats import Stats
 from .timeline import VARIABLE, Timeline
 from .world import World
@@ -196,8 +204,10 @@ class GossipOptimizer(Wrapper):
             return self.optimizer.step()
         for begin in self.beginnings:
             begin()
-        if not self.steps and closure is None:
-            self.parameters.warn_untrained()
+        if not self.steps:
+            check_joined(self.parameters.worlds)
+            if closure is None:
+                self.parameters.warn_untrained()
         with self.stats.step(self.steps):
             result = self._step(self.steps, closure)
             if self.parameters.rounded:

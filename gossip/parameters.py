@@ -27,6 +27,7 @@ class Parameters:
 
     Attributes:
         council: the ranks of all worlds met so far.
+        worlds: these worlds.
         initial: "broadcast" takes rank 0's values, "check" compares them.
         rounded: 16-bit parameters, where float32 masters take their places.
     """
@@ -47,7 +48,7 @@ class Parameters:
         self._module = module
         self._mass = mass
         self._names = names(optimizer, module)
-        self._worlds: tuple[World, ...] = ()
+        self.worlds: tuple[World, ...] = ()
         self._places: list[Place] = []
         self._averaged: set[int] = set()
         refuse_unfit(optimizer.param_groups, self._names)
@@ -63,7 +64,7 @@ class Parameters:
             UsageError: a parameter that the transports cannot carry.
             Disagreement: ranks hold different lines, shapes or, with initial="check", values.
         """
-        refuse_unfit(self._optimizer.param_groups, self._names, homes([*self._worlds, *worlds]))
+        refuse_unfit(self._optimizer.param_groups, self._names, homes([*self.worlds, *worlds]))
         newcomers = self.council.newcomers(worlds)
         frozen = self._frozen()
         beside = [f"{name} of shape {tuple(each.shape)}, {each.dtype}" for name, each in frozen.items()]
@@ -86,10 +87,10 @@ class Parameters:
     def share(self, newcomers: Council, worlds: Sequence[World]) -> None:
         """Move the parameters into buckets, if that is still to be done, and take rank 0's values where asked."""
         mass = self._mass
-        self._worlds = (*self._worlds, *worlds)
+        self.worlds = (*self.worlds, *worlds)
         if not mass.buckets:
             self._pack(0)
-        mass.weight = mass.weight.to(weight_device(self._worlds))
+        mass.weight = mass.weight.to(weight_device(self.worlds))
         if self.initial == "broadcast":
             _broadcast(newcomers, mass.values)
             buffers = [] if self._module is None else list(self._module.buffers())
@@ -109,7 +110,7 @@ class Parameters:
         called = names(self._optimizer, self._module) | self._names
         try:
             refuse_masters(self._optimizer, groups[first:], called, self._module, self._narrow)
-            refuse_unfit(groups[first:], called, homes(self._worlds), self._mass.buckets)
+            refuse_unfit(groups[first:], called, homes(self.worlds), self._mass.buckets)
             self.council.agree(shapes(groups, called))
             if self.initial == "check":
                 self.council.agree(contents(groups[first]["params"], called), CHECKED)

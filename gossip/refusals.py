@@ -11,6 +11,7 @@ from .averaging import Averager
 from .deaths import refuse_mortal
 from .errors import GossipError, UsageError
 from .masters import origin
+from .transports.joined import ranks_of_mpi, ranks_of_torch
 from .world import World
 from .wrapper import Wrapper
 
@@ -77,6 +78,7 @@ def refuse_worlds(
     Raises:
         UsageError: saying what.
     """
+    check_joined(worlds)
     together = set() if gradients is None else set(gradients.base.ranks)
     for node in averager.nodes:
         if node.size > 1 and not together >= set(node.base.ranks):
@@ -93,6 +95,30 @@ def refuse_worlds(
         )
     if checksum and any(world.base.streams for world in worlds):
         raise UsageError("checksum=True reads every message on the host, which NCCL never does: leave it out here")
+
+
+def check_joined(worlds: Sequence[World]) -> None:
+    """No world may be of one rank where the program has joined more since: each of them would train alone.
+
+    Raises:
+        UsageError: one is.
+    """
+    if not any(world.base.carrier.alone for world in worlds):
+        return
+    for ranks, joined, cure in (
+        (
+            ranks_of_torch(),
+            "torch.distributed",
+            "Call gossip.init() once torch.distributed is initialised, to take its ranks (with Lightning in "
+            "configure_optimizers), or start the script with torchrun or mpirun",
+        ),
+        (ranks_of_mpi(), "MPI", "Call gossip.init() after the first import of mpi4py.MPI"),
+    ):
+        if ranks > 1:
+            raise UsageError(
+                f"gossip.init() made a world of one rank before {joined} joined {ranks}, so each of them would train "
+                f"alone. {cure}. To train alone on purpose, leave averaging to gossip.NoAverage()"
+            )
 
 
 def refuse_other_runs(

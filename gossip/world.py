@@ -12,9 +12,11 @@ from types import TracebackType
 import torch
 
 from . import ending, watch
+from .children import check_own_process, tell_children
 from .errors import TransportUnavailable, UsageError
-from .launchers import Launcher, detect
+from .launchers import TORCH, Launcher, detect, local_place
 from .transports import MemoryTransport, Network, Transport
+from .transports.joined import place_in_torch, ranks_of_mpi, ranks_of_torch
 
 TRANSPORTS = ("auto", "mpi", "gloo", "nccl")
 
@@ -159,16 +161,6 @@ def _world(base: Transport, hosts: tuple[str, ...], device: torch.device) -> Wor
     return World(base.rank, base.size, local_rank, local_size, device, base.name, hosts, base, tuple(base.ranks))
 
 
-def local_place(hosts: Sequence[str], rank: int) -> tuple[int, int]:
-    """Local rank and local size of `rank`: its number among the ranks with the same host name.
-
-    >>> local_place(["a", "a", "b", "a"], 3)
-    (2, 3)
-    """
-    mates = [other for other, host in enumerate(hosts) if host == hosts[rank]]
-    return mates.index(rank), len(mates)
-
-
 def memory_world(network: Network, rank: int, size: int, timeout: float, hosts: Sequence[str] | None = None) -> World:
     """Rank `rank` of `size` threads; `hosts` plays on which host each of them stands."""
     names = tuple(hosts) if hosts is not None else (socket.gethostname(),) * size
@@ -177,6 +169,9 @@ def memory_world(network: Network, rank: int, size: int, timeout: float, hosts: 
 
 def init(transport: str = "auto", timeout: float = 300.0) -> World:
     """Take part in the job that mpirun, torchrun or srun started; plain `python` is a job of one rank.
+
+    Where none of them did, the ranks are those of an initialised torch.distributed: call this after
+    `init_process_group` in what mp.spawn, Lightning or Accelerate started.
 
     Args:
         transport: "mpi" (the default under mpirun for CPU tensors), "nccl" (the default with a GPU for each rank),
@@ -189,7 +184,8 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
     stacks of its threads; so does a deadline that ends the job.
 
     Raises:
-        UsageError: an unknown transport or launcher variables that contradict each other.
+        UsageError: an unknown transport, launcher variables that contradict each other, or a process that is no rank
+            but the child of one.
         TransportUnavailable: this machine or process cannot run the transport.
         PeerTimeout: not every rank came.
 
@@ -201,17 +197,35 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
         raise UsageError(f"transport {transport!r} is not one of {', '.join(TRANSPORTS)}")
     if not (math.isfinite(timeout) and timeout > 0):
         raise UsageError(f"timeout is {timeout!r}, but a deadline is a positive number of seconds")
-    launcher = detect()
+    launcher = _launcher(timeout)
+    name = _choose(transport, launcher)
+    if launcher.name not in ("none", TORCH) and (launcher.size > 1 or name == "mpi"):
+        check_own_process(launcher, name)
+        tell_children(launcher)
     if launcher.size > 1:
         ending.end_job_on_errors()
-    name = _choose(transport, launcher)
     base = _connect(name, launcher, timeout)
     with base.board.calling("gossip.init()"):
         hosts = base.board.share(base.gather)
+    base.carrier.alone = base.size == 1
     ending.speak_through(base)
-    if launcher.size > 1:
+    if base.size > 1:
+        ending.end_job_on_errors()
         watch.stand(base.board, ending.end_job)
+    if launcher.name == "none":
+        launcher = Launcher("none", base.rank, base.size, *local_place(hosts, base.rank))
     return _world(base, hosts, _device(name, launcher))
+
+
+def _launcher(timeout: float) -> Launcher:
+    """Who started this process, and as which rank; torch.distributed where no launcher knows of others."""
+    try:
+        launcher = detect()
+    except UsageError:
+        if ranks_of_torch() == 1:
+            raise
+        launcher = Launcher("none")  # some of torchrun's variables, which the program has set
+    return launcher if launcher.size > 1 else place_in_torch(timeout) or launcher
 
 
 def _choose(transport: str, launcher: Launcher) -> str:
@@ -222,13 +236,15 @@ def _choose(transport: str, launcher: Launcher) -> str:
     if transport != "auto":
         return transport
     if launcher.name == "none":
-        return "memory"
+        return "memory" if ranks_of_mpi() == 1 else "mpi"
+    if launcher.name == TORCH and launcher.gpu is None:
+        return "gloo"
     if _gpu_each(launcher):
         return "nccl"
     if launcher.name == "srun":
         # srun starts MPI programs through PMI; without it the ranks would each be an MPI world of their own.
         return "mpi" if any(name in os.environ for name in ("PMIX_RANK", "PMI_RANK")) else "gloo"
-    return "gloo" if launcher.name == "torchrun" else "mpi"
+    return "gloo" if launcher.name in ("torchrun", TORCH) else "mpi"
 
 
 def _gpu_each(launcher: Launcher) -> bool:
@@ -241,7 +257,8 @@ def _gpu_each(launcher: Launcher) -> bool:
 def _device(name: str, launcher: Launcher) -> torch.device:
     """The GPU of the launcher's local rank, which is also what a launcher that shows each rank its own goes by."""
     if name != "gloo" and torch.cuda.is_available():
-        device = torch.device("cuda", launcher.local_rank % torch.cuda.device_count())
+        gpu = launcher.local_rank if launcher.gpu is None else launcher.gpu
+        device = torch.device("cuda", gpu % torch.cuda.device_count())
         torch.cuda.set_device(device)
         return device
     return torch.device("cpu")
@@ -255,7 +272,7 @@ def _connect(name: str, launcher: Launcher, timeout: float) -> Transport:
         from .transports.mpi import MpiTransport
 
         everyone = MpiTransport(timeout)
-        if everyone.size != launcher.size:
+        if everyone.size != launcher.size and launcher.name != "none":
             raise TransportUnavailable(
                 f"{launcher.name} started {launcher.size} processes, but MPI sees {everyone.size}: launch with the "
                 "mpirun that belongs to this mpi4py's MPI, or choose transport='gloo'"

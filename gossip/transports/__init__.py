@@ -2,9 +2,10 @@
 
 `base` and `flight` are the interface, `collectives`, `sums` and `parts` what is built on it, `survival` how ranks go on
 when one has died, and there is one file per way to travel. `mpi` and `distributed` are imported by `gossip.world` when
-they are chosen, since they need what may not be installed. Below `mpi`, `mpi_engine` drives MPI, `parcels` are what it
-carries, and `gpu_aware` chooses how a GPU's tensors go: `direct` or by `staging`. Below `distributed`, `streams` has
-what NCCL does in the order of a GPU's stream, and below `memory` is the `network` of threads.
+they are chosen, since they need what may not be installed; `joined` asks for ranks that the program has joined by
+itself. Below `mpi`, `mpi_engine` drives MPI, `parcels` are what it carries, and `gpu_aware` chooses how a GPU's tensors
+go: `direct` or by `staging`. Below `distributed`, ranks find one another by `rendezvous`, `store` and `interfaces`,
+`streams` has what NCCL does in the order of a GPU's stream, and below `memory` is the `network` of threads.
 """
 
 from .base import Transport

@@ -52,9 +52,11 @@ class Carrier:
         meetings: own number of a world -> the channel on which its ranks meet after a loss, from the first party on.
             It stays when that one is gone: ranks part with it at different moments, and meet all or none.
         outlives: whether it can go on without a rank that died.
+        alone: `gossip.init` found no other rank.
     """
 
     outlives = False
+    alone = False
 
     def __init__(self, size: int) -> None:
         self.size = size
