@@ -54,6 +54,9 @@ class Asynchronous(Letters):
         self._ended: set[int] = set()  # in-peers whose last message before they settle has come
         self._answering: list[Flight] = []
 
+    def _in_flight(self) -> bool:
+        return bool(self._expected)  # what may be on its way nobody can tell until ranks settle
+
     def _refuse_thin(self, every: int) -> None:
         """Whatever is late, the weight held does not vanish."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .averaging import ROUNDING, Averager
+from .buckets import apart
 from .mixing import scalar, wide, wide_copy
 from .world import World
 
@@ -41,7 +42,7 @@ class ExactAverage(Averager):
         # z = Σ x / Σ w
         for values, x in zip(mass.values, numerators, strict=True):
             x.div_(scalar(total[0]))
-            if x is not values:
+            if apart(x, values):
                 values.copy_(x)
         self._share(total, companions)
 
@@ -60,10 +61,10 @@ class ExactAverage(Averager):
         mass = self.mass
         mass.settle()
         mass.look(mass.values)
-        numerators = [wide(values) for values in mass.values]
+        numerators = [wide(values) for values in mass.lent()]
         if self._channel.carrier.parties:  # where the values have to outlive the sum
             pairs = zip(mass.values, numerators, strict=True)
-            numerators = [x.clone() if x is values else x for values, x in pairs]
+            numerators = [x if apart(x, values) else x.clone() for values, x in pairs]
         if not mass.whole:
             for x in numerators:
                 x.mul_(scalar(mass.weight))

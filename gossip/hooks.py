@@ -34,11 +34,11 @@ class Hook:
         self._method = weakref.WeakMethod(method)
         self._owner = type(method.__self__).__name__  # type: ignore[attr-defined]
 
-    def __call__(self, *args: object) -> None:
+    def __call__(self, *args: object) -> Any:
         method = self._method()
         if method is None:
             raise GossipError(
                 f"the {self._owner} of this optimizer has been deleted, and the optimizer would go on without it: keep "
                 f"the {self._owner} and call its step(), or make a new optimizer"
             )
-        method(*args)
+        return method(*args)

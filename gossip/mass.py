@@ -58,20 +58,31 @@ class Mass:
         self.checks_finite = False
         self.checksums = False
         self.companions: list[torch.Tensor] = []
-        self._landers: list[Hook] = []
+        self._landers: list[tuple[Hook, Hook | None]] = []
 
     @property
     def values(self) -> list[torch.Tensor]:
         """The flat tensors of all buckets."""
         return [bucket.values for bucket in self.buckets]
 
-    def lands_with(self, land: Callable[[], None]) -> None:
-        """`land`, a method, merges what one averager has in flight; `settle` calls it."""
-        self._landers.append(Hook(land))
+    def lent(self) -> list[torch.Tensor]:
+        """The same, for a transport to read or write while others may move the parameters' storage."""
+        return [bucket.lent() for bucket in self.buckets]
+
+    def lands_with(self, land: Callable[[], None], in_flight: Callable[[], bool] | None = None) -> None:
+        """`land`, a method, merges what one averager has in flight; `settle` calls it.
+
+        `in_flight`, a method: whether something is now that reads the values, or is merged with them.
+        """
+        self._landers.append((Hook(land), None if in_flight is None else Hook(in_flight)))
+
+    def in_flight(self) -> bool:
+        """Whether something in flight reads the values, or will be merged with them as they are."""
+        return any(in_flight is not None and in_flight() for _, in_flight in self._landers)
 
     def settle(self) -> None:
         """Land everything in flight, and let nothing read the buckets."""
-        for land in self._landers:
+        for land, _ in self._landers:
             land()
         self.quiet()
 

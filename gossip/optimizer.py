@@ -30,6 +30,7 @@ from .stats import Stats
 from .timeline import VARIABLE, Timeline
 from .world import World
 from .wrapper import Wrapper
+from .writes import Writes
 
 Begin = Callable[[], None]
 """Acts before anything in a step changes a value."""
@@ -131,6 +132,7 @@ class GossipOptimizer(Wrapper):
         self._options = {"module_buffers": module_buffers}
         # The first, so that SlowMo's anchor comes after it; no bound method, which would hold this optimizer.
         self.register_step_pre_hook(type(self)._take)
+        self.writes = Writes(self.mass.buckets, self.parameters.rounded)
         self._averagers: list[Averager] = []
         self._survivor: Survivor | None = None
         self._trace = os.environ.get(VARIABLE) if trace is None else trace
@@ -212,12 +214,14 @@ class GossipOptimizer(Wrapper):
             result = self._step(self.steps, closure)
             if self.parameters.rounded:
                 with self.stats.span("masters"):
-                    self.parameters.rounded.write_(free=False)
+                    self.parameters.rounded.write_()
+            if (in_flight := self.mass.in_flight()) or self.parameters.rounded:
+                self.writes.note(in_flight)
             return result
 
     def _take(self, *_: object) -> None:
-        """What was written into the model by hand, into its masters."""
-        if self.parameters.rounded.written():
+        """What was written by hand: into the masters, where there are any, and refused where something is in flight."""
+        if self.writes.check(self.stats.board.rank, self.steps) and self.parameters.rounded:
             self.persist(self.mass.quiet)
             self.parameters.rounded.take_()
 
@@ -227,8 +231,10 @@ class GossipOptimizer(Wrapper):
         if closure is not None and not self._compares:
             with span("compute"):
                 closure = Evaluated(closure, None if self._alone else type(self.optimizer).__name__)
+                self.writes.check(self.stats.board.rank, step)  # the closure may write, too
         with span("land"):
             self.persist(lambda: self.averager.land(step))
+        self.writes.forget()
         skip = unscaled_(self.parameters, getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
         if self._gradients is not None:
             gradients = self._gradients
@@ -303,6 +309,7 @@ class GossipOptimizer(Wrapper):
                 self.mass.settle()
             else:
                 self._survivor.carrier.together(self.mass.settle)
+        self.writes.forget()
         self.parameters.rounded.write_()
         self._note_weight()
         if self.stats.timeline is not None:
@@ -369,6 +376,7 @@ class GossipOptimizer(Wrapper):
             refuse_other_runs(saved, self.averager, self.optimizer, self._averaged_gradients)
             refuse_more(state_dict, saved)
             check_options(type(self).__name__, saved.get("options", {}), self._options, options)
+        self.writes.forget()  # what is in flight is dropped
         self._take()
         self.optimizer.load_state_dict({key: value for key, value in state_dict.items() if key != "gossip"})
         self.persist(self.averager.forget)

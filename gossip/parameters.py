@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .agreement import Council, contents
-from .buckets import Bucket, names, pack, refuse_unfit, shapes
+from .buckets import Bucket, is_shared, names, pack, refuse_unfit, shapes
 from .errors import GossipError
 from .mass import Mass
 from .masters import NARROW, masters_, origin, refuse_masters
@@ -125,6 +125,14 @@ class Parameters:
     def _pack(self, first: int) -> list[Bucket]:
         """Move the groups from number `first` on into buckets."""
         groups, mass = self._optimizer.param_groups[first:], self._mass
+        shared = [parameter for group in groups for parameter in group["params"] if is_shared(parameter)]
+        if shared:
+            warnings.warn(
+                f"parameter {self._names[id(shared[0])]} and {len(shared) - 1} more lie in shared memory, and move to "
+                "other shared memory now: a process that has them already goes on with the old one. Make the optimizer "
+                "before other processes get the model",
+                stacklevel=6,
+            )
         masters_(groups, self._names, self._narrow)
         packed = pack(groups, self._names, first)
         mass.buckets.extend(packed)

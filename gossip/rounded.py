@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .buckets import Bucket, Slot
+from .buckets import Bucket, Slot, is_shared
 from .errors import GossipError, UsageError
 from .masters import Master
 
@@ -21,8 +21,8 @@ class Rounded:
 
     def __init__(self) -> None:
         self.twins: dict[int, tuple[Bucket, torch.Tensor]] = {}
+        self._homes: list[int] = []
         self._addresses: list[int] = []
-        self._versions: list[int] = []
 
     def __bool__(self) -> bool:
         return bool(self.twins)
@@ -35,27 +35,20 @@ class Rounded:
             if number in self.twins or not isinstance(parameter, Master):
                 continue
             twin = bucket.values.to(parameter.model.dtype)
+            if any(is_shared(model) for _, model in _models(bucket)):
+                twin.share_memory_()
             self.twins[number] = bucket, twin
             for slot, model in _models(bucket):
                 model.data = twin[slot.start : slot.stop].as_strided(
                     slot.parameter.shape, slot.parameter.stride(), twin.storage_offset() + slot.start
                 )
-        self._addresses = [model.data_ptr() for _, model in self._each()]
-        self._versions = []
+        self._find()
 
     @torch.no_grad()
-    def write_(self, free: bool = True) -> None:
-        """p <- round(m), everywhere.
-
-        `free`: the user may write parameters by whatever means from now until the next step.
-        """
+    def write_(self) -> None:
+        """p <- round(m), everywhere."""
         for bucket, twin in self.twins.values():
             twin.copy_(bucket.values)
-        self._versions = [] if free else [model._version for _, model in self._each()]
-
-    def written(self) -> bool:
-        """Whether somebody else may have written parameters: in place, as autograd counts it, or while all may."""
-        return bool(self.twins) and self._versions != [model._version for _, model in self._each()]
 
     @torch.no_grad()
     def take_(self) -> None:
@@ -64,7 +57,6 @@ class Rounded:
             foreign = twin != bucket.values.to(twin.dtype)
             if foreign.any():
                 torch.where(foreign, twin.to(bucket.values.dtype), bucket.values, out=bucket.values)
-        self._versions = [model._version for _, model in self._each()]
 
     def masters(self) -> dict[int, torch.Tensor]:
         """What a checkpoint holds of them: m, by the number of the bucket."""
@@ -93,7 +85,7 @@ class Rounded:
             return closure
 
         def rounded() -> Any:
-            self.write_(free=False)
+            self.write_()
             return closure()
 
         return rounded
@@ -104,9 +96,20 @@ class Rounded:
         Raises:
             GossipError: naming the first that is not.
         """
+        if [twin.data_ptr() for _, twin in self.twins.values()] != self._homes:  # somebody shares them from now on
+            self._find()
         for address, (slot, model) in zip(self._addresses, self._each(), strict=True):
             if model.data_ptr() != address:
                 raise GossipError(slot.astray())
+
+    def _find(self) -> None:
+        """Where twins and parameters lie."""
+        self._homes = [twin.data_ptr() for _, twin in self.twins.values()]
+        self._addresses = [
+            twin.data_ptr() + slot.start * twin.itemsize if slot.start < slot.stop else 0
+            for bucket, twin in self.twins.values()
+            for slot in bucket.slots
+        ]
 
     def _each(self) -> Iterator[tuple[Slot, torch.nn.Parameter]]:
         for bucket, _ in self.twins.values():

@@ -88,7 +88,10 @@ class Rounds(Messages):
     def bind(self, mass: Mass, every: int) -> None:
         self._refuse_thin(every)
         super().bind(mass, every)
-        mass.lands_with(self._settle)
+        mass.lands_with(self._settle, self._in_flight)
+
+    def _in_flight(self) -> bool:
+        return bool(self._aloft)
 
     def _refuse_thin(self, every: int) -> None:
         aloft = -(-self.overlap // every)
@@ -139,7 +142,7 @@ class Rounds(Messages):
         if self.overlap > 1 or (self.wire is not PLAIN and turn.sends):
             leaving = self._snapshot(self.rounds)
         number, self.rounds = self.rounds, self.rounds + 1
-        values = mass.values if leaving is None else leaving[1:]
+        values = mass.lent() if leaving is None else leaving[1:]
         sends = {
             peer: [self._envelope(share * mass.weight, number, values), *values] for peer, share in turn.sends.items()
         }

@@ -16,6 +16,7 @@ from gossip.hooks import Hook
 from gossip.mixing import wide_copy
 from gossip.wrapper import Wrapper
 
+from .jumps import Jumps
 from .rates import Rates
 from .refusals import refuse_period
 
@@ -99,6 +100,7 @@ class Outer(Wrapper, ABC):
         base.attach(averager, period, said, call=f"slowmo.{name}(...)")
         base.beginnings.append(Hook(self._begin))
         base.rewrites.append(Hook(self._rewrite))
+        self._jumps = Jumps(base, name)
         self.averager = averager
         self.period, self.momentum, self.lr = period, momentum, lr
         self.nesterov, self.rescale = nesterov, rescale
@@ -111,6 +113,19 @@ class Outer(Wrapper, ABC):
         self.anchors: list[torch.Tensor] = []
         self.momenta: list[torch.Tensor] = []
         self._rates = Rates()
+        self._jumps.forget()
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Take new anchors when the next step begins, and begin with slow momentum 0; every rank calls it.
+
+        For weights that are loaded in the middle of a run, the same on every rank: `settle()`, load, `restart()`.
+        Outer steps stay where they were due.
+        """
+        self.settle()
+        steps = self.steps
+        self._forget()
+        self.steps = steps
 
     # -- the outer iteration -------------------------------------------------------------------------------------------
 
@@ -204,8 +219,10 @@ class Outer(Wrapper, ABC):
         return self.optimizer.account(world)
 
     def settle(self) -> None:
-        """Land everything in flight. Every rank calls it."""
+        """Land everything in flight. Every rank calls it. Weights that are loaded then want `restart`."""
         self.optimizer.settle()
+        if self.parts and (self.momentum or self.lr != 1):  # else an outer step leaves what it finds
+            self._jumps.note()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Take in more parameters, on every rank at the same step; their anchor is taken when the next one begins."""

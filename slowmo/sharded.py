@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from gossip import ExactAverage, UsageError, World
+from gossip.buckets import apart
 from gossip.mixing import scalar, wide
 
 from .outer import Part
@@ -36,19 +37,20 @@ class Halves(ExactAverage):
         mass.stats.wait(self._channel.reduce_scatter(self._summed))
         for number, where in self._channel.own_parts(self._summed):
             x, values = self._summed[number][where].div_(scalar(total[0])), mass.values[number]
-            if self._summed[number] is not values:
+            if apart(self._summed[number], values):
                 values[where].copy_(x)
         self._share(total, companions)
 
     def gather(self) -> None:
         """Every rank's own parts, as they are now, become everybody's."""
         mass, summed = self.mass, self._summed
-        apart = [(values, x) for values, x in zip(mass.values, summed, strict=True) if x is not values]
+        pairs = zip(mass.values, summed, strict=True)
+        copies = [(values, x) for values, x in pairs if apart(x, values)]
         for number, where in self._channel.own_parts(summed):
-            if summed[number] is not mass.values[number]:
+            if apart(summed[number], mass.values[number]):
                 summed[number][where].copy_(mass.values[number][where])
         mass.stats.wait(self._channel.all_gather(summed))
-        for values, x in apart:
+        for values, x in copies:
             values.copy_(x)
         self._summed = []
 

@@ -53,6 +53,10 @@ class Stream(Averager):
         most = max(sum(len(self.ending(step + ahead)) for ahead in range(delay)) for step in range(period))
         self._channels = deque(world.channel() for _ in range(max(1, most)))
 
+    def in_flight(self) -> bool:
+        """Whether an average has been sent and not yet taken in."""
+        return bool(self.aloft)
+
     def ending(self, steps: int) -> list[int]:
         """The shards whose iteration ends after so many steps: each after others, the last at the end of a period."""
         return self._ending[steps % self.period]

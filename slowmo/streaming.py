@@ -107,7 +107,7 @@ class StreamingSlowMo(Outer):
         stream = Stream(checked(world), period, shards, delay, keeps=not alike)
         super().__init__(optimizer, stream, period, momentum, lr, nesterov, rescale, "")
         self.shards, self.delay = shards, delay
-        self.optimizer.mass.lands_with(self._land)
+        self.optimizer.mass.lands_with(self._land, stream.in_flight)
 
     def _forget(self) -> None:
         super()._forget()
