@@ -71,13 +71,13 @@ class ExactAverage(Averager):
         return numerators
 
     def _companions(self) -> list[torch.Tensor]:
-        return [wide_copy(tensor.detach().reshape(-1)) for tensor in self.mass.companions]
+        return [wide_copy(tensor.detach().reshape(-1)) for tensor in self.mass.companions.tensors()]
 
     def _share(self, total: torch.Tensor, companions: list[torch.Tensor]) -> None:
         """Every rank holds the same: w = Σ w / n, and so for the companions."""
         mass, n = self.mass, self._channel.size
         with torch.no_grad():
-            for tensor, summed in zip(mass.companions, companions, strict=True):
+            for tensor, summed in zip(mass.companions.tensors(), companions, strict=True):
                 tensor.copy_(summed.div_(n).reshape(tensor.shape))
         # That is 1 for all ranks together, which on a GPU nobody reads; some of them share what they hold together.
         everyone = n == self._channel.carrier.size

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from .buckets import Bucket
+from .companions import Companions
 from .guard import refuse_non_finite
 from .hooks import Hook
 from .mixing import mix_, scalar, scale_change_
@@ -42,7 +43,7 @@ class Mass:
         aloft_weight: w that this rank gave, less what it took in; over all ranks that is what is in flight.
         checks_finite: values are looked at before they are sent.
         checksums: messages of gossip carry one.
-        companions: tensors that an exact average takes along, such as BatchNorm's running statistics.
+        companions: buffers that an exact average takes along.
     """
 
     def __init__(self, stats: Stats) -> None:
@@ -57,7 +58,7 @@ class Mass:
         self.aloft_weight: torch.Tensor | float = 0.0
         self.checks_finite = False
         self.checksums = False
-        self.companions: list[torch.Tensor] = []
+        self.companions = Companions()
         self._landers: list[tuple[Hook, Hook | None]] = []
 
     @property

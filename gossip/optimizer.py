@@ -13,6 +13,7 @@ from .averaging import Averager
 from .carried import carried, is_probe, restored
 from .closures import Evaluated, Loss
 from .compared import check_bare, check_options
+from .companions import Companions
 from .deaths import Death, Survivor
 from .gradients import GradientAverage, unscaled_
 from .mass import Mass
@@ -145,7 +146,7 @@ class GossipOptimizer(Wrapper):
         )
         self.attach(averager, 1, options, [gradients] if gradients is not None else [])
         if module is not None and module_buffers == "average":
-            self.mass.companions = [buffer for buffer in module.buffers() if buffer.dtype.is_floating_point]
+            self.mass.companions = Companions(module)
 
     def attach(
         self,
@@ -303,6 +304,8 @@ class GossipOptimizer(Wrapper):
         With on_failure="shrink" nobody leaves it before all have landed everything: whoever noticed a death afterwards
         would find nobody to meet.
         """
+        if self.mass.in_flight():  # what lands has to reach the model
+            self.parameters.check()
         self._take()
         with self.stats.board.calling("optimizer.settle()"), self.stats.span("settle"):
             if self._survivor is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ class Parameters:
         self._names = names(optimizer, module)
         self.worlds: tuple[World, ...] = ()
         self._places: list[Place] = []
-        self._averaged: set[int] = set()
+        self._held: list[list[int]] = []  # ids of the parameters of each group
         refuse_unfit(optimizer.param_groups, self._names)
         refuse_masters(optimizer, optimizer.param_groups, self._names, module, self._narrow)
 
@@ -136,7 +137,7 @@ class Parameters:
         masters_(groups, self._names, self._narrow)
         packed = pack(groups, self._names, first)
         mass.buckets.extend(packed)
-        self._averaged = {id(slot.parameter) for bucket in mass.buckets for slot in bucket.slots}
+        self._held = self._groups()
         self.rounded.house(mass.buckets)
         self._places = places(self._module, self)
         return packed
@@ -150,13 +151,27 @@ class Parameters:
         for bucket in self._mass.buckets:
             bucket.check()
         self.rounded.check()
-        if any(held.get(key) is not parameter for held, key, parameter in self._places):
+        if any(held.get(key) is not thing for held, key, thing in self._places):
             self._find()
-        if {id(parameter) for parameter in self} != self._averaged:
+        if (held := self._groups()) != self._held:
+            self._regroup(held)
+
+    def _groups(self) -> list[list[int]]:
+        return [[id(parameter) for parameter in group["params"]] for group in self._optimizer.param_groups]
+
+    def _regroup(self, held: list[list[int]]) -> None:
+        """The optimizer's groups have changed; parameters may go from one to another."""
+        buckets = self._mass.buckets
+        averaged = {id(slot.parameter) for bucket in buckets for slot in bucket.slots}
+        place = {parameter: number for number, group in enumerate(held) for parameter in group}
+        if place.keys() != averaged:
             raise GossipError(
-                f"the wrapped {type(self._optimizer).__name__} has other parameters than the {len(self._averaged)} "
+                f"the wrapped {type(self._optimizer).__name__} has other parameters than the {len(averaged)} "
                 "that are averaged: call add_param_group of the wrapper, not of the optimizer inside"
             )
+        for bucket in buckets:
+            bucket.slots[:] = [replace(slot, group=place[id(slot.parameter)]) for slot in bucket.slots]
+        self._held = held
 
     def warn_untrained(self) -> None:
         """In the first step: without a module nobody can tell a model that was replaced from one that has no data."""
@@ -173,7 +188,7 @@ class Parameters:
         assert self._module is not None, "it has places"
         left = {id(parameter) for parameter in self._module.parameters()}
         for _, _, parameter in self._places:
-            if id(parameter) not in left:
+            if isinstance(parameter, torch.Tensor) and id(parameter) not in left:
                 raise GossipError(
                     f"parameter {self._names[id(parameter)]} is no longer the module's: it was replaced (by "
                     "fully_shard, FSDP, tensor parallelism or an assignment) after GossipOptimizer was made, and what "
@@ -201,16 +216,20 @@ class Parameters:
         self.council.agree(contents(parameters, self._names), advice)
 
 
-Place = tuple[dict[str, Any], str, torch.Tensor]
-"""A module's own dictionary of parameters, a name there, and the parameter."""
+Place = tuple[dict[str, Any], str, torch.Tensor | torch.nn.Module]
+"""A module's own dictionary of parameters or of modules, a name there, and what stands there."""
 
 
 def places(module: torch.nn.Module | None, parameters: Iterable[torch.Tensor]) -> list[Place]:
-    """Where `module` holds those of `parameters` that are its own, each place once."""
+    """Where `module` holds those of `parameters` that are its own, and the modules inside it, each place once."""
     own = {id(origin(parameter)) for parameter in parameters}
-    return [
+    parts = [] if module is None else list(module.modules())
+    inside: list[Place] = [
+        (part._modules, key, child) for part in parts for key, child in part._modules.items() if child is not None
+    ]
+    return inside + [
         (part._parameters, key, parameter)
-        for part in (module.modules() if module is not None else ())
+        for part in parts
         for key, parameter in part._parameters.items()
         if parameter is not None and id(parameter) in own
     ]

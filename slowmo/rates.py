@@ -28,8 +28,8 @@ class Rates:
             self.now[number].append(float(group["lr"]))
 
     def means(self) -> list[float]:
-        """Of each group over this iteration."""
-        return [math.fsum(rates) / len(rates) for rates in self.now]
+        """Of each group over this iteration; 0 of one that has been taken out."""
+        return [math.fsum(rates) / len(rates) if rates else 0.0 for rates in self.now]
 
     def end(self, rescale: bool, means: Sequence[float] | None = None) -> list[float | None]:
         """The iteration ends: r = γ_t/γ_{t−1} of each group, 1 the first time, and None where nothing was learned.
