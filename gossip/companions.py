@@ -40,8 +40,8 @@ class Companions:
             if name not in now or _kind(now[name]) != kind:
                 found = f"is a {_kind(now[name])}" if name in now else "is gone"
                 raise GossipError(
-                    f"buffer '{name}' was a {kind} when GossipOptimizer was made and now {found}: change buffers before "
-                    "the optimizer is made, or take module_buffers='local', which leaves them to each rank"
+                    f"buffer '{name}' was a {kind} when GossipOptimizer was made and now {found}: change buffers "
+                    "before the optimizer is made, or take module_buffers='local', which leaves them to each rank"
                 )
         if late := now.keys() - self._kinds - self._late:
             self._late |= late

@@ -55,7 +55,8 @@ class GossipOptimizer(Wrapper):
     Every call of `step()` on every rank is one step of the schedule, also without gradients and also when a GradScaler
     skips the update, so a rank that ran out of batches goes on calling it. The parameters move into flat buckets when
     this is made: move the model to its device and dtype before. They hold the de-biased values z at all times, and may
-    be on their way to a peer between two steps: call `settle()` on every rank before writing them by hand.
+    be on their way to a peer between two steps: call `settle()` on every rank before writing them by hand. Otherwise
+    the next call raises. It sees every write in place, and on CPUs most of those through `.data`.
 
     A closure is evaluated before the flights land, so that they travel meanwhile; an optimizer that evaluates it again
     does so after the landing. LBFGS, which compares its evaluations, has all of them there.
@@ -81,8 +82,8 @@ class GossipOptimizer(Wrapper):
         masters: parameters in bfloat16 or float16 get float32 masters, which the wrapped optimizer updates (its
             `param_groups` hold them), and which are averaged, sent and saved; the parameters are the masters, rounded,
             whenever `step()` or another call of ours returns. Gradients are float32 and shared, so that clipping,
-            scaling and `zero_grad` may act on either. A parameter that is written by hand before the first step or
-            after `settle()` is taken over, and at other times one that is written in place, but not through `.data`.
+            scaling and `zero_grad` may act on either. With nothing in flight a master takes over what is written into
+            its parameter: always before the first step and after `settle()`, and else if it is written in place.
         trace: a folder into which each rank writes its timeline, rank-0.json and so on, for Perfetto; without it the
             variable GOSSIP_TRACE, and without that nothing is written. `python -m gossip.trace` joins the ranks. An
             optimizer that averages with nobody has no rank to write for.
@@ -196,7 +197,8 @@ class GossipOptimizer(Wrapper):
         own step be compiled where there are no masters; this call may not be captured.
 
         Raises:
-            GossipError: a parameter has left its bucket, or joined the wrapped optimizer behind our back.
+            GossipError: a parameter has left its bucket, joined the wrapped optimizer behind our back, or was written
+                while something was in flight.
             PeerTimeout: a peer did not answer before the world's deadline.
             PeerLost: a connection broke, or a peer is in another round.
         """
@@ -221,7 +223,7 @@ class GossipOptimizer(Wrapper):
             return result
 
     def _take(self, *_: object) -> None:
-        """What was written by hand: into the masters, where there are any, and refused where something is in flight."""
+        """Refuse writes by hand while something is in flight, and take others over into masters."""
         if self.writes.check(self.stats.board.rank, self.steps) and self.parameters.rounded:
             self.persist(self.mass.quiet)
             self.parameters.rounded.take_()

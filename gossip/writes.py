@@ -1,8 +1,9 @@
 """Whether parameters were written between two steps, by load_state_dict, an average of weights swapped in, or a clamp.
 
-What is in flight reads the parameters' memory, or will be merged with them. A write in between reaches peers in part,
-and is averaged with what it replaces. Autograd counts writes in place, in the `_version` of each tensor; those through
-`.data` it does not count, so on a host one value of each parameter is compared too. On a GPU that would stop the host.
+A round in flight reads the parameters' memory, or will be merged with them. A write in between reaches peers in part,
+and is averaged with the values that it replaces. Autograd counts writes in place, in the `_version` of each tensor. It
+does not count writes through `.data`, so on a host one value of each parameter is compared too. On a GPU that would
+stop the host.
 """
 
 from __future__ import annotations
@@ -107,11 +108,13 @@ class Writes:
         """
         name = self.first()
         if name is not None and self._in_flight:
+            for bucket in self._buckets:
+                bucket.check()  # one that was moved has a sentence of its own
             raise GossipError(
-                f"on rank {rank} parameter {name} was written before step {step} with a round in flight (by "
-                "load_state_dict, averaged weights swapped in, clamp_, Embedding(max_norm=...), another optimizer), and "
-                "peers may have received parts of it: call settle() on every rank before writing parameters. What "
-                "writes them in every step belongs into register_step_post_hook of the wrapped optimizer"
+                f"on rank {rank} parameter {name} was written before step {step} with a round or an average in flight "
+                "(by load_state_dict, averaged weights swapped in, clamp_, Embedding(max_norm=...) or another "
+                "optimizer), and peers may have received parts of it: call settle() on every rank before writing "
+                "parameters. A write in every step belongs into register_step_post_hook of the wrapped optimizer"
             )
         return name is not None or self._versions is None
 
@@ -129,7 +132,9 @@ class Writes:
 
     def _lay_out(self) -> None:
         slots = [slot for bucket in self._buckets for slot in bucket.slots]
-        watched = {id(tensor): (slot.name, tensor) for slot in slots for tensor in (slot.parameter, origin(slot.parameter))}
+        watched = {
+            id(tensor): (slot.name, tensor) for slot in slots for tensor in (slot.parameter, origin(slot.parameter))
+        }
         self._names = [name for name, _ in watched.values()]
         self._tensors = [tensor for _, tensor in watched.values()]
         self._samples = []

@@ -119,8 +119,17 @@ class Outer(Wrapper, ABC):
     def restart(self) -> None:
         """Take new anchors when the next step begins, and begin with slow momentum 0; every rank calls it.
 
-        For weights that are loaded in the middle of a run, the same on every rank: `settle()`, load, `restart()`.
-        Outer steps stay where they were due.
+        For weights that are loaded in the middle of a run, the same on every rank, which slow momentum would take for
+        a step of the base optimizer. Outer steps stay where they were due.
+
+        >>> import gossip, slowmo, torch
+        >>> model = torch.nn.Linear(4, 2)
+        >>> sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> optimizer = slowmo.SlowMo(sgd, gossip.ExactAverage(gossip.init()), period=12)
+        >>> optimizer.settle()
+        >>> model.load_state_dict(torch.nn.Linear(4, 2).state_dict())
+        <All keys matched successfully>
+        >>> optimizer.restart()
         """
         self.settle()
         steps = self.steps

@@ -31,7 +31,7 @@ class SlowMo(Outer):
     kept). Anchor and momentum are two copies of the model, in float32 or wider.
 
     The anchor is taken when the first `step()` begins, so parameters that were loaded before it count; the ranks
-    compare theirs then.
+    compare theirs then. After loading others in the middle of a run call `restart()`.
 
     Args:
         optimizer: a GossipOptimizer, or any torch optimizer, which then trains each rank by itself in between

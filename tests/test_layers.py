@@ -23,6 +23,8 @@ CHAINS = (
     ("gossip", ("slot", "board", "watch", "transports", "world")),
     ("gossip", ("errors", "transports", "ending", "world", "averaging")),
     ("gossip", ("errors", "masters", "buckets", "rounded", "parameters", "optimizer")),
+    ("gossip", ("rounded", "writes", "optimizer")),
+    ("gossip", ("companions", "mass", "exact", "optimizer")),
     ("gossip", ("buckets", "mass", "averaging", "composites", "push_sum", "optimizer", "launch")),
     ("gossip", ("mixing", "mass", "averaging", "exact", "optimizer")),
     ("gossip", ("averaging", "messages", "rounds", "early", "letters", "asynchronous", "push_sum")),

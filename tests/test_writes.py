@@ -158,6 +158,7 @@ WRITES: dict[str, Callable[[torch.nn.Module], object]] = {
     "through data": lambda model: [parameter.data.fill_(1) for parameter in model.parameters()],
     "one through data": lambda model: model[2].bias.data.add_(1),
     "numpy": lambda model: model[2].bias.detach().numpy().__iadd__(1),
+    "in a forward pass": lambda model: torch.nn.functional.embedding(torch.tensor([0]), model[0].weight, max_norm=1.0),
 }
 
 
@@ -192,7 +193,9 @@ def test_a_refused_write_is_named_and_stays_refused() -> None:
             with torch.no_grad():
                 model[2].bias.add_(1)
             for _ in range(2):
-                with pytest.raises(gossip.GossipError, match=r"rank 1.* parameter '2\.bias' .* step 1\b.*step_post_hook"):
+                with pytest.raises(
+                    gossip.GossipError, match=r"rank 1.* parameter '2\.bias' .* step 1\b.*step_post_hook"
+                ):
                     optimizer.settle()
             assert optimizer.weight == 0.5
             raise LookupError

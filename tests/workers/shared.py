@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.multiprocessing  # noqa: F401  which teaches the pickler of multiprocessing to share tensors
+import torch.multiprocessing
 
 import gossip
 import topologies
