@@ -1,40 +1,160 @@
-"""A closure that is evaluated before its step begins, so that what is in flight travels meanwhile."""
+"""Where in a step the user's closure is evaluated: before it begins, so that what is in flight travels, or inside it.
+
+An optimizer that asks for its closure once in a step, before it has changed anything, computes the same either way.
+One that moves its parameters first (SAM) or compares evaluations (LBFGS) gets each of them where it asks for it. Which
+of the two an optimizer is, it shows in its own steps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 
-from .errors import GossipError
-
 Loss = Any
 
 
-class Evaluated:
-    """`closure`, evaluated now: the first call gives that loss, and others evaluate it again.
+class Closures:
+    """What the wrapped optimizer has shown of how it uses closures.
 
-    `once`: the optimizer that must not do so, since gradients are averaged over ranks, which would be missing then.
-
-    >>> losses = iter([0.5, 0.25])
-    >>> closure = Evaluated(lambda: next(losses))
-    >>> closure(), closure()
-    (0.5, 0.25)
+    Attributes:
+        early: it asks once in a step, and changes nothing before; None while it has not shown that.
     """
 
-    def __init__(self, closure: Callable[[], Loss], once: str | None = None) -> None:
-        self._closure, self._once = closure, once
-        with torch.enable_grad():
-            self._losses = [closure()]
+    def __init__(self) -> None:
+        self.early: bool | None = None
 
-    def __call__(self) -> Loss:
-        if self._losses:
-            return self._losses.pop()
-        if self._once is not None:
-            raise GossipError(
-                f"{self._once} evaluates its closure again within a step, and those gradients would be this rank's "
-                "alone: leave gradients=None and average parameters"
-            )
+    def begin(
+        self,
+        closure: Callable[[], Loss],
+        parameters: Iterable[torch.Tensor],
+        values: Sequence[torch.Tensor],
+        average: Callable[[], object] | None = None,
+    ) -> Evaluation:
+        """`closure` in the step that begins, evaluated already where that makes no difference to the optimizer.
+
+        Args:
+            closure: the user's.
+            parameters: those of the wrapped optimizer.
+            values: their memory.
+            average: what every rank does after each evaluation inside the update, and once before the update.
+        """
+        parameters = list(parameters)
+        early = self.early
+        if early is None and average is not None:
+            # Other ranks may have no closure in this step, and average once. SAM begins with gradients, onto which this
+            # evaluation would be accumulated.
+            early = all(parameter.grad is None for parameter in parameters)
+        evaluation = Evaluation(closure, parameters, () if self.early is not None else values, average)
+        if early:
+            evaluation.early()
+        return evaluation
+
+    def hear(self, early: bool) -> None:
+        """Of whether any rank has evaluated its closure early in this step: then so do those that had none in it."""
+        if early and self.early is None:
+            self.early = True
+
+    def update(self, evaluation: Evaluation, optimizer: torch.optim.Optimizer) -> Loss:
+        """One step of `optimizer`. One that asked otherwise in any step may do so again."""
+        homes = [] if self.early else [parameter.data for parameter in evaluation.parameters]
+        loss = evaluation.update(optimizer)
+        for parameter, home in zip(evaluation.parameters, homes, strict=False):
+            if parameter.data_ptr() != home.data_ptr() and parameter.shape == home.shape:
+                # SAM often comes back by `p.data = old`: the values are wanted where they are averaged.
+                home.copy_(parameter.data)
+                parameter.data = home
+        if evaluation.asked:
+            self.early = self.early is not False and evaluation.asked == 1 and evaluation.untouched
+        return loss
+
+
+class Evaluation:
+    """The closure of one step, for the wrapped optimizer to call.
+
+    Args:
+        closure: the user's.
+        parameters: those of the wrapped optimizer.
+        values: memory that is compared to find what is written through `.data`, which autograd does not count.
+        average: what follows each evaluation inside the update: an average of gradients over ranks.
+
+    Attributes:
+        parameters: of the wrapped optimizer.
+        asked: how often the optimizer has called it.
+        untouched: parameters and gradients were at the first call as the update had found them.
+
+    >>> parameter = torch.nn.Parameter(torch.ones(1))
+    >>> losses = iter([0.5, 0.25])
+    >>> evaluation = Evaluation(lambda: next(losses), [parameter])
+    >>> evaluation.early()
+    >>> evaluation.update(torch.optim.SGD([parameter])), evaluation.asked, evaluation()
+    (0.5, 1, 0.25)
+    """
+
+    def __init__(
+        self,
+        closure: Callable[[], Loss],
+        parameters: Sequence[torch.Tensor],
+        values: Sequence[torch.Tensor] = (),
+        average: Callable[[], object] | None = None,
+    ) -> None:
+        self._closure, self._average = closure, average
+        self.parameters, self._values = parameters, values
+        self._losses: list[Loss] = []
+        self.asked, self.untouched = 0, True
+
+    @property
+    def is_early(self) -> bool:
+        """Whether it is evaluated already."""
+        return bool(self._losses)
+
+    def early(self) -> None:
+        """Evaluate it now: that is the loss of a first call which finds everything untouched."""
         with torch.enable_grad():
-            return self._closure()
+            self._losses = [self._closure()]
+
+    def update(self, optimizer: torch.optim.Optimizer) -> Loss:
+        """One step of `optimizer`, which begins after its step pre-hooks: these may clip gradients."""
+        self._copies = [values.clone() for values in self._values]
+        self._begin()
+        if not hasattr(optimizer, "_optimizer_step_pre_hooks"):  # it has not called Optimizer.__init__
+            return optimizer.step(self)
+        last = optimizer.register_step_pre_hook(self._begin)
+        try:
+            return optimizer.step(self)
+        finally:
+            last.remove()
+
+    def _begin(self, *_: object) -> None:
+        self._gradients = [each.grad for each in self.parameters]  # held, so that no other takes the place of one
+        self._versions = self._seen()
+
+    @torch._disable_dynamo
+    def __call__(self) -> Loss:
+        self.asked += 1
+        if self.asked == 1:
+            self.untouched = self._is_untouched()
+            self._copies = []
+            if self.untouched and self._losses:
+                return self._losses.pop()
+        with torch.enable_grad():
+            loss = self._closure()
+        if self._average is not None:
+            self._average()
+        return loss
+
+    def _is_untouched(self) -> bool:
+        return (
+            all(each.grad is gradient for each, gradient in zip(self.parameters, self._gradients, strict=True))
+            and self._versions == self._seen()
+            and all(map(torch.equal, self._values, self._copies))
+        )
+
+    def _seen(self) -> list[int]:
+        """Where parameters are, and the versions of them and of their gradients, which count writes."""
+        both = (tensor for each in self.parameters for tensor in (each, each.grad))
+        return [
+            *(each.data_ptr() for each in self.parameters),
+            *(tensor._version for tensor in both if tensor is not None),
+        ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -13,11 +14,26 @@ from .mixing import wide
 from .world import World
 
 
+class Said(NamedTuple):
+    """What a rank says along with its gradients, or how many ranks say it.
+
+    Attributes:
+        skips: it skips this update.
+        again: these are of an evaluation inside the update.
+        early: its closure is evaluated already.
+    """
+
+    skips: float
+    again: float = False
+    early: float = False
+
+
 class GradientAverage:
     """g <- Σ_j g_j / n over the ranks of `world`, in the gradients themselves.
 
     A rank without a gradient counts as zero; a parameter that has none on any rank stays without. When one rank has to
-    skip its update, since its gradients overflowed, every rank skips: no rank waits, and all stay equal.
+    skip its update, since its gradients overflowed, every rank skips: no rank waits, and all stay equal. An optimizer
+    that evaluates its closure inside the update has the gradients of each evaluation averaged, on every rank as often.
     """
 
     def __init__(self, world: World, mass: Mass) -> None:
@@ -26,11 +42,22 @@ class GradientAverage:
         self._mass = mass
         self._room: list[torch.Tensor] = []
 
-    def average_(self, buckets: Sequence[Bucket], skip: bool) -> bool:
-        """Average in place; whether any rank skips. Every rank calls this in every step."""
-        counts = self._channel.together(lambda: self._totals(buckets, skip))
-        if counts[-1]:
-            return True
+    @torch.no_grad()
+    def average_(self, buckets: Sequence[Bucket], said: Said) -> Said:
+        """Average in place, unless any rank skips; how many ranks say what. Every rank calls this in every step.
+
+        Raises:
+            GossipError: ranks evaluate their closures a different number of times in one step.
+        """
+        *counts, skips, again, early = self._channel.together(lambda: self._totals(buckets, said))
+        if 0 < again < self._channel.size:
+            raise GossipError(
+                f"{again:.0f} of {self._channel.size} ranks evaluated their closure once more in a step that the "
+                "others had ended, so their gradients cannot be averaged: let every rank evaluate it equally often, or "
+                "leave gradients=None and average parameters"
+            )
+        if skips:
+            return Said(skips, again, early)
         number = 0
         for room, bucket in zip(self._room, buckets, strict=True):
             for slot in bucket.slots:
@@ -42,15 +69,14 @@ class GradientAverage:
                     # g = Σ_j g_j / n
                     torch.div(total, self._channel.size, out=gradient)
                 number += 1
-        return False
+        return Said(skips, again, early)
 
-    def _totals(self, buckets: Sequence[Bucket], skip: bool) -> list[float]:
-        """Σ_j g_j into the room; on how many ranks each parameter has a gradient, and last how many of them skip."""
+    def _totals(self, buckets: Sequence[Bucket], said: Said) -> list[float]:
+        """Σ_j g_j into the room; how many ranks have a gradient of each parameter, and what they say."""
         if [room.numel() for room in self._room] != [bucket.values.numel() for bucket in buckets]:
             self._room = [wide(torch.zeros_like(bucket.values)) for bucket in buckets]
         slots = [slot for bucket in buckets for slot in bucket.slots]
-        present = torch.zeros(len(slots) + 1, dtype=torch.float64)
-        present[-1] = skip
+        present = torch.tensor([0.0] * len(slots) + list(said), dtype=torch.float64)
         number = 0
         for room, bucket in zip(self._room, buckets, strict=True):
             for slot in bucket.slots:
@@ -66,7 +92,7 @@ class GradientAverage:
                     _as(slot.parameter, place).copy_(gradient)
                     present[number] = 1
                 number += 1
-        if not skip:
+        if not said.skips:
             self._mass.look(self._room, "the gradient of")
         # What is on a GPU is summed by itself, so that no host waits for a device to hear who has a gradient. One after
         # the other: two sums on one channel would take each other's messages.

@@ -11,11 +11,11 @@ import torch
 from .account import Account, account
 from .averaging import Averager
 from .carried import carried, is_probe, restored
-from .closures import Evaluated, Loss
-from .compared import check_bare, check_options
+from .closures import Closures, Evaluation, Loss
 from .companions import Companions
+from .compared import check_bare, check_options
 from .deaths import Death, Survivor
-from .gradients import GradientAverage, unscaled_
+from .gradients import GradientAverage, Said, unscaled_
 from .mass import Mass
 from .parameters import Parameters
 from .refusals import (
@@ -58,8 +58,9 @@ class GossipOptimizer(Wrapper):
     be on their way to a peer between two steps: call `settle()` on every rank before writing them by hand. Otherwise
     the next call raises. It sees every write in place, and on CPUs most of those through `.data`.
 
-    A closure is evaluated before the flights land, so that they travel meanwhile; an optimizer that evaluates it again
-    does so after the landing. LBFGS, which compares its evaluations, has all of them there.
+    A closure is evaluated before the flights land, so that they travel meanwhile, once the wrapped optimizer has shown
+    that it asks for it once in a step and changes nothing before. Otherwise (SAM, LBFGS) each evaluation takes place
+    inside the update, and with `gradients` ends with an average of them.
 
     Args:
         optimizer: any torch optimizer of dense floating-point parameters.
@@ -118,8 +119,7 @@ class GossipOptimizer(Wrapper):
         trace: str | os.PathLike[str] | None = None,
     ) -> None:
         refuse_options(optimizer, averager, gradients, module, module_buffers, initial, on_failure)
-        self._compares = isinstance(optimizer, torch.optim.LBFGS)
-        self._alone = gradients is None or gradients.size == 1
+        self._closures = Closures()
         super().__init__(optimizer)
         refuse_stranger(optimizer, module)
         self.averager = averager
@@ -230,24 +230,21 @@ class GossipOptimizer(Wrapper):
 
     def _step(self, step: int, closure: Callable[[], Loss] | None) -> Loss | None:
         span = self.stats.span
-        closure = None if closure is None else self.parameters.rounded.before(closure)
-        if closure is not None and not self._compares:
-            with span("compute"):
-                closure = Evaluated(closure, None if self._alone else type(self.optimizer).__name__)
-                self.writes.check(self.stats.board.rank, step)  # the closure may write, too
+        evaluation = None if closure is None else self._evaluation(closure)
+        if evaluation is not None and evaluation.is_early:
+            self.writes.check(self.stats.board.rank, step)  # the closure may write, too
         with span("land"):
             self.persist(lambda: self.averager.land(step))
         self.writes.forget()
         skip = unscaled_(self.parameters, getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
-        if self._gradients is not None:
-            gradients = self._gradients
-            with span("gradients"):
-                skip = self.persist(lambda: gradients.average_(self.mass.buckets, skip))
+        skip = self._average_gradients(Said(skip, early=evaluation is not None and evaluation.is_early))
         result = None
         if not skip:
             self.persist(self.mass.quiet)
             with span("update"), self.mass.update():
-                result = self.optimizer.step() if closure is None else self.optimizer.step(closure)
+                result = (
+                    self.optimizer.step() if evaluation is None else self._closures.update(evaluation, self.optimizer)
+                )
         with span("average"):
             self.persist(lambda: self.averager.average(step))
         for rewrite in self.rewrites:
@@ -256,6 +253,25 @@ class GossipOptimizer(Wrapper):
         self._note_weight()
         self.steps += 1
         return result
+
+    def _average_gradients(self, said: Said) -> bool:
+        """Where that was asked for; whether any rank skips its update."""
+        gradients = self._gradients
+        if gradients is not None:
+            with self.stats.span("gradients"):
+                said = self.persist(lambda: gradients.average_(self.mass.buckets, said))
+            self._closures.hear(said.early > 0)
+        return said.skips > 0
+
+    def _evaluation(self, closure: Callable[[], Loss]) -> Evaluation:
+        closure = self.parameters.rounded.before(closure)
+
+        def compute() -> Loss:
+            with self.stats.span("compute"):
+                return closure()
+
+        average = None if self._gradients is None else lambda: self._average_gradients(Said(False, again=True))
+        return self._closures.begin(compute, self.parameters, self.mass.values, average)
 
     def persist(self, act: Callable[[], Result]) -> Result:
         """Do `act`; with on_failure="shrink" again, without them, when ranks have died meanwhile."""
@@ -348,6 +364,7 @@ class GossipOptimizer(Wrapper):
             "runs": self.averager.describe(),
             "gradients": self._averaged_gradients,
             "options": dict(self._options),
+            "early": self._closures.early,
             "optimizer": type(self.optimizer).__name__,
             **self.mass.state_dict(),
             "averager": self.persist(self.averager.state_dict),
@@ -392,4 +409,5 @@ class GossipOptimizer(Wrapper):
             return
         self.averager.load_state_dict(saved["averager"])
         self.steps = saved["steps"]
+        self._closures.early = saved.get("early")
         self.mass.load_state_dict(saved)
