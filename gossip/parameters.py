@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -180,7 +181,7 @@ class Parameters:
                 "no parameter of this optimizer has a gradient in its first step. Where this rank has no data yet all "
                 "is well; but if the model was sharded or its parameters replaced after GossipOptimizer was made (by "
                 "fully_shard, FSDP, tensor parallelism), what trains is not averaged: module=... makes that an error",
-                stacklevel=5,
+                stacklevel=_levels_to_the_user(),
             )
 
     def _find(self) -> None:
@@ -233,6 +234,14 @@ def places(module: torch.nn.Module | None, parameters: Iterable[torch.Tensor]) -
         for key, parameter in part._parameters.items()
         if parameter is not None and id(parameter) in own
     ]
+
+
+def _levels_to_the_user() -> int:
+    """How far above the caller of this the user's code is, counted as `warnings.warn` does."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals["__name__"].split(".")[0] in ("torch", "gossip", "slowmo"):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def homes(worlds: Sequence[World]) -> list[torch.device]:

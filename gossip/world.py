@@ -17,6 +17,7 @@ from .errors import TransportUnavailable, UsageError
 from .launchers import TORCH, Launcher, detect, local_place
 from .transports import MemoryTransport, Network, Transport
 from .transports.joined import place_in_torch, ranks_of_mpi, ranks_of_torch
+from .untraced import untraced
 
 TRANSPORTS = ("auto", "mpi", "gloo", "nccl")
 
@@ -80,6 +81,7 @@ class World:
                 self._made[name] = self.group(ranks)
         return self._made[name]
 
+    @untraced
     def group(self, ranks: Sequence[int]) -> World:
         """Some ranks as a world of their own, renumbered in the order given. Every one of them makes this call.
 
@@ -101,6 +103,7 @@ class World:
         """A new channel between all ranks, numbered in the order of these calls: the same order on every rank."""
         return self.base.channel()
 
+    @untraced
     def gather(self, data: bytes) -> list[bytes]:
         """What every rank gave, by rank, on every rank: for small things such as a count of batches.
 
@@ -110,11 +113,13 @@ class World:
         with self.base.board.calling("world.gather(...)"):
             return self.base.gather(data)
 
+    @untraced
     def barrier(self) -> None:
         """Return once every rank has called it."""
         with self.base.board.calling("world.barrier()"):
             self.base.barrier()
 
+    @untraced
     def asked_to_stop(self) -> bool:
         """Whether any rank was asked to end, by a scheduler's warning (SIGTERM, SIGUSR2) or Ctrl-C; all ranks agree.
 
@@ -136,6 +141,7 @@ class World:
             here.tell()
         return asked
 
+    @untraced
     def close(self) -> None:
         """Wait for every rank, then give the transport back, which its sub-worlds share. Optimizers have settled."""
         if self.base.closed:

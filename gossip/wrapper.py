@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from typing import Any, NoReturn
 
 import torch
 
 from .errors import UsageError
+from .untraced import untraced
 
 
 class Wrapper(torch.optim.Optimizer):
     """`param_groups`, `state` and `defaults` are those of `optimizer`, live, also after it has loaded a checkpoint.
 
     A subclass gives `step` and `state_dict`. Step hooks registered here run around the wrapper's step, those of the
-    wrapped optimizer around its own; hooks of state_dict and load_state_dict are the wrapped optimizer's.
+    wrapped optimizer around its own; hooks of state_dict and load_state_dict are the wrapped optimizer's. torch.compile
+    traces none of its public methods.
     """
 
     # torch.amp.GradScaler then calls `step` always, instead of leaving it out on the rank whose gradients overflowed.
@@ -28,6 +31,19 @@ class Wrapper(torch.optim.Optimizer):
         self.optimizer = optimizer
         # Not Optimizer.__init__, which would make parameter groups of its own: this makes the hooks alone.
         super().__setstate__({})
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name, method in list(vars(cls).items()):
+            if inspect.isfunction(method) and not name.startswith("_") and name not in ("step", "persist"):
+                setattr(cls, name, untraced(method))
+
+    def _patch_step_function(self) -> None:
+        """Hooks around `step`, as torch puts them; some of ours communicate, so that they are not traced either."""
+        super()._patch_step_function()
+        kind = type(self)
+        if not hasattr(kind.step, "untraced"):
+            kind.step = untraced(kind.step)  # type: ignore[assignment, method-assign]
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -44,6 +60,7 @@ class Wrapper(torch.optim.Optimizer):
         """The wrapped optimizer's."""
         return self.optimizer.defaults
 
+    @untraced
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As the wrapped optimizer does it."""
         self.optimizer.zero_grad(set_to_none)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..errors import CheckpointError, PeerLost, PeerTimeout, UsageError
+from ..untraced import untraced
 from ..world import World
 from ..wrapper import Wrapper
 from . import files, randomness
@@ -33,6 +34,7 @@ class Saved(NamedTuple):
     more: dict[str, Any]
 
 
+@untraced
 def load(
     folder: str | os.PathLike[str] | None,
     world: World,

@@ -13,6 +13,7 @@ from ..agreement import difference
 from ..errors import Disagreement, UsageError
 from ..masters import origin
 from ..optimizer import GossipOptimizer
+from ..untraced import untraced
 from ..world import World
 from ..wrapper import Wrapper
 from . import files, randomness
@@ -21,6 +22,7 @@ from .plain import plain
 from .together import folder_of, together
 
 
+@untraced
 def save(
     folder: str | os.PathLike[str] | None,
     world: World,

@@ -1,0 +1,31 @@
+"""Functions that torch.compile leaves alone: it breaks the graph where they are called, and they run as they stand."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def untraced(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """`function`, which communicates: a trace would hand fake tensors to the transports, and leave ranks waiting.
+
+    >>> untraced(len)([1, 2])
+    2
+    """
+    closed = torch._disable_dynamo(function)
+
+    @functools.wraps(function)
+    def run(*args: Parameters.args, **options: Parameters.kwargs) -> Result:
+        if "torch._dynamo" not in sys.modules:  # nothing is traced, and loading it takes seconds
+            return function(*args, **options)
+        return closed(*args, **options)
+
+    run.untraced = True  # type: ignore[attr-defined]
+    return run
