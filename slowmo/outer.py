@@ -18,7 +18,7 @@ from gossip.wrapper import Wrapper
 
 from .jumps import Jumps
 from .rates import Rates
-from .refusals import refuse_period
+from .refusals import refuse_no_rate, refuse_period
 
 
 class Part(NamedTuple):
@@ -92,6 +92,9 @@ class Outer(Wrapper, ABC):
                 f"{averager.describe()} would land after the outer step that needs it: use overlap=0 here, and let "
                 "the base optimizer overlap"
             )
+        self._follows = rescale and momentum > 0
+        if self._follows and isinstance(optimizer, torch.optim.Optimizer):
+            refuse_no_rate(optimizer, optimizer.param_groups)
         base = optimizer if isinstance(optimizer, GossipOptimizer) else GossipOptimizer(optimizer, NoAverage())
         if base.rewrites:
             raise UsageError(f"this GossipOptimizer has a {name} around it already: two would share its steps")
@@ -235,6 +238,8 @@ class Outer(Wrapper, ABC):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Take in more parameters, on every rank at the same step; their anchor is taken when the next one begins."""
+        if self._follows:
+            refuse_no_rate(self.optimizer, [param_group])
         self.optimizer.add_param_group(param_group)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from typing import Any
 class Rates:
     """γ_t is the mean of a group's rates over the outer iteration; the last step's would explode where it is near 0.
 
+    A group that has no rate counts as one of a constant rate: r = 1.
+
     Attributes:
         now: of each group, in the steps of this outer iteration.
         last: γ_{t−1} of each group: the last that was not 0.
@@ -25,7 +27,8 @@ class Rates:
             if number == len(self.now):
                 self.now.append([])
                 self.last.append(None)
-            self.now[number].append(float(group["lr"]))
+            rate = group.get("lr")
+            self.now[number].append(1.0 if rate is None else float(rate))
 
     def means(self) -> list[float]:
         """Of each group over this iteration; 0 of one that has been taken out."""

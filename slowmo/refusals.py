@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+import torch
 
 from gossip import GossipOptimizer, UsageError, World
 
@@ -30,6 +33,17 @@ def refuse_period(period: Any) -> None:
     """Unless it is a number of steps."""
     if isinstance(period, bool) or not isinstance(period, int) or period < 1:
         raise UsageError(f"period is {period!r}, but it is a whole number of steps, at least 1")
+
+
+def refuse_no_rate(optimizer: torch.optim.Optimizer, groups: Iterable[Mapping[str, Any]]) -> None:
+    """Where slow momentum follows the learning rates of `optimizer`, and one of `groups` has none."""
+    base = optimizer.optimizer if isinstance(optimizer, GossipOptimizer) else optimizer
+    for group in groups:
+        if group.get("lr", base.defaults.get("lr")) is None:
+            raise UsageError(
+                f"a parameter group of this {type(base).__name__} has no learning rate for slow momentum to follow: "
+                "pass rescale=False, with which momentum goes on as it is"
+            )
 
 
 def refuse_own_pace(optimizer: Any, name: str) -> None:
