@@ -336,6 +336,14 @@ class GossipOptimizer(Wrapper):
         if self.stats.timeline is not None:
             self.stats.timeline.write()
 
+    def rewritten(self, write: Callable[[], Result]) -> Result:
+        """Do `write`, which changes the wrapped optimizer's parameters, while nothing reads them."""
+        self._take()
+        self.persist(self.mass.quiet)
+        result = write()
+        self.parameters.rounded.write_()
+        return result
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Take in more parameters. Every rank does so at the same step; what is in flight lands first.
 

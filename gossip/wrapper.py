@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import sys
 from collections import defaultdict
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
 from .errors import UsageError
 from .untraced import untraced
+
+Result = TypeVar("Result")
+
+
+def passed_on(name: str) -> Any:
+    """The attribute `name` of the optimizer inside."""
+    return property(
+        lambda self: getattr(self.optimizer, name),
+        lambda self, value: setattr(self.optimizer, name, value),
+        lambda self: delattr(self.optimizer, name),
+        f"The wrapped optimizer's `{name}`.",
+    )
 
 
 class Wrapper(torch.optim.Optimizer):
@@ -19,9 +34,6 @@ class Wrapper(torch.optim.Optimizer):
     wrapped optimizer around its own; hooks of state_dict and load_state_dict are the wrapped optimizer's. torch.compile
     traces none of its public methods.
     """
-
-    # torch.amp.GradScaler then calls `step` always, instead of leaving it out on the rank whose gradients overflowed.
-    _step_supports_amp_scaling = True
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
@@ -39,26 +51,34 @@ class Wrapper(torch.optim.Optimizer):
                 setattr(cls, name, untraced(method))
 
     def _patch_step_function(self) -> None:
-        """Hooks around `step`, as torch puts them; some of ours communicate, so that they are not traced either."""
-        super()._patch_step_function()
+        """Hooks of this optimizer around its step; torch's global ones run around the wrapped optimizer's, and once."""
         kind = type(self)
         if not hasattr(kind.step, "untraced"):
-            kind.step = untraced(kind.step)  # type: ignore[assignment, method-assign]
+            kind.step = untraced(_hooked(kind.step))  # type: ignore[assignment, method-assign]
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The wrapped optimizer's."""
-        return self.optimizer.param_groups
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether `step` is called also where gradients overflowed, and unscales those that nobody has.
 
-    @property
-    def state(self) -> defaultdict[torch.Tensor, Any]:  # type: ignore[override]
-        """The wrapped optimizer's."""
-        return self.optimizer.state
+        A GradScaler hears yes, so that a rank that skips its update makes the step of the schedule which its peers wait
+        for. Frameworks hear no: to them yes means that gradients cannot be unscaled, and clipped, before the step.
+        """
+        return isinstance(sys._getframe(1).f_locals.get("self"), torch.amp.GradScaler)
 
-    @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
-        """The wrapped optimizer's."""
-        return self.optimizer.defaults
+    param_groups: list[dict[str, Any]] = passed_on("param_groups")
+    state: defaultdict[torch.Tensor, Any] = passed_on("state")
+    defaults: dict[str, Any] = passed_on("defaults")
+
+    def __getattr__(self, name: str) -> Any:
+        """`train` and `eval`, where the wrapped optimizer has them, as schedule-free ones do: both write parameters."""
+        if name not in ("train", "eval") or "optimizer" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        switch = getattr(self.optimizer, name)
+        return lambda *args, **options: self.rewritten(lambda: switch(*args, **options))
+
+    def rewritten(self, write: Callable[[], Result]) -> Result:
+        """Do `write`, which changes parameters between two steps."""
+        return write()
 
     @untraced
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -97,3 +117,25 @@ class Wrapper(torch.optim.Optimizer):
         raise UsageError(
             f"a {type(self).__name__} cannot be pickled: it speaks for a running process. Save its state_dict()"
         )
+
+
+def _hooked(step: Callable[..., Result]) -> Callable[..., Result]:
+    """`step` between the hooks of its optimizer, as torch calls them; its global hooks are left out."""
+
+    @functools.wraps(step)
+    def run(*args: Any, **options: Any) -> Result:
+        optimizer = args[0]
+        with torch.autograd.profiler.record_function(f"Optimizer.step#{type(optimizer).__name__}.step"):
+            for hook in list(optimizer._optimizer_step_pre_hooks.values()):
+                changed = hook(optimizer, args, options)
+                if changed is None:
+                    continue
+                if not isinstance(changed, tuple) or len(changed) != 2:
+                    raise RuntimeError(f"a step pre-hook returns None or (new_args, new_kwargs), and not {changed!r}")
+                args, options = changed
+            result = step(*args, **options)
+            for hook in list(optimizer._optimizer_step_post_hooks.values()):
+                hook(optimizer, args, options)
+            return result
+
+    return run

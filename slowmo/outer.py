@@ -14,7 +14,7 @@ from gossip.carried import carried, restored
 from gossip.compared import check_options, warn_without_slowmo
 from gossip.hooks import Hook
 from gossip.mixing import wide_copy
-from gossip.wrapper import Wrapper
+from gossip.wrapper import Wrapper, passed_on
 
 from .jumps import Jumps
 from .rates import Rates
@@ -27,15 +27,6 @@ class Part(NamedTuple):
     bucket: int
     start: int
     stop: int
-
-
-def _passed_on(name: str) -> property:
-    """The attribute `name` of the optimizer inside."""
-    return property(
-        lambda self: getattr(self.optimizer, name),
-        lambda self, value: setattr(self.optimizer, name, value),
-        lambda self: delattr(self.optimizer, name),
-    )
 
 
 class Outer(Wrapper, ABC):
@@ -61,8 +52,8 @@ class Outer(Wrapper, ABC):
 
     optimizer: GossipOptimizer
     # What torch.amp.GradScaler sets around a step belongs to the optimizer that makes it.
-    grad_scale = _passed_on("grad_scale")
-    found_inf = _passed_on("found_inf")
+    grad_scale = passed_on("grad_scale")
+    found_inf = passed_on("found_inf")
 
     def __init__(
         self,
