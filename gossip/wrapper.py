@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -41,8 +41,11 @@ class Wrapper(torch.optim.Optimizer):
                 f"{type(self).__name__} wraps a torch.optim.Optimizer, and this is a {type(optimizer).__name__}"
             )
         self.optimizer = optimizer
-        # Not Optimizer.__init__, which would make parameter groups of its own: this makes the hooks alone.
-        super().__setstate__({})
+        # Neither Optimizer.__init__, which would make parameter groups of its own, nor __setstate__, which would write
+        # into the wrapped optimizer's defaults: hooks of the step are all that is missing.
+        self._optimizer_step_pre_hooks = OrderedDict()
+        self._optimizer_step_post_hooks = OrderedDict()
+        self._patch_step_function()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
