@@ -45,13 +45,14 @@ class ExactAverage(Averager):
             if apart(x, values):
                 values.copy_(x)
         self._share(total, companions)
+        mass.drift.compare(total[1:], self._channel)
 
     def _sums(self) -> tuple[list[torch.Tensor], torch.Tensor, list[torch.Tensor]]:
-        """Σ x, Σ w and the sums of the companions over all ranks."""
+        """Σ x, Σ w with every rank's learning rate, and the sums of the companions over all ranks."""
         mass = self.mass
         numerators = self._numerators()
         companions = self._companions()
-        total = mass.weight.clone().reshape(1)
+        total = mass.drift.beside(mass.weight.reshape(1), self._channel)
         with self._channel.waiting():
             mass.stats.wait(self._channel.sum([*numerators, total, *companions]))
         return numerators, total, companions
@@ -81,7 +82,7 @@ class ExactAverage(Averager):
                 tensor.copy_(summed.div_(n).reshape(tensor.shape))
         # That is 1 for all ranks together, which on a GPU nobody reads; some of them share what they hold together.
         everyone = n == self._channel.carrier.size
-        if mass.balanced or (everyone and total.is_cuda) or abs(total.item() / n - 1) < ROUNDING:
+        if mass.balanced or (everyone and total.is_cuda) or abs(total[0].item() / n - 1) < ROUNDING:
             mass.become_whole()
             mass.balanced |= everyone
         else:

@@ -20,6 +20,7 @@ import torch
 
 from .buckets import Bucket
 from .companions import Companions
+from .drift import Drift
 from .guard import refuse_non_finite
 from .hooks import Hook
 from .mixing import mix_, scalar, scale_change_
@@ -44,6 +45,7 @@ class Mass:
         checks_finite: values are looked at before they are sent.
         checksums: messages of gossip carry one.
         companions: buffers that an exact average takes along.
+        drift: compares the ranks' learning rates in exact sums.
     """
 
     def __init__(self, stats: Stats) -> None:
@@ -60,6 +62,7 @@ class Mass:
         self.checksums = False
         self.companions = Companions()
         self._landers: list[tuple[Hook, Hook | None]] = []
+        self.drift = Drift()
 
     @property
     def values(self) -> list[torch.Tensor]:

@@ -15,6 +15,7 @@ from .closures import Closures, Evaluation, Loss
 from .companions import Companions
 from .compared import check_bare, check_options
 from .deaths import Death, Survivor
+from .drift import Drift
 from .gradients import GradientAverage, Said, unscaled_
 from .mass import Mass
 from .parameters import Parameters
@@ -130,6 +131,7 @@ class GossipOptimizer(Wrapper):
         self.stats = Stats()
         self.mass = Mass(self.stats)
         self.mass.checks_finite, self.mass.checksums = check_finite, checksum
+        self.mass.drift = Drift(lambda: optimizer.param_groups)
         self.parameters = Parameters(optimizer, module, self.mass, initial, masters)
         self._options = {"module_buffers": module_buffers}
         # The first, so that SlowMo's anchor comes after it; no bound method, which would hold this optimizer.

@@ -32,7 +32,8 @@ class Halves(ExactAverage):
         """Of this rank's own parts:  z <- Σ_j w_j z_j / Σ_j w_j.  The other values are of no use until `gather`."""
         mass = self.mass
         self._summed = self._numerators()
-        total, companions = mass.weight.clone().reshape(1), self._companions()
+        total = mass.drift.beside(mass.weight.reshape(1), self._channel)
+        companions = self._companions()
         mass.stats.wait(self._channel.sum([total, *companions]))
         mass.stats.wait(self._channel.reduce_scatter(self._summed))
         for number, where in self._channel.own_parts(self._summed):
@@ -40,6 +41,7 @@ class Halves(ExactAverage):
             if apart(self._summed[number], values):
                 values[where].copy_(x)
         self._share(total, companions)
+        mass.drift.compare(total[1:], self._channel)
 
     def gather(self) -> None:
         """Every rank's own parts, as they are now, become everybody's."""

@@ -85,13 +85,16 @@ class SharedMomentum(SlowMo):
     def _end_iteration(self) -> None:
         self._land()
         super()._end_iteration()
-        self._flight = self._channel.sum(self.momenta)
+        mass = self.optimizer.mass
+        self._told = mass.drift.beside(mass.weight.new_empty(0), self._channel)
+        self._flight = self._channel.sum([*self.momenta, self._told])
 
     def _land(self) -> None:
         """m <- Σ_j m_j / n, which nothing has read since it was posted."""
         if self._flight is not None:
             self.stats.wait(self._flight)
             self._flight = None
+            self.optimizer.mass.drift.compare(self._told, self._channel)
             torch._foreach_div_(self.momenta, self._channel.size)
 
     def state_dict(self) -> dict[str, Any]:

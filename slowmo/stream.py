@@ -23,7 +23,7 @@ class Sent:
         due: the step after whose update it is applied.
         ratios: r of each parameter group.
         own: x, what this rank has sent, of each part, where it is asked for.
-        sums: Σ_j ω_j x_j of each part, and at last Σ_j ω_j.
+        sums: Σ_j ω_j x_j of each part, and at last Σ_j ω_j with every rank's learning rate.
         flight: what carries it; None when it has arrived, out of a checkpoint.
     """
 
@@ -74,8 +74,8 @@ class Stream(Averager):
         sums = [wide_copy(part) for part in values]
         if not mass.whole:
             torch._foreach_mul_(sums, scalar(mass.weight))
-        sums.append(mass.weight.clone().reshape(1))
         self._channels.rotate(-1)
+        sums.append(mass.drift.beside(mass.weight.reshape(1), self._channels[-1]))
         flight = self._channels[-1].sum(sums)
         flight.done()  # some transports begin when they are asked
         self.aloft.append(Sent(shard, step + self.delay, ratios, own, sums, flight))
@@ -88,8 +88,10 @@ class Stream(Averager):
 
     def take(self) -> Sent:
         """The oldest, once it has arrived."""
-        if self.aloft[0].flight is not None:
-            self.mass.stats.wait(self.aloft[0].flight)
+        sent = self.aloft[0]
+        if sent.flight is not None:
+            self.mass.stats.wait(sent.flight)
+            self.mass.drift.compare(sent.sums[-1][1:], self._channels[-1])
         return self.aloft.popleft()
 
     def forget(self) -> None:

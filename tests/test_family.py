@@ -309,7 +309,7 @@ def test_the_shared_momentum_is_the_same_bits_and_waits_for_nothing_but_itself()
     assert all(torch.equal(m, ranks[0][0]) for m, _ in ranks)
     assert float(ranks[0][0].abs().max()) > 0
     for _, sent in ranks:
-        assert sent == 2 * 2 * 2 / 3 * 4 * len(ranks[0][0])
+        assert sent == 2 * 2 * 2 / 3 * (4 * len(ranks[0][0]) + 8 * 3), "momenta, and the rates of three ranks"
 
 
 def test_a_shared_momentum_does_not_outlive_a_rank() -> None:

@@ -81,7 +81,10 @@ def test_rounds_are_posts() -> None:
 
 @pytest.mark.parametrize("gradients", [False, True], ids=["parameters", "gradients"])
 def test_exact_average(gradients: bool) -> None:
-    """A ring: 2(n-1)/n of the bytes leave each rank, and a number or two besides. One rank alone sends nothing."""
+    """A ring: 2(n-1)/n of the bytes leave each rank, and with each message at most two numbers besides.
+
+    They are weights or counts, and every rank's learning rate. One rank alone sends nothing.
+    """
     size, steps = 4, 6
 
     def averager(world: gossip.World) -> gossip.Averager:
@@ -89,8 +92,8 @@ def test_exact_average(gradients: bool) -> None:
 
     for rank in counted(size, averager, steps, gradients):
         least = steps * 2 * (size - 1) * PAYLOAD // size
-        assert least <= rank.bytes_sent <= least + steps * 2 * (size - 1) * 8
-        assert rank.bytes_received <= least + steps * 2 * (size - 1) * 8
+        assert least <= rank.bytes_sent <= least + steps * 2 * (size - 1) * 16
+        assert rank.bytes_received <= least + steps * 2 * (size - 1) * 16
         assert rank.rounds_posted == 0
     [alone] = counted(1, averager, steps, gradients)
     assert alone.bytes_sent == alone.messages_sent == 0
@@ -115,9 +118,9 @@ def test_outer_steps_count() -> None:
         return sent
 
     for exact, none in zip(*(testing.run(2, lambda world, a=a: run(world, a)) for a in (True, False)), strict=True):
-        # a round counts when it has landed, which is one step later
+        # A round counts when it has landed, which is one step later. The average adds a weight and two learning rates.
         assert none == [0, *[PAYLOAD + ENVELOPE] * 3]
-        assert [more - less for more, less in zip(exact, none, strict=True)] == [0, PAYLOAD + 8, 0, PAYLOAD + 8]
+        assert [more - less for more, less in zip(exact, none, strict=True)] == [0, PAYLOAD + 24, 0, PAYLOAD + 24]
 
 
 def test_last_step_and_run() -> None:
