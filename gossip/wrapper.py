@@ -17,13 +17,13 @@ from .untraced import untraced
 Result = TypeVar("Result")
 
 
-def passed_on(name: str) -> Any:
-    """The attribute `name` of the optimizer inside."""
+def passed_on(name: str, inside: str = "optimizer") -> Any:
+    """The attribute `name` of the object in attribute `inside`."""
     return property(
-        lambda self: getattr(self.optimizer, name),
-        lambda self, value: setattr(self.optimizer, name, value),
-        lambda self: delattr(self.optimizer, name),
-        f"The wrapped optimizer's `{name}`.",
+        lambda self: getattr(getattr(self, inside), name),
+        lambda self, value: setattr(getattr(self, inside), name, value),
+        lambda self: delattr(getattr(self, inside), name),
+        f"`{inside}.{name}`.",
     )
 
 

@@ -1,11 +1,10 @@
-"""What all optimizers with outer iterations share: anchors, slow momentum, and the outer step on a part of a bucket."""
+"""What all optimizers with outer iterations share: anchors, and the outer step on parts of the model."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -13,20 +12,14 @@ from gossip import Account, Averager, Death, GossipOptimizer, NoAverage, Stats, 
 from gossip.carried import carried, restored
 from gossip.compared import check_options, warn_without_slowmo
 from gossip.hooks import Hook
-from gossip.mixing import wide_copy
 from gossip.wrapper import Wrapper, passed_on
 
 from .jumps import Jumps
+from .memory import Memory
+from .outer_optimizer import MakeOuter, OuterOptimizer
 from .rates import Rates
-from .refusals import refuse_no_rate, refuse_period
-
-
-class Part(NamedTuple):
-    """Elements start..stop−1 of a bucket, of which an anchor and a momentum are kept together."""
-
-    bucket: int
-    start: int
-    stop: int
+from .refusals import refuse_no_rate, refuse_period, refuse_two_rules
+from .rule import Part, Rule, SlowMomentum
 
 
 class Outer(Wrapper, ABC):
@@ -39,12 +32,15 @@ class Outer(Wrapper, ABC):
         lr: α, above 0.
         nesterov, rescale: as in `SlowMo`.
         options: what else the ranks have to agree on.
+        outer: makes the optimizer of the outer step, in the place of slow momentum.
+        anchors_on: "cpu" keeps anchors and momenta on the host.
 
     Attributes:
         steps: that were made.
         parts: what anchors and momenta are kept of.
         anchors: x_{t,0}, one for each part.
-        momenta: m = γu.
+        momenta: m = γu; none with an `outer` optimizer, which then stands in `rule.optimizer`.
+        rule: makes the outer step.
 
     Raises:
         UsageError: options that cannot work.
@@ -54,6 +50,10 @@ class Outer(Wrapper, ABC):
     # What torch.amp.GradScaler sets around a step belongs to the optimizer that makes it.
     grad_scale = passed_on("grad_scale")
     found_inf = passed_on("found_inf")
+    momentum = passed_on("momentum", "rule")
+    lr = passed_on("lr", "rule")
+    nesterov = passed_on("nesterov", "rule")
+    momenta = passed_on("momenta", "rule")
 
     def __init__(
         self,
@@ -65,6 +65,8 @@ class Outer(Wrapper, ABC):
         nesterov: bool,
         rescale: bool,
         options: str,
+        outer: MakeOuter | None = None,
+        anchors_on: str | None = None,
     ) -> None:
         name = type(self).__name__
         if isinstance(optimizer, Outer):
@@ -74,30 +76,32 @@ class Outer(Wrapper, ABC):
                 f"averager is a {type(averager).__name__}, which is no Averager such as gossip.ExactAverage(world)"
             )
         refuse_period(period)
-        if not 0 <= momentum < 1:
-            raise UsageError(f"momentum is {momentum!r}, but slow momentum is stable from 0 up to, not including, 1")
-        if not (lr > 0 and math.isfinite(lr)):
-            raise UsageError(f"lr is {lr!r}, but the slow learning rate is a positive number; the paper's is 1")
+        memory = Memory(anchors_on)
+        if outer is not None:
+            refuse_two_rules(momentum, lr, nesterov, rescale)
+            rescale = False
+        rule: Rule = SlowMomentum(memory, momentum, lr, nesterov) if outer is None else OuterOptimizer(memory, outer)
         if averager.overlap:
             raise UsageError(
                 f"{averager.describe()} would land after the outer step that needs it: use overlap=0 here, and let "
                 "the base optimizer overlap"
             )
-        self._follows = rescale and momentum > 0
+        self._follows = rescale and momentum > 0 and outer is None
         if self._follows and isinstance(optimizer, torch.optim.Optimizer):
             refuse_no_rate(optimizer, optimizer.param_groups)
         base = optimizer if isinstance(optimizer, GossipOptimizer) else GossipOptimizer(optimizer, NoAverage())
         if base.rewrites:
             raise UsageError(f"this GossipOptimizer has a {name} around it already: two would share its steps")
         super().__init__(base)
-        said = f"{name}(period={period}, momentum={momentum}, lr={lr}, {options}{nesterov=}, {rescale=})"
+        self.averager, self.rule = averager, rule
+        self.period, self.rescale = period, rescale
+        if outer is not None:
+            rule.begin(self._parts(), base.mass.buckets)
+        said = f"{name}(period={period}, {rule.describe()}, {options}{rescale=})"
         base.attach(averager, period, said, call=f"slowmo.{name}(...)")
         base.beginnings.append(Hook(self._begin))
         base.rewrites.append(Hook(self._rewrite))
         self._jumps = Jumps(base, name)
-        self.averager = averager
-        self.period, self.momentum, self.lr = period, momentum, lr
-        self.nesterov, self.rescale = nesterov, rescale
         self._forget()
 
     def _forget(self) -> None:
@@ -105,7 +109,7 @@ class Outer(Wrapper, ABC):
         self.steps = 0
         self.parts: list[Part] = []
         self.anchors: list[torch.Tensor] = []
-        self.momenta: list[torch.Tensor] = []
+        self.rule.forget()
         self._rates = Rates()
         self._jumps.forget()
 
@@ -162,43 +166,17 @@ class Outer(Wrapper, ABC):
             "step, or build the optimizers after loading, so that rank 0's are taken",
         )
         for part in self._parts()[len(self.parts) :]:
-            self.parts.append(part)
-            self.anchors.append(wide_copy(self._values(part)))
-            self.momenta.append(torch.zeros_like(self.anchors[-1]))
+            self._keep(part).copy_(self._values(part))
+
+    def _keep(self, part: Part) -> torch.Tensor:
+        """The memory for the anchor of one more part."""
+        self.parts.append(part)
+        self.anchors.append(self.rule.keep(part, self.optimizer.mass.buckets[part.bucket]))
+        return self.anchors[-1]
 
     def _values(self, part: Part) -> torch.Tensor:
         """The values z of a part, in the parameters' own memory."""
         return self.optimizer.mass.values[part.bucket][part.start : part.stop]
-
-    def _move_(self, number: int, x: torch.Tensor, ratios: Sequence[float | None]) -> None:
-        """The outer step on part `number`: x_{t,τ} becomes x_{t+1,0}, and so does the anchor."""
-        part, anchor, m = self.parts[number], self.anchors[number], self.momenta[number]
-        for group, where in self.optimizer.mass.buckets[part.bucket].segments(part.start, part.stop):
-            self._outer_step_(x[where], anchor[where], m[where], ratios[group])
-
-    def _outer_step_(self, values: torch.Tensor, anchor: torch.Tensor, m: torch.Tensor, r: float | None) -> None:
-        """The outer step on what one group has of a part, in the dtype of the anchor.
-
-        With d = x_{t,0} − x_{t,τ}:    m' = βr·m + d ;    x_{t+1,0} = x_{t,τ} + (1−α)·d − αβr·m
-        and with Nesterov:                                x_{t+1,0} = x_{t,τ} + (1−α)·d − αβ·m'
-        """
-        if r is None:
-            anchor.copy_(values)
-            return
-        α, β = self.lr, self.momentum
-        x = values if values.dtype == anchor.dtype else values.to(anchor.dtype)
-        d = anchor.sub_(x)  # the anchor's memory, which x_{t+1,0} takes below
-        # A term whose factor is 0 is left out: x_{t,τ} stays bit for bit with β = 0 and α = 1.
-        if β and not self.nesterov:
-            x.add_(m, alpha=-α * β * r)
-        m.mul_(β * r).add_(d)
-        if β and self.nesterov:
-            x.add_(m, alpha=-α * β)
-        if α != 1:
-            x.add_(d, alpha=1 - α)
-        anchor.copy_(x)
-        if x is not values:
-            values.copy_(x)
 
     # -- what it passes on ---------------------------------------------------------------------------------------------
 
@@ -242,8 +220,8 @@ class Outer(Wrapper, ABC):
     def _kept(self) -> dict[str, Any]:
         return {
             "steps": self.steps,
+            **self.rule.state_dict(),
             "anchors": [anchor.clone() for anchor in self.anchors],
-            "momenta": [momentum.clone() for momentum in self.momenta],
             "rates": [list(rates) for rates in self._rates.now],
             "last_rates": list(self._rates.last),
             "kind": type(self).__name__,
@@ -283,16 +261,16 @@ class Outer(Wrapper, ABC):
             self.averager.load_state_dict(saved["averager"])
 
     def _take(self, saved: dict[str, Any]) -> None:
-        devices = [self._values(part).device for part in self._parts()]
         self.steps = saved["steps"]
-        self.parts = self._parts()[: len(saved["anchors"])]
-        self.anchors = [anchor.to(device, copy=True) for anchor, device in zip(saved["anchors"], devices, strict=False)]
-        self.momenta = [m.to(device, copy=True) for m, device in zip(saved["momenta"], devices, strict=False)]
+        for part, anchor in zip(self._parts(), saved["anchors"], strict=False):
+            self._keep(part).copy_(anchor)
+        self.rule.load_state_dict(saved)
         self._rates.now = [list(rates) for rates in saved["rates"]]
         self._rates.last = list(saved["last_rates"])
 
     def _refuse_foreign(self, saved: dict[str, Any]) -> None:
         self._refuse_other_averager(saved)
+        self.rule.refuse_foreign(saved)
         theirs = [anchor.numel() for anchor in saved["anchors"]]
         ours = [part.stop - part.start for part in self._parts()]
         if theirs != ours[: len(theirs)]:

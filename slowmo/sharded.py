@@ -11,8 +11,8 @@ from gossip import ExactAverage, UsageError, World
 from gossip.buckets import apart
 from gossip.mixing import scalar, wide
 
-from .outer import Part
 from .refusals import checked, refuse_shrink
+from .rule import Part
 from .slow_momentum import SlowMo
 
 
@@ -74,7 +74,7 @@ class ShardedSlowMo(SlowMo):
 
     Args:
         world: the ranks over which average, anchor and momentum go.
-        optimizer, period, momentum, lr, buffers, nesterov, rescale: as in `SlowMo`.
+        optimizer, period, momentum, lr, buffers, nesterov, rescale, anchors_on: as in `SlowMo`.
 
     Raises:
         UsageError: options that cannot work, or a base with on_failure="shrink".
@@ -98,10 +98,12 @@ class ShardedSlowMo(SlowMo):
         buffers: str = "maintain",
         nesterov: bool = False,
         rescale: bool = True,
+        anchors_on: str | None = None,
     ) -> None:
         lost = "without the anchor and momentum that a dead rank alone has"
         refuse_shrink(optimizer, lost, "SlowMo(..., ExactAverage(world))")
-        super().__init__(optimizer, Halves(checked(world)), period, momentum, lr, buffers, nesterov, rescale)
+        halves = Halves(checked(world))
+        super().__init__(optimizer, halves, period, momentum, lr, buffers, nesterov, rescale, anchors_on=anchors_on)
 
     def _parts(self) -> list[Part]:
         return self.averager.own_parts()

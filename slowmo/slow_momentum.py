@@ -13,6 +13,7 @@ from gossip import Averager, UsageError
 
 from .buffers import Average, Buffers, Maintain, Reset
 from .outer import Outer
+from .outer_optimizer import MakeOuter
 
 STRATEGIES = ("reset", "maintain", "average")
 
@@ -28,7 +29,7 @@ class SlowMo(Outer):
         x_{t+1,0}  =  x_{t,0} − α γ_t u_{t+1}
 
     computed with m = γu, so that nothing is divided by a rate and a rate may be 0 (then x_{t+1,0} = x_{t,τ} and u is
-    kept). Anchor and momentum are two copies of the model, in float32 or wider.
+    kept). Anchor and momentum are two copies of the model, in float32 or wider, beside the parameters or on the host.
 
     The anchor is taken when the first `step()` begins, so parameters that were loaded before it count; the ranks
     compare theirs then. After loading others in the middle of a run call `restart()`.
@@ -45,6 +46,11 @@ class SlowMo(Outer):
         nesterov: x_{t+1,0} = x_{t,0} − α(β m_{t+1} + d) with d = x_{t,0} − x_{t,τ}.
         rescale: whether u follows the learning rate, as the paper has it. False is momentum over d itself, which goes
             on where the rate is 0; with `nesterov=True` over local AdamW that is DiLoCo.
+        outer: makes the optimizer of the outer step out of the anchors, in the place of slow momentum: it steps on
+            x_{t,0} with the gradient x_{t,0} − x_{t,τ}. With `functools.partial(torch.optim.SGD, lr=0.7, momentum=0.9,
+            nesterov=True)` that is DiLoCo again. It stands in `rule.optimizer`, for a schedule of its learning rate.
+        anchors_on: "cpu" keeps anchors, momenta and the outer optimizer's state on the host, for GPUs that are full.
+            Slow momentum is then computed on the GPU, some megabytes at a time; an `outer` optimizer runs on the host.
 
     Raises:
         UsageError: options that cannot work.
@@ -69,12 +75,15 @@ class SlowMo(Outer):
         buffers: str = "maintain",
         nesterov: bool = False,
         rescale: bool = True,
+        outer: MakeOuter | None = None,
+        anchors_on: str | None = None,
     ) -> None:
         if buffers not in STRATEGIES:
             raise UsageError(f"buffers is {buffers!r}; there are {', '.join(map(repr, STRATEGIES))}")
         if buffers == "average" and isinstance(averager, Averager) and not averager.worlds:
             raise UsageError("buffers='average' needs ranks to average over, and this averager speaks to none")
-        super().__init__(optimizer, averager, period, momentum, lr, nesterov, rescale, f"{buffers=}, ")
+        options = f"{buffers=}, "
+        super().__init__(optimizer, averager, period, momentum, lr, nesterov, rescale, options, outer, anchors_on)
         self.buffers = buffers
         self._buffers = self._strategy(buffers)
 
@@ -113,5 +122,4 @@ class SlowMo(Outer):
 
     def _outer_steps_(self, ratios: Sequence[float | None]) -> None:
         """x_{t+1,0}, everywhere."""
-        for number, part in enumerate(self.parts):
-            self._move_(number, self._values(part), ratios)
+        self.rule.move_({number: self._values(part) for number, part in enumerate(self.parts)}, ratios)

@@ -38,28 +38,34 @@ class Sent:
 class Stream(Averager):
     """Exact sums of shards, each taken `delay` steps after it was posted: by every rank in the same step.
 
-    `keeps`: a copy of what this rank sent goes along.
+    Args:
+        world: the ranks.
+        period: τ, steps from one average of a shard to the next.
+        shards: how many there are.
+        delay: steps from the post of an average to its use.
+        keeps: a copy of what this rank sent goes along.
+        ahead: an average is posted `delay` steps before the end of its iteration, instead of at the end.
     """
 
     outlives = False
 
-    def __init__(self, world: World, period: int, shards: int, delay: int, keeps: bool) -> None:
+    def __init__(self, world: World, period: int, shards: int, delay: int, keeps: bool, ahead: bool = False) -> None:
         self.worlds = (world,)
         self.period, self.shards, self.delay, self.keeps = period, shards, delay, keeps
-        ends = [(shard + 1) * period // shards % period for shard in range(shards)]
-        self._ending = [[shard for shard, end in enumerate(ends) if end == step] for step in range(period)]
+        posts = [((shard + 1) * period // shards - ahead * delay) % period for shard in range(shards)]
+        self._posting = [[shard for shard, post in enumerate(posts) if post == step] for step in range(period)]
         self.aloft: deque[Sent] = deque()
         # Sums on one channel would take one another's messages: each that may be on its way has its own.
-        most = max(sum(len(self.ending(step + ahead)) for ahead in range(delay)) for step in range(period))
+        most = max(sum(len(self.posting(step + later)) for later in range(delay)) for step in range(period))
         self._channels = deque(world.channel() for _ in range(max(1, most)))
 
     def in_flight(self) -> bool:
         """Whether an average has been sent and not yet taken in."""
         return bool(self.aloft)
 
-    def ending(self, steps: int) -> list[int]:
-        """The shards whose iteration ends after so many steps: each after others, the last at the end of a period."""
-        return self._ending[steps % self.period]
+    def posting(self, steps: int) -> list[int]:
+        """The shards whose average is posted after so many steps: one after another, spread over a period."""
+        return self._posting[steps % self.period]
 
     def describe(self) -> str:
         """One line for the ranks to compare."""
@@ -118,12 +124,9 @@ class Stream(Averager):
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from there. `forget` comes first."""
+        """Go on from there. `forget` comes first. Sums go to the device of their part when they are used."""
         for saved in state["aloft"]:
             *sums, total = saved["sums"]
-            own, sums = (
-                [x.to(values.device, copy=True) for x, values in zip(parts, self.mass.values, strict=False)]
-                for parts in (saved["own"], sums)
-            )
+            own, sums = ([x.clone() for x in parts] for parts in (saved["own"], sums))
             sums.append(total.to(self.mass.weight.device, copy=True))
             self.aloft.append(Sent(saved["shard"], saved["due"], list(saved["ratios"]), own, sums, None))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,9 +11,13 @@ import torch
 from gossip import GossipOptimizer, UsageError, World
 from gossip.mixing import scalar
 
-from .outer import Outer, Part
+from .fragments import Cut, Fragments, Member, Shards
+from .landing import Landing, Mixed, Progress, SameStep
+from .outer import Outer
+from .outer_optimizer import MakeOuter
 from .rates import Rates
-from .refusals import checked, refuse_own_pace, refuse_period, refuse_shrink
+from .refusals import checked, refuse_delay, refuse_mixing, refuse_own_pace, refuse_period, refuse_shards, refuse_shrink
+from .rule import Part
 from .stream import Sent, Stream
 
 
@@ -37,11 +43,21 @@ class StreamingSlowMo(Outer):
 
         z_i       <- z_i + (a_{t+1} − x̄)
 
-    and gossip alone brings the ranks together; it has to reach all of `world`. The mean moves as before.
+    and gossip alone brings the ranks together; it has to reach all of `world`. The mean moves as before. With
+    `mixing` = μ, over any base,
+
+        z_i       <- (1−μ) a_{t+1} + μ z_i
+
+    so that with μ = 0 the average overwrites what rank i has done since it sent.
+
+    Settings by origin. The defaults are SlowMo's outer step. Streaming DiLoCo has an outer Nesterov step of its own
+    (momentum=0.9, nesterov=True, rescale=False, or `outer`), calls `mixing` α and `delay` τ. torchft's `DiLoCo` is
+    fragments=model_fragments, period=sync_every, delay=fragment_sync_delay, mixing=fragment_update_alpha, ahead=True
+    and outer=its outer optimizer's class with its options; this class then gives its reference values, bit for bit.
 
     Anchors and momenta are the same bits on every rank, and two copies of the model; what is on its way takes two
-    copies of its shard, or one where the step is the same for all. Over NCCL averages and rounds of gossip pass through
-    one stream, one after another; what of that is hidden behind computing is not yet measured.
+    copies of its shard, or one where the step is the same for all or mixed. Over NCCL averages and rounds of gossip
+    pass through one stream, one after another; what of that is hidden behind computing is not yet measured.
 
     With β = 0 and α = 1 an outer step leaves the mean over the ranks as it was, and where it is the same step for all,
     the base's run, bit for bit. x̄ is the mean of what was held when it was sent. That is all there is over a base that
@@ -55,13 +71,19 @@ class StreamingSlowMo(Outer):
         optimizer: a GossipOptimizer, or any torch optimizer, which then trains each rank by itself in between.
         world: the ranks over which averages go.
         period: τ, base steps in an outer iteration.
-        momentum, lr, nesterov, rescale: as in `SlowMo`, but for γ, which is each rank's own: with `rescale` every rank
-            has to follow one schedule of learning rates.
+        momentum, lr, nesterov, rescale, outer, anchors_on: as in `SlowMo`, but for γ, which is each rank's own: with
+            `rescale` every rank has to follow one schedule of learning rates, and is warned where one does not.
         shards: at most τ; without it τ, which sends the least in a step. Fewer, with a longer delay, cost less where
             messages are slow to start: an exact average of a shard is 2(n−1) of them, one after another.
         delay: steps for which an average may travel, at most τ. It is waited for when it has not arrived by then, and
             never applied before, so that runs repeat bit for bit. As many averages as end within `delay` steps are on
             their way at once, each on a channel of its own.
+        fragments: instead of `shards`, at most τ fragments that hold all parameters of the optimizer. Each is a module,
+            a parameter, or a list of these. A tied parameter belongs to the first fragment that holds it.
+        mixing: μ, the share of a rank's own parameters that stays when a shard's average is applied; None keeps all
+            progress, as above.
+        ahead: a shard's average is sent `delay` steps before its iteration ends, and applied at the end; otherwise it
+            is sent at the end.
 
     Raises:
         UsageError: options that cannot work, or a base with on_failure="shrink", module_buffers="average",
@@ -88,13 +110,21 @@ class StreamingSlowMo(Outer):
         delay: int = 1,
         nesterov: bool = False,
         rescale: bool = True,
+        fragments: Iterable[Member | Iterable[Member]] | None = None,
+        mixing: float | None = None,
+        ahead: bool = False,
+        outer: MakeOuter | None = None,
+        anchors_on: str | None = None,
     ) -> None:
         refuse_period(period)
-        shards = period if shards is None else shards
-        if isinstance(shards, bool) or not isinstance(shards, int) or not 1 <= shards <= period:
-            raise UsageError(f"shards is {shards!r}, but it is a whole number from 1 to the period, {period}")
-        if isinstance(delay, bool) or not isinstance(delay, int) or not 0 <= delay <= period:
-            raise UsageError(f"delay is {delay!r}, but it is a number of steps from 0 to the period, {period}")
+        if shards is not None and fragments is not None:
+            raise UsageError(f"shards={shards} and fragments=... are two ways to cut the model: give one")
+        refuse_shards(shards, period)
+        refuse_delay(delay, period)
+        refuse_mixing(mixing)
+        self._cut: Cut = Shards(shards or period) if fragments is None else Fragments(fragments)
+        refuse_shards(self._cut.count, period, "fragments")
+        self._cut.check(parameter for group in getattr(optimizer, "param_groups", ()) for parameter in group["params"])
         lost = "with an average that was on its way when a rank died"
         refuse_shrink(optimizer, lost, "SlowMo(..., ExactAverage(world))")
         if isinstance(optimizer, GossipOptimizer) and optimizer.mass.companions:
@@ -103,10 +133,17 @@ class StreamingSlowMo(Outer):
                 "is none of here: leave module_buffers='local', or take SlowMo(..., ExactAverage(world))"
             )
         refuse_own_pace(optimizer, type(self).__name__)
-        alike = delay > 0 and _mixes(optimizer, checked(world))
-        stream = Stream(checked(world), period, shards, delay, keeps=not alike)
-        super().__init__(optimizer, stream, period, momentum, lr, nesterov, rescale, "")
-        self.shards, self.delay = shards, delay
+        self._landing: Landing
+        if mixing is not None:
+            self._landing = Mixed(mixing)
+        else:
+            self._landing = SameStep() if delay and _mixes(optimizer, checked(world)) else Progress()
+        stream = Stream(checked(world), period, self._cut.count, delay, self._landing.keeps, ahead)
+        options = f"{self._cut.describe()}, {mixing=}, {ahead=}, "
+        super().__init__(
+            optimizer, stream, period, momentum, lr, nesterov, rescale, options, outer=outer, anchors_on=anchors_on
+        )
+        self.shards, self.delay, self.mixing, self.ahead = self._cut.count, delay, mixing, ahead
         self.optimizer.mass.lands_with(self._land, stream.in_flight)
 
     def _forget(self) -> None:
@@ -114,12 +151,18 @@ class StreamingSlowMo(Outer):
         self._each = [Rates() for _ in range(self.averager.shards)]
 
     def _parts(self) -> list[Part]:
-        shards = self.averager.shards
-        return [
-            Part(number, shard * len(values) // shards, (shard + 1) * len(values) // shards)
-            for number, values in enumerate(self.optimizer.mass.values)
-            for shard in range(shards)
-        ]
+        self._placed = self._cut.parts(self.optimizer.mass.buckets)
+        return [part for _, part in self._placed]
+
+    def _numbers(self, shard: int) -> list[int]:
+        """The parts of one shard."""
+        return [number for number, (place, _) in enumerate(self._placed[: len(self.parts)]) if place == shard]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As for any optimizer with outer iterations; with fragments=..., its parameters are in one of them."""
+        parameters = param_group["params"]
+        self._cut.check([parameters] if isinstance(parameters, torch.Tensor) else parameters)
+        super().add_param_group(param_group)
 
     def _begin(self) -> None:
         self._anchor()
@@ -132,8 +175,8 @@ class StreamingSlowMo(Outer):
         self.averager.ask()
         with self.stats.span("slowmo"):
             self._take_due()
-            for shard in self.averager.ending(self.steps):
-                values = [self._values(part) for part in self.parts[shard :: self.shards]]
+            for shard in self.averager.posting(self.steps):
+                values = [self._values(self.parts[number]) for number in self._numbers(shard)]
                 self.averager.send(self.steps, shard, self._each[shard].end(self.rescale), values)
             if self.delay == 0:
                 self._take_due()
@@ -152,26 +195,21 @@ class StreamingSlowMo(Outer):
         """The outer step of one shard, and what it does to the values as they are now."""
         self.optimizer.mass.quiet()
         *sums, total = sent.sums
-        for place, x in enumerate(sums):
-            number = sent.shard + place * self.shards
-            z = self._values(self.parts[number])
-            # x̄ = Σ ω x / Σ ω, which becomes a_{t+1} when it is moved
-            x.div_(scalar(total[0]))
-            if sent.own:
-                since = z.to(x.dtype) - sent.own[place]
-                self._move_(number, x, sent.ratios)
-                # z <- a_{t+1} + (z − x_i)
-                z.copy_(x.add_(since))
-            else:
-                mean = x.clone()
-                self._move_(number, x, sent.ratios)
-                # z <- z + (a_{t+1} − x̄)
-                z.add_(x.sub_(mean))
+        numbers = self._numbers(sent.shard)
+        now = [self._values(self.parts[number]) for number in numbers]
+        # x̄ = Σ ω x / Σ ω, which becomes a_{t+1} when it is moved
+        means = [x.to(z.device).div_(scalar(total[0])) for x, z in zip(sums, now, strict=True)]
+        own = sent.own or itertools.repeat(None, len(means))
+        kept = [self._landing.before(z, x, mine) for z, x, mine in zip(now, means, own, strict=True)]
+        self.rule.move_(dict(zip(numbers, means, strict=True)), sent.ratios)
+        for z, a, before in zip(now, means, kept, strict=True):
+            self._landing.land_(z, a, before)
 
     # -- checkpoints: rates of each shard, and averages that have arrived and are not applied yet ----------------------
 
     def _options(self) -> dict[str, Any]:
-        return {**super()._options(), "shards": self.shards, "delay": self.delay}
+        own = {"fragments": self._cut.describe(), "mixing": self.mixing, "ahead": self.ahead}
+        return {**super()._options(), "shards": self.shards, "delay": self.delay, **own}
 
     def _kept(self) -> dict[str, Any]:
         return {
@@ -194,6 +232,6 @@ def _mixes(base: torch.optim.Optimizer, world: World) -> bool:
     if len(sizes) == 1 and sizes[0] < world.size:
         raise UsageError(
             f"{base.averager.describe()} mixes {sizes[0]} of {world.size} ranks, and with a delay it alone brings ranks"
-            " together: use delay=0, or gradients=world.node in the place of averages inside a node"
+            " together: use delay=0, mixing=..., or gradients=world.node in the place of averages inside a node"
         )
     return True

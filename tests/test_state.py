@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import io
 import warnings
@@ -86,6 +87,7 @@ def pushing(world: gossip.World, **options: Any) -> gossip.GossipOptimizer:
     return base(world, averager=gossip.PushSum(world, graph(world.size), **options))
 
 
+OUTER = functools.partial(torch.optim.SGD, lr=0.7)
 SLOW = {"period": 2, "momentum": 0.9, "lr": 0.7, "buffers": "reset", "nesterov": True, "rescale": False}
 
 # A class, how it is made, a value other than the default for each option that is compared, and those that are free.
@@ -115,14 +117,14 @@ OPTIONS: dict[str, tuple[Any, Callable[..., Any], dict[str, Any], dict[str, Any]
     "SlowMo": (
         slowmo.SlowMo,
         lambda world, averager=gossip.NoAverage, **options: slowmo.SlowMo(base(world), averager(), **options),
-        {**SLOW, "averager": lambda: gossip.Chain(gossip.NoAverage())},
-        {},
+        {**SLOW, "averager": lambda: gossip.Chain(gossip.NoAverage()), "outer": OUTER},
+        {"anchors_on": "cpu"},
     ),
     "ShardedSlowMo": (
         slowmo.ShardedSlowMo,
         lambda world, **options: slowmo.ShardedSlowMo(base(world), world, **options),
         SLOW,
-        {},
+        {"anchors_on": "cpu"},
     ),
     "SharedMomentum": (
         slowmo.SharedMomentum,
@@ -133,12 +135,15 @@ OPTIONS: dict[str, tuple[Any, Callable[..., Any], dict[str, Any], dict[str, Any]
     "StreamingSlowMo": (
         slowmo.StreamingSlowMo,
         lambda world, shards=2, **options: slowmo.StreamingSlowMo(base(world), world, shards=shards, **options),
-        {**{name: value for name, value in SLOW.items() if name != "buffers"}, "shards": 1, "delay": 2},
-        {},
+        {
+            **{name: value for name, value in SLOW.items() if name != "buffers"},
+            **{"shards": 1, "delay": 2, "mixing": 0.5, "ahead": True, "outer": OUTER},
+        },
+        {"anchors_on": "cpu"},
     ),
 }
-# Compared by another test (masters, node), or the very things that a state is loaded into.
-ELSEWHERE = {"masters", "node", "module", "world"}
+# Compared by another test (masters, node, fragments), or the very things that a state is loaded into.
+ELSEWHERE = {"fragments", "masters", "node", "module", "world"}
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -585,3 +590,22 @@ def test_an_optimizer_that_cannot_be_made_again_is_refused_for_a_reset() -> None
 
     with pytest.raises(gossip.UsageError, match="buffers='reset' cannot make a new Own to see what it begins with"):
         slowmo.SlowMo(Own(model_of(0), 3), gossip.NoAverage(), buffers="reset")
+
+
+def test_a_state_of_other_fragments_is_refused() -> None:
+    def job(world: gossip.World) -> None:
+        def cut(*members: str) -> slowmo.StreamingSlowMo:
+            model = model_of(0)
+            fragments = [getattr(model, name) for name in members]
+            return slowmo.StreamingSlowMo(
+                torch.optim.SGD(model.parameters(), lr=0.1), world, period=2, fragments=fragments
+            )
+
+        first = cut("weight", "bias")
+        first.step()
+        saved = copy.deepcopy(first.state_dict())
+        with pytest.raises(gossip.UsageError, match=r"fragments|elements"):
+            cut("bias", "weight").load_state_dict(saved)
+        first.settle()
+
+    testing.run(2, job, timeout=10)
