@@ -28,6 +28,7 @@ from topologies.families.one_peer_hypercube import one_peer_hypercube
 from topologies.families.random_pairs import RandomPairs, random_pairs
 from topologies.families.random_peer import RandomPeer, random_peer
 from topologies.families.ring import ring
+from topologies.families.sgp_graph import HOPS, sgp_graph
 from topologies.pairing import Pairing
 from topologies.topology import Topology
 
@@ -36,6 +37,10 @@ PERIODIC: dict[str, Callable[[int], Topology]] = {
     "bipartite_exponential": bipartite_exponential,
     "linear": linear,
     "one_peer_hypercube": lambda size: one_peer_hypercube(1 << size.bit_length() - 1),
+    "sgp_graph": sgp_graph,
+    "sgp_graph of linear hops": lambda size: sgp_graph(
+        size, "DynamicDirectedLinearGraph", min(3, 2 * (size // 2) or 1)
+    ),
     **{f"base {peers}": lambda size, peers=peers: base(size, peers) for peers in (1, 2, 3, 4, 7)},
 }
 APERIODIC: dict[str, Callable[[int, int], Topology]] = {
@@ -192,6 +197,72 @@ def test_hops_of_directed_schedules(topology, hops):
     assert [list(topology.turn(0, round).sends) for round in range(window(topology))] == [[hop] for hop in hops]
 
 
+# The hops of one period as fairscale 0.4.13's classes of these names give them, run for each rank.
+DIRECTED, NPEER = "DynamicDirectedExponentialGraph", "NPeerDynamicDirectedExponentialGraph"
+BIPARTITE, LINEAR, BIPARTITE_LINEAR = (
+    "DynamicBipartiteExponentialGraph",
+    "DynamicDirectedLinearGraph",
+    "DynamicBipartiteLinearGraph",
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "peers", "hops"),
+    [
+        (DIRECTED, 2, 1, [[1], [1]]),
+        (DIRECTED, 3, 1, [[1], [2], [2], [1]]),
+        (DIRECTED, 8, 1, [[1], [7], [2], [6], [4], [4]]),
+        (DIRECTED, 12, 1, [[1], [11], [2], [10], [4], [8], [8], [4]]),
+        (DIRECTED, 8, 2, [[1, 7], [2, 6], [4, 4]]),
+        (DIRECTED, 5, 3, [[1, 4, 2], [3, 4, 1]]),
+        (DIRECTED, 6, 4, [[1, 5, 2, 4], [4, 2, 1, 5], [2, 4, 4, 2]]),
+        (NPEER, 10, 1, [[1], [2], [4], [8]]),
+        (NPEER, 6, 2, [[1, 2], [3, 0]]),
+        (NPEER, 10, 2, [[1, 2], [3, 6], [9, 8]]),
+        (NPEER, 10, 3, [[1, 2, 3], [4, 8, 2]]),
+        (BIPARTITE, 4, 1, [[1], [3], [3], [1]]),
+        (BIPARTITE, 8, 1, [[1], [7], [3], [5], [5], [3]]),
+        (BIPARTITE, 12, 1, [[1], [11], [3], [9], [5], [7], [9], [3]]),
+        (BIPARTITE, 16, 1, [[1], [15], [3], [13], [5], [11], [9], [7]]),
+        (BIPARTITE, 6, 2, [[1, 5], [3, 3], [5, 1]]),
+        (BIPARTITE, 6, 4, [[1, 5, 3, 3], [5, 1, 1, 5], [3, 3, 5, 1]]),
+        (LINEAR, 8, 1, [[1], [7], [3], [5], [5], [3], [7], [1]]),
+        (LINEAR, 5, 3, [[1, 4, 3], [2, 1, 4], [3, 2, 1], [4, 3, 2]]),
+        (LINEAR, 9, 2, [[1, 8], [3, 6], [5, 4], [7, 2]]),
+        (BIPARTITE_LINEAR, 10, 1, [[1], [9], [3], [7], [5], [5], [7], [3], [9], [1]]),
+        ("RingGraph", 8, 1, [[1]]),
+        ("RingGraph", 9, 2, [[1, 8]]),
+    ],
+)
+def test_sgp_graphs_send_over_the_published_hops(kind, size, peers, hops):
+    topology = sgp_graph(size, kind, peers)
+    assert topology.period == len(hops)
+    for round, row in enumerate(hops):
+        expected = np.eye(size) / (1 + peers)
+        for rank in range(size):
+            for hop in row:
+                expected[(rank + hop) % size, rank] += 1 / (1 + peers)
+        np.testing.assert_allclose(topology.matrix(round), expected, rtol=0, atol=1e-15)
+
+
+def test_where_other_families_are_sgp_graphs_and_where_not():
+    for size in (2, 5, 8, 24):
+        npeer = sgp_graph(size, NPEER)
+        assert all(np.array_equal(npeer.matrix(round), exponential(size).matrix(round)) for round in range(10))
+    twice = [list(sgp_graph(8).turn(0, round).sends) for round in range(6)]
+    assert twice == [[1], [7], [2], [6], [4], [4]]
+    assert [list(alternating_exponential(8).turn(0, round).sends) for round in range(6)] == [*twice[:5], [1]]
+    assert sgp_graph(8, peers=2).turn(0, 2).sends == {4: 2 / 3}
+    # Ranks 0 and 1 are partners in the one, and send round the ring in the other.
+    assert bipartite_exponential(8).turn(1, 0).sends.keys() == {0}
+    assert sgp_graph(8, BIPARTITE).turn(1, 0).sends.keys() == {2}
+
+
+@pytest.mark.parametrize("kind", HOPS)
+def test_an_sgp_graph_of_one_rank_keeps_all(kind):
+    assert sgp_graph(1, kind, peers=3).turn(0, 5) == (1.0, {}, {})
+
+
 @pytest.mark.parametrize("size", [4, 8, 12, 16, 24, 32])
 def test_what_linear_leaves(size):
     assert residual(linear(size)) == pytest.approx(2 ** (-size / 4))
@@ -215,6 +286,11 @@ def test_bipartite_exponential_joins_even_and_odd(size):
 
 def test_what_bipartite_exponential_leaves():
     assert residual(bipartite_exponential(16)) == pytest.approx(0.604, abs=0.001)
+
+
+def test_bipartite_sgp_graphs_need_an_even_number_of_ranks():
+    with pytest.raises(TopologyError, match=r"of 7 ranks does not exist, .*: start 6 or 8 ranks, or take a directed"):
+        sgp_graph(7, BIPARTITE_LINEAR)
 
 
 @pytest.mark.parametrize(("size", "near"), [(3, "2 or 4"), (24, "16 or 32"), (33, "32 or 64")])
@@ -400,6 +476,10 @@ def test_what_matcha_refuses(options, message):
         ("random_pairs", {"seed": None}, "an integer of at least 0, not None"),
         ("random_peer", {"hops": "some"}, "are 'exponential' or 'any', not 'some'"),
         ("random_peer", {"hops": ["any"]}, r"not \['any'\]"),
+        ("sgp_graph", {"kind": "ring"}, "kind of an SGP graph must be one of DynamicDirected.*, not 'ring'"),
+        ("sgp_graph", {"kind": []}, r"not \[\]"),
+        ("sgp_graph", {"peers": 7}, "peers=7 does not fit a DynamicDirectedExponentialGraph of 8 ranks, .* has 6 hops"),
+        ("sgp_graph", {"kind": "RingGraph", "peers": 3}, "whose list has 2 hops: pass peers=2 or less"),
         ("random_peer", {"seed": True}, "an integer of at least 0, not True"),
     ],
 )
@@ -418,6 +498,7 @@ NAMES = [
     "one_peer_hypercube",
     "random_pairs",
     "random_peer",
+    "sgp_graph",
 ]
 
 

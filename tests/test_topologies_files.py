@@ -48,6 +48,14 @@ def test_what_networkx_writes_is_read_with_its_shares(folder, name):
     assert load(name, 3).describe() == from_networkx(WEIGHTED).describe()
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_self_loops_in_a_file_may_say_what_is_kept(folder, name):
+    looped = nx.from_numpy_array(MATRIX.T, create_using=nx.DiGraph)
+    assert nx.number_of_selfloops(looped) == 3
+    WRITERS[name](looped, name)
+    assert from_file(name).describe() == from_networkx(WEIGHTED).describe()
+
+
 @pytest.mark.parametrize("name", ["a.graphml", "a.gml", "a.gexf"])
 def test_formats_that_say_whether_they_are_directed(folder, name):
     WRITERS[name](UNDIRECTED, name)
@@ -181,7 +189,7 @@ def test_a_folder_is_no_file(folder):
     [
         ("a.edges", "1 2\n2 3\n3 1\n", "a.edges: the graph has 3 nodes, .* it has 3 and not 0: .* counted from 1"),
         ("a.edges", "source target\n0 1\n1 0\n", "it has 'source', 'target' and not 2, 3"),
-        ("a.edges", "0 1\n1 0\n1 1\n", "has an edge from rank 1 to itself"),
+        ("a.edges", "0 1 0.5\n1 0 0.5\n1 1 0.25\n", "has weight=0.25 on the self-loop of rank 1, .* leave it 0.5 of"),
         ("a.edges", "0 1 0.5\n1 0\n", "has the attribute 'weight' on 1 of its 2 edges, but not on 1 -> 0"),
         ("a.edges", "0 1 0.5\n1 0 -0.5\n", "has weight=-0.5 on the edge 1 -> 0"),
         ("a.edges", "0 1\n1 2\n", "ranks 1 and 2 cannot reach rank 0, .*; u v was read as an edge from u to v alone"),

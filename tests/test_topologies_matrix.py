@@ -120,6 +120,7 @@ def test_one_rank_whole_numbers_and_idle_rounds():
             "column 1 sums to 2, .* ones look like an adjacency matrix .*from_networkx",
         ),
         (np.array([[0, 1.0, 0], [1, 0, 1], [0, 1, 0]]), "ones look like an adjacency matrix"),
+        (np.array([[1, 1, 0], [1, 1, 1], [0, 1, 1]]), "ones look like an adjacency matrix"),
         (np.diag([1, 1, 0]), r"column 2 sums to 0, .* lose its weight"),
         (np.array([[False, True], [True, False]]), "rank 0 keep nothing"),
         (np.array([[0, 1], [1, 0]]), "rank 0 keep nothing"),

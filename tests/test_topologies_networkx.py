@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from topologies import TopologyError, from_networkx
+import topologies
+from topologies import TopologyError, from_matrix, from_networkx
 
 
 @st.composite
@@ -94,6 +95,53 @@ def test_an_undirected_share_counts_both_ways():
     assert turn == (0.25, {0: 0.25, 2: 0.5}, {0: 0.25, 2: 0.5})
 
 
+def bluefog(size):
+    """Bluefog 0.3's one-way exponential graph: a weight on every edge, and on a self-loop of every rank."""
+    row = np.array([1.0 if hop & (hop - 1) == 0 else 0.0 for hop in range(size)])
+    row /= row.sum()
+    return nx.from_numpy_array(np.array([np.roll(row, rank) for rank in range(size)]), create_using=nx.DiGraph)
+
+
+def test_a_self_loop_with_the_share_that_is_kept_is_taken():
+    found = from_networkx(bluefog(8))
+    np.testing.assert_array_equal(found.matrix(0), topologies.static_exponential(8).matrix(0))
+    assert found.turn(3, 0).sends == {4: 0.25, 5: 0.25, 7: 0.25}
+    symmetric = topologies.grid(9).matrix(0)
+    np.testing.assert_array_equal(from_networkx(nx.from_numpy_array(symmetric)).matrix(0), symmetric)
+
+
+@given(irregular(weighted=True))
+def test_a_graph_of_a_weight_matrix_is_that_matrix(graphs):
+    for graph in graphs[:1]:
+        matrix = from_networkx(graph).matrix(0)
+        again = nx.from_numpy_array(matrix.T, create_using=nx.DiGraph)
+        np.testing.assert_array_equal(from_networkx(again).matrix(0), from_matrix(matrix).matrix(0))
+        coarse = nx.from_numpy_array(matrix.T.astype(np.float32), create_using=nx.DiGraph)
+        np.testing.assert_allclose(from_networkx(coarse).matrix(0), matrix, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [nx.Graph, nx.DiGraph])
+def test_a_self_loop_without_a_weight_changes_nothing(kind):
+    graph = nx.star_graph(4).to_directed() if kind is nx.DiGraph else nx.star_graph(4)
+    looped = graph.copy()
+    looped.add_edges_from((rank, rank) for rank in (0, 2))
+    np.testing.assert_array_equal(from_networkx(looped).matrix(0), from_networkx(graph).matrix(0))
+    ones = nx.from_numpy_array(nx.to_numpy_array(looped), create_using=kind)
+    np.testing.assert_array_equal(from_networkx(ones, weight=None).matrix(0), from_networkx(graph).matrix(0))
+    nx.set_edge_attributes(graph, 0.125, "weight")
+    loop = graph.copy()
+    loop.add_edge(2, 2)
+    np.testing.assert_array_equal(from_networkx(loop).matrix(0), from_networkx(graph).matrix(0))
+
+
+def test_ranks_that_rest_may_say_so_by_a_self_loop():
+    rounds = [np.eye(3) for _ in range(2)]
+    rounds[0][:2, :2] = rounds[1][1:, 1:] = 0.5
+    found = from_networkx([nx.from_numpy_array(matrix) for matrix in rounds])
+    assert [found.turn(2, round).keep for round in range(2)] == [1.0, 0.5]
+    assert from_networkx(nx.from_numpy_array(np.ones((1, 1)))).turn(0, 0) == (1.0, {}, {})
+
+
 def test_another_attribute_or_none():
     graph = nx.cycle_graph(4)
     nx.set_edge_attributes(graph, 7.5, "weight")  # a distance, say
@@ -159,8 +207,22 @@ def with_ranks(size, *edges):
             'ordering="sorted"',
         ),
         (
-            nx.DiGraph([(0, 1), (1, 0), (1, 1)]),
-            "edge from rank 1 to itself: a rank keeps what it does not send, so remove",
+            weighted((0, 1, 0.5), (1, 0, 0.25), (1, 1, 0.5)),
+            "has weight=0.5 on the self-loop of rank 1, whose other edges leave it 0.75 .*: make the shares of each",
+        ),
+        (
+            weighted((0, 1, 0.5), (0, 0, 0.25), (1, 1, 0.5), kind=nx.Graph),
+            "has weight=0.25 on the self-loop of rank 0, whose other edges leave it 0.5 .*: make the shares of each",
+        ),
+        (
+            nx.DiGraph([(0, 1), (1, 0), (1, 1, {"weight": 0.25})]),
+            "has weight=0.25 on the self-loop of rank 1, whose other edges leave it 0.5 of its weight to keep",
+        ),
+        (weighted((0, 1, 0.5), (1, 0, 0.5), (1, 1, -0.5)), "has weight=-0.5 on the edge 1 -> 1: a share is"),
+        (weighted((0, 1, 0.5), (1, 0, 0.5), (1, 1, "half")), "has weight='half' on the edge 1 -> 1: a share is"),
+        (
+            nx.from_numpy_array(np.array([[0.5, 0.25], [0.5, 0.75]]), create_using=nx.DiGraph),
+            "weight=0.5 on the self-loop of rank 0, .* leave it 0.75 .*looks reversed.* pass graph.reverse",
         ),
         (nx.MultiGraph([(0, 1), (0, 1)]), "is a multigraph, .*: make it a networkx.Graph"),
         (nx.MultiDiGraph([(0, 1), (1, 0)]), "is a multigraph, .*: make it a networkx.DiGraph"),

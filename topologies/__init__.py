@@ -38,6 +38,7 @@ from topologies.families.random_pairs import random_pairs
 from topologies.families.random_peer import random_peer
 from topologies.families.random_regular import random_regular
 from topologies.families.ring import ring
+from topologies.families.sgp_graph import sgp_graph
 from topologies.families.small_world import small_world
 from topologies.families.star import star
 from topologies.families.static_exponential import static_exponential
@@ -73,6 +74,7 @@ __all__ = [  # noqa: RUF022  grouped by use
     "hybrid",
     "linear",
     "one_peer_hypercube",
+    "sgp_graph",
     # drawn anew in each round, the same on every rank
     "equidyn",
     "matcha",

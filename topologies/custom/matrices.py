@@ -68,7 +68,7 @@ def matrix_edges(matrix: Any, name: str) -> Edges:
     given = totals(size, source[own], share[own])
     if len(off):
         rows = totals(size, target, share)
-        adjacency = bool((share == 1).all()) and not own.any()
+        adjacency = bool((share == 1).all()) and (not own.any() or bool(sums.max() > 1))
         _refuse_columns(off.tolist(), sums, rows, given, adjacency, name)
     source, target, share = source[~own], target[~own], share[~own]
     # P[j, j] = 1 - Σ_{i≠j} P[i, j], left as it was written where the column already says so

@@ -8,7 +8,8 @@ from typing import Any
 import networkx as nx
 import numpy as np
 
-from topologies.edges import Edges, totals
+from topologies.custom.matrices import ROUNDING
+from topologies.edges import Edges, Floats, Ranks, totals
 from topologies.errors import TopologyError
 from topologies.table import Table
 from topologies.topology import TOLERANCE
@@ -29,11 +30,16 @@ def from_networkx(graph_or_sequence: Any, weight: str | None = USUAL) -> Table:
         DiGraph    1 / (1 + out-degree of u)
         Graph      1 / (1 + max(degree of u, degree of v))        Metropolis-Hastings: doubly stochastic
 
+    A self-loop is no message. Its weight, where it has one, must be the share that the rank keeps anyway, up to the
+    rounding that `from_matrix` allows; so `networkx.from_numpy_array(W)` is taken where the rows of W sum to 1. A loop
+    without a weight changes nothing: every rank keeps a share, and degrees do not count loops.
+
     graph_or_sequence: the period is the length of the sequence. Ranks may be idle in some rounds, but all rounds
     together must lead from every rank to every other one.
     weight: name of the edge attribute; None ignores attributes, for graphs whose weights mean something else.
-    Raises `TopologyError` for other labels, self-loops, multigraphs, graphs of different sizes or with weights on some
-    edges only, shares that are not above 0 or leave a rank nothing to keep, and ranks that never connect.
+    Raises `TopologyError` for other labels, multigraphs, and graphs of different sizes or with weights on some edges
+    only; for shares that are not above 0 or leave a rank nothing to keep, and self-loops that contradict the other
+    edges; and for ranks that never connect.
 
     >>> from_networkx(nx.DiGraph([(0, 1), (1, 2), (2, 0), (0, 2)])).turn(rank=0, round=0)
     Turn(keep=0.333..., sends={1: 0.333..., 2: 0.333...}, receives={2: 0.5})
@@ -71,14 +77,14 @@ def is_graphs(value: object) -> bool:
 def graph_edges(graph: Any, weight: str | None, name: str) -> Edges:
     """The round that one graph stands for; raises `TopologyError` that begins with `name`."""
     _check_shape(graph, name)
-    size = len(graph)
-    given = _given(graph, weight, name)
-    if given is not None:
-        return given
-    ends = np.array(list(graph.edges), dtype=np.int64).reshape(-1, 2)
-    if graph.is_directed():
-        return weighted(size, ends[:, 0], ends[:, 1], "uniform")
-    return undirected(size, ends, "metropolis")
+    made = _given(graph, weight, name)
+    if made is None:
+        ends = np.array([(u, v) for u, v in graph.edges if u != v], dtype=np.int64).reshape(-1, 2)
+        if graph.is_directed():
+            made = weighted(len(graph), ends[:, 0], ends[:, 1], "uniform")
+        else:
+            made = undirected(len(graph), ends, "metropolis")
+    return _with_loops(graph, weight, made, name)
 
 
 def _graphs(graph_or_sequence: Any) -> Sequence[Any]:
@@ -120,11 +126,6 @@ def _check_shape(graph: Any, name: str) -> None:
         raise TopologyError(
             f"{name} has {size} nodes, so their labels must be the ranks 0 to {size - 1}, but it has "
             f"{_some(strangers)} and not {_some(missing)}: {_renaming(graph)}"
-        )
-    for rank in nx.nodes_with_selfloops(graph):
-        raise TopologyError(
-            f"{name} has an edge from rank {rank} to itself: a rank keeps what it does not send, so "
-            "remove it with graph.remove_edges_from(list(networkx.selfloop_edges(graph)))"
         )
 
 
@@ -171,7 +172,7 @@ def _given(graph: Any, weight: str | None, name: str) -> Edges | None:
     """The round with the shares that are written on the edges; None where no edge has one."""
     if weight is None:
         return None
-    written = list(graph.edges(data=weight))
+    written = [edge for edge in graph.edges(data=weight) if edge[0] != edge[1]]
     without = [(u, v) for u, v, share in written if share is None]
     if len(without) == len(written):
         return None
@@ -181,13 +182,7 @@ def _given(graph: Any, weight: str | None, name: str) -> Edges | None:
             f"{name} has the attribute {weight!r} on {len(written) - len(without)} of its {len(written)} edges, but "
             f"not on {u} {arrow} {v}: put a share on every edge, or pass weight=None to have all of them computed"
         )
-    for u, v, share in written:
-        if not is_share(share):
-            raise TopologyError(
-                f"{name} has {weight}={share!r} on the edge {u} {arrow} {v}: a share is a number above 0 "
-                "and below 1, so correct it or leave the edge out; pass weight=None where the "
-                "attribute is no share"
-            )
+    _check_shares(written, weight, arrow, name)
     source, target = np.array([(u, v) for u, v, _ in written], dtype=np.int64).T
     shares = np.array([share for *_, share in written], dtype=np.float64)
     if not graph.is_directed():
@@ -201,3 +196,51 @@ def _given(graph: Any, weight: str | None, name: str) -> Edges | None:
             "they sum to less than 1; pass weight=None where the attribute is no share"
         )
     return Edges(1 - sent, source, target, shares)
+
+
+def _check_shares(written: Sequence[tuple[Any, Any, Any]], weight: str | None, arrow: str, name: str) -> None:
+    for u, v, share in written:
+        if not is_share(share):
+            raise TopologyError(
+                f"{name} has {weight}={share!r} on the edge {u} {arrow} {v}: a share is a number above 0 "
+                "and below 1, so correct it or leave the edge out; pass weight=None where the "
+                "attribute is no share"
+            )
+
+
+def _with_loops(graph: Any, weight: str | None, made: Edges, name: str) -> Edges:
+    """The round, once its self-loops say the same: the weight of a loop is what the rank keeps, P[j, j]."""
+    loops = [] if weight is None else list(nx.selfloop_edges(graph, data=weight))
+    loops = [loop for loop in loops if loop[2] is not None]
+    if not loops:
+        return made
+    _check_shares(loops, weight, "->" if graph.is_directed() else "-", name)
+    rank = np.array([u for u, *_ in loops], dtype=np.int64)
+    said = np.array([share for *_, share in loops], dtype=np.float64)
+    off = np.abs(said - made.keep[rank])
+    for place in np.flatnonzero(off > ROUNDING).tolist():
+        own, kept = int(rank[place]), float(made.keep[rank[place]])
+        raise TopologyError(
+            f"{name} has {weight}={said[place]:.9g} on the self-loop of rank {own}, whose other edges leave it "
+            f"{kept:.9g} of its weight to keep: {_remedy(graph, made, rank, said)}"
+        )
+    keep = made.keep.copy()
+    # As in from_matrix: left as it was written where the sum already is 1.
+    close = off <= TOLERANCE / 2
+    keep[rank[close]] = said[close]
+    return made._replace(keep=keep)
+
+
+def _remedy(graph: Any, made: Edges, rank: Ranks, said: Floats) -> str:
+    """The advice for a self-loop that contradicts the other edges."""
+    kept = made.keep.copy()
+    kept[rank] = said
+    if graph.is_directed() and np.abs(made._replace(keep=kept).rows() - 1).max() <= ROUNDING:
+        return (
+            "what arrives at each rank does sum to 1 with its loop, so the graph looks reversed: an edge u -> v is "
+            "the share of u that goes to v; pass graph.reverse(), or the matrix to topologies.from_matrix"
+        )
+    return (
+        "make the shares of each rank and its loop sum to 1, or remove the loops with "
+        "graph.remove_edges_from(list(networkx.selfloop_edges(graph)))"
+    )

@@ -33,15 +33,17 @@ def bipartite_exponential(size: int) -> BipartiteExponential:
 
     On an odd number of ranks they stand on a circle of n + 1 places of which the last is empty, and who would meet it
     rests. As an even rank always meets an odd one, ranks that lock each other while they meet do not wait in a circle
-    if the even ones begin. It stands here for comparison: on 16 ranks a period leaves .60 of a disagreement.
+    if the even ones begin. The SGP authors' schedule of this name has the same distances and no pairs: all ranks send
+    h ahead and then h behind, `sgp_graph` with kind="DynamicBipartiteExponentialGraph". It stands here for comparison:
+    on 16 ranks a period leaves .60 of a disagreement.
 
     size: number of ranks n, from 1. Raises `TopologyError` for other values.
 
     >>> [bipartite_exponential(6).partner(0, round) for round in range(3)]
     [1, 3, 5]
 
-    Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv 1811.10792; the two sides: Lian, Zhang,
-    Zhang, Liu: Asynchronous Decentralized Parallel SGD, ICML 2018, arXiv 1710.06952.
+    The two sides: Lian, Zhang, Zhang, Liu: Asynchronous Decentralized Parallel SGD, ICML 2018, arXiv 1710.06952; the
+    distances are after Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv 1811.10792.
     """
     topology = BipartiteExponential(positive(size, "the size of a bipartite exponential schedule"))
     validate(topology)

@@ -20,8 +20,9 @@ def exponential(size: int, peers: int = 1) -> Exponential:
         (r + j · b^i) mod n    for j = 1 .. peers,    i = t mod L
 
     and every share is 1/(number of out-peers + 1). Out-peers that coincide, or are r itself, are left out, so some
-    rounds have fewer than `peers`. Where n is a power of b, the L matrices multiply to the exact average; elsewhere
-    they come close.
+    rounds have fewer than `peers`. The SGP authors' code counts each of them: `sgp_graph` with
+    kind="NPeerDynamicDirectedExponentialGraph". Where n is a power of b, the L matrices multiply to the exact average;
+    elsewhere they come close.
 
     size: number of ranks n, from 1. peers: 1 to n - 1; on a single rank any number, as nobody is there to send to.
     Raises `TopologyError` for other values.

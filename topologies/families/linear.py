@@ -26,15 +26,17 @@ def linear(size: int) -> Linear:
 
         P(t) = (I + S^h)/2,    h = 2 (t mod ⌊n/2⌋) + 1,    S[(j + 1) mod n, j] = 1
 
-    It stands here for comparison: a period of ⌊n/2⌋ rounds leaves 2^(-n/4) of a disagreement where n is a multiple of
-    4, while `exponential` needs log₂(n) rounds on powers of two to leave nothing.
+    The SGP authors' linear schedules go h ahead and then h behind, and keep hops that come twice: `sgp_graph` with
+    kind="DynamicDirectedLinearGraph". It stands here for comparison: a period of ⌊n/2⌋ rounds leaves 2^(-n/4) of a
+    disagreement where n is a multiple of 4. `exponential` leaves nothing after log₂(n) rounds on powers of two.
 
     size: number of ranks n, from 1. Raises `TopologyError` for other values.
 
     >>> [list(linear(7).turn(rank=0, round=round).sends) for round in range(4)]
     [[1], [3], [5], [1]]
 
-    Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv 1811.10792.
+    After one half of that schedule, of Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv
+    1811.10792.
     """
     topology = Linear(positive(size, "the size of a linear schedule"))
     validate(topology)
