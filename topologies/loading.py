@@ -13,8 +13,8 @@ from typing import Any
 from topologies.catalogue import CATALOGUE
 from topologies.composition import __all__ as COMPOSITIONS
 from topologies.custom import entry_points
-from topologies.custom.calls import call, named
-from topologies.custom.files import READERS, from_file, is_file
+from topologies.custom.calls import call, misfit, named
+from topologies.custom.files import READERS, check_path, from_file, is_file
 from topologies.custom.matrices import from_matrix, is_matrices
 from topologies.custom.networkx_graphs import from_networkx, is_graphs
 from topologies.errors import SpecError, TopologyError
@@ -55,24 +55,59 @@ def load(spec: str | os.PathLike[str], size: int, **options: Any) -> Topology:
         spec, options = together(spec, options)
     if path or is_file(spec):
         topology = from_file(spec, **options)
-    elif ":" in spec:
-        with named(spec):
-            topology = _made(_factory(spec), size, options)
-    elif spec in CATALOGUE:
-        with named(spec):
-            topology = call(CATALOGUE[spec], size, options)
     else:
-        declared = entry_points.families()
-        if spec not in declared:
-            raise SpecError(_unknown(spec, [*CATALOGUE, *declared]))
+        factory = _found(spec)
         with named(spec):
-            topology = _made(declared[spec](), size, options)
+            topology = (call if spec in CATALOGUE else _made)(factory, size, options)
     if topology.size != size:
         raise TopologyError(
             f"{spec}: the graph has {topology.size} ranks, but the job has {size}: start "
             f"{topology.size} ranks, or give a graph with {size} nodes"
         )
     return topology
+
+
+def check_spec(spec: str, **options: Any) -> None:
+    """Check that a text leads to a graph on some number of ranks; raises `SpecError` that says why it does not.
+
+    It checks the name and the names of the options, and makes no graph.
+
+    >>> check_spec("ring,directed=True")
+    >>> check_spec("rign")
+    Traceback (most recent call last):
+    ...
+    topologies.errors.SpecError: there is no topology 'rign'; did you mean ring?; ...
+    """
+    spec, options = together(spec, options)
+    if is_file(spec):
+        check_path(spec, options)
+        return
+    factory = _found(spec)
+    with named(spec):
+        complaint = misfit(factory, _Size(), options)
+        if complaint:
+            raise SpecError(complaint)
+
+
+class _Size:
+    """A number of ranks that is not known yet."""
+
+    def __repr__(self) -> str:
+        return "N"
+
+
+def _found(spec: str) -> Callable[..., Any]:
+    """The family, ours or a package's, or the user's own function that a text without options names."""
+    if ":" in spec:
+        with named(spec):
+            return _factory(spec)
+    if spec in CATALOGUE:
+        return CATALOGUE[spec]
+    declared = entry_points.families()
+    if spec not in declared:
+        raise SpecError(_unknown(spec, [*CATALOGUE, *declared]))
+    with named(spec):
+        return declared[spec]()
 
 
 def _made(factory: Callable[..., Any], size: int, options: Mapping[str, Any]) -> Topology:

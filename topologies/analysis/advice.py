@@ -15,7 +15,7 @@ from topologies.analysis.cost import Link, allreduce_seconds, elapsed, round_sec
 from topologies.analysis.reach import connected
 from topologies.catalogue import CATALOGUE
 from topologies.errors import SpecError, TopologyError
-from topologies.loading import load
+from topologies.loading import check_spec, load
 from topologies.specs import parsed, written
 from topologies.topology import Topology, positive
 from topologies.validation import rounds_of
@@ -91,6 +91,9 @@ def advise(size: int, link: Link, nbytes: int, error: float = 0.01, names: Itera
     if not 0 < error < 1:
         raise TopologyError(f"an error of {error!r} cannot be aimed at: give a number between 0 and 1, such as 0.01")
     wanted = _candidates(size) if names is None else [parsed(name) for name in names]
+    # A misspelt one is told before the first is simulated.
+    for name, options in wanted if names is not None else ():
+        check_spec(name, **options)
     rows = [_all_reduce(size, link, nbytes)]
     for name, options in wanted:
         try:

@@ -11,6 +11,8 @@ from topologies.commands import units
 from topologies.commands.options import SPECS, Commands, add_command, add_size
 from topologies.commands.report import Report
 from topologies.commands.tables import paragraph, table
+from topologies.errors import SpecError
+from topologies.loading import check_spec
 
 TITLES = ("graph", "to agree", "rounds", "a round", "carried", "why")
 LEGEND = (
@@ -40,14 +42,12 @@ def add(commands: Commands) -> None:
         epilog=f"{SPECS}\n{EXAMPLES}",
     )
     command.add_argument("specs", metavar="SPEC", nargs="*", help="which graphs (default: all families)")
-    add_size(command, "number of ranks", required=True)
-    command.add_argument(
-        "--rate", type=units.rate, required=True, metavar="RATE", help="of each rank's link, as in 10gbit"
-    )
+    add_size(command, "number of ranks (required)")
+    command.add_argument("--rate", type=units.rate, metavar="RATE", help="of each rank's link, as in 10gbit (required)")
     command.add_argument(
         "--latency", type=units.duration, default=0.0, metavar="TIME", help="of a message, as in 50us (default: 0s)"
     )
-    command.add_argument("--bytes", type=units.size, required=True, metavar="SIZE", help="of a message, as in 100MB")
+    command.add_argument("--bytes", type=units.size, metavar="SIZE", help="of a message, as in 100MB (required)")
     command.add_argument(
         "--error",
         type=fraction_of_one,
@@ -71,6 +71,14 @@ def fraction_of_one(text: str) -> float:
 
 def run(given: argparse.Namespace) -> Report:
     """All candidates, soonest first."""
+    missing = [f"--{name}" for name in ("size", "rate", "bytes") if getattr(given, name) is None]
+    if missing:
+        for spec in given.specs:
+            check_spec(spec)
+        raise SpecError(
+            f"advise needs {' and '.join(missing)}, as in python -m topologies advise --size 24 --rate 10gbit "
+            "--bytes 100MB"
+        )
     link = Link(given.rate, given.latency)
     found = advice(given.size, link, given.bytes, given.error, names=given.specs or None)
     rows = [_row(each) for each in found]

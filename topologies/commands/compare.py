@@ -15,6 +15,7 @@ from topologies.commands.report import Report
 from topologies.commands.show import EXACT_LEFT
 from topologies.commands.tables import paragraph, table
 from topologies.errors import SpecError
+from topologies.loading import check_spec
 from topologies.topology import Topology
 
 ROUNDS = 40
@@ -62,6 +63,10 @@ def add(commands: Commands) -> None:
 
 def run(given: argparse.Namespace) -> Report:
     """Each graph once, in the order given."""
+    if given.picture:
+        pictures.check_file(given.picture)
+    for spec in given.specs:
+        check_spec(spec)
     graphs = {spec: graph(spec, given.size) for spec in given.specs}
     sizes = {spec: topology.size for spec, topology in graphs.items()}
     if len(set(sizes.values())) > 1:

@@ -47,7 +47,7 @@ def add(commands: Commands) -> None:
     add_spec(command, f"number of ranks; a file says it itself (default: {SIZE})")
     command.add_argument(
         "--rounds",
-        type=count("the number of rounds"),
+        type=count("the number of rounds that are drawn", most=MOST_ROUNDS),
         metavar="N",
         help=f"how many (default: one period, at most {PERIOD_ROUNDS}; {APERIODIC_ROUNDS} where there is no period)",
     )
@@ -62,12 +62,12 @@ def add(commands: Commands) -> None:
 
 def run(given: argparse.Namespace) -> Report:
     """The first rounds."""
+    if given.picture:
+        pictures.check_file(given.picture)
     file = is_file(parsed(given.spec)[0])
     topology = graph(given.spec, given.size or (None if file else SIZE), given.option)
     if given.rank >= topology.size:
         raise SpecError(f"--rank {given.rank} does not exist among {topology.size} ranks, 0 to {topology.size - 1}")
-    if given.rounds and given.rounds > MOST_ROUNDS:
-        raise SpecError(f"--rounds {given.rounds} are too many to look at: draw at most {MOST_ROUNDS}")
     numbers = range(given.rounds or _rounds(topology))
     title = ",".join([given.spec, *given.option])
     document: dict[str, Any] = {"spec": given.spec, "size": topology.size, "period": topology.period}

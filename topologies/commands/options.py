@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from topologies.custom.files import READERS, from_file, is_file
 from topologies.errors import SpecError
-from topologies.loading import load
+from topologies.loading import check_spec, load
 from topologies.specs import parse_options, together
 from topologies.topology import Topology
 
@@ -55,11 +55,9 @@ def add_spec(command: argparse.ArgumentParser, size: str = "number of ranks; a f
     )
 
 
-def add_size(command: argparse.ArgumentParser, help: str, *, required: bool = False) -> None:
+def add_size(command: argparse.ArgumentParser, help: str) -> None:
     """The number of ranks."""
-    command.add_argument(
-        "--size", type=count("the number of ranks", most=MOST_RANKS), metavar="N", help=help, required=required
-    )
+    command.add_argument("--size", type=count("the number of ranks", most=MOST_RANKS), metavar="N", help=help)
 
 
 def count(what: str, least: int = 1, most: int | None = None) -> Callable[[str], int]:
@@ -83,4 +81,6 @@ def graph(spec: str, size: int | None, more: Sequence[str] = ()) -> Topology:
     name, options = together(spec, options)
     if is_file(name):
         return from_file(name, **options)
+    # A misspelt name is wrong at any size.
+    check_spec(name, **options)
     raise SpecError(f"{name} comes in many sizes: say which with --size N")

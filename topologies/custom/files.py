@@ -45,23 +45,28 @@ def from_file(path: str | os.PathLike[str], **options: Any) -> Topology:
     if not isinstance(path, (str, os.PathLike)):
         raise SpecError(f"from_file takes a path, not a {type(path).__name__}")
     path = os.fspath(path)
+    check_path(path, options)
+    with named(path):
+        if "directed" in options:
+            options["directed"] = flag(options["directed"], "the option directed of a file")
+        return READERS[os.path.splitext(path)[1].lower()](path, **options)
+
+
+def check_path(path: str, options: Mapping[str, Any]) -> None:
+    """Check that there is such a file, of a format that has these options; raises `SpecError` with the path."""
     with named(path):
         ending = os.path.splitext(path)[1].lower()
         if ending not in READERS:
             raise SpecError(
                 f"the ending of a file says how it is read, and {ending or 'none'!r} is not one of {' '.join(READERS)}"
             )
-        reader = READERS[ending]
-        taken = list(inspect.signature(reader).parameters)[1:]
+        taken = list(inspect.signature(READERS[ending]).parameters)[1:]
         for option, value in options.items():
             if option not in taken:
                 some = f"options {' and '.join(taken)}" if taken else "no options"
                 raise SpecError(f"a file that ends in {ending} has {some}, and was given {option}={value!r}")
         if not os.path.exists(path):
             raise SpecError(f"there is no such file, seen from {os.getcwd()}: give a path that holds on every host")
-        if "directed" in options:
-            options["directed"] = flag(options["directed"], "the option directed of a file")
-        return reader(path, **options)
 
 
 def is_file(spec: str) -> bool:

@@ -6,9 +6,9 @@ one of them, `layouts.py` says where ranks stand, `curves.py` compares schedules
 
 from __future__ import annotations
 
-from topologies.pictures.canvas import save
+from topologies.pictures.canvas import check_file, save
 from topologies.pictures.curves import comparison
 from topologies.pictures.panels import rounds
 from topologies.pictures.scene import fraction
 
-__all__ = ["comparison", "fraction", "rounds", "save"]
+__all__ = ["check_file", "comparison", "fraction", "rounds", "save"]

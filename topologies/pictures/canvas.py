@@ -18,26 +18,42 @@ COLUMNS = 4
 """The most panels, or names in a legend, that stand side by side."""
 
 
-def canvas(width: float, height: float, title: str) -> Figure:
-    """A white figure of so many inches with a title at the top left; raises `PictureError` without matplotlib."""
+def _figure_class() -> type[Figure]:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise PictureError(
             "pictures need matplotlib: pip install matplotlib, or install this package with its extra `bench`"
         ) from error
-    figure = Figure(figsize=(width, height), facecolor="white")
+    return Figure
+
+
+def canvas(width: float, height: float, title: str) -> Figure:
+    """A white figure of so many inches with a title at the top left; raises `PictureError` without matplotlib."""
+    figure = _figure_class()(figsize=(width, height), facecolor="white")
     figure.text(0.18 / width, 1 - 0.16 / height, title, size=13, weight="bold", color=INK, va="top")
     return figure
 
 
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Check that a picture can go there, before it is made: matplotlib, ending, folder; raises `PictureError`."""
+    formats = _figure_class()().canvas.get_supported_filetypes()
+    folder, ending = os.path.dirname(path) or ".", os.path.splitext(path)[1][1:].lower()
+    if ending not in formats:
+        # Without an ending, matplotlib would write to another file than was asked for.
+        raise PictureError(
+            f"the picture cannot be written to {os.fspath(path)}: its ending says the format, as in .png or .svg, and "
+            f"is {ending or 'none'!r}"
+        )
+    if not os.path.isdir(folder):
+        raise PictureError(
+            f"the picture cannot be written to {os.fspath(path)}: there is no folder {folder}, so make it first"
+        )
+
+
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write a figure to a file, whose ending says the format; raises `PictureError` where that cannot be done."""
-    if not os.path.splitext(path)[1]:
-        # matplotlib would write to another file than was asked for.
-        raise PictureError(
-            f"the picture cannot be written to {os.fspath(path)}: its ending says the format, as in .png or .svg"
-        )
+    check_file(path)
     try:
         figure.savefig(path, dpi=DPI)
     except (OSError, ValueError) as error:
