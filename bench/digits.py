@@ -45,15 +45,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def check(given: argparse.Namespace, launcher: Launcher) -> None:
     """Refuse what cannot be trained."""
+    if given.steps < given.period:
+        raise UsageError(f"--steps {given.steps} is less than one --period {given.period}: it would never be due")
+    options.check_topology(given, launcher)
+    options.check_world(given)
     shard = images.TRAINING // launcher.size
     if given.batch > shard:
         raise UsageError(
             f"--batch {given.batch} is more than the {shard} images that each of {launcher.size} ranks has"
         )
-    if given.steps < given.period:
-        raise UsageError(f"--steps {given.steps} is less than one --period {given.period}: it would never be due")
-    options.check_topology(given, launcher)
-    options.check_world(given)
     options.check_writable(given.out / "digits.json", launcher)
 
 

@@ -170,6 +170,14 @@ def check_topology(given: argparse.Namespace, launcher: Launcher) -> None:
     check_graph(given.topology, launcher)
 
 
+def check_spec(given: argparse.Namespace) -> None:
+    """Refuse a graph that is none on any number of ranks, before it is asked how many there are."""
+    try:
+        topologies.loading.check_spec(given.topology)
+    except topologies.TopologyError as error:
+        raise UsageError(f"--topology {error}") from error
+
+
 def check_graph(spec: str, launcher: Launcher) -> None:
     """Refuse a SPEC that leads to no graph of so many ranks."""
     try:

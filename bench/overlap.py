@@ -55,9 +55,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def check(given: argparse.Namespace, launcher: Launcher) -> None:
     """Refuse what cannot be measured."""
+    options.check_world(given)
     if launcher.size < 2:
         raise UsageError("one rank has nobody to speak to: start it as `mpirun -n 4 python -m bench overlap`")
-    options.check_world(given)
     options.check_writable(given.json or Path("out/overlap.json"), launcher)
 
 

@@ -107,17 +107,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def check(given: argparse.Namespace, launcher: Launcher) -> None:
     """Refuse what cannot be measured."""
-    if launcher.size == 1:
-        raise UsageError("one rank has nobody to wait for: start several, as in mpirun -n 8 python -m bench straggler")
     if given.transport == "nccl":
         raise UsageError("--transport nccl cannot land by arrival: choose mpi or gloo")
+    options.check_spec(given)
+    few = f"--steps {given.steps} are too few for a step of the slow rank and a pause of each rank"
+    if given.steps < given.slow:
+        raise UsageError(few)
+    if launcher.size == 1:
+        raise UsageError("one rank has nobody to wait for: start several, as in mpirun -n 8 python -m bench straggler")
     shard = images.TRAINING // launcher.size
     if given.batch > shard:
         raise UsageError(
             f"--batch {given.batch} is more than the {shard} images that each of {launcher.size} ranks has"
         )
-    if given.steps < max(given.slow, launcher.size):
-        raise UsageError(f"--steps {given.steps} are too few for a step of the slow rank and a pause of each rank")
+    if given.steps < launcher.size:
+        raise UsageError(few)
     options.check_topology(given, launcher)
     options.check_world(given)
     options.check_writable(given.json, launcher)

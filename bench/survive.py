@@ -66,11 +66,11 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
     """Refuse what cannot be run."""
     if launcher.size > 1:
         raise UsageError("it starts mpirun itself: run it as python -m bench survive, on one host")
-    mpirun.find()
     if given.ranks < 4:
         raise UsageError(f"--ranks {given.ranks} leaves nobody when three are killed: take 4 or more")
     if given.steps < 30:
         raise UsageError(f"--steps {given.steps} are too few to die in: take 30 or more")
+    mpirun.find()
     options.check_writable(given.json, launcher)
 
 

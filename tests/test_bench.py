@@ -76,6 +76,16 @@ def test_help_tells_every_option_and_what_is_measured(command: str, capsys: pyte
         (["straggler", "--methods", "osgp,soon"], "'soon' is not one of ar, osgp"),
         (["overhead", "--rounds", "many"], "'many' is not a whole number"),
         (["fly"], "invalid choice: 'fly'"),
+        # What is wrong in itself is told before what is missing.
+        (["straggler", "--topology", "rign"], "--topology there is no topology 'rign'; did you mean ring?"),
+        (["straggler", "--steps", "3", "--slow", "4"], "--steps 3 are too few"),
+        (["straggler", "--transport", "nccl"], "--transport nccl cannot land by arrival"),
+        (["digits", "--batch", "2000", "--topology", "rign"], "--topology there is no topology 'rign'"),
+        (["table2", "--steps", "5"], "--steps 5 is less than one --period 48"),
+        (["cluster", "--nodes", "1"], "--nodes 1 is no number of hosts"),
+        (["scale", "--topology", "rign", "--ranks-per-host", "2"], "--topology there is no topology 'rign'"),
+        (["scale", "--picture", "a.docx", "--slow-hosts", "1"], "--picture a.docx: its name ends in none of"),
+        (["gpu", "--ranks", "1"], "--ranks 1: a rank alone has nobody to speak to"),
     ],
 )
 def test_wrong_options_are_refused(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:

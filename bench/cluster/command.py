@@ -132,10 +132,6 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
 def _check_options(given: argparse.Namespace, launcher: Launcher) -> None:
     if given.program[:1] == ["--"]:
         given.program = given.program[1:]
-    if not given.program:
-        raise UsageError("nothing to run: end the options with -- and the command, as in `-- python train.py`")
-    if launching.resolved(given.program) is None:
-        raise UsageError(f"there is no program {given.program[0]!r}: name one on the PATH, or by its path")
     if not 2 <= given.nodes <= MOST:
         raise UsageError(f"--nodes {given.nodes} is no number of hosts for a network: choose 2 to {MOST}")
     for name, what in [*(("--slow", slow) for slow in given.slow), *(("--event", event) for event in given.event)]:
@@ -145,6 +141,10 @@ def _check_options(given: argparse.Namespace, launcher: Launcher) -> None:
         raise UsageError("--slow names one host twice: give each one rate")
     if given.mpirun_options and given.launcher != "mpirun":
         raise UsageError(f"--mpirun-options are for mpirun, and --launcher is {given.launcher}: leave one of them out")
+    if not given.program:
+        raise UsageError("nothing to run: end the options with -- and the command, as in `-- python train.py`")
+    if launching.resolved(given.program) is None:
+        raise UsageError(f"there is no program {given.program[0]!r}: name one on the PATH, or by its path")
     if given.json is not None:
         options.check_writable(given.json, launcher)
 

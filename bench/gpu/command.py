@@ -82,17 +82,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def check(given: argparse.Namespace, launcher: Launcher) -> None:
     """Refuse what cannot be measured."""
-    if not torch.cuda.is_available():
-        raise UsageError(
-            "this process sees no GPU: start it where torch.cuda.is_available() is true; what a CPU can show is in "
-            "`python -m bench overhead` and `python -m bench overlap`"
-        )
     if given.ranks < 2:
         raise UsageError(f"--ranks {given.ranks}: a rank alone has nobody to speak to; ask for 2 or more")
     if launcher.size == 1 and given.transport != "auto":
         raise UsageError(
             f"--transport {given.transport} is for ranks that mpirun or torchrun has started: --transports names those "
             "over which ranks are started here"
+        )
+    if not torch.cuda.is_available():
+        raise UsageError(
+            "this process sees no GPU: start it where torch.cuda.is_available() is true; what a CPU can show is in "
+            "`python -m bench overhead` and `python -m bench overlap`"
         )
     options.check_world(given)
     options.check_writable(given.json, launcher)

@@ -46,6 +46,7 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
     """Refuse what cannot be simulated, and files that tell nothing."""
     if launcher.size > 1:
         raise UsageError("this simulates all ranks in one process: start it as `python -m bench scale`, by itself")
+    _check_own(given)
     options.refuse_idle(given)
     given.fit = given.fit or list(FITTING)
     given.within = given.within or options.WITHIN
@@ -54,11 +55,6 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
             f"--ranks-per-host {given.ranks_per_host} needs --inside-rate: how fast ranks of one host speak to each "
             "other, as in 200gbit"
         )
-    for name, method in _methods(given).items():
-        if given.steps < method.window:
-            raise UsageError(f"--steps {given.steps} is less than one period, {method.window}, of {name}")
-    if given.picture.suffix not in ENDINGS:
-        raise UsageError(f"--picture {given.picture}: its name ends in none of {', '.join(ENDINGS)}")
     for size in given.ranks:
         _check_graph(given.topology, size)
     fitted = _fitted(given)
@@ -117,6 +113,16 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
 def _methods(given: argparse.Namespace) -> dict[str, Method]:
     known = methods(given.period, given.local_period, given.average)
     return {name: known[name] for name in given.methods}
+
+
+def _check_own(given: argparse.Namespace) -> None:
+    """Refuse what is wrong whatever else is given."""
+    for name, method in _methods(given).items():
+        if given.steps < method.window:
+            raise UsageError(f"--steps {given.steps} is less than one period, {method.window}, of {name}")
+    if given.picture.suffix not in ENDINGS:
+        raise UsageError(f"--picture {given.picture}: its name ends in none of {', '.join(ENDINGS)}")
+    common.check_spec(given)
 
 
 def _check_graph(spec: str, size: int) -> None:

@@ -84,13 +84,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def check(given: argparse.Namespace, launcher: Launcher) -> None:
     """Refuse what cannot be measured."""
-    start = "python -m bench cluster --nodes 8 -- python -m bench table2"
-    if launcher.size < 2:
-        raise UsageError(f"one rank has nobody to speak to: start it on several hosts, or as `{start}`")
     for option, period in (("--period", given.period), ("--local-period", given.local_period)):
         if given.steps < period:
             raise UsageError(f"--steps {given.steps} is less than one {option} {period}: no window would be full")
     options.check_world(given)
+    start = "python -m bench cluster --nodes 8 -- python -m bench table2"
+    if launcher.size < 2:
+        raise UsageError(f"one rank has nobody to speak to: start it on several hosts, or as `{start}`")
     options.check_files(given, launcher)
 
 
