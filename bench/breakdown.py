@@ -8,7 +8,7 @@ from typing import Any
 
 from topologies.pictures.canvas import INK, save
 
-from . import screen
+from . import judging, screen
 from .bars import Sheet, legend
 from .matrix import Result, title
 from .tables import GOSSIP, Part
@@ -38,9 +38,9 @@ def spans(result: Result) -> tuple[float, float, float]:
     (2.5, 0.5, 1.5)
     """
     total, waits = float(result["seconds"]["median"]), float(result["waits"]["median"])
-    beyond = result["exposed"]
+    beyond = judging.exposed(result)
     # Some wait while they compute.
-    exposed = max(waits, total - float(result["computing"]["median"])) if beyond is None else max(0.0, float(beyond))
+    exposed = max(waits, total - float(result["computing"]["median"])) if beyond is None else beyond
     return total - exposed, exposed, max(0.0, float(result["in_flight"] or 0.0) - max(exposed, waits))
 
 
@@ -52,8 +52,10 @@ def _panel(axes: Any, part: Part) -> None:
         axes.barh(row - 0.1, compute, height=0.46, color=COMPUTE)
         axes.barh(row - 0.1, exposed, left=compute, height=0.46, color=EXPOSED)
         axes.barh(row + 0.25, min(hidden, compute), left=max(0.0, compute - hidden), height=0.16, color=HIDDEN)
-        texts = (screen.ms(result["seconds"]["median"]), screen.ms(exposed / 1e3) if exposed else "0", _share(result))
+        beyond = "-" if judging.crowded(result) else screen.ms(exposed / 1e3) if exposed else "0"
+        texts = (screen.ms(result["seconds"]["median"]), beyond, _share(result))
         name = title(result["algorithm"])
+        name += f" ({judging.CROWDED})" if judging.crowded(result) else ""
         name += f", {result['topology']}" if several and result["algorithm"] in GOSSIP else ""
         SHEET.label(axes, row, name, texts, bold="ms", size=min(10.0, 10 * FITS / len(name)))
     line = part.results[0]["line"]
@@ -66,6 +68,8 @@ def _panel(axes: Any, part: Part) -> None:
 
 
 def _share(result: Result) -> str:
+    if judging.crowded(result):
+        return "-"
     return "" if result["hidden"] is None else f"{result['hidden'] * 100:.0f} %"
 
 

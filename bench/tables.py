@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from rich import box
 from rich.table import Table
 
-from . import screen
+from . import judging, screen
 from .algorithms import ALGORITHMS
 from .matrix import Result, title
 from .peers import PEERS
@@ -21,16 +21,23 @@ GOSSIP = [name for name, algorithm in ALGORITHMS.items() if algorithm.gossips]
 
 
 class Column(NamedTuple):
-    """Its head, what stands in it, what has to be said of that, and whether a screen has room for it."""
+    """Its head, what stands in it, what has to be said of that, and whether it is shown without --full."""
 
     head: str
     cell: Callable[[Result], str]
     means: str = ""
-    narrow: bool = True
+    usual: bool = False
 
 
 def _ms(value: float | None) -> str:
     return "" if value is None else screen.ms(value)
+
+
+def _judged(result: Result, value: float | None, text: Callable[[float], str]) -> str:
+    """A figure that is measured against `none`: never below 0, and none where the ranks lacked cores."""
+    if value is None:
+        return ""
+    return "-" if judging.crowded(result) else text(value) if value > 0 else "0"
 
 
 def _size(value: float | None) -> str:
@@ -43,7 +50,12 @@ def _messages(result: Result) -> str:
 
 
 COLUMNS = (
-    Column("update", lambda r: screen.ms(r["seconds"]["median"]), "of blocking methods, from a barrier before step()"),
+    Column(
+        "update",
+        lambda r: screen.ms(r["seconds"]["median"]),
+        "of blocking methods, from a barrier before step()",
+        usual=True,
+    ),
     Column("p10 - p90", lambda r: f"{screen.ms(r['seconds']['p10'])} - {screen.ms(r['seconds']['p90'])}"),
     Column(
         "slowest",
@@ -52,38 +64,58 @@ COLUMNS = (
     ),
     Column("free", lambda r: _ms(r["free"] and r["free"]["seconds"]["median"]), "without that barrier, means over τ"),
     Column("compute", lambda r: screen.ms(r["computing"]["median"])),
-    Column("exposed", lambda r: _ms(r["exposed"]), "update less that of `no communication`"),
+    Column(
+        "exposed",
+        lambda r: _judged(r, r["exposed"], screen.ms),
+        "update less that of `no communication`, 0 where it is no more",
+        usual=True,
+    ),
     Column(
         "hidden",
-        lambda r: "" if r["hidden"] is None else f"{r['hidden'] * 100:.0f} %",
+        lambda r: _judged(r, r["hidden"], lambda share: f"{share * 100:.0f} %"),
         "what neither is exposed nor waits, of the time in flight",
+        usual=True,
     ),
-    Column("waits", lambda r: screen.ms(r["waits"]["median"]), "blocked in the step", narrow=False),
+    Column("waits", lambda r: screen.ms(r["waits"]["median"]), "blocked in the step"),
     Column("in flight", lambda r: _ms(r["in_flight"]), "from posting to arrival"),
     Column("merging", lambda r: _ms(r["merging"])),
-    Column("sent", lambda r: _size(r["bytes_sent"]), "by a rank in an update"),
-    Column("received", lambda r: _size(r["bytes_received"]), narrow=False),
-    Column("messages", _messages, "sent / received by a rank in an update", narrow=False),
+    Column("sent", lambda r: _size(r["bytes_sent"]), "by a rank in an update", usual=True),
+    Column("received", lambda r: _size(r["bytes_received"])),
+    Column("messages", _messages, "sent / received by a rank in an update"),
     Column(
         "consensus",
         lambda r: "" if r["consensus"] is None else f"{r['consensus']:.1e}",
         "rms over ranks of ‖z_i - mean‖ / ‖mean‖, mean over τ",
     ),
 )
-SPARED = ("free", "slowest", "merging", "compute", "consensus", "p10 - p90", "line", "sent")
+SPARED = (
+    *("no pause", "messages", "received", "waits", "free", "slowest", "merging", "compute", "consensus", "p10 - p90"),
+    *("in flight", "line", "sent"),
+)
 """What a narrow screen leaves out, in this order; the files hold everything."""
 MOST_RANKS = 16
 """So many stand side by side in Markdown; the JSON has all."""
-GRAPH = Column("graph", lambda r: str(r["topology"]) if r["algorithm"] in GOSSIP else "")
+GRAPH = Column("graph", lambda r: str(r["topology"]) if r["algorithm"] in GOSSIP else "", usual=True)
+NOTE = Column(
+    "note",
+    lambda r: judging.CROWDED if judging.crowded(r) else "",
+    f"{judging.CROWDED} where the compute took over {round(judging.MOST * 100 - 100)} % longer than was asked or than "
+    "without communication, as ranks took the cores from one another; so nothing can be said of the messages",
+    usual=True,
+)
 LINES = (
-    Column("line", lambda r: _ms(r["line"]), "raw sockets that move a round's bytes over its hops after a pause"),
+    Column(
+        "line",
+        lambda r: _ms(r["line"]),
+        "raw sockets that move a round's bytes over its hops after a pause",
+        usual=True,
+    ),
     Column(
         "no pause",
         lambda r: _ms(r.get("line_steady")),
         "the line for a message right behind another, which what never lets it rest is up against",
-        narrow=False,
     ),
-    Column("x line", lambda r: "" if r["over_line"] is None else f"{r['over_line']:.3f}", "exposed, in lines"),
+    Column("x line", lambda r: _judged(r, r["over_line"], "{:.3f}".format), "exposed, in lines", usual=True),
 )
 
 
@@ -127,13 +159,13 @@ def graph_of(results: Sequence[Result]) -> str:
 def columns(results: Sequence[Result]) -> list[Column]:
     """Those that tell something; graphs where there are several."""
     several = len({result["topology"] for result in results}) > 1
-    found = [*([GRAPH] if several else []), *COLUMNS, *LINES]
+    found = [*([GRAPH] if several else []), *COLUMNS, *LINES, NOTE]
     return [column for column in found if any(column.cell(result) for result in results)]
 
 
-def fitting(part: Part, width: int) -> list[Column]:
-    """As many columns as `width` characters have room for."""
-    chosen = [column for column in columns(part.results) if column.narrow]
+def fitting(part: Part, width: int, full: bool = False) -> list[Column]:
+    """The usual columns, or with `full` all, as many as `width` characters have room for."""
+    chosen = [column for column in columns(part.results) if full or column.usual]
     first = 2 + max(map(len, ["algorithm", *_names(part)]))
     for head in SPARED:
         if first + sum(_wide(column, part) for column in chosen) <= width:
@@ -171,7 +203,8 @@ def markdown(heading: str, results: Sequence[Result], left_out: Sequence[str] = 
         for result in part.results:
             cells = [title(result["algorithm"]), *(column.cell(result) for column in chosen)]
             lines.append(f"| {' | '.join(cells)} |")
-        lines += ["", *by_rank(part), ""]
+        sentence = judging.verdict(part.results)
+        lines += ["", *([sentence, ""] if sentence else []), *by_rank(part), ""]
     lines += [legend(columns(results)), ""]
     return "\n".join([*lines, *(f"- {sentence}" for sentence in (*limits(results), *left_out)), ""])
 

@@ -17,6 +17,10 @@ round over the same hops of the graph in the same run: the line, which nothing t
 After a pause a shaper lets a burst through at once; what never lets the line rest is up to the line without a pause.
 Where ranks share hosts, it goes from each host to the next.
 
+The screen shows a few columns, with --full all of them, and a verdict in one sentence. Where the compute took over 5 %
+longer than was asked, or than without communication, ranks took the cores from one another: such a row says "too few
+cores", and no figure of its communication.
+
 Writes JSON, and beside it the same as CSV, as Markdown tables and as a bar chart (PNG). The Markdown has every rank's
 own figures too, for where one is a straggler, medians of all do not tell who waits for it.
 
@@ -38,7 +42,7 @@ import torch
 from gossip import UsageError
 from gossip.launchers import Launcher
 
-from . import breakdown, matrix, options, record, screen, tables, wire
+from . import breakdown, judging, matrix, options, record, screen, tables, wire
 from .algorithms import ALGORITHMS
 from .models import MODELS
 from .peers import PEERS
@@ -133,6 +137,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"JSON of {', '.join(known)}, each one thing or a list; an option behind it wins, a topology is one more "
         "(default: none)",
     )
+    parser.add_argument("--full", action="store_true", help="show all columns, as the files do, where there is room")
     options.add_world(parser)
     options.add_files(parser, "update")
 
@@ -209,12 +214,14 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     ranks = f"{launcher.size} rank{'s' * (launcher.size > 1)} over {transport}, compute by {given.model}"
     if transport == "mpi":
         ranks += "; torch and other libraries over gloo"
-    parts = tables.parts(results)
+    judged = judging.marked(results)
+    parts = tables.parts(judged)
     console.print(f"update: {ranks}")
     shown: list[tables.Column] = []
     for part in parts:
-        fitting = tables.fitting(part, console.width)
+        fitting = tables.fitting(part, console.width, given.full)
         console.print(tables.on_screen(part, fitting))
+        console.print(judging.verdict(part.results) + "\n", markup=False)
         shown += [column for column in fitting if column not in shown]
     console.print(tables.legend(shown))
     for sentence in tables.limits(results):
@@ -231,7 +238,7 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         results=[*results, *lines],
     )
     tables.write_csv(beside.with_name(f"{beside.name}.csv"), results)
-    text = tables.markdown(f"Time per update, {ranks}", results, given.left_out)
+    text = tables.markdown(f"Time per update, {ranks}", judged, given.left_out)
     beside.with_name(f"{beside.name}.md").write_text(text)
     breakdown.draw(beside.with_name(f"{beside.name}.png"), parts, ranks)
     console.print(f"written to {given.json}, and as .csv, .md and .png to {beside}")

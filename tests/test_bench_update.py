@@ -17,7 +17,7 @@ from spawn import run_mpirun, run_torchrun
 
 import gossip
 import topologies
-from bench import breakdown, matrix, models, tables, wire
+from bench import breakdown, judging, matrix, models, tables, wire
 from bench.algorithms import ALGORITHMS
 from bench.measuring import Updates, figures, pooled
 from bench.peers import YARDSTICK as NAME
@@ -367,7 +367,80 @@ def test_a_narrow_screen_has_fewer_columns_rather_than_broken_ones(width: int) -
     compared = [result(name, [1.0, 1.0], 0.0, 0.5) for name in ("none", "sgp-noaverage")]
     matrix.compare(compared, half_a_second)
     [part] = tables.parts(compared)
-    table = tables.on_screen(part, tables.fitting(part, width))
+    table = tables.on_screen(part, tables.fitting(part, width, full=True))
     console = Console(width=width)
     assert console.measure(table).maximum <= width
-    assert (len(table.columns) == 14) == (width == 180)
+    assert (len(table.columns) >= 14) == (width == 180)
+
+
+def heads(part: tables.Part, full: bool) -> list[str]:
+    return [column.head for column in tables.fitting(part, 200, full)]
+
+
+def test_the_screen_shows_a_few_columns_and_all_of_them_on_request() -> None:
+    compared = [result(name, [1.0, 1.25], 0.0, 0.5) for name in ("none", "sgp")]
+    matrix.compare(compared, no_line)
+    [part] = tables.parts(judging.marked(compared))
+    assert heads(part, full=False) == ["update", "exposed", "hidden", "sent"]
+    assert {"free", "waits", "in flight", "messages", "consensus"} < set(heads(part, full=True))
+    compared[1] |= {"topology": "b"}
+    assert heads(tables.Part("", compared), full=False) == ["graph", "update", "exposed", "hidden", "sent"]
+
+
+def beside_none(**computing: float) -> list[matrix.Result]:
+    """Updates of `none`, SGP, OSGP and AR-SGD, of which some took longer to compute."""
+    took = {"none": 1.25, "sgp": 1.5, "osgp": 1.0, "ar": 2.0}
+    compared = [result(name, [seconds, seconds], 0.0, 1.0) for name, seconds in took.items()]
+    for each in compared:
+        each["computing"] = {"median": computing.get(each["algorithm"], 1.0)}
+    matrix.compare(compared, half_a_second)
+    return compared
+
+
+def cells(results: list[matrix.Result], head: str) -> list[str]:
+    [column] = [each for each in (*tables.COLUMNS, *tables.LINES, tables.NOTE) if each.head == head]
+    return [column.cell(each) for each in results]
+
+
+def test_no_time_is_below_zero() -> None:
+    compared = beside_none()
+    assert compared[2]["exposed"] < 0, "the JSON holds what was measured"
+    shown = judging.marked(compared)
+    assert cells(shown, "exposed") == ["0", "250.0", "0", "750.0"]
+    assert cells(shown, "x line") == ["0", "0.500", "0", "1.500"]
+    assert judging.verdict(shown) == (
+        "OSGP exposes least of an update, nothing that can be measured, and AR-SGD most, 750.0 ms."
+    )
+    assert "-250" not in tables.markdown("", [each | {"mean_by_rank": [1.0, 1.0]} for each in shown])
+
+
+def test_a_method_whose_ranks_lacked_cores_is_not_judged() -> None:
+    compared = beside_none(ar=1.25)
+    shown = judging.marked(compared)
+    assert "lacks_cores" not in compared[3], "the JSON stays as it is"
+    assert cells(shown, "note") == ["", "", "", "too few cores"]
+    assert [cells(shown, head)[3] for head in ("update", "exposed", "hidden", "x line")] == ["2000", "-", "-", "-"]
+    assert judging.verdict(shown).endswith("and SGP most, 250.0 ms; not judged for too few cores: AR-SGD.")
+    assert breakdown.spans(shown[3]) == (1.25, 0.75, 0.25), "what the compute took is no communication"
+    assert "too few cores" in tables.markdown("", [each | {"mean_by_rank": [1.0, 1.0]} for each in shown])
+
+
+def test_without_cores_for_no_communication_nothing_is_judged() -> None:
+    shown = judging.marked(beside_none(none=1.5, sgp=1.5, osgp=1.5))
+    assert cells(shown, "note") == ["too few cores"] * 4
+    assert judging.verdict(shown).startswith(
+        "No method can be judged: too few cores, as the compute itself took longer"
+    )
+    assert judging.verdict([each for each in shown if each["algorithm"] == "none"]) == ""
+
+
+def test_compute_that_was_quicker_without_communication_is_what_counts() -> None:
+    """A real network's compute is what its first algorithm took, which may have lacked cores as well."""
+    shown = judging.marked([each | {"compute": 1.5} for each in beside_none(sgp=1.5)])
+    assert cells(shown, "note") == ["", "too few cores", "", ""]
+
+
+def test_what_another_library_waits_for_while_it_computes_is_no_lack_of_cores() -> None:
+    [ddp] = [result("ddp-overlap", [2.0, 2.0], 0.75, 1.0) | {"computing": {"median": 1.75}}]
+    matrix.compare([ddp], no_line)
+    assert cells(judging.marked([ddp]), "note") == [""]

@@ -1,0 +1,84 @@
+"""What may be read from measured rows: whether the ranks had a core each, and which method exposes least."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from . import screen
+from .matrix import Result, title
+from .peers import PEERS
+
+MOST = 1.05
+"""Times the compute that was asked for, or that `none` took: beyond, ranks took the cores from one another."""
+SLACK = 0.0005
+"""Seconds that a sleep may last longer than it was asked to."""
+CROWDED = "too few cores"
+
+
+def lacks_cores(compute: float, *expected: float) -> bool:
+    """Whether `compute` took so much longer than the least of `expected`, seconds, that the ranks lacked cores.
+
+    >>> lacks_cores(0.101, 0.1, 0.102), lacks_cores(0.12, 0.1), lacks_cores(0.0013, 0.001)
+    (False, True, False)
+    """
+    return compute > MOST * min(expected) + SLACK
+
+
+def marked(results: Sequence[Result]) -> list[Result]:
+    """The same results, each with whether its ranks lacked cores; all of a size and compute where `none` did."""
+    none = {_place(result): _computing(result) for result in results if result["algorithm"] == "none"}
+    found = []
+    for result in results:
+        asked, base = result["compute"], none.get(_place(result))
+        lacks = lacks_cores(_computing(result), asked, *([] if base is None else [base]))
+        found.append({**result, "lacks_cores": lacks or (base is not None and lacks_cores(base, asked))})
+    return found
+
+
+def crowded(result: Result) -> bool:
+    """Whether a result was `marked` so; one that was not marked counts as fit."""
+    return bool(result.get("lacks_cores"))
+
+
+def verdict(results: Sequence[Result]) -> str:
+    """One sentence on the results of one size and compute; an empty text where nothing was compared with `none`."""
+    told = [result for result in results if result["exposed"] is not None and result["algorithm"] != "none"]
+    fit = sorted((result for result in told if not crowded(result)), key=lambda result: float(result["exposed"]))
+    left = [_name(result, results) for result in told if crowded(result)]
+    if not told:
+        return ""
+    if not fit:
+        return (
+            f"No method can be judged: {CROWDED}, as the compute itself took longer; start fewer ranks, or ask for "
+            "compute by sleep."
+        )
+    text = f"{_name(fit[0], results)} exposes least of an update, {_told(fit[0])}"
+    if len(fit) > 1:
+        text += f", and {_name(fit[-1], results)} most, {_told(fit[-1])}"
+    return text + (f"; not judged for {CROWDED}: {', '.join(left)}." if left else ".")
+
+
+def exposed(result: Result) -> float | None:
+    """Seconds beyond an update of `none`, never below 0; None where that was not measured, or cannot be told."""
+    return None if result["exposed"] is None or crowded(result) else max(0.0, float(result["exposed"]))
+
+
+def _told(result: Result) -> str:
+    seconds = exposed(result)
+    return f"{screen.ms(seconds)} ms" if seconds else "nothing that can be measured"
+
+
+def _name(result: Result, results: Sequence[Result]) -> str:
+    several = len({each["topology"] for each in results if each["algorithm"] == result["algorithm"]}) > 1
+    return f"{title(result['algorithm'])} over {result['topology']}" if several else title(result["algorithm"])
+
+
+def _place(result: Result) -> Any:
+    return result["bytes"], result["compute"]
+
+
+def _computing(result: Result) -> float:
+    took = float(result["computing"]["median"])
+    # Some other libraries wait for messages while they compute.
+    return took - float(result["waits"]["median"]) if result["algorithm"] in PEERS else took
