@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gossip.cores import bound
+from gossip.launchers import Launcher
+
 from . import screen
 from .matrix import Result, title
 from .peers import PEERS
@@ -59,14 +62,33 @@ def verdict(results: Sequence[Result]) -> str:
     return text + (f"; not judged for {CROWDED}: {', '.join(left)}." if left else ".")
 
 
+def sharing(launcher: Launcher) -> str:
+    """A sentence where ranks share cores; an empty text where each has its own."""
+    cores = bound()
+    if launcher.local_size <= cores:
+        return ""
+    return (
+        f"{launcher.local_size} ranks share {cores} core{'s' * (cores > 1)} here, so their times hold waits for a core "
+        f"too; {cores} rank{'s' * (cores > 1)} or fewer would not."
+    )
+
+
+def never_below_zero(seconds: float) -> str:
+    """Milliseconds of a difference of two measured times; what is below 0 is noise.
+
+    >>> never_below_zero(-0.000255), never_below_zero(0.0123)
+    ('0', '12.3')
+    """
+    return screen.ms(seconds) if seconds > 0 else "0"
+
+
 def exposed(result: Result) -> float | None:
     """Seconds beyond an update of `none`, never below 0; None where that was not measured, or cannot be told."""
     return None if result["exposed"] is None or crowded(result) else max(0.0, float(result["exposed"]))
 
 
 def _told(result: Result) -> str:
-    seconds = exposed(result)
-    return f"{screen.ms(seconds)} ms" if seconds else "nothing that can be measured"
+    return f"{screen.ms(result['exposed'])} ms" if result["exposed"] > 0 else "nothing that can be measured"
 
 
 def _name(result: Result, results: Sequence[Result]) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from gossip import UsageError
 from gossip.launchers import Launcher
 
-from . import footprint, interleaved, options, record, screen
+from . import footprint, interleaved, judging, options, record, screen
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +89,8 @@ def _step_rows(step: dict[str, Any]) -> list[list[str]]:
     return [
         [
             against,
-            *(screen.ms(step[against][key]) for key in ("bare", "sgp", "difference")),
+            *(screen.ms(step[against][key]) for key in ("bare", "sgp")),
+            judging.never_below_zero(step[against]["difference"]),
             _bar(step[against]["difference"], step[against]["allowed"], screen.ms(step[against]["allowed"])),
         ]
         for against in ("in buckets", "outside of buckets")

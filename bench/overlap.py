@@ -19,6 +19,7 @@ The three run by turns, a few updates each.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from gossip import UsageError, World
 from gossip.launchers import Launcher
 from topologies import exponential
 
-from . import options, record, screen
+from . import judging, options, record, screen
 from .algorithms import ALGORITHMS
 from .emulated import KINDS, Compute, sleeping, times_for
 from .measuring import Updates, build, measure
@@ -79,14 +80,26 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
                     level = ALGORITHMS[name].blocking
                     updates[name].add(measure(optimizer, world, compute, TURN, given.warmup, level=level))
                 course.advance(1)
-        results = {name: _slowest(record.gather(world, own.figures(window=1))) for name, own in updates.items()}
+        ranks = {name: record.gather(world, own.figures(window=1)) for name, own in updates.items()}
+        results = {name: _slowest(each) for name, each in ranks.items()}
         transport = world.transport
     for result in results.values():
         result["exposed"] = result["seconds"] - results["none"]["seconds"]
     ratio = results["osgp"]["waits"] / results["sgp"]["waits"]
     title = f"{screen.size(given.size)} of parameters, {launcher.size} ranks over {transport}, compute: {given.compute}"
     console.print(screen.table(title, COLUMNS, [_row(name, results[name]) for name in COMPARED]))
-    console.print(f"OSGP waits {screen.percent(ratio)} of what SGP waits: {screen.percent(1 - ratio)} are hidden.")
+    lacking = crowded({name: _computing(each) for name, each in ranks.items()}, given)
+    if lacking:
+        titles = ", ".join(ALGORITHMS[name].title for name in lacking)
+        console.print(
+            f"{judging.CROWDED} for {titles}: the compute took longer, so what is hidden cannot be told: start fewer "
+            "ranks, or --compute sleep."
+        )
+    else:
+        hidden = screen.percent(max(0.0, 1 - ratio))
+        console.print(f"OSGP waits {screen.percent(ratio)} of what SGP waits: {hidden} are hidden.")
+    if shared := judging.sharing(launcher):
+        console.print(shared)
     if results["sgp"]["waits"] > given.seconds:
         console.print("The transfer takes longer than the compute, which cannot hide it: try more --seconds.")
     path = given.json or Path("out") / f"overlap-{given.compute}-{transport}.json"
@@ -101,6 +114,16 @@ def _compute(given: argparse.Namespace, world: World) -> Compute:
     # The same work on every rank, however busy its core was when it was asked.
     times = max(record.gather(world, times_for(given.compute, given.seconds)))
     return KINDS[given.compute](times)
+
+
+def crowded(computing: Mapping[str, float], given: argparse.Namespace) -> list[str]:
+    """The methods whose slowest rank took too long to compute: more than asked, where it sleeps, or than `none`."""
+    asked = [given.seconds] if given.compute == "sleep" else []
+    return [name for name, took in computing.items() if judging.lacks_cores(took, computing["none"], *asked)]
+
+
+def _computing(ranks: list[dict[str, Any]]) -> float:
+    return max(float(rank["computing"]["median"]) for rank in ranks)
 
 
 def _slowest(ranks: list[dict[str, Any]]) -> dict[str, float]:
@@ -122,7 +145,7 @@ def _row(name: str, result: dict[str, float]) -> list[str]:
     return [
         ALGORITHMS[name].title,
         screen.ms(result["seconds"]),
-        screen.ms(result["exposed"]),
+        judging.never_below_zero(result["exposed"]),
         screen.ms(result["waits"]),
         screen.ms(result["waits_p90"]),
         screen.ms(result["in_flight"]),

@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -33,7 +33,7 @@ from gossip import GossipOptimizer, NoAverage, PushSum, UsageError, World
 from gossip.launchers import Launcher
 from topologies import Topology
 
-from . import images, options, record, screen
+from . import images, judging, options, record, screen
 from .images import Data
 from .training import accuracy, network
 
@@ -150,6 +150,8 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         )
         console.print(screen.table(title, COLUMNS, [_row(each) for each in found.values()]))
         console.print(LEGEND)
+        for sentence in filter(None, (crowded(found), judging.sharing(launcher))):
+            console.print(sentence)
         record.write(given, launcher, given.json, transport=transport, unit=UNITS, results=found)
         console.print(f"written to {given.json}")
 
@@ -220,6 +222,18 @@ def figures(runs: list[dict[str, Any]], given: argparse.Namespace) -> dict[str, 
     return {name: statistics.median(figures[name] for figures in each) for name in each[0]}
 
 
+def crowded(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """A sentence on the methods whose undisturbed steps took longer without their waits than those of another one."""
+    own = {each["title"]: each["seconds_even"] * (1 - each["waits_even"]) for each in found.values()}
+    lacking = [title for title, took in own.items() if judging.lacks_cores(took, *own.values())]
+    if not lacking:
+        return ""
+    return (
+        f"{judging.CROWDED} for {', '.join(lacking)}: their steps took longer than another method's, waits left out. "
+        "Their times and paces do not compare: start fewer ranks, or sleep longer with --compute."
+    )
+
+
 def _row(found: dict[str, Any]) -> list[str]:
     return [
         found["title"],
@@ -227,7 +241,7 @@ def _row(found: dict[str, Any]) -> list[str]:
         screen.ms(found["seconds_slow"]),
         screen.percent(found["pace"]),
         screen.percent(found["waits_slow"]),
-        screen.percent(found["pauses_cost"]),
+        screen.percent(max(0.0, found["pauses_cost"])),
         screen.percent(found["waits_pauses"]),
         *(screen.percent(found[f"accuracy_{how}"]) for how in COURSES),
         f"{found['weight_of_slow']:.2f}",

@@ -34,10 +34,8 @@ def _ms(value: float | None) -> str:
 
 
 def _judged(result: Result, value: float | None, text: Callable[[float], str]) -> str:
-    """A figure that is measured against `none`: never below 0, and none where the ranks lacked cores."""
-    if value is None:
-        return ""
-    return "-" if judging.crowded(result) else text(value) if value > 0 else "0"
+    """A figure that is measured against `none`, and cannot be told where the ranks lacked cores."""
+    return "" if value is None else "-" if judging.crowded(result) else text(value)
 
 
 def _size(value: float | None) -> str:
@@ -66,7 +64,7 @@ COLUMNS = (
     Column("compute", lambda r: screen.ms(r["computing"]["median"])),
     Column(
         "exposed",
-        lambda r: _judged(r, r["exposed"], screen.ms),
+        lambda r: _judged(r, r["exposed"], judging.never_below_zero),
         "update less that of `no communication`, 0 where it is no more",
         usual=True,
     ),
@@ -115,7 +113,12 @@ LINES = (
         lambda r: _ms(r.get("line_steady")),
         "the line for a message right behind another, which what never lets it rest is up against",
     ),
-    Column("x line", lambda r: _judged(r, r["over_line"], "{:.3f}".format), "exposed, in lines", usual=True),
+    Column(
+        "x line",
+        lambda r: _judged(r, r["over_line"], lambda lines: f"{max(lines, 0):.3f}"),
+        "exposed, in lines",
+        usual=True,
+    ),
 )
 
 

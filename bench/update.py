@@ -223,7 +223,8 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         console.print(tables.on_screen(part, fitting))
         console.print(judging.verdict(part.results) + "\n", markup=False)
         shown += [column for column in fitting if column not in shown]
-    console.print(tables.legend(shown))
+    for sentence in filter(None, (judging.sharing(launcher), tables.legend(shown))):
+        console.print(sentence, markup=False)
     for sentence in tables.limits(results):
         console.print(f"- {sentence}", markup=False)
     beside = given.out / given.json.stem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import sys
@@ -13,10 +14,10 @@ import pytest
 from commands import refusal
 from spawn import run_mpirun
 
-from bench import emulated, footprint, interleaved, options, samples
+from bench import emulated, footprint, interleaved, judging, options, overhead, overlap, samples, straggler
 from bench.__main__ import COMMANDS, main
 from gossip import UsageError
-from gossip.launchers import detect
+from gossip.launchers import Launcher, detect
 
 
 def bench(size: int, *arguments: str, timeout: float = 60, module: str = "workers.bench") -> str:
@@ -197,7 +198,7 @@ def test_overlap_and_its_record(tmp_path: Path) -> None:
     path = tmp_path / "overlap.json"
     few = ["--compute", "python", "--seconds", "0.01", "--size", "400kB", "--steps", "5"]
     said = bench(2, "overlap", *few, "--json", str(path))
-    assert "OSGP waits" in said
+    assert "OSGP waits" in said or "too few cores for" in said
     record = check_record(path, "overlap", ranks=2)
     assert set(record["results"]) == {"none", "sgp", "osgp"}
     assert record["results"]["sgp"]["waits"] > 0
@@ -254,3 +255,34 @@ def test_every_algorithm_learns_the_digits(tmp_path: Path) -> None:
     record = check_record(tmp_path / "digits.json", "digits", ranks=4)
     assert len(record["results"]) == 6
     assert all(run["accuracy"] >= 0.95 for run in record["results"].values())
+
+
+def test_differences_that_are_noise_are_not_shown_as_negative_times() -> None:
+    seconds = {"bare": 0.02, "sgp": 0.0197, "difference": -0.000255, "allowed": 0.001}
+    rows = overhead._step_rows({"in buckets": seconds, "outside of buckets": seconds})
+    assert [row[3] for row in rows] == ["0", "0"]
+    osgp = dict.fromkeys(("seconds", "waits", "waits_p90", "in_flight", "bytes_sent", "threads_cpu"), 0.1)
+    assert overlap._row("osgp", {**osgp, "exposed": -0.0003})[2] == "0"
+    asked = argparse.Namespace(compute=1, pause=8, steps=8)
+    paused = straggler.figures([dict.fromkeys(straggler.COURSES, RUN)], asked)
+    assert paused["pauses_cost"] < 0
+    assert straggler._row({"title": "AR-SGD", **paused})[5] == "0.0 %"
+
+
+RUN = {f"{name}_by_rank": [1.0, 1.0] for name in ("seconds", "waits", "weight")} | {"accuracy": 0.5}
+
+
+def test_overlap_and_straggler_name_the_methods_whose_ranks_lacked_cores() -> None:
+    computing = {"none": 0.4, "sgp": 0.41, "osgp": 0.5}
+    assert overlap.crowded(computing, argparse.Namespace(compute="python", seconds=0.1)) == ["osgp"]
+    assert overlap.crowded(computing, argparse.Namespace(compute="sleep", seconds=0.37)) == [*computing]
+    even = {"title": "AR-SGD", "seconds_even": 0.1, "waits_even": 0.4}
+    osgp = {"title": "OSGP", "seconds_even": 0.07, "waits_even": 0.0}
+    assert straggler.crowded({"ar": even}) == straggler.crowded({}) == ""
+    assert straggler.crowded({"ar": even, "osgp": osgp}).startswith("too few cores for OSGP: ")
+
+
+def test_ranks_that_share_cores_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "bound", lambda: 2)
+    assert judging.sharing(Launcher("openmpi", size=4, local_size=2)) == ""
+    assert judging.sharing(Launcher("openmpi", size=4, local_size=4)).startswith("4 ranks share 2 cores here, ")

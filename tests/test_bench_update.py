@@ -407,7 +407,7 @@ def test_no_time_is_below_zero() -> None:
     assert compared[2]["exposed"] < 0, "the JSON holds what was measured"
     shown = judging.marked(compared)
     assert cells(shown, "exposed") == ["0", "250.0", "0", "750.0"]
-    assert cells(shown, "x line") == ["0", "0.500", "0", "1.500"]
+    assert cells(shown, "x line") == ["0.000", "0.500", "0.000", "1.500"]
     assert judging.verdict(shown) == (
         "OSGP exposes least of an update, nothing that can be measured, and AR-SGD most, 750.0 ms."
     )
