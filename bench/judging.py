@@ -1,4 +1,4 @@
-"""What may be read from measured rows: whether the ranks had a core each, and which method exposes least."""
+"""Judgement of measured rows: whether the ranks had a core each, and which method exposes least."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gossip.launchers import Launcher
 
 from . import screen
 from .matrix import Result, title
-from .peers import PEERS
+from .peers import PEERS, YARDSTICK
 
 MOST = 1.05
 """Times the compute that was asked for, or that `none` took: beyond, ranks took the cores from one another."""
@@ -46,7 +46,8 @@ def crowded(result: Result) -> bool:
 
 def verdict(results: Sequence[Result]) -> str:
     """One sentence on the results of one size and compute; an empty text where nothing was compared with `none`."""
-    told = [result for result in results if result["exposed"] is not None and result["algorithm"] != "none"]
+    methods = [result for result in results if result["algorithm"] not in ("none", YARDSTICK)]
+    told = [result for result in methods if result["exposed"] is not None]
     fit = sorted((result for result in told if not crowded(result)), key=lambda result: float(result["exposed"]))
     left = [_name(result, results) for result in told if crowded(result)]
     if not told:

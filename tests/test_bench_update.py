@@ -411,6 +411,7 @@ def test_no_time_is_below_zero() -> None:
     assert judging.verdict(shown) == (
         "OSGP exposes least of an update, nothing that can be measured, and AR-SGD most, 750.0 ms."
     )
+    assert judging.verdict([*shown, shown[2] | {"algorithm": NAME}]) == judging.verdict(shown), "it trains nothing"
     assert "-250" not in tables.markdown("", [each | {"mean_by_rank": [1.0, 1.0]} for each in shown])
 
 
