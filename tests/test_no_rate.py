@@ -62,7 +62,7 @@ def run(world: gossip.World, method: str, make: Callable[[Any], torch.optim.Opti
     return values
 
 
-@pytest.mark.parametrize("lr", DEFAULTS)
+@pytest.mark.parametrize("lr", ["None", pytest.param("not there", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", METHODS)
 def test_without_a_rate_it_is_the_run_at_a_constant_rate(method: str, lr: str) -> None:
     ours, theirs = (
