@@ -1,8 +1,8 @@
 """Where in a step the user's closure is evaluated: before it begins, so that what is in flight travels, or inside it.
 
 An optimizer that asks for its closure once in a step, before it has changed anything, computes the same either way.
-One that moves its parameters first (SAM) or compares evaluations (LBFGS) gets each of them where it asks for it. Which
-of the two an optimizer is, it shows in its own steps.
+Other optimizers move their parameters first (SAM) or compare evaluations (LBFGS), and get each evaluation where they
+ask for it. Which of the two an optimizer is, it shows in its own steps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Loss = Any
 
 
 class Closures:
-    """What the wrapped optimizer has shown of how it uses closures.
+    """How the wrapped optimizer uses closures, as far as it has shown.
 
     Attributes:
         early: it asks once in a step, and changes nothing before; None while it has not shown that.
@@ -38,7 +38,7 @@ class Closures:
             closure: the user's.
             parameters: those of the wrapped optimizer.
             values: their memory.
-            average: what every rank does after each evaluation inside the update, and once before the update.
+            average: averages gradients; every rank calls it before the update and after each evaluation inside it.
         """
         parameters = list(parameters)
         early = self.early
@@ -57,7 +57,7 @@ class Closures:
             self.early = True
 
     def update(self, evaluation: Evaluation, optimizer: torch.optim.Optimizer) -> Loss:
-        """One step of `optimizer`. One that asked otherwise in any step may do so again."""
+        """One step of `optimizer`. If it has asked otherwise in any step, it may do so again."""
         homes = [] if self.early else [parameter.data for parameter in evaluation.parameters]
         loss = evaluation.update(optimizer)
         for parameter, home in zip(evaluation.parameters, homes, strict=False):
@@ -77,7 +77,7 @@ class Evaluation:
         closure: the user's.
         parameters: those of the wrapped optimizer.
         values: memory that is compared to find what is written through `.data`, which autograd does not count.
-        average: what follows each evaluation inside the update: an average of gradients over ranks.
+        average: averages gradients over ranks, after each evaluation inside the update.
 
     Attributes:
         parameters: of the wrapped optimizer.

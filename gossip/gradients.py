@@ -15,7 +15,7 @@ from .world import World
 
 
 class Said(NamedTuple):
-    """What a rank says along with its gradients, or how many ranks say it.
+    """Three facts that a rank sends along with its gradients, or the number of ranks for which each holds.
 
     Attributes:
         skips: it skips this update.

@@ -59,9 +59,9 @@ class GossipOptimizer(Wrapper):
     be on their way to a peer between two steps: call `settle()` on every rank before writing them by hand. Otherwise
     the next call raises. It sees every write in place, and on CPUs most of those through `.data`.
 
-    A closure is evaluated before the flights land, so that they travel meanwhile, once the wrapped optimizer has shown
-    that it asks for it once in a step and changes nothing before. Otherwise (SAM, LBFGS) each evaluation takes place
-    inside the update, and with `gradients` ends with an average of them.
+    A closure is evaluated before the flights land, so that they travel meanwhile, if the wrapped optimizer asks for it
+    once in a step and changes nothing before. Its first step shows that. Otherwise (SAM, LBFGS) each evaluation takes
+    place inside the update, and with `gradients` ends with an average of them.
 
     Args:
         optimizer: any torch optimizer of dense floating-point parameters.

@@ -79,6 +79,7 @@ class Wrapper(torch.optim.Optimizer):
         switch = getattr(self.optimizer, name)
         return lambda *args, **options: self.rewritten(lambda: switch(*args, **options))
 
+    @untraced
     def rewritten(self, write: Callable[[], Result]) -> Result:
         """Do `write`, which changes parameters between two steps."""
         return write()

@@ -147,7 +147,7 @@ def test_sam_is_the_bare_sam(wrap: str, form: str) -> None:
 
 
 def test_an_optimizer_that_seldom_climbs_is_the_bare_one() -> None:
-    """What it has done in its first steps says nothing of those in which it climbs."""
+    """Its first steps say nothing of those in which it climbs."""
 
     def run(wrapped: bool) -> list[float]:
         model = model_of()
