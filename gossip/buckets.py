@@ -1,18 +1,20 @@
-"""A bucket is the parameters' own memory: one flat tensor for each dtype and device, whose views the parameters become.
+"""A bucket is the parameters' own memory: one flat tensor for each dtype and device, in which every parameter lives.
 
-The optimizer and the wire touch the same bytes, so nothing is packed or unpacked in a step.
+The optimizer and the wire touch the same bytes, so nothing is packed or unpacked in a step. Each parameter has a
+storage of its own over its part of that memory.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
 from .errors import GossipError, UsageError
 from .masters import origin
+from .storages import is_shared, placed, take_back_
 
 Groups = Sequence[Mapping[str, Iterable[torch.nn.Parameter]]]
 """Parameter groups, as torch optimizers hold them."""
@@ -45,26 +47,14 @@ class Bucket:
     """Parameters of one dtype and device, or masters of such, one after another.
 
     Attributes:
-        values: the flat tensor, of shape (elements,), that every parameter is a view of.
-        memory: the same memory on a host, in a storage that nobody else sees. That of `values` moves when a parameter
-            is shared with another process, and what it held is freed, but not while this is there.
+        values: the flat tensor, of shape (elements,), whose memory the parameters share.
         slots: where each parameter lives, in the order of the optimizer's groups.
         before: room for the values as they were before an update, taken when it is first needed.
     """
 
     values: torch.Tensor
-    memory: torch.Tensor
     slots: list[Slot] = field(default_factory=list)
     before: torch.Tensor | None = None
-
-    def __post_init__(self) -> None:
-        self._address = self.values.data_ptr()
-
-    def lent(self) -> torch.Tensor:
-        """The values for a transport to read or write: where they lie, and a copy once somebody has moved them."""
-        if apart(self.memory, self.values):
-            self.memory.copy_(self.values)
-        return self.memory
 
     def segments(self, start: int = 0, stop: int | None = None) -> list[tuple[int, slice]]:
         """(parameter group, slice of `values[start:stop]`), one for each run of parameters of one group."""
@@ -86,33 +76,12 @@ class Bucket:
         Raises:
             GossipError: naming the first that does not.
         """
-        if self.values.data_ptr() != self._address:
-            self._follow()
         for slot in self.slots:
             if slot.parameter.data_ptr() != slot.address:
-                raise GossipError(slot.astray())
-
-    def _follow(self) -> None:
-        """The storage of all parameters was moved: into shared memory, or freed."""
-        moved = self.values.data_ptr() - self._address
-        self._address += moved
-        if not is_shared(self.values):
-            raise GossipError(
-                f"the memory of parameter {self.slots[0].name} and others was freed or moved by resize_ of their "
-                "storage (as FSDP does it) after GossipOptimizer was made, and what it held is lost: shard the model "
-                "first, or not at all"
-            )
-        self.slots[:] = [replace(slot, address=slot.address and slot.address + moved) for slot in self.slots]
-
-
-def apart(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two flat tensors do not begin in the same memory."""
-    return one.data_ptr() != other.data_ptr()
-
-
-def is_shared(tensor: torch.Tensor) -> bool:
-    """Whether it lies in memory of a host that other processes may see."""
-    return tensor.device.type == "cpu" and tensor.is_shared()
+                flat = self.values[slot.start : slot.stop]
+                home = placed(flat, slot.parameter.shape, slot.parameter.stride())
+                if not take_back_(slot.parameter, home):
+                    raise GossipError(slot.astray())
 
 
 def names(optimizer: torch.optim.Optimizer, module: torch.nn.Module | None) -> dict[int, str]:
@@ -227,16 +196,12 @@ def _bucket(
     starts = [0]
     for _, parameter in parameters:
         starts.append(starts[-1] + -(-parameter.numel() // step) * step)
-    memory = parameters[0][1].detach().new_zeros(starts[-1])
-    values = torch.from_dlpack(memory) if memory.device.type == "cpu" else memory
+    bucket = Bucket(parameters[0][1].detach().new_zeros(starts[-1]))
     if any(is_shared(parameter) for _, parameter in parameters):
-        values.share_memory_()
-    bucket = Bucket(values, memory)
+        bucket.values.share_memory_()
     for start, (number, parameter) in zip(starts, parameters, strict=False):
         stop = start + parameter.numel()
-        home = bucket.values[start:stop].as_strided(
-            parameter.shape, _dense_strides(parameter), bucket.values.storage_offset() + start
-        )
+        home = placed(bucket.values[start:stop], parameter.shape, _dense_strides(parameter))
         with torch.no_grad():
             home.copy_(parameter)
         parameter.data = home

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from .averaging import ROUNDING, Averager
-from .buckets import apart
 from .mixing import scalar, wide, wide_copy
 from .world import World
 
@@ -42,7 +41,7 @@ class ExactAverage(Averager):
         # z = Σ x / Σ w
         for values, x in zip(mass.values, numerators, strict=True):
             x.div_(scalar(total[0]))
-            if apart(x, values):
+            if x is not values:
                 values.copy_(x)
         self._share(total, companions)
         mass.drift.compare(total[1:], self._channel)
@@ -62,10 +61,10 @@ class ExactAverage(Averager):
         mass = self.mass
         mass.settle()
         mass.look(mass.values)
-        numerators = [wide(values) for values in mass.lent()]
+        numerators = [wide(values) for values in mass.values]
         if self._channel.carrier.parties:  # where the values have to outlive the sum
             pairs = zip(mass.values, numerators, strict=True)
-            numerators = [x if apart(x, values) else x.clone() for values, x in pairs]
+            numerators = [x if x is not values else x.clone() for values, x in pairs]
         if not mass.whole:
             for x in numerators:
                 x.mul_(scalar(mass.weight))

@@ -69,10 +69,6 @@ class Mass:
         """The flat tensors of all buckets."""
         return [bucket.values for bucket in self.buckets]
 
-    def lent(self) -> list[torch.Tensor]:
-        """The same, for a transport to read or write while others may move the parameters' storage."""
-        return [bucket.lent() for bucket in self.buckets]
-
     def lands_with(self, land: Callable[[], None], in_flight: Callable[[], bool] | None = None) -> None:
         """`land`, a method, merges what one averager has in flight; `settle` calls it.
 

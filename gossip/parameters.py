@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from .agreement import Council, contents
-from .buckets import Bucket, is_shared, names, pack, refuse_unfit, shapes
+from .buckets import Bucket, names, pack, refuse_unfit, shapes
 from .errors import GossipError
 from .mass import Mass
 from .masters import NARROW, masters_, origin, refuse_masters
 from .rounded import Rounded
+from .storages import is_shared
 from .world import World
 
 CHECKED = (

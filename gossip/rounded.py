@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from .buckets import Bucket, Slot, is_shared
+from .buckets import Bucket, Slot
 from .errors import GossipError, UsageError
 from .masters import Master
+from .storages import is_shared, placed, take_back_
 
 
 class Rounded:
-    """Twins of the buckets that hold masters: flat tensors of as many elements, of which the parameters are views.
+    """Twins of the buckets that hold masters: flat tensors of as many elements, in which the parameters live.
 
     Attributes:
         twins: by the number of the bucket, the bucket and its twin.
@@ -21,7 +22,6 @@ class Rounded:
 
     def __init__(self) -> None:
         self.twins: dict[int, tuple[Bucket, torch.Tensor]] = {}
-        self._homes: list[int] = []
         self._addresses: list[int] = []
 
     def __bool__(self) -> bool:
@@ -39,10 +39,8 @@ class Rounded:
                 twin.share_memory_()
             self.twins[number] = bucket, twin
             for slot, model in _models(bucket):
-                model.data = twin[slot.start : slot.stop].as_strided(
-                    slot.parameter.shape, slot.parameter.stride(), twin.storage_offset() + slot.start
-                )
-        self._find()
+                model.data = _home(slot, twin)
+        self._addresses = [model.data_ptr() for _, model in self._each()]
 
     @torch.no_grad()
     def write_(self) -> None:
@@ -91,29 +89,24 @@ class Rounded:
         return rounded
 
     def check(self) -> None:
-        """Every 16-bit parameter is still a view of its twin.
+        """Every 16-bit parameter still lives in its twin.
 
         Raises:
             GossipError: naming the first that is not.
         """
-        if [twin.data_ptr() for _, twin in self.twins.values()] != self._homes:  # somebody shares them from now on
-            self._find()
-        for address, (slot, model) in zip(self._addresses, self._each(), strict=True):
-            if model.data_ptr() != address:
-                raise GossipError(slot.astray())
-
-    def _find(self) -> None:
-        """Where twins and parameters lie."""
-        self._homes = [twin.data_ptr() for _, twin in self.twins.values()]
-        self._addresses = [
-            twin.data_ptr() + slot.start * twin.itemsize if slot.start < slot.stop else 0
-            for bucket, twin in self.twins.values()
-            for slot in bucket.slots
-        ]
+        addresses = iter(self._addresses)
+        for bucket, twin in self.twins.values():
+            for slot, model in _models(bucket):
+                if model.data_ptr() != next(addresses) and not take_back_(model, _home(slot, twin)):
+                    raise GossipError(slot.astray())
 
     def _each(self) -> Iterator[tuple[Slot, torch.nn.Parameter]]:
         for bucket, _ in self.twins.values():
             yield from _models(bucket)
+
+
+def _home(slot: Slot, twin: torch.Tensor) -> torch.Tensor:
+    return placed(twin[slot.start : slot.stop], slot.parameter.shape, slot.parameter.stride())
 
 
 def _models(bucket: Bucket) -> Iterator[tuple[Slot, torch.nn.Parameter]]:

@@ -142,7 +142,7 @@ class Rounds(Messages):
         if self.overlap > 1 or (self.wire is not PLAIN and turn.sends):
             leaving = self._snapshot(self.rounds)
         number, self.rounds = self.rounds, self.rounds + 1
-        values = mass.lent() if leaving is None else leaving[1:]
+        values = mass.values if leaving is None else leaving[1:]
         sends = {
             peer: [self._envelope(share * mass.weight, number, values), *values] for peer, share in turn.sends.items()
         }

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from gossip import ExactAverage, UsageError, World
-from gossip.buckets import apart
 from gossip.mixing import scalar, wide
 
 from .refusals import checked, refuse_shrink
@@ -38,7 +37,7 @@ class Halves(ExactAverage):
         mass.stats.wait(self._channel.reduce_scatter(self._summed))
         for number, where in self._channel.own_parts(self._summed):
             x, values = self._summed[number][where].div_(scalar(total[0])), mass.values[number]
-            if apart(self._summed[number], values):
+            if self._summed[number] is not values:
                 values[where].copy_(x)
         self._share(total, companions)
         mass.drift.compare(total[1:], self._channel)
@@ -47,9 +46,9 @@ class Halves(ExactAverage):
         """Every rank's own parts, as they are now, become everybody's."""
         mass, summed = self.mass, self._summed
         pairs = zip(mass.values, summed, strict=True)
-        copies = [(values, x) for values, x in pairs if apart(x, values)]
+        copies = [(values, x) for values, x in pairs if x is not values]
         for number, where in self._channel.own_parts(summed):
-            if apart(summed[number], mass.values[number]):
+            if summed[number] is not mass.values[number]:
                 summed[number][where].copy_(mass.values[number][where])
         mass.stats.wait(self._channel.all_gather(summed))
         for values, x in copies:

@@ -1,8 +1,10 @@
-"""Parameters become views of flat buckets, and stay what they were to everybody else."""
+"""Parameters move into flat buckets, and stay what they were to everybody else."""
 
 from __future__ import annotations
 
 import copy
+import gc
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,15 @@ def wrap(parameters: Any, **options: Any) -> gossip.GossipOptimizer:
     return gossip.GossipOptimizer(torch.optim.SGD(parameters, lr=0.1), gossip.NoAverage(), **options)
 
 
-def storages(tensors: Any) -> set[int]:
-    return {tensor.untyped_storage().data_ptr() for tensor in tensors}
+def addresses(optimizer: gossip.GossipOptimizer) -> set[int]:
+    """Where parameters of a bucket may live."""
+    return {at for values in optimizer.mass.values for at in range(values.data_ptr(), values.data_ptr() + values.nbytes)}
+
+
+def owns_its_storage(tensor: torch.Tensor) -> bool:
+    """What pickle and safetensors ask: the storage holds this tensor and nothing else."""
+    storage = tensor.untyped_storage()
+    return (storage.data_ptr(), storage.nbytes()) == (tensor.data_ptr(), tensor.nbytes)
 
 
 def convolutions() -> torch.nn.Module:
@@ -33,7 +42,7 @@ def test_parameters_are_the_same_objects_over_one_memory() -> None:
     before, values = list(model.parameters()), copy.deepcopy(model.state_dict())
     optimizer = wrap(model.parameters())
     assert all(now is then for now, then in zip(model.parameters(), before, strict=True))
-    assert len(storages(model.parameters())) == 1
+    assert {parameter.data_ptr() for parameter in model.parameters()} < addresses(optimizer)
     torch.testing.assert_close(model.state_dict(), values, rtol=0, atol=0)
     [bucket] = optimizer.mass.values
     with torch.no_grad():
@@ -138,10 +147,12 @@ def test_other_views_of_one_flat_tensor_are_welcome() -> None:
     """Such as the parameters of an optimizer that was made before."""
     model = convolutions()
     values = copy.deepcopy(model.state_dict())
-    wrap(model.parameters())
-    wrap(model.parameters())
+    old = list(model.parameters())
+    flat = torch.nn.utils.parameters_to_vector(old).detach()
+    torch.nn.utils.vector_to_parameters(flat, old)
+    optimizer = wrap(model.parameters())
     torch.testing.assert_close(model.state_dict(), values, rtol=0, atol=0)
-    assert len(storages(model.parameters())) == 1
+    assert {parameter.data_ptr() for parameter in model.parameters()} < addresses(optimizer)
 
 
 @pytest.mark.parametrize(
@@ -218,24 +229,58 @@ def test_loading_a_model_works_in_place() -> None:
         assert all(bool((parameter == 1).all()) for parameter in parameters.values())
 
 
-def test_what_saving_writes(tmp_path: Path) -> None:
-    """The model's state once; a parameter alone brings its whole bucket along, and a clone of it does not."""
+def test_saving_a_part_writes_that_part(tmp_path: Path) -> None:
+    """torch.save, pickle and copy.deepcopy take whole storages, so a parameter has one of its own."""
     model = torch.nn.Sequential(*(torch.nn.Linear(100, 100) for _ in range(10)))
     wrap(model.parameters())
-    size = sum(parameter.nbytes for parameter in model.parameters())
+    first = next(model.parameters())
 
     def written(what: Any) -> int:
         torch.save(what, tmp_path / "saved.pt")
         return (tmp_path / "saved.pt").stat().st_size
 
-    first = next(model.parameters())
+    size = sum(parameter.nbytes for parameter in model.parameters())
     assert size < written(model.state_dict()) < 1.1 * size
-    assert written(first) > size
-    assert written(first.detach().clone()) < 1.1 * first.nbytes
+    assert first.nbytes < written(first) < 1.1 * first.nbytes
+    assert len(pickle.dumps(model)) < 1.1 * size
+    assert len(pickle.dumps(model[0])) < 0.11 * size
+    assert copy.deepcopy(first).untyped_storage().nbytes() == first.nbytes
     fresh = torch.nn.Sequential(*(torch.nn.Linear(100, 100) for _ in range(10)))
     torch.save(model.state_dict(), tmp_path / "model.pt")
     fresh.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
     torch.testing.assert_close(fresh.state_dict(), model.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("masters", [False, True])
+def test_every_parameter_owns_its_storage(dtype: torch.dtype, masters: bool) -> None:
+    """safetensors.torch.save_model, Accelerate and hub savers refuse tensors that do not."""
+    shapes = [(3, 5), (), (7,), (0, 2), (2, 3, 4, 5)]
+    parameters = [torch.nn.Parameter(torch.ones(shape, dtype=dtype)) for shape in shapes]
+    strided = torch.nn.Parameter(torch.ones(2, 3, 4, 5, dtype=dtype).to(memory_format=torch.channels_last))
+    optimizer = wrap([*parameters, strided], masters=masters)
+    optimizer.step()
+    assert all(map(owns_its_storage, [*parameters, strided]))
+    assert all(owns_its_storage(tensor) for group in optimizer.param_groups for tensor in group["params"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="about the memory of a GPU, and this machine has none")
+def test_every_parameter_owns_its_storage_on_a_gpu() -> None:
+    parameters = [torch.nn.Parameter(torch.ones(shape, device="cuda")) for shape in [(3, 5), (), (7,), (0, 2)]]
+    optimizer = wrap(parameters)
+    optimizer.step()
+    assert all(map(owns_its_storage, parameters))
+    optimizer.mass.values[0].fill_(2.0)
+    assert all(bool((parameter == 2).all()) for parameter in parameters)
+
+
+def test_parameters_outlive_their_optimizer() -> None:
+    model = convolutions()
+    values = copy.deepcopy(model.state_dict())
+    wrap(model.parameters())
+    gc.collect()
+    _ = [torch.full((50,), float("nan")) for _ in range(100)]  # would take memory that was given back
+    torch.testing.assert_close(model.state_dict(), values, rtol=0, atol=0)
 
 
 def test_parameters_without_gradients_travel_too() -> None:
