@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+from .checks import shown
 from .errors import UsageError
 from .mass import Mass
 from .transports import Told
@@ -62,6 +63,10 @@ class Averager(ABC):
             )
         self._mass, self.every = mass, every
 
+    def __repr__(self) -> str:
+        """As ranks compare it."""
+        return self.describe()
+
     def due(self, step: int) -> bool:
         """Whether it acts in step `step`, counted from 0."""
         return (step + 1) % self.every == 0
@@ -103,6 +108,16 @@ class Averager(ABC):
 
     def load_state_dict(self, state: State) -> None:
         """Go on from there. `forget` comes first."""
+
+
+def check_averager(averager: Any, sentence: str) -> None:
+    """Return where `averager` is one.
+
+    Raises:
+        UsageError: `sentence`, with the argument in the place of {}.
+    """
+    if not isinstance(averager, Averager):
+        raise UsageError(sentence.format(shown(averager)))
 
 
 class NoAverage(Averager):

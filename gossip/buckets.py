@@ -7,11 +7,14 @@ storage of its own over its part of that memory.
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
+from .beside import check_material
+from .departures import departure
 from .errors import GossipError, UsageError
 from .masters import origin
 from .storages import is_shared, placed, take_back_
@@ -33,16 +36,15 @@ class Slot:
     stop: int
     address: int
 
-    def astray(self) -> str:
-        """What to say when it does not live there any more."""
-        return (
-            f"parameter {self.name} has left its bucket: it was moved or replaced (by .to(), .double(), FSDP or an "
-            "assignment to .data) after GossipOptimizer was made, so it would train without being averaged. Move the "
-            "model first and make the optimizer afterwards"
-        )
+    def astray(self, parameter: torch.Tensor, was: torch.Tensor) -> str:
+        """The error where `parameter`, which lived in the flat tensor `was`, does not live there any more."""
+        buckets = filter(None, (alive() for alive in tuple(BUCKETS)))
+        homes = (slot for bucket in buckets for slot in bucket.slots if slot is not self)
+        taken = any(origin(slot.parameter) is parameter for slot in homes)
+        return f"parameter {self.name} has left its bucket: {departure(parameter, was, taken)}"
 
 
-@dataclass
+@dataclass(eq=False)
 class Bucket:
     """Parameters of one dtype and device, or masters of such, one after another.
 
@@ -55,6 +57,9 @@ class Bucket:
     values: torch.Tensor
     slots: list[Slot] = field(default_factory=list)
     before: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        BUCKETS.append(weakref.ref(self, BUCKETS.remove))
 
     def segments(self, start: int = 0, stop: int | None = None) -> list[tuple[int, slice]]:
         """(parameter group, slice of `values[start:stop]`), one for each run of parameters of one group."""
@@ -81,7 +86,11 @@ class Bucket:
                 flat = self.values[slot.start : slot.stop]
                 home = placed(flat, slot.parameter.shape, slot.parameter.stride())
                 if not take_back_(slot.parameter, home):
-                    raise GossipError(slot.astray())
+                    raise GossipError(slot.astray(slot.parameter, self.values))
+
+
+BUCKETS: list[weakref.ref[Bucket]] = []
+"""All that are in use in this process, so that an error can tell who has taken a parameter."""
 
 
 def names(optimizer: torch.optim.Optimizer, module: torch.nn.Module | None) -> dict[int, str]:
@@ -152,8 +161,10 @@ def refuse_unfit(
         for slot in bucket.slots
         for parameter in {id(each): each for each in (slot.parameter, origin(slot.parameter))}.values()
     ]
+    check_once(groups, names)
     for parameter in (parameter for group in groups for parameter in group["params"]):
         name = names[id(parameter)]
+        check_material(name, parameter)
         if parameter.layout is not torch.strided or not parameter.dtype.is_floating_point:
             raise UsageError(
                 f"parameter {name} is {parameter.dtype} with layout {parameter.layout}: only dense floating-point "
@@ -180,6 +191,22 @@ def refuse_unfit(
                 f"parameters {one} and {other} are two objects over the same memory: tie them by using one Parameter "
                 "in both places, so that it is updated and sent once"
             )
+
+
+def check_once(groups: Groups, names: Mapping[int, str]) -> None:
+    """Return where the groups name each parameter once.
+
+    Raises:
+        UsageError: naming the first that is there twice.
+    """
+    seen: set[int] = set()
+    for parameter in (parameter for group in groups for parameter in group["params"]):
+        if id(parameter) in seen:
+            raise UsageError(
+                f"parameter {names[id(parameter)]} is in this optimizer twice, and would be updated twice in a step: "
+                "name each parameter once, as list(dict.fromkeys(parameters)) does"
+            )
+        seen.add(id(parameter))
 
 
 def _span(tensor: torch.Tensor) -> tuple[int, int]:

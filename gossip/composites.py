@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .averaging import Averager, State
+from .averaging import Averager, State, check_averager
+from .checks import whole
 from .errors import UsageError
 from .mass import Mass
 from .transports import Told
@@ -12,6 +13,13 @@ class Composite(Averager):
     """An averager made of others: what is asked of it is asked of each of them, in order."""
 
     def __init__(self, *members: Averager) -> None:
+        name = type(self).__name__
+        for number, member in enumerate(members):
+            check_averager(
+                member, f"member {number} of {name} is {{}}, but it is an averager such as gossip.ExactAverage(world)"
+            )
+            if any(member is other for other in members[:number]):
+                raise UsageError(f"member {number} of {name} is in it already: make a new averager for each place")
         self.members = members
         self.worlds = tuple(world for member in members for world in member.worlds)
         self.overlap = max((member.overlap for member in members), default=0)
@@ -85,13 +93,15 @@ class Every(Composite):
     """
 
     def __init__(self, period: int, averager: Averager) -> None:
-        if isinstance(period, bool) or not isinstance(period, int) or period < 1:
-            raise UsageError(f"Every({period!r}, ...): the period is a whole number of steps, at least 1")
+        self.period = whole(period, "Every({}, ...): the period is a whole number of steps, at least 1", 1)
         super().__init__(averager)
-        self.period = period
 
     def describe(self) -> str:
         return f"Every({self.period}, {self.members[0].describe()})"
+
+    def __repr__(self) -> str:
+        """The same of what it is around."""
+        return f"Every({self.period}, {self.members[0]!r})"
 
     def bind(self, mass: Mass, every: int) -> None:
         super().bind(mass, every * self.period)
@@ -112,3 +122,7 @@ class Chain(Composite):
 
     def describe(self) -> str:
         return f"Chain({', '.join(member.describe() for member in self.members)})"
+
+    def __repr__(self) -> str:
+        """The same of its members."""
+        return f"Chain({', '.join(map(repr, self.members))})"

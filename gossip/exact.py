@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from .averaging import ROUNDING, Averager
+from .beside import compact
 from .mixing import scalar, wide, wide_copy
-from .world import World
+from .world import World, check_world
 
 
 class ExactAverage(Averager):
@@ -25,6 +26,7 @@ class ExactAverage(Averager):
     """
 
     def __init__(self, world: World) -> None:
+        check_world(world, "ExactAverage averages over a World, and this is {}")
         self.worlds = self.levels = (world,)
         self._channel = world.channel()
         self._next = 0  # the first step that has not been averaged: what has counted is not done again after a death
@@ -71,13 +73,14 @@ class ExactAverage(Averager):
         return numerators
 
     def _companions(self) -> list[torch.Tensor]:
-        return [wide_copy(tensor.detach().reshape(-1)) for tensor in self.mass.companions.tensors()]
+        return [wide_copy(compact(tensor.detach()).reshape(-1)) for tensor in self.mass.companions.tensors()]
 
     def _share(self, total: torch.Tensor, companions: list[torch.Tensor]) -> None:
         """Every rank holds the same: w = Σ w / n, and so for the companions."""
         mass, n = self.mass, self._channel.size
         with torch.no_grad():
             for tensor, summed in zip(mass.companions.tensors(), companions, strict=True):
+                tensor = compact(tensor)
                 tensor.copy_(summed.div_(n).reshape(tensor.shape))
         # That is 1 for all ranks together, which on a GPU nobody reads; some of them share what they hold together.
         everyone = n == self._channel.carrier.size

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from .account import Account, account
+from .arguments import check_closure, check_group, check_keys, check_state, check_switches
 from .averaging import Averager
 from .carried import carried, is_probe, restored
 from .closures import Closures, Evaluation, Loss
@@ -30,8 +31,8 @@ from .refusals import (
 )
 from .stats import Stats
 from .timeline import VARIABLE, Timeline
-from .world import World
-from .wrapper import Wrapper
+from .world import World, check_world
+from .wrapper import Wrapper, brief
 from .writes import Writes
 
 Begin = Callable[[], None]
@@ -39,6 +40,9 @@ Begin = Callable[[], None]
 
 Rewrite = Callable[[], None]
 """Changes whole values in a step; called after the update, when nothing that reads them is in flight."""
+
+KEPT = ("steps", "places", "runs", "weight", "whole", "balanced", "equal", "averager")
+"""What no state can do without."""
 
 Result = TypeVar("Result")
 
@@ -121,6 +125,7 @@ class GossipOptimizer(Wrapper):
     ) -> None:
         refuse_options(optimizer, averager, gradients, module, module_buffers, initial, on_failure)
         self._closures = Closures()
+        check_switches(check_finite=check_finite, checksum=checksum, masters=masters, trace=trace)
         super().__init__(optimizer)
         refuse_stranger(optimizer, module)
         self.averager = averager
@@ -205,6 +210,7 @@ class GossipOptimizer(Wrapper):
             PeerLost: a connection broke, or a peer is in another round.
         """
         refuse_captured()
+        check_closure(closure)
         self.parameters.check()
         if closure is None and is_probe(self.optimizer):  # it changes no value, and is no step of the schedule
             self.persist(self.mass.quiet)
@@ -294,6 +300,11 @@ class GossipOptimizer(Wrapper):
 
     # -- what it holds -------------------------------------------------------------------------------------------------
 
+    def __repr__(self) -> str:
+        """In one line: what is updated, how it is averaged, and how often that was done."""
+        over = "" if self._gradients is None else f", gradients over {self._gradients.world.size} ranks"
+        return f"GossipOptimizer({brief(self.optimizer)}, {self.averager!r}{over}, {self.steps} steps made)"
+
     @property
     def weight(self) -> float:
         """The push-sum weight that this rank holds; what is in flight is not in it."""
@@ -311,6 +322,8 @@ class GossipOptimizer(Wrapper):
         >>> GossipOptimizer(sgd, gossip.NoAverage()).account().lost
         0.0
         """
+        if world is not None:
+            check_world(world, "account sums over a World, and this is {}")
         worlds = [world for averager in self._averagers for world in averager.worlds]
         if not worlds and self._gradients is not None:
             worlds = [self._gradients.world]
@@ -353,6 +366,7 @@ class GossipOptimizer(Wrapper):
             UsageError: a parameter that cannot live in a bucket; the group is left out again.
             Disagreement: ranks add different groups.
         """
+        check_group(param_group)
         with self.stats.board.calling("optimizer.add_param_group(...)"):
             self.settle()
             self.parameters.grow(param_group)
@@ -399,7 +413,10 @@ class GossipOptimizer(Wrapper):
             UsageError: the state of another rank, of another number of ranks, of another averager, optimizer or
                 options, or with that of an optimizer around this one.
         """
+        check_state(state_dict, "gossip", KEPT)
         state_dict = restored(state_dict)
+        check_state(state_dict, "gossip", KEPT)
+        check_keys(state_dict, self.optimizer)
         saved = state_dict.get("gossip")
         if saved is None:
             check_bare(state_dict, type(self.optimizer).__name__)

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from .agreement import Council, contents
+from .beside import buffers, check_dense, compact, frozen
 from .buckets import Bucket, names, pack, refuse_unfit, shapes
-from .errors import GossipError
+from .errors import GossipError, UsageError
 from .mass import Mass
 from .masters import NARROW, masters_, origin, refuse_masters
 from .rounded import Rounded
@@ -23,6 +24,12 @@ CHECKED = (
     "initial='check' wants equal parameters: seed every rank alike, load the same file, or let initial='broadcast' "
     "take rank 0's"
 )
+
+
+UNEVEN = (
+    "keep it out of module, or make it a plain attribute; or leave module=None, which errors then name no parameters by"
+)
+"""What to do with a tensor that cannot be sent."""
 
 
 class Parameters:
@@ -69,23 +76,19 @@ class Parameters:
         """
         refuse_unfit(self._optimizer.param_groups, self._names, homes([*self.worlds, *worlds]))
         newcomers = self.council.newcomers(worlds)
-        frozen = self._frozen()
-        beside = [f"{name} of shape {tuple(each.shape)}, {each.dtype}" for name, each in frozen.items()]
+        untrained = self._frozen()
+        check_dense(untrained, UNEVEN)
+        if worlds and self.initial == "broadcast":
+            check_dense(buffers(self._module), UNEVEN)
+        beside = [f"{name} of shape {tuple(each.shape)}, {each.dtype}" for name, each in untrained.items()]
         (self.council + newcomers).agree([*lines, *shapes(self._optimizer.param_groups, self._names), *beside])
         if self.initial == "check":
-            called = self._names | {id(parameter): f"'{name}'" for name, parameter in frozen.items()}
-            (self.council + newcomers).agree(contents([*self, *frozen.values()], called), CHECKED)
+            called = self._names | {id(parameter): f"'{name}'" for name, parameter in untrained.items()}
+            (self.council + newcomers).agree(contents([*self, *untrained.values()], called), CHECKED)
         return newcomers
 
     def _frozen(self) -> dict[str, torch.Tensor]:
-        """Those of the module's parameters that nobody trains and the optimizer has not, by name."""
-        own = {id(origin(parameter)) for parameter in self}
-        return {
-            name: parameter
-            for name, parameter in (() if self._module is None else self._module.named_parameters())
-            if type(parameter) is torch.nn.Parameter  # none that is packed, cut up or not there yet
-            and not (parameter.requires_grad or id(parameter) in own or parameter.is_meta)
-        }
+        return frozen(self._module, {id(origin(parameter)) for parameter in self})
 
     def share(self, newcomers: Council, worlds: Sequence[World]) -> None:
         """Move the parameters into buckets, if that is still to be done, and take rank 0's values where asked."""
@@ -96,8 +99,7 @@ class Parameters:
         mass.weight = mass.weight.to(weight_device(self.worlds))
         if self.initial == "broadcast":
             _broadcast(newcomers, mass.values)
-            buffers = [] if self._module is None else list(self._module.buffers())
-            _broadcast(newcomers, [*self._frozen().values(), *buffers])
+            _broadcast(newcomers, [*self._frozen().values(), *buffers(self._module).values()])
         self.council += newcomers
 
     def grow(self, param_group: dict[str, Any]) -> None:
@@ -107,9 +109,13 @@ class Parameters:
             UsageError: a parameter that cannot live in a bucket; the group is left out again.
             Disagreement: ranks add different groups.
         """
+        given = param_group["params"]
         self._optimizer.add_param_group(param_group)
         groups = self._optimizer.param_groups
         first = len(groups) - 1
+        if isinstance(given, Iterator) and not groups[first]["params"]:
+            del groups[first]
+            raise UsageError("'params' of a group is a generator that is used up: give a list of the parameters")
         called = names(self._optimizer, self._module) | self._names
         try:
             refuse_masters(self._optimizer, groups[first:], called, self._module, self._narrow)
@@ -258,7 +264,9 @@ def weight_device(worlds: Sequence[World]) -> torch.device:
 @torch.no_grad()
 def _broadcast(council: Council, tensors: Sequence[torch.Tensor]) -> None:
     """Take rank 0's values."""
-    flat = [tensor.contiguous().view(-1) for tensor in tensors]  # the tensor itself, unless it is strided oddly
+    tensors = [compact(tensor) for tensor in tensors]
+    # The tensor itself, unless it is strided oddly or its elements are conjugated or negated when they are read.
+    flat = [tensor.resolve_conj().resolve_neg().contiguous().view(-1) for tensor in tensors]
     council.broadcast(flat)
     for tensor, values in zip(tensors, flat, strict=True):
         if values.data_ptr() != tensor.data_ptr():

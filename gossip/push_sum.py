@@ -10,12 +10,13 @@ import topologies
 
 from .asynchronous import Asynchronous
 from .averaging import State
+from .checks import check_choice, whole
 from .composites import Composite
 from .early import Early
 from .errors import UsageError
 from .rounds import Rounds
 from .wire import WIRES
-from .world import World
+from .world import World, check_world
 
 LANDINGS: dict[str, type[Rounds]] = {"due": Rounds, "early": Early, "any": Asynchronous}
 
@@ -78,14 +79,10 @@ class PushSum(Composite):
         wire: str | None = None,
         node: World | None = None,
     ) -> None:
-        if not isinstance(world, World):
-            raise UsageError(f"world is a {type(world).__name__}: PushSum(gossip.init(), topology) is the order")
-        if isinstance(overlap, bool) or not isinstance(overlap, int) or overlap < 0:
-            raise UsageError(f"overlap is {overlap!r}, but it is a number of steps: 0, 1 or more")
-        if landing not in LANDINGS:
-            raise UsageError(f"landing {landing!r} does not exist; there are {', '.join(map(repr, LANDINGS))}")
-        if wire not in WIRES:
-            raise UsageError(f"wire {wire!r} does not exist; there are {', '.join(map(repr, WIRES))}")
+        check_world(world, "world is {}, and PushSum(world, topology, ...) is the order")
+        overlap = whole(overlap, "overlap is {}, but it is a number of steps: 0, 1 or more")
+        check_choice("landing", landing, LANDINGS)
+        check_choice("wire", wire, WIRES)
         if landing != "due" and world.base.streams:
             raise UsageError(
                 f"landing={landing!r} asks which message has come, and over nccl messages come in the one order of a "
@@ -110,7 +107,8 @@ class PushSum(Composite):
             _refuse_node(world, node, landing)
         self.landing = landing
         more = (f", {wire=}" if wire is not None else "") + (f", node={node.size}" if node is not None else "")
-        self._description = f"PushSum({topology.describe()}, overlap={overlap}, landing={landing!r}{more})"
+        self._options = f"overlap={overlap}, landing={landing!r}{more}"
+        self._description = f"PushSum({topology.describe()}, {self._options})"
         self._rounds = LANDINGS[landing](world, topology, overlap, wire, self._description, node)
         super().__init__(self._rounds)
 
@@ -121,6 +119,10 @@ class PushSum(Composite):
 
     def describe(self) -> str:
         return self._description
+
+    def __repr__(self) -> str:
+        """The same without the digest of the graph."""
+        return f"PushSum({self.topology!r}, {self._options})"
 
     def state_dict(self) -> State:
         return self._rounds.state_dict()

@@ -7,12 +7,16 @@ from typing import Any
 
 import torch
 
-from .averaging import Averager
+from .arguments import check_module
+from .averaging import Averager, check_averager
+from .beside import buffers, check_dense, lacking
+from .checks import check_choice
+from .communicating import check_silent
 from .deaths import refuse_mortal
 from .errors import GossipError, UsageError
 from .masters import origin
 from .transports.joined import ranks_of_mpi, ranks_of_torch
-from .world import World
+from .world import World, check_world
 from .wrapper import Wrapper
 
 
@@ -35,23 +39,40 @@ def refuse_options(
             f"GossipOptimizer wraps a plain torch optimizer, and this is a {type(optimizer).__name__}: SlowMo goes "
             "around GossipOptimizer, and several averagers into one Chain"
         )
-    if not isinstance(averager, Averager):
-        raise UsageError(f"averager is a {type(averager).__name__}, which is no Averager such as gossip.PushSum(...)")
-    if gradients is not None and not isinstance(gradients, World):
-        raise UsageError(f"gradients is {gradients!r}, but it is the World whose ranks average their gradients")
-    if module_buffers not in ("local", "average"):
-        raise UsageError(f"module_buffers is {module_buffers!r}; there are 'local' and 'average'")
+    if isinstance(optimizer, torch.optim.Optimizer):
+        check_silent(optimizer)
+    check_averager(averager, "averager is {}, which is no Averager such as gossip.PushSum(...)")
+    if gradients is not None:
+        check_world(gradients, "gradients is {}, but it is the World whose ranks average their gradients")
+    check_module(module)
+    check_choice("module_buffers", module_buffers, ("local", "average"))
     if module_buffers == "average" and module is None:
         raise UsageError("module_buffers='average' needs module=..., whose buffers they are")
-    if initial not in ("broadcast", "check"):
-        raise UsageError(f"initial is {initial!r}; there are 'broadcast' and 'check'")
-    if on_failure not in ("raise", "shrink"):
-        raise UsageError(f"on_failure is {on_failure!r}; there are 'raise' and 'shrink'")
+    if module_buffers == "average":
+        check_averaged(module)
+    check_choice("initial", initial, ("broadcast", "check"))
+    check_choice("on_failure", on_failure, ("raise", "shrink"))
     if isinstance(optimizer, torch.optim.LBFGS) and gradients is not None and gradients.size > 1:
         raise UsageError(
             "LBFGS evaluates its closure as often as its line search asks, which differs between ranks, so its "
             "gradients cannot be averaged: leave gradients=None and average parameters"
         )
+
+
+def check_averaged(module: torch.nn.Module | None) -> None:
+    """Return where all floating-point buffers can be averaged.
+
+    Raises:
+        UsageError: naming the first that cannot.
+    """
+    assert module is not None, "refused before"
+    for name in lacking(module):
+        raise UsageError(
+            f"buffer '{name}' of module has no values to average yet (it is lazy, or on the meta device): run one "
+            "batch through the model, or initialise it, before GossipOptimizer is made"
+        )
+    floating = {name: buffer for name, buffer in buffers(module).items() if buffer.dtype.is_floating_point}
+    check_dense(floating, "take module_buffers='local' with initial='check', or keep it out of module")
 
 
 def refuse_stranger(optimizer: torch.optim.Optimizer, module: torch.nn.Module | None) -> None:
@@ -63,7 +84,8 @@ def refuse_stranger(optimizer: torch.optim.Optimizer, module: torch.nn.Module | 
     if module is None:
         return
     own = {id(parameter) for parameter in module.parameters()}
-    if not any(id(origin(parameter)) in own for group in optimizer.param_groups for parameter in group["params"]):
+    given = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if given and not any(id(origin(parameter)) in own for parameter in given):
         raise UsageError(
             f"module is a {type(module).__name__} that holds none of the parameters of this "
             f"{type(optimizer).__name__}: give the model whose parameters() the optimizer was made with"

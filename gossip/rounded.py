@@ -98,7 +98,7 @@ class Rounded:
         for bucket, twin in self.twins.values():
             for slot, model in _models(bucket):
                 if model.data_ptr() != next(addresses) and not take_back_(model, _home(slot, twin)):
-                    raise GossipError(slot.astray())
+                    raise GossipError(slot.astray(model, twin))
 
     def _each(self) -> Iterator[tuple[Slot, torch.nn.Parameter]]:
         for bucket, _ in self.twins.values():

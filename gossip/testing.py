@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from .checks import real, shown, whole
 from .contract import check_transport
+from .errors import UsageError
 from .transports import Killed, Network
 from .world import World, memory_world
 
@@ -42,6 +44,15 @@ def run(
     >>> run(3, lambda world: world.rank)
     [0, 1, 2]
     """
+    size = whole(size, "size is {}, but it is a number of ranks, at least 1", 1)
+    if not callable(function):
+        raise UsageError(f"function is {shown(function)}, but it is what each rank does: run(4, function)")
+    if not real(timeout, (sentence := "timeout is {}, but a deadline is a positive number of seconds")) > 0:
+        raise UsageError(sentence.format(timeout))
+    if network is not None and not isinstance(network, Network):
+        raise UsageError(f"network is {shown(network)}, but it is a gossip.testing.Network")
+    if hosts is not None and (isinstance(hosts, (str, bytes)) or not isinstance(hosts, Sequence) or len(hosts) != size):
+        raise UsageError(f"hosts is {shown(hosts)}, but it is a list of {size} names, one for each rank")
     wires = network if network is not None else Network()
     results: dict[int, Result] = {}
     errors: list[BaseException] = []

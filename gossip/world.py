@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import os
 import socket
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any, NoReturn
 
 import torch
 
 from . import ending, watch
+from .checks import check_choice, ranks_of, real, shown
 from .children import check_own_process, tell_children
 from .errors import TransportUnavailable, UsageError
 from .launchers import TORCH, Launcher, detect, local_place
@@ -25,7 +27,7 @@ SHARED = "GOSSIP_SHARED_GPU"
 """Set to 1, ranks may share a GPU over NCCL, to which they pass for ranks of different hosts: for tests, and slow."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class World:
     """Ranks 0..size-1 and this process's place among them. Immutable, and a context manager that closes itself.
 
@@ -91,11 +93,7 @@ class World:
         if self.base.size < self.size:
             raise UsageError("ranks of this world have died: ask world.survivors, where the others are renumbered")
         self.base.refuse_closed("the making of a group")
-        ranks = list(ranks)
-        if len(set(ranks)) != len(ranks) or any(not 0 <= rank < self.size for rank in ranks):
-            raise UsageError(
-                f"a group of ranks {ranks} in a world of {self.size}: name some of 0..{self.size - 1}, each once"
-            )
+        ranks = ranks_of(ranks, self.size)
         with self.base.board.calling("world.group(...)"):
             return _world(self.base.group(ranks), tuple(self.hosts[rank] for rank in ranks), self.device)
 
@@ -152,6 +150,18 @@ class World:
             self.base.close()
         self.base.carrier.leave(self.base.lineage[-1])
 
+    def __repr__(self) -> str:
+        """Whose place it is among whom, where, and over what."""
+        place = f"local rank {self.local_rank} of {self.local_size} on {self.hosts[self.rank]}"
+        return f"World(rank {self.rank} of {self.size}, {place}, {self.device}, over {self.transport})"
+
+    def __reduce__(self) -> NoReturn:
+        """Refused: two Worlds of one process cannot share one mailbox."""
+        raise UsageError(
+            f"rank {self.rank} cannot copy or pickle a World, nor what holds one, such as an averager: it stands for a "
+            "running process. Use the same World everywhere, and call gossip.init() in another process"
+        )
+
     def __enter__(self) -> World:
         return self
 
@@ -160,6 +170,16 @@ class World:
     ) -> None:
         if kind is None:  # after an error the other ranks may never come to the barrier
             self.close()
+
+
+def check_world(world: Any, sentence: str) -> None:
+    """Return where `world` is a World.
+
+    Raises:
+        UsageError: `sentence`, with the argument in the place of {}.
+    """
+    if not isinstance(world, World):
+        raise UsageError(sentence.format(shown(world)) + " (gossip.init() returns one)")
 
 
 def _world(base: Transport, hosts: tuple[str, ...], device: torch.device) -> World:
@@ -199,10 +219,12 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
     ...     print(world.rank, world.size, world.transport)
     0 1 memory
     """
-    if transport not in TRANSPORTS:
-        raise UsageError(f"transport {transport!r} is not one of {', '.join(TRANSPORTS)}")
-    if not (math.isfinite(timeout) and timeout > 0):
-        raise UsageError(f"timeout is {timeout!r}, but a deadline is a positive number of seconds")
+    check_choice("transport", transport, TRANSPORTS)
+    timeout = real(timeout, "timeout is {}, but a deadline is a positive number of seconds")
+    if not 0 < timeout <= threading.TIMEOUT_MAX:
+        raise UsageError(
+            f"timeout is {timeout!r}, but a deadline is a positive number of seconds, at most {threading.TIMEOUT_MAX:g}"
+        )
     launcher = _launcher(timeout)
     name = _choose(transport, launcher)
     if launcher.name not in ("none", TORCH) and (launcher.size > 1 or name == "mpi"):

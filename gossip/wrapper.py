@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 
+from .checks import shown
 from .errors import UsageError
 from .untraced import untraced
 
@@ -37,9 +38,7 @@ class Wrapper(torch.optim.Optimizer):
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
-            raise UsageError(
-                f"{type(self).__name__} wraps a torch.optim.Optimizer, and this is a {type(optimizer).__name__}"
-            )
+            raise UsageError(f"{type(self).__name__} wraps a torch.optim.Optimizer, and this is {shown(optimizer)}")
         self.optimizer = optimizer
         # Neither Optimizer.__init__, which would make parameter groups of its own, nor __setstate__, which would write
         # into the wrapped optimizer's defaults: hooks of the step are all that is missing.
@@ -106,8 +105,8 @@ class Wrapper(torch.optim.Optimizer):
         return self.optimizer.register_load_state_dict_post_hook(*args, **kwargs)
 
     def __repr__(self) -> str:
-        """The class around the wrapped optimizer's."""
-        return f"{type(self).__name__}({self.optimizer!r})"
+        """In one line, around the wrapped optimizer."""
+        return f"{type(self).__name__}({brief(self.optimizer)})"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
         """Refused: two optimizers cannot share one mailbox."""
@@ -143,3 +142,17 @@ def _hooked(step: Callable[..., Result]) -> Callable[..., Result]:
             return result
 
     return run
+
+
+def brief(optimizer: torch.optim.Optimizer) -> str:
+    """An optimizer in half a line.
+
+    >>> brief(torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), lr=0.1))
+    'SGD of 2 parameters at lr 0.1'
+    """
+    if isinstance(optimizer, Wrapper):
+        return repr(optimizer)
+    groups = optimizer.param_groups
+    rates = dict.fromkeys(f"{float(group['lr']):g}" for group in groups if "lr" in group)
+    count = sum(len(group["params"]) for group in groups)
+    return f"{type(optimizer).__name__} of {count} parameters" + (f" at lr {', '.join(rates)}" if rates else "")

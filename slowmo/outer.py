@@ -9,7 +9,10 @@ from typing import Any
 import torch
 
 from gossip import Account, Averager, Death, GossipOptimizer, NoAverage, Stats, UsageError, World
+from gossip.arguments import check_state
+from gossip.averaging import check_averager
 from gossip.carried import carried, restored
+from gossip.checks import check_flag
 from gossip.compared import check_options, warn_without_slowmo
 from gossip.hooks import Hook
 from gossip.wrapper import Wrapper, passed_on
@@ -18,8 +21,11 @@ from .jumps import Jumps
 from .memory import Memory
 from .outer_optimizer import MakeOuter, OuterOptimizer
 from .rates import Rates
-from .refusals import refuse_no_rate, refuse_period, refuse_two_rules
+from .refusals import refuse_no_rate, refuse_two_rules, steps_of
 from .rule import Part, Rule, SlowMomentum
+
+KEPT = ("steps", "anchors", "momenta", "rates", "last_rates", "runs", "averager")
+"""What no state can do without."""
 
 
 class Outer(Wrapper, ABC):
@@ -71,11 +77,10 @@ class Outer(Wrapper, ABC):
         name = type(self).__name__
         if isinstance(optimizer, Outer):
             raise UsageError(f"{name} around {type(optimizer).__name__}: put one around the optimizer, with one period")
-        if not isinstance(averager, Averager):
-            raise UsageError(
-                f"averager is a {type(averager).__name__}, which is no Averager such as gossip.ExactAverage(world)"
-            )
-        refuse_period(period)
+        check_averager(averager, "averager is {}, which is no Averager such as gossip.ExactAverage(world)")
+        period = steps_of(period)
+        check_flag("nesterov", nesterov)
+        check_flag("rescale", rescale)
         memory = Memory(anchors_on)
         if outer is not None:
             refuse_two_rules(momentum, lr, nesterov, rescale)
@@ -178,6 +183,11 @@ class Outer(Wrapper, ABC):
         """The values z of a part, in the parameters' own memory."""
         return self.optimizer.mass.values[part.bucket][part.start : part.stop]
 
+    def __repr__(self) -> str:
+        """In one line: the base, what the outer steps average, and how they move."""
+        options = f"period={self.period}, {self.rule.describe()}"
+        return f"{type(self).__name__}({self.optimizer!r}, {self.averager!r}, {options})"
+
     # -- what it passes on ---------------------------------------------------------------------------------------------
 
     @property
@@ -246,7 +256,9 @@ class Outer(Wrapper, ABC):
         Raises:
             UsageError: the state of another rank, model, method, averager or options.
         """
+        check_state(state_dict, "slowmo", KEPT)
         state_dict = restored(state_dict)
+        check_state(state_dict, "slowmo", KEPT)
         saved = state_dict.get("slowmo")
         if saved is not None:
             self._refuse_foreign(saved)

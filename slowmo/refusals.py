@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from gossip import GossipOptimizer, UsageError, World
+from gossip.checks import real, shown, whole
 
 
 def checked(world: World) -> World:
     """`world`, where it is one."""
     if not isinstance(world, World):
         raise UsageError(
-            f"world is of type {type(world).__name__}, and this method makes its own averager: give it the World "
+            f"world is {shown(world)}, and this method makes its own averager: give it the World "
             "itself, which gossip.init() returns"
         )
     return world
@@ -29,10 +30,25 @@ def refuse_shrink(optimizer: Any, lost: str, instead: str) -> None:
         )
 
 
-def refuse_period(period: Any) -> None:
-    """Unless it is a number of steps."""
-    if isinstance(period, bool) or not isinstance(period, int) or period < 1:
-        raise UsageError(f"period is {period!r}, but it is a whole number of steps, at least 1")
+def steps_of(period: Any) -> int:
+    """`period` as a number of steps."""
+    return whole(period, "period is {}, but it is a whole number of steps, at least 1", 1)
+
+
+def check_momentum(momentum: Any) -> float:
+    """`momentum`, where slow momentum is stable with it."""
+    sentence = "momentum is {}, but slow momentum is stable from 0 up to, not including, 1"
+    if not 0 <= real(momentum, sentence) < 1:
+        raise UsageError(sentence.format(momentum))
+    return float(momentum)
+
+
+def check_rate(lr: Any) -> float:
+    """`lr`, where it is a slow learning rate."""
+    sentence = "lr is {}, but the slow learning rate is a positive number; the paper's is 1"
+    if not real(lr, sentence) > 0:
+        raise UsageError(sentence.format(lr))
+    return float(lr)
 
 
 def refuse_no_rate(optimizer: torch.optim.Optimizer, groups: Iterable[Mapping[str, Any]]) -> None:
@@ -55,24 +71,29 @@ def refuse_two_rules(momentum: float, lr: float, nesterov: bool, rescale: bool) 
         )
 
 
-def refuse_shards(shards: Any, period: int, name: str = "shards") -> None:
-    """Unless each of them has an average of its own in a period; None is for as many as the period has steps."""
-    if shards is not None and (isinstance(shards, bool) or not isinstance(shards, int) or not 1 <= shards <= period):
-        raise UsageError(f"{name} is {shards!r}, but it is a whole number from 1 to the period, {period}")
+def shards_of(shards: Any, period: int, name: str = "shards") -> int:
+    """`shards`, where each of them has an average of its own in a period."""
+    return _up_to(shards, 1, period, f"{name} is {{}}, but it is a whole number from 1 to the period, {period}")
 
 
-def refuse_delay(delay: Any, period: int) -> None:
-    """Unless it is a number of steps in which an average has been used before the next one is sent."""
-    if isinstance(delay, bool) or not isinstance(delay, int) or not 0 <= delay <= period:
-        raise UsageError(f"delay is {delay!r}, but it is a number of steps from 0 to the period, {period}")
+def delay_of(delay: Any, period: int) -> int:
+    """`delay`, where an average has been used before the next one of its shard is sent."""
+    return _up_to(delay, 0, period, f"delay is {{}}, but it is a number of steps from 0 to the period, {period}")
 
 
-def refuse_mixing(mixing: Any) -> None:
-    """Unless it is a share."""
-    if mixing is not None and not (isinstance(mixing, (int, float)) and 0 <= mixing <= 1):
-        raise UsageError(
-            f"mixing is {mixing!r}, but it is the share of a rank's own parameters that stays, from 0 to 1, or None"
-        )
+def mixing_of(mixing: Any) -> float | None:
+    """`mixing`, where it is a share or None."""
+    sentence = "mixing is {}, but it is the share of a rank's own parameters that stays, from 0 to 1, or None"
+    if mixing is not None and not 0 <= real(mixing, sentence) <= 1:
+        raise UsageError(sentence.format(mixing))
+    return None if mixing is None else float(mixing)
+
+
+def _up_to(value: Any, least: int, most: int, sentence: str) -> int:
+    number = whole(value, sentence, least)
+    if number > most:
+        raise UsageError(sentence.format(number))
+    return number
 
 
 def refuse_own_pace(optimizer: Any, name: str) -> None:

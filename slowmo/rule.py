@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from gossip import UsageError
 from gossip.buckets import Bucket
 
 from .memory import Memory
+from .refusals import check_momentum, check_rate
 
 
 class Part(NamedTuple):
@@ -89,12 +89,8 @@ class SlowMomentum(Rule):
 
     def __init__(self, memory: Memory, momentum: float, lr: float, nesterov: bool) -> None:
         super().__init__(memory)
-        if not 0 <= momentum < 1:
-            raise UsageError(f"momentum is {momentum!r}, but slow momentum is stable from 0 up to, not including, 1")
-        if not (lr > 0 and math.isfinite(lr)):
-            raise UsageError(f"lr is {lr!r}, but the slow learning rate is a positive number; the paper's is 1")
-        self.momentum: float = momentum
-        self.lr: float = lr
+        self.momentum: float = check_momentum(momentum)
+        self.lr: float = check_rate(lr)
         self.nesterov: bool = nesterov
         self.forget()
 
@@ -104,19 +100,20 @@ class SlowMomentum(Rule):
     def forget(self) -> None:
         self.momenta = []
         self._anchors: list[torch.Tensor] = []
-        self._segments: list[list[tuple[int, slice]]] = []
+        self._places: list[tuple[Part, Bucket]] = []
 
     def keep(self, part: Part, bucket: Bucket) -> torch.Tensor:
         values = bucket.values[part.start : part.stop]
         self._anchors.append(self.memory.room(values))
         self.momenta.append(self.memory.room(values).zero_())
-        self._segments.append(bucket.segments(part.start, part.stop))
+        self._places.append((part, bucket))
         return self._anchors[-1]
 
     def move_(self, values: Mapping[int, torch.Tensor], ratios: Sequence[float | None]) -> None:
         for number, x in values.items():
             self.memory.before(x)
-            for group, where in self._segments[number]:
+            part, bucket = self._places[number]
+            for group, where in bucket.segments(part.start, part.stop):  # anew: a parameter may have changed its group
                 for piece in self.memory.pieces(where):
                     self._visit(x[piece], self._anchors[number][piece], self.momenta[number][piece], ratios[group])
             self.memory.after(x)

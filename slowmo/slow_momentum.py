@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from gossip import Averager, UsageError
+from gossip.checks import check_choice
 
 from .buffers import Average, Buffers, Maintain, Reset
 from .outer import Outer
@@ -78,8 +79,7 @@ class SlowMo(Outer):
         outer: MakeOuter | None = None,
         anchors_on: str | None = None,
     ) -> None:
-        if buffers not in STRATEGIES:
-            raise UsageError(f"buffers is {buffers!r}; there are {', '.join(map(repr, STRATEGIES))}")
+        check_choice("buffers", buffers, STRATEGIES)
         if buffers == "average" and isinstance(averager, Averager) and not averager.worlds:
             raise UsageError("buffers='average' needs ranks to average over, and this averager speaks to none")
         options = f"{buffers=}, "

@@ -16,7 +16,7 @@ from .landing import Landing, Mixed, Progress, SameStep
 from .outer import Outer
 from .outer_optimizer import MakeOuter
 from .rates import Rates
-from .refusals import checked, refuse_delay, refuse_mixing, refuse_own_pace, refuse_period, refuse_shards, refuse_shrink
+from .refusals import checked, delay_of, mixing_of, refuse_own_pace, refuse_shrink, shards_of, steps_of
 from .rule import Part
 from .stream import Sent, Stream
 
@@ -116,14 +116,13 @@ class StreamingSlowMo(Outer):
         outer: MakeOuter | None = None,
         anchors_on: str | None = None,
     ) -> None:
-        refuse_period(period)
+        period = steps_of(period)
         if shards is not None and fragments is not None:
             raise UsageError(f"shards={shards} and fragments=... are two ways to cut the model: give one")
-        refuse_shards(shards, period)
-        refuse_delay(delay, period)
-        refuse_mixing(mixing)
-        self._cut: Cut = Shards(shards or period) if fragments is None else Fragments(fragments)
-        refuse_shards(self._cut.count, period, "fragments")
+        delay, mixing = delay_of(delay, period), mixing_of(mixing)
+        count = period if shards is None else shards_of(shards, period)
+        self._cut: Cut = Shards(count) if fragments is None else Fragments(fragments)
+        shards_of(self._cut.count, period, "fragments")
         self._cut.check(parameter for group in getattr(optimizer, "param_groups", ()) for parameter in group["params"])
         lost = "with an average that was on its way when a rank died"
         refuse_shrink(optimizer, lost, "SlowMo(..., ExactAverage(world))")

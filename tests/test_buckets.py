@@ -22,7 +22,8 @@ def wrap(parameters: Any, **options: Any) -> gossip.GossipOptimizer:
 
 def addresses(optimizer: gossip.GossipOptimizer) -> set[int]:
     """Where parameters of a bucket may live."""
-    return {at for values in optimizer.mass.values for at in range(values.data_ptr(), values.data_ptr() + values.nbytes)}
+    starts = {values.data_ptr(): values.nbytes for values in optimizer.mass.values}
+    return {address for start, nbytes in starts.items() for address in range(start, start + nbytes)}
 
 
 def owns_its_storage(tensor: torch.Tensor) -> bool:

@@ -53,7 +53,7 @@ ARGUMENTS: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "landing": (
         lambda: gossip.PushSum(WORLD, RING, landing="soon"),
-        "landing 'soon' does not exist; there are 'due', 'early', 'any'",
+        "landing is 'soon'; there are 'due', 'early' and 'any'",
     ),
     "size": (
         lambda: gossip.PushSum(WORLD, topologies.ring(4)),
@@ -103,7 +103,7 @@ ARGUMENTS: dict[str, tuple[Callable[[], object], str]] = {
     "slowmo negative momentum": (lambda: slow(momentum=-0.1), "momentum is -0.1"),
     "slowmo rate": (lambda: slow(lr=0.0), "lr is 0.0, but the slow learning rate is a positive number"),
     "slowmo infinite rate": (lambda: slow(lr=float("inf")), "lr is inf"),
-    "slowmo buffers": (lambda: slow(buffers="keep"), "buffers is 'keep'; there are 'reset', 'maintain', 'average'"),
+    "slowmo buffers": (lambda: slow(buffers="keep"), "buffers is 'keep'; there are 'reset', 'maintain' and 'average'"),
     "slowmo average of none": (lambda: slow(buffers="average"), "buffers='average' needs ranks to average over"),
     "slowmo overlap": (
         lambda: slow(averager=gossip.PushSum(WORLD, RING, overlap=1)),
@@ -144,7 +144,7 @@ SENTENCES: dict[str, tuple[str, str | list[str]]] = {
     "unequal first step": ("Disagreement", r"parameter '1.bias' .* rank 1 .*SlowMo begins from equal parameters"),
     "grown apart": ("Disagreement", r"of shape (2, 2).* rank 2 has .*of shape (3, 2)"),
     "moved": ("GossipError", r"parameter '0.weight' has left its bucket"),
-    "assigned": ("GossipError", r"parameter '1.bias' has left its bucket: it was moved or replaced"),
+    "assigned": ("GossipError", r"parameter '1.bias' has left its bucket: its data was replaced"),
     "another round": (
         "PeerLost",
         [

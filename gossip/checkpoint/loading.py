@@ -17,7 +17,7 @@ from ..wrapper import Wrapper
 from . import files, randomness
 from .consensus import Consensus, lost
 from .manifest import Manifest, parse
-from .together import folder_of, sentence, together
+from .together import check_world_and_model, folder_of, sentence, together
 
 
 class Saved(NamedTuple):
@@ -69,6 +69,7 @@ def load(
         CheckpointError: there are checkpoints, and none of them is sound or fits; model and optimizer may then hold
             parts of it.
     """
+    check_world_and_model(world, model)
     with world.base.board.calling("gossip.checkpoint.load(...)"):
         return _load(folder, world, model, optimizer, options, more)
 

@@ -19,7 +19,7 @@ from ..wrapper import Wrapper
 from . import files, randomness
 from .manifest import FORMAT, Manifest, Shard
 from .plain import plain
-from .together import folder_of, together
+from .together import check_world_and_model, folder_of, together
 
 
 @untraced
@@ -60,6 +60,7 @@ def save(
     ...     print(gossip.checkpoint.load(folder, world, model=model, optimizer=optimizer))
     Saved(step=100, size=1, more={'position': {'epoch': 2, 'batch': 17}})
     """
+    check_world_and_model(world, model)
     with world.base.board.calling("gossip.checkpoint.save(...)"):
         _save(folder, world, step, model, optimizer, more)
 

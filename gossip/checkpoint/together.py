@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from ..checks import shown
 from ..errors import CheckpointError, PeerLost, PeerTimeout, UsageError
-from ..world import World
+from ..world import World, check_world
 
 RESUME = "GOSSIP_RESUME"
 """The variable in which `python -m gossip.launch --resume FOLDER` hands on the folder."""
@@ -21,6 +25,8 @@ def folder_of(named: str | os.PathLike[str] | None) -> Path:
     Raises:
         UsageError: neither names one, or they name different ones.
     """
+    if named is not None and not isinstance(named, (str, os.PathLike)):
+        raise UsageError(f"folder is {shown(named)}, but it is the path of the folder that holds the checkpoints")
     asked = os.environ.get(RESUME)
     if named is None and not asked:
         raise UsageError(
@@ -33,6 +39,17 @@ def folder_of(named: str | os.PathLike[str] | None) -> Path:
             "let the script name None and follow --resume"
         )
     return Path(os.path.abspath(named if named is not None else asked or ""))
+
+
+def check_world_and_model(world: Any, model: Any) -> None:
+    """Return where `world` is a World and `model` a module.
+
+    Raises:
+        UsageError: saying what it is.
+    """
+    check_world(world, "world is {}, and save(folder, world, step, ...) and load(folder, world, ...) are the order")
+    if not isinstance(model, torch.nn.Module):
+        raise UsageError(f"model is {shown(model)}, but it is the torch.nn.Module whose parameters are trained")
 
 
 def together(world: World, act: Callable[[], bytes | None]) -> list[bytes]:

@@ -13,11 +13,12 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 
 from ..board import Board
+from ..checks import check_bytes, check_tensors, ranks_of, whole
 from ..errors import PeerLost, UsageError
 from . import collectives, sums
 from .collectives import Relay
@@ -171,6 +172,7 @@ class Transport(ABC):
             UsageError: this rank is not one of them.
             PeerTimeout: one of them did not call.
         """
+        ranks = ranks_of(ranks, self.size)
         if self.rank not in ranks:
             raise UsageError(f"rank {self.rank} asked for a group of ranks {list(ranks)}, which it is not one of")
         other = copy.copy(self)
@@ -202,14 +204,17 @@ class Transport(ABC):
 
     def sum(self, tensors: Sequence[torch.Tensor]) -> Flight:
         """Start the exact sum over all ranks, in place, of one-dimensional tensors."""
+        check_tensors("sum", tensors, flat=True)
         return self.drive(Relay(self, sums.exact_sum(self, tensors), "an exact sum"))
 
     def reduce_scatter(self, tensors: Sequence[torch.Tensor]) -> Flight:
         """Start the first half of `sum`: of one-dimensional tensors, this rank's `own_parts` alone become the sum."""
+        check_tensors("reduce_scatter", tensors, flat=True)
         return self.drive(Relay(self, sums.reduce_scatter(self, tensors), "the first half of an exact sum"))
 
     def all_gather(self, tensors: Sequence[torch.Tensor]) -> Flight:
         """Start the second half of `sum`: every rank's `own_parts` go to all others, in place."""
+        check_tensors("all_gather", tensors, flat=True)
         return self.drive(Relay(self, sums.all_gather(self, tensors), "the second half of an exact sum"))
 
     def own_parts(self, tensors: Sequence[torch.Tensor]) -> list[tuple[int, slice]]:
@@ -218,11 +223,16 @@ class Transport(ABC):
 
     def broadcast(self, tensors: Sequence[torch.Tensor], source: int = 0) -> Flight:
         """Start copying the tensors of rank `source` into those of every other rank."""
+        check_tensors("broadcast", tensors, flat=False)
+        source = whole(source, f"a broadcast begins at a rank from 0 to {self.size - 1}, and source is {{}}")
+        if source >= self.size:
+            raise UsageError(f"a broadcast from rank {source} among {self.size} ranks: name one of 0..{self.size - 1}")
         steps = collectives.tree_broadcast(self, tensors, source)
         return self.drive(Relay(self, steps, f"a broadcast from rank {source}"))
 
     def gather(self, data: bytes) -> list[bytes]:
         """What every rank gave, by rank, on every rank. Blocks."""
+        check_bytes(data)
         return self.together(lambda: collectives.gather(self, data))
 
     def barrier(self) -> None:
@@ -238,6 +248,23 @@ class Transport(ABC):
 
     def end_job(self, code: int) -> None:
         """End the processes of every rank, where the transport can; the caller ends its own process afterwards."""
+
+    def __repr__(self) -> str:
+        """Whose place it is among whom, and over which channel."""
+        return f"{type(self).__name__}(rank {self.rank} of {self.size}, channel {self.number})"
+
+    def __copy__(self: Own) -> Own:
+        """What `channel` and `group` begin from."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __reduce__(self) -> NoReturn:
+        """Refused: the copy would take the messages of this one."""
+        raise UsageError(
+            f"rank {self.me} cannot copy or pickle a channel, nor what speaks over one, such as an averager: it stands "
+            "for a running process. Make a new one from the same World"
+        )
 
     def close(self) -> None:
         """Give back what the carrier holds; none of its channels and groups is used afterwards."""

@@ -23,8 +23,8 @@ from .flight import Batch, Flight
 if TYPE_CHECKING:
     from .distributed import DistributedTransport
 
-LAST_WAIT = 1.0
-"""Seconds for messages in flight when threads are stopped. A thread whose peer is gone is then left behind."""
+LAST_WAIT = 5.0
+"""Seconds for messages in flight when the script ends, as over MPI. A thread whose peer sends later is left behind."""
 
 LINGER = 10.0
 """Seconds for which a thread without work stays, for the next step may come so late."""

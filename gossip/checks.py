@@ -1,0 +1,135 @@
+"""Arguments of the wrong kind, refused in one manner: the argument, what it is, and what belongs there."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from .errors import UsageError
+
+
+def shown(value: Any) -> str:
+    """`value` in a sentence: numbers and text as they are written, anything else by its type.
+
+    >>> shown(3), shown("three"), shown([3]), shown(int)
+    ('3', "'three'", 'a list', 'the class int')
+    """
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if value is None or isinstance(value, (bool, numbers.Number, str)):
+        text = repr(value)
+        return text if len(text) <= 60 else f"{text[:60]}…"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Return where `value` is True or False.
+
+    Raises:
+        UsageError: otherwise. A text such as "no" would count as True.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise UsageError(f"{name} is {shown(value)}, but it is True or False")
+
+
+def check_choice(name: str, value: Any, choices: Collection[str | None]) -> None:
+    """Return where `value` is one of `choices`.
+
+    Raises:
+        UsageError: naming all of them.
+    """
+    if not (value is None or isinstance(value, str)) or value not in choices:
+        *some, last = map(repr, choices)
+        raise UsageError(f"{name} is {shown(value)}; there are {', '.join(some)} and {last}")
+
+
+def whole(value: Any, sentence: str, least: int = 0) -> int:
+    """`value` as an int of at least `least`; numpy's integers count, True and False do not.
+
+    Raises:
+        UsageError: `sentence`, with `value` in the place of {}.
+
+    >>> whole(np.int64(3), "period is {}, but it is a number of steps")
+    3
+    """
+    try:
+        number = operator.index(value)
+    except (TypeError, ValueError):
+        number = least - 1
+    if isinstance(value, (bool, torch.Tensor)) or number < least:
+        raise UsageError(sentence.format(shown(value)))
+    return number
+
+
+def real(value: Any, sentence: str) -> float:
+    """`value` as a finite float; numpy's numbers count, True and False do not.
+
+    Raises:
+        UsageError: `sentence`, with `value` in the place of {}.
+    """
+    if isinstance(value, numbers.Real) and value is not True and value is not False and math.isfinite(value):
+        return float(value)
+    raise UsageError(sentence.format(shown(value)))
+
+
+def ranks_of(value: Any, size: int) -> list[int]:
+    """`value` as a list of ranks, each of which exists and is named once.
+
+    Raises:
+        UsageError: otherwise.
+
+    >>> ranks_of(range(2), 4)
+    [0, 1]
+    """
+    if not isinstance(value, Iterable) or isinstance(value, (str, bytes)) or getattr(value, "ndim", 1) == 0:
+        raise UsageError(f"group takes a list of ranks, such as [0, 1], and this is {shown(value)}")
+    listed = list(value)
+    ranks = [whole(rank, f"a rank is a whole number from 0 to {size - 1}, and this is {{}}") for rank in listed]
+    if len(set(ranks)) != len(ranks) or any(rank >= size for rank in ranks):
+        raise UsageError(f"a group of ranks {ranks} in a world of {size}: name some of 0..{size - 1}, each once")
+    return ranks
+
+
+def check_bytes(data: Any) -> None:
+    """Return where `data` can be gathered.
+
+    Raises:
+        UsageError: saying how bytes are made of it.
+    """
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise UsageError(
+            f"gather takes bytes, and this is {shown(data)}: b'%d' % number makes some, and so do text.encode() and "
+            "json.dumps(thing).encode()"
+        )
+
+
+def check_tensors(act: str, tensors: Any, flat: bool) -> None:
+    """Return where `tensors` is a list that the collective `act` can change in place; `flat`: of one dimension each.
+
+    Raises:
+        UsageError: another kind of object, or a tensor that cannot be written so.
+    """
+    if not isinstance(tensors, (list, tuple)):
+        raise UsageError(
+            f"{act} takes a list of tensors, which it changes in place, and this is {shown(tensors)}"
+            + (f": give {act}([tensor])" if isinstance(tensors, torch.Tensor) else "")
+        )
+    for number, tensor in enumerate(tensors):
+        if not isinstance(tensor, torch.Tensor):
+            raise UsageError(f"{act} takes a list of tensors, and number {number} of it is {shown(tensor)}")
+        if tensor.layout is not torch.strided or (flat and tensor.dim() != 1):
+            raise UsageError(
+                f"{act} takes dense tensors{' of one dimension' if flat else ''}, and number {number} has layout "
+                f"{tensor.layout} and shape {tuple(tensor.shape)}: give tensor.view(-1), or a copy of that kind"
+            )
+        if tensor.requires_grad:
+            raise UsageError(
+                f"{act} changes its tensors in place, and number {number} requires a gradient: give tensor.detach()"
+            )
