@@ -27,9 +27,10 @@ CHECKED = (
 
 
 UNEVEN = (
-    "keep it out of module, or make it a plain attribute; or leave module=None, which errors then name no parameters by"
+    "make it a plain attribute of the model, or build it alike on every rank and give initial='check', which leaves "
+    "buffers alone, or leave module=None"
 )
-"""What to do with a tensor that cannot be sent."""
+"""The cure for a tensor that cannot be sent."""
 
 
 class Parameters:

@@ -440,7 +440,7 @@ BESIDE: dict[str, tuple[Callable[[], torch.Tensor], str]] = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("make", "what"), BESIDE.values(), ids=BESIDE)
 def test_a_buffer_that_cannot_travel_is_named(make: Callable[[], torch.Tensor], what: str) -> None:
-    with pytest.raises(gossip.UsageError, match=f"buffer 'odd' of module {what}.*keep it out of module"):
+    with pytest.raises(gossip.UsageError, match=f"buffer 'odd' of module {what}.*give initial='check'"):
         around_model(holding(make()))
     around_model(holding(make()), initial="check").step()
 
