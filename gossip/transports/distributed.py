@@ -20,6 +20,7 @@ from itertools import zip_longest
 import torch
 import torch.distributed as dist
 
+from ..checks import check_tensors
 from ..errors import PeerLost, TransportUnavailable
 from .base import Transport
 from .collectives import Relay
@@ -239,6 +240,7 @@ class DistributedTransport(Transport):
         return streamed
 
     def sum(self, tensors: Sequence[torch.Tensor]) -> Flight:
+        check_tensors("sum", tensors, flat=True)
         everyone = list(self.ranks) == list(range(dist.get_world_size()))
         if self.name == "nccl" and everyone and all(tensor.is_cuda for tensor in tensors):
             return self._streamed_sum(tensors)
