@@ -13,6 +13,9 @@ from .mass import Mass
 from .mixing import wide
 from .world import World
 
+RANKS = 2.0**17
+"""More than any job has; three digits in this base fit into a float64."""
+
 
 class Said(NamedTuple):
     """Three facts that a rank sends along with its gradients, or the number of ranks for which each holds.
@@ -26,6 +29,21 @@ class Said(NamedTuple):
     skips: float
     again: float = False
     early: float = False
+
+    def number(self) -> float:
+        """All three as one number, whose sum over ranks has the three sums.
+
+        >>> Said.of(Said(True, early=True).number() + Said(False, early=True).number())
+        Said(skips=1.0, again=0.0, early=2.0)
+        """
+        return self.skips + RANKS * (self.again + RANKS * self.early)
+
+    @classmethod
+    def of(cls, total: float) -> Said:
+        """The three sums."""
+        rest, skips = divmod(total, RANKS)
+        early, again = divmod(rest, RANKS)
+        return cls(skips, again, early)
 
 
 class GradientAverage:
@@ -49,15 +67,16 @@ class GradientAverage:
         Raises:
             GossipError: ranks evaluate their closures a different number of times in one step.
         """
-        *counts, skips, again, early = self._channel.together(lambda: self._totals(buckets, said))
-        if 0 < again < self._channel.size:
+        *counts, last = self._channel.together(lambda: self._totals(buckets, said))
+        all_said = Said.of(last)
+        if 0 < all_said.again < self._channel.size:
             raise GossipError(
-                f"{again:.0f} of {self._channel.size} ranks evaluated their closure once more in a step that the "
+                f"{all_said.again:.0f} of {self._channel.size} ranks evaluated their closure once more in a step that the "
                 "others had ended, so their gradients cannot be averaged: let every rank evaluate it equally often, or "
                 "leave gradients=None and average parameters"
             )
-        if skips:
-            return Said(skips, again, early)
+        if all_said.skips:
+            return all_said
         number = 0
         for room, bucket in zip(self._room, buckets, strict=True):
             for slot in bucket.slots:
@@ -69,14 +88,14 @@ class GradientAverage:
                     # g = Σ_j g_j / n
                     torch.div(total, self._channel.size, out=gradient)
                 number += 1
-        return Said(skips, again, early)
+        return all_said
 
     def _totals(self, buckets: Sequence[Bucket], said: Said) -> list[float]:
         """Σ_j g_j into the room; how many ranks have a gradient of each parameter, and what they say."""
         if [room.numel() for room in self._room] != [bucket.values.numel() for bucket in buckets]:
             self._room = [wide(torch.zeros_like(bucket.values)) for bucket in buckets]
         slots = [slot for bucket in buckets for slot in bucket.slots]
-        present = torch.tensor([0.0] * len(slots) + list(said), dtype=torch.float64)
+        present = torch.tensor([0.0] * len(slots) + [said.number()], dtype=torch.float64)
         number = 0
         for room, bucket in zip(self._room, buckets, strict=True):
             for slot in bucket.slots:
