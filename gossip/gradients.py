@@ -72,7 +72,7 @@ class GradientAverage:
         if 0 < all_said.again < self._channel.size:
             raise GossipError(
                 f"{all_said.again:.0f} of {self._channel.size} ranks evaluated their closure once more in a step that "
-                "the others had ended, so their gradients cannot be averaged: let every rank evaluate it equally often, "
+                "the others had ended, so their gradients cannot be averaged: let each rank evaluate it equally often, "
                 "or leave gradients=None and average parameters"
             )
         if all_said.skips:
