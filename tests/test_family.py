@@ -235,7 +235,7 @@ def test_an_averager_in_the_place_of_the_world_is_refused(name: str) -> None:
             build(gossip.ExactAverage(world), sgd(torch.zeros(2, requires_grad=True)))  # type: ignore[arg-type]
         return str(refusal.value)
 
-    assert "world is of type ExactAverage" in testing.run(1, run)[0]
+    assert "world is an ExactAverage" in testing.run(1, run)[0]
 
 
 @pytest.mark.parametrize("build", [slowmo.StreamingSlowMo, slowmo.SharedMomentum])
