@@ -91,7 +91,7 @@ def run_torchrun(
     Over NCCL the ranks may share a GPU.
     """
     shared = {"GOSSIP_SHARED_GPU": "1", "NCCL_SOCKET_IFNAME": "lo"}
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), **shared, **(env or {})}
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **shared, **(env or {})}
     count = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "TORCHELASTIC_RUN_ID": "tests"}
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
     environments = [_environment({**common, **count, **rank}) for rank in ranks]
@@ -208,7 +208,7 @@ def _descendants(pid: int) -> list[int]:
     return found[1:]
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

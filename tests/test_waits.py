@@ -17,7 +17,7 @@ import gossip
 import slowmo
 import topologies
 from gossip import testing
-from gossip.transports import flight
+from gossip.transports import notice
 
 Call = Callable[[gossip.World, gossip.GossipOptimizer, torch.nn.Module, Path], Any]
 
@@ -58,7 +58,7 @@ def test_a_call_that_one_rank_makes_alone_is_named(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the line that comes first, and in the error of the deadline."""
-    monkeypatch.setattr(flight, "NOTICE", 0.1)
+    monkeypatch.setattr(notice, "NOTICE", 0.1)
     ended = threading.Event()
 
     def rank(world: gossip.World) -> None:
@@ -102,8 +102,7 @@ def test_a_wait_that_ends_soon_says_nothing(caplog: pytest.LogCaptureFixture) ->
 
 ALONE = """
 import tempfile, torch, gossip, topologies
-from gossip.transports import flight
-flight.NOTICE = 2.0
+from gossip.transports import flight, notice
 world = gossip.init(timeout=60)
 model = torch.nn.Linear(2, 1)
 push_sum = gossip.PushSum(world, topologies.exponential(world.size), overlap=1)
@@ -111,7 +110,8 @@ optimizer = gossip.GossipOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), 
 for step in range(3):
     optimizer.step()
 world.barrier()
-world.base.timeout = 4.0  # from now on, however long the libraries took to load
+flight.GRACE = notice.NOTICE = 2.0  # from now on, however long the libraries took to load
+world.base.timeout = 4.0
 if world.rank != 1:
     gossip.checkpoint.save(tempfile.gettempdir() + "/never", world, 3, model=model, optimizer=optimizer)
 import threading
@@ -135,3 +135,42 @@ def test_one_line_and_then_one_report_for_all_ranks_of_a_host(transport: str) ->
     assert re.search(r"\[rank 1 on \S+\] in step 3, computing for \S+ s\n(\[rank 1 .*\n)+", outcome.output)
     assert re.search(r'\[rank 1 on \S+\]   File "<string>", line \d+, in <module>', outcome.output), outcome.output
     assert outcome.output.count("thread MainThread") == 1, outcome.output
+
+
+LATE = """
+import os, sys, threading, gossip
+from gossip.transports import notice
+notice.NOTICE = 1.0
+if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+    import mpi4py.MPI
+    threading.Event().wait(60)
+gossip.init(sys.argv[1], timeout=4.0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transport", ["mpi", "gloo"])
+def test_a_rank_that_never_calls_init_is_waited_for_with_a_line(transport: str) -> None:
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(spawn.free_port())} if transport == "gloo" else {}
+    outcome = spawn.run_mpirun(3, ["-c", LATE, transport], timeout=60, env=env)
+    assert outcome.code
+    said = "over MPI; it fails after 4 s" if transport == "mpi" else "for rank 1 of 3 at 127.0.0.1"
+    assert re.search(rf"waited 1 s .*{said}", outcome.output), outcome.output
+
+
+MPI_LATE = """
+import os, threading, gossip
+from gossip.transports import mpi_start, notice
+notice.NOTICE = mpi_start.NOTICE = 1.0
+mpi_start.START = 3.0
+if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+    threading.Event().wait(60)
+gossip.init("mpi", timeout=3.0)
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_that_never_starts_mpi_is_waited_for_with_a_line() -> None:
+    outcome = spawn.run_mpirun(2, ["-c", MPI_LATE], timeout=60)
+    assert outcome.code
+    assert "gossip: rank 0 waited 1 s for all 2 ranks to call gossip.init over MPI" in outcome.output, outcome.output

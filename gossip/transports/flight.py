@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -14,15 +12,11 @@ import torch
 
 from ..errors import PeerDied, PeerLost, PeerTimeout
 from ..slot import STEP
+from .notice import Notice
 from .pacing import pace
 
 if TYPE_CHECKING:
     from .base import Transport
-
-log = logging.getLogger("gossip")
-
-NOTICE = 30.0
-"""Seconds of a wait after which a line says what it waits for."""
 
 GRACE = 10.0
 """Seconds for what a rank has under way when its script ends: twice what it waits for that itself."""
@@ -121,7 +115,7 @@ class Flight(ABC):
     def _wait(self, limit: float) -> None:
         board = self.transport.board
         began = time.monotonic()
-        look, notice = GRACE, NOTICE
+        look, notice = GRACE, Notice(lambda: self.long_wait(time.monotonic() - began, limit))
         board.wait(self.subject)
         with self.transport.waiting():
             while not self._ended():
@@ -131,22 +125,21 @@ class Flight(ABC):
                 if waited >= look:
                     self.check_awaited_run()
                     look = waited + 1
-                if waited >= notice:
-                    self.log_long_wait(waited, limit)
-                    notice = math.inf
-                self.pause(waited, min(limit, look, notice) - waited)
+                notice.look()
+                self.pause(waited, min(limit, look) - waited)
         board.go_on()
 
-    def log_long_wait(self, waited: float, limit: float) -> None:
-        """One line on each host says which of its ranks wait, in which call, and for whom."""
+    def long_wait(self, waited: float, limit: float) -> str:
+        """Which ranks of this host wait, in which call, and for whom; "" on all of them but the first."""
         board = self.transport.board
         waiting = sorted(board.waiting_alike())
-        if waiting[0] == board.rank:  # the others leave it to the first of them
-            call = board.call or STEP
-            log.warning(
-                f"{called(waiting)} waited {waited:.0f} s in {self.subject} of {call}: rank {board.rank} "
-                f"{self.lacking()}. Every rank has to call {call}; it fails here after {limit:g} s"
-            )
+        if waiting[0] != board.rank:
+            return ""
+        call = board.call or STEP
+        return (
+            f"{called(waiting)} waited {waited:.0f} s in {self.subject} of {call}: rank {board.rank} "
+            f"{self.lacking()}. Every rank has to call {call}; it fails here after {limit:g} s"
+        )
 
     def check_awaited_run(self) -> None:
         """Wait no longer for ranks whose scripts have ended, as far as that can be seen from here.

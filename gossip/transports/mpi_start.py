@@ -16,6 +16,7 @@ from ..children import ancestors
 from ..errors import PeerTimeout, TransportUnavailable
 from ..launchers import detect
 from .alarm import alarm
+from .notice import NOTICE, Notice
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -45,7 +46,8 @@ def initialise(timeout: float) -> ModuleType:
     running = loaded is not None and (loaded.Is_initialized() or loaded.Is_finalized())
     try:
         # MPI's start returns once every rank has come so far.
-        with alarm(start, late) if launcher.size > 1 and not running else nullcontext():
+        early = _missed(launcher.rank, launcher.size, start)
+        with alarm(start, late, NOTICE, early) if launcher.size > 1 and not running else nullcontext():
             from mpi4py import MPI
 
             if not (MPI.Is_initialized() or MPI.Is_finalized()):  # where mpi4py.rc.initialize is False
@@ -118,13 +120,21 @@ def all_come(mpi: ModuleType, request: MPI.Request, timeout: float) -> None:
     """
     world = mpi.COMM_WORLD
     deadline = time.monotonic() + timeout
+    notice = Notice(lambda: _missed(world.rank, world.size, timeout))
     while not request.Test():
+        notice.look()
         if time.monotonic() > deadline:
             raise PeerTimeout(
                 f"rank {world.rank} waited {timeout:g} s for all {world.size} ranks to call gossip.init over MPI: "
                 "does every rank call it?"
             )
         time.sleep(1e-4)
+
+
+def _missed(rank: int, size: int, timeout: float) -> str:
+    """The line about a long start. Two ranks say it, for the first may be the one that is waited for."""
+    said = f"rank {rank} waited {NOTICE:g} s for all {size} ranks to call gossip.init over MPI"
+    return f"{said}; it fails after {timeout:g} s" if rank < 2 else ""
 
 
 def pid_of_mpirun() -> int | None:

@@ -24,7 +24,9 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from ..errors import PeerTimeout, TransportUnavailable, UsageError
 from ..launchers import TORCH, Launcher
+from .flight import called
 from .interfaces import addresses, common_address, lead_gloo, named_address
+from .notice import NOTICE, Notice
 from .store import StoreClient, StoreServer
 
 
@@ -104,16 +106,29 @@ def _met(store: dist.Store, where: str, launcher: Launcher, timeout: float) -> d
         store.set("all here", "")
     # Rank 0, which may hold the store, is the last to give up, so that the others can ask it who is missing.
     deadline = time.monotonic() + timeout + (launcher.rank == 0)
+    notice = Notice(lambda: _missed(store, where, launcher, timeout))
     while not store.check(["all here"]):
         if time.monotonic() > deadline:
-            missing = [str(rank) for rank in range(launcher.size) if not store.check([f"here/{rank}"])]
             raise PeerTimeout(
                 f"rank {launcher.rank} did not meet the other {launcher.size - 1} ranks at {where} within {timeout:g} "
-                f"s: rank{'s' if len(missing) > 1 else ''} {', '.join(missing[:9])} never connected. Does every rank "
-                "call gossip.init, is the port reachable, and have all the same GOSSIP_SECRET?"
+                f"s: {called(_missing(store, launcher))} never connected. Does every rank call gossip.init, is the "
+                "port reachable, and have all the same GOSSIP_SECRET?"
             )
+        notice.look()
         time.sleep(0.01)
     return store
+
+
+def _missing(store: dist.Store, launcher: Launcher) -> list[int]:
+    return [rank for rank in range(launcher.size) if not store.check([f"here/{rank}"])]
+
+
+def _missed(store: dist.Store, where: str, launcher: Launcher, timeout: float) -> str:
+    """The line about a long start, which the first rank that is there says."""
+    missing = _missing(store, launcher)
+    first = next(rank for rank in range(launcher.size) if rank not in missing)
+    said = f"gossip.init() waited {NOTICE:g} s for {called(missing)} of {launcher.size} at {where}"
+    return f"{said}; it fails after {timeout:g} s" if missing and launcher.rank == first else ""
 
 
 def _listen(host: str, port: int, launcher: Launcher, secret: bytes) -> StoreServer:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from .. import say, watch
-from .flight import NOTICE, Batch, Flight
+from .flight import Batch, Flight
+from .notice import NOTICE, log
 
 if TYPE_CHECKING:
     from .base import Transport
@@ -131,7 +132,8 @@ class Watchdog:
                 return flight.overdue(timeout)
             if age > NOTICE and self._logged is not flight:
                 self._logged = flight
-                flight.log_long_wait(age, timeout)
+                if said := flight.long_wait(age, timeout):
+                    log.warning(said)
         return None
 
     def stop(self) -> None:
