@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
@@ -64,22 +64,31 @@ def compact(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def check_material(name: str, parameter: torch.Tensor) -> None:
-    """Return where `parameter` has values.
+def check_shaped(name: str, parameter: torch.Tensor) -> None:
+    """Return where `parameter` has a shape.
 
     Raises:
-        UsageError: it has none yet, and how it gets some.
+        UsageError: it has none yet, and how it gets one.
     """
     if isinstance(parameter, LAZY):
         raise UsageError(
             f"parameter {name} belongs to a lazy module and has no shape yet: run one batch through the model before "
             "GossipOptimizer is made"
         )
-    if parameter.is_meta:
-        raise UsageError(
-            f"parameter {name} is on the meta device, where it has no values: call model.to_empty(device=...), "
-            "initialise or load the model, and make both optimizers afterwards"
-        )
+
+
+def check_material(parameters: Iterable[torch.Tensor], names: Mapping[int, str]) -> None:
+    """Return where every parameter has values. Ranks compare devices first, since all of them have to say the same.
+
+    Raises:
+        UsageError: naming the first that has none yet, and how it gets some.
+    """
+    for parameter in parameters:
+        if parameter.is_meta:
+            raise UsageError(
+                f"parameter {names[id(parameter)]} is on the meta device, where it has no values: call "
+                "model.to_empty(device=...), initialise or load the model, and make both optimizers afterwards"
+            )
 
 
 def _has_values(tensor: torch.Tensor) -> bool:

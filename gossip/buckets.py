@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .beside import check_material
+from .beside import check_shaped
 from .departures import departure
 from .errors import GossipError, UsageError
 from .masters import origin
@@ -164,7 +164,7 @@ def refuse_unfit(
     check_once(groups, names)
     for parameter in (parameter for group in groups for parameter in group["params"]):
         name = names[id(parameter)]
-        check_material(name, parameter)
+        check_shaped(name, parameter)
         if parameter.layout is not torch.strided or not parameter.dtype.is_floating_point:
             raise UsageError(
                 f"parameter {name} is {parameter.dtype} with layout {parameter.layout}: only dense floating-point "
@@ -183,7 +183,8 @@ def refuse_unfit(
                     f"parameter {name} is on {parameter.device}, but the transport carries {home} memory: move the "
                     "model with .to(world.device) before the optimizer is made, or choose another transport"
                 )
-        spans.append((*_span(parameter), name))
+        if not parameter.is_meta:
+            spans.append((*_span(parameter), name))
     spans.sort()
     for (_, end, one), (start, _, other) in itertools.pairwise(spans):
         if start < end:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import sys
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -91,8 +92,9 @@ def ranks_of(value: Any, size: int) -> list[int]:
     if not isinstance(value, Iterable) or isinstance(value, (str, bytes)) or getattr(value, "ndim", 1) == 0:
         raise UsageError(f"group takes a list of ranks, such as [0, 1], and this is {shown(value)}")
     listed = list(value)
-    ranks = [whole(rank, f"a rank is a whole number from 0 to {size - 1}, and this is {{}}") for rank in listed]
-    if len(set(ranks)) != len(ranks) or any(rank >= size for rank in ranks):
+    number = f"a rank is a whole number from 0 to {size - 1}, and this is {{}}"
+    ranks = [whole(rank, number, least=-sys.maxsize) for rank in listed]
+    if len(set(ranks)) != len(ranks) or any(not 0 <= rank < size for rank in ranks):
         raise UsageError(f"a group of ranks {ranks} in a world of {size}: name some of 0..{size - 1}, each once")
     return ranks
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from .agreement import Council, contents
-from .beside import buffers, check_dense, compact, frozen
+from .beside import buffers, check_dense, check_material, compact, frozen
 from .buckets import Bucket, names, pack, refuse_unfit, shapes
 from .errors import GossipError, UsageError
 from .mass import Mass
@@ -83,6 +83,7 @@ class Parameters:
             check_dense(buffers(self._module), UNEVEN)
         beside = [f"{name} of shape {tuple(each.shape)}, {each.dtype}" for name, each in untrained.items()]
         (self.council + newcomers).agree([*lines, *shapes(self._optimizer.param_groups, self._names), *beside])
+        check_material(self, self._names)
         if self.initial == "check":
             called = self._names | {id(parameter): f"'{name}'" for name, parameter in untrained.items()}
             (self.council + newcomers).agree(contents([*self, *untrained.values()], called), CHECKED)
@@ -122,6 +123,7 @@ class Parameters:
             refuse_masters(self._optimizer, groups[first:], called, self._module, self._narrow)
             refuse_unfit(groups[first:], called, homes(self.worlds), self._mass.buckets)
             self.council.agree(shapes(groups, called))
+            check_material(groups[first]["params"], called)
             if self.initial == "check":
                 self.council.agree(contents(groups[first]["params"], called), CHECKED)
         except GossipError:

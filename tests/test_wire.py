@@ -264,7 +264,7 @@ def test_what_cannot_be_carried_is_refused_where_it_begins(wire: str, value: flo
 
 
 def test_wires_that_do_not_exist_or_differ_are_refused() -> None:
-    with pytest.raises(gossip.UsageError, match="wire 'int4' does not exist; there are None, 'float32', 'bfloat16'"):
+    with pytest.raises(gossip.UsageError, match="wire is 'int4'; there are None, 'float32', 'bfloat16'"):
         gossip.PushSum(gossip.init(), topologies.exponential(1), wire="int4")
 
     def run(world: gossip.World) -> None:

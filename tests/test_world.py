@@ -140,7 +140,9 @@ def test_group_without_oneself() -> None:
 
 
 def test_unknown_transport(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(gossip.UsageError, match="transport 'infiniband' is not one of auto, mpi, gloo, nccl"):
+    with pytest.raises(
+        gossip.UsageError, match="transport is 'infiniband'; there are 'auto', 'mpi', 'gloo' and 'nccl'"
+    ):
         gossip.init("infiniband")
     monkeypatch.setenv("GOSSIP_TRANSPORT", "infiniband")
     with pytest.raises(gossip.UsageError, match="GOSSIP_TRANSPORT is 'infiniband', which is not one of"):
