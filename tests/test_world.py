@@ -255,7 +255,7 @@ def test_a_host_without_room_for_a_slot(monkeypatch: pytest.MonkeyPatch, tmp_pat
     def missing(data: bytes) -> list[bytes]:
         raise gossip.PeerTimeout("nobody came")
 
-    monkeypatch.setattr(board, "_path", lambda token: tmp_path / token)
+    monkeypatch.setattr(board, "path_of", lambda token: tmp_path / token)
     with pytest.raises(gossip.PeerTimeout):
         board.Board(0).share(missing)
     monkeypatch.setattr(os, "write", full)
