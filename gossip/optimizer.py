@@ -226,9 +226,13 @@ class GossipOptimizer(Wrapper):
             if self.parameters.rounded:
                 with self.stats.span("masters"):
                     self.parameters.rounded.write_()
-            if (in_flight := self.mass.in_flight()) or self.parameters.rounded:
-                self.writes.note(in_flight)
+            self._note_values()
             return result
+
+    def _note_values(self) -> None:
+        """Whatever is written from now on, while something is in flight or masters would have to take it over."""
+        if (in_flight := self.mass.in_flight()) or self.parameters.rounded:
+            self.writes.note(in_flight)
 
     def _take(self, *_: object) -> None:
         """Refuse writes by hand while something is in flight, and take others over into masters."""
@@ -357,6 +361,7 @@ class GossipOptimizer(Wrapper):
         self.persist(self.mass.quiet)
         result = write()
         self.parameters.rounded.write_()
+        self._note_values()
         return result
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
