@@ -109,7 +109,7 @@ def shapes(groups: Groups, names: Mapping[int, str]) -> list[str]:
     """One line for each parameter, for ranks to compare."""
     return [
         f"parameter {names[id(parameter)]} of shape {tuple(parameter.shape)}, {origin(parameter).dtype}, on a "
-        f"{parameter.device.type} device, group {number}"
+        f"{parameter.device.type} device, group {number}{_order(parameter)}"
         for number, group in enumerate(groups)
         for parameter in group["params"]
     ]
@@ -235,6 +235,11 @@ def _bucket(
         parameter.data = home
         bucket.slots.append(Slot(parameter, names[id(parameter)], number, start, stop, parameter.data_ptr()))
     return bucket
+
+
+def _order(parameter: torch.Tensor) -> str:
+    """How the elements follow one another in memory, and so in messages, where that is not the usual order."""
+    return "" if parameter.is_contiguous() else f", strides {_dense_strides(parameter)}"
 
 
 def _dense_strides(tensor: torch.Tensor) -> tuple[int, ...]:

@@ -26,6 +26,10 @@ class Companions:
         self._kinds = {name: _kind(buffer) for name, buffer in self._now().items()}
         self._late: set[str] = set()
 
+    def describe(self) -> str:
+        """Their names and kinds, for ranks to compare; "" where there are none."""
+        return "".join(f", buffer '{name}' averaged: {kind}" for name, kind in self._kinds.items())
+
     def __bool__(self) -> bool:
         return bool(self._kinds)
 

@@ -15,6 +15,9 @@ import torch
 
 from .transports import Transport
 
+OFTEN, SELDOM = 8, 64
+"""Averages that carry the rates: the first of a run, and later one of so many. Each adds a tensor to every message."""
+
 NAMED = 4
 """Ranks with one rate that the warning names."""
 
@@ -33,10 +36,15 @@ class Drift:
     def __init__(self, groups: Callable[[], Iterable[Mapping[str, Any]]] = list) -> None:
         self._groups = groups
         self._warned = False
-        self._copied: tuple[torch.Tensor, torch.cuda.Event] | None = None
+        self._copied: tuple[torch.Tensor, torch.cuda.Event, Sequence[int]] | None = None
 
-    def beside(self, numbers: torch.Tensor, channel: Transport) -> torch.Tensor:
-        """A copy of `numbers`, of one dimension, and after them this rank's term γ_j e_j."""
+    def beside(self, numbers: torch.Tensor, channel: Transport, turn: int = 0) -> torch.Tensor:
+        """A copy of `numbers`, of one dimension, and after them this rank's term γ_j e_j.
+
+        turn: how many averages came before, the same on every rank; most of them go without the rates.
+        """
+        if turn >= OFTEN and turn % SELDOM:
+            return numbers.clone()
         first = len(numbers)
         result = numbers.new_zeros(first + channel.size)
         result[:first] = numbers
@@ -45,13 +53,13 @@ class Drift:
 
     def compare(self, rates: torch.Tensor, channel: Transport) -> None:
         """Warn once in a run where `rates`, summed over the ranks of `channel`, are not all the same."""
-        if self._warned:
+        if self._warned or not len(rates):
             return
-        each = self._on_host(rates)
+        each, ranks = self._on_host(rates, channel.ranks)
         if each and any(rate != each[0] for rate in each):
             self._warned = True
             if channel.rank == 0:
-                warnings.warn(_sentence(each, channel.ranks), stacklevel=2)
+                warnings.warn(_sentence(each, ranks), stacklevel=2)
 
     def _rate(self) -> float:
         rates = [group.get("lr") for group in self._groups()]
@@ -61,17 +69,17 @@ class Drift:
         ]
         return math.fsum(known) / len(known) if known else 0.0
 
-    def _on_host(self, rates: torch.Tensor) -> list[float]:
-        """`rates`; from a GPU those of an earlier sum, once they are here, for which no host waits."""
+    def _on_host(self, rates: torch.Tensor, ranks: Sequence[int]) -> tuple[list[float], Sequence[int]]:
+        """`rates`, and their ranks. From a GPU those of an earlier sum, once they are here: no host waits for them."""
         if not rates.is_cuda:
-            return rates.tolist()
+            return rates.tolist(), ranks
         if self._copied is not None and not self._copied[1].query():
-            return []
+            return [], ranks
         earlier, event = self._copied, torch.cuda.Event()
         copied = torch.empty(len(rates), dtype=rates.dtype, pin_memory=True).copy_(rates, non_blocking=True)
         event.record()
-        self._copied = copied, event
-        return [] if earlier is None else earlier[0].tolist()
+        self._copied = copied, event, ranks
+        return ([], ranks) if earlier is None else (earlier[0].tolist(), earlier[2])
 
 
 def _sentence(rates: Sequence[float], ranks: Sequence[int]) -> str:

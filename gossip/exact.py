@@ -38,7 +38,8 @@ class ExactAverage(Averager):
         if not self.due(step) or step < self._next:
             return
         mass = self.mass
-        numerators, total, companions = self._channel.together(self._sums)
+        turn = step // self.every
+        numerators, total, companions = self._channel.together(lambda: self._sums(turn))
         self._next = step + 1
         # z = Σ x / Σ w
         for values, x in zip(mass.values, numerators, strict=True):
@@ -48,12 +49,12 @@ class ExactAverage(Averager):
         self._share(total, companions)
         mass.drift.compare(total[1:], self._channel)
 
-    def _sums(self) -> tuple[list[torch.Tensor], torch.Tensor, list[torch.Tensor]]:
+    def _sums(self, turn: int) -> tuple[list[torch.Tensor], torch.Tensor, list[torch.Tensor]]:
         """Σ x, Σ w with every rank's learning rate, and the sums of the companions over all ranks."""
         mass = self.mass
         numerators = self._numerators()
         companions = self._companions()
-        total = mass.drift.beside(mass.weight.reshape(1), self._channel)
+        total = mass.drift.beside(mass.weight.reshape(1), self._channel, turn)
         with self._channel.waiting():
             mass.stats.wait(self._channel.sum([*numerators, total, *companions]))
         return numerators, total, companions

@@ -13,37 +13,40 @@ from .mass import Mass
 from .mixing import wide
 from .world import World
 
-RANKS = 2.0**17
-"""More than any job has; three digits in this base fit into a float64."""
+RANKS = 2.0**13
+"""More than average their gradients; four digits in this base fit into a float64."""
 
 
 class Said(NamedTuple):
-    """Three facts that a rank sends along with its gradients, or the number of ranks for which each holds.
+    """Four facts that a rank sends along with its gradients, or the number of ranks for which each holds.
 
     Attributes:
         skips: it skips this update.
         again: these are of an evaluation inside the update.
         early: its closure is evaluated already.
+        inside: its closure is evaluated inside the update that follows.
     """
 
     skips: float
     again: float = False
     early: float = False
+    inside: float = False
 
     def number(self) -> float:
-        """All three as one number, whose sum over ranks has the three sums.
+        """All as one number, whose sum over ranks has the sums.
 
         >>> Said.of(Said(True, early=True).number() + Said(False, early=True).number())
-        Said(skips=1.0, again=0.0, early=2.0)
+        Said(skips=1.0, again=0.0, early=2.0, inside=0.0)
         """
-        return self.skips + RANKS * (self.again + RANKS * self.early)
+        return self.skips + RANKS * (self.again + RANKS * (self.early + RANKS * self.inside))
 
     @classmethod
     def of(cls, total: float) -> Said:
-        """The three sums."""
+        """The sums."""
         rest, skips = divmod(total, RANKS)
-        early, again = divmod(rest, RANKS)
-        return cls(skips, again, early)
+        rest, again = divmod(rest, RANKS)
+        inside, early = divmod(rest, RANKS)
+        return cls(skips, again, early, inside)
 
 
 class GradientAverage:
@@ -74,6 +77,12 @@ class GradientAverage:
                 f"{all_said.again:.0f} of {self._channel.size} ranks evaluated their closure once more in a step that "
                 "the others had ended, so their gradients cannot be averaged: let each rank evaluate it equally often, "
                 "or leave gradients=None and average parameters"
+            )
+        if 0 < all_said.inside < self._channel.size:
+            raise GossipError(
+                f"{all_said.inside:.0f} of {self._channel.size} ranks evaluate their closure inside this update, and "
+                "average gradients once more there, which the others do not: give every rank a closure in this step, "
+                "and call zero_grad() before the first one, or leave gradients=None and average parameters"
             )
         if all_said.skips:
             return all_said

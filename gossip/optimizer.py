@@ -17,6 +17,7 @@ from .companions import Companions
 from .compared import check_bare, check_options
 from .deaths import Death, Survivor
 from .drift import Drift
+from .errors import GossipError
 from .gradients import GradientAverage, Said, unscaled_
 from .mass import Mass
 from .parameters import Parameters
@@ -131,6 +132,7 @@ class GossipOptimizer(Wrapper):
         self.averager = averager
         self.on_failure = on_failure
         self.steps = 0
+        self._mode = "train"
         self.beginnings: list[Begin] = []
         self.rewrites: list[Rewrite] = []
         self.stats = Stats()
@@ -146,15 +148,16 @@ class GossipOptimizer(Wrapper):
         self._survivor: Survivor | None = None
         self._trace = os.environ.get(VARIABLE) if trace is None else trace
         self._gradients = GradientAverage(gradients, self.mass) if gradients is not None else None
+        companions = Companions(module if module_buffers == "average" else None)
         options = (
             f"optimizer {type(optimizer).__name__} with {module_buffers=}, {initial=}, {on_failure=}, "
             f"{self._averaged_gradients}"
             + (", checksum=True" if checksum else "")
             + (", masters=True" if masters else "")
+            + companions.describe()
         )
         self.attach(averager, 1, options, [gradients] if gradients is not None else [])
-        if module is not None and module_buffers == "average":
-            self.mass.companions = Companions(module)
+        self.mass.companions = companions
 
     def attach(
         self,
@@ -226,13 +229,9 @@ class GossipOptimizer(Wrapper):
             if self.parameters.rounded:
                 with self.stats.span("masters"):
                     self.parameters.rounded.write_()
-            self._note_values()
+            if (in_flight := self.mass.in_flight()) or self.parameters.rounded:
+                self.writes.note(in_flight)
             return result
-
-    def _note_values(self) -> None:
-        """Whatever is written from now on, while something is in flight or masters would have to take it over."""
-        if (in_flight := self.mass.in_flight()) or self.parameters.rounded:
-            self.writes.note(in_flight)
 
     def _take(self, *_: object) -> None:
         """Refuse writes by hand while something is in flight, and take others over into masters."""
@@ -244,12 +243,13 @@ class GossipOptimizer(Wrapper):
         span = self.stats.span
         evaluation = None if closure is None else self._evaluation(closure)
         if evaluation is not None and evaluation.is_early:
-            self.writes.check(self.stats.board.rank, step)  # the closure may write, too
+            self._take()  # what the closure may have written
         with span("land"):
             self.persist(lambda: self.averager.land(step))
         self.writes.forget()
         skip = unscaled_(self.parameters, getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
-        skip = self._average_gradients(Said(skip, early=evaluation is not None and evaluation.is_early))
+        early = evaluation is not None and evaluation.is_early
+        skip = self._average_gradients(Said(skip, early=early, inside=evaluation is not None and not early))
         result = None
         if not skip:
             self.persist(self.mass.quiet)
@@ -343,6 +343,11 @@ class GossipOptimizer(Wrapper):
         """
         if self.mass.in_flight():  # what lands has to reach the model
             self.parameters.check()
+            if self._mode == "eval":
+                raise GossipError(
+                    "settle() was called while the optimizer is in eval mode, and what lands belongs to the values "
+                    "that train: call settle() before optimizer.eval(), or optimizer.train() before settle()"
+                )
         self._take()
         with self.stats.board.calling("optimizer.settle()"), self.stats.span("settle"):
             if self._survivor is None:
@@ -355,13 +360,14 @@ class GossipOptimizer(Wrapper):
         if self.stats.timeline is not None:
             self.stats.timeline.write()
 
-    def rewritten(self, write: Callable[[], Result]) -> Result:
+    def rewritten(self, write: Callable[[], Result], mode: str) -> Result:
         """Do `write`, which changes the wrapped optimizer's parameters, while nothing reads them."""
         self._take()
         self.persist(self.mass.quiet)
         result = write()
         self.parameters.rounded.write_()
-        self._note_values()
+        self.writes.again()
+        self._mode = mode
         return result
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

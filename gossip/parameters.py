@@ -79,9 +79,12 @@ class Parameters:
         newcomers = self.council.newcomers(worlds)
         untrained = self._frozen()
         check_dense(untrained, UNEVEN)
-        if worlds and self.initial == "broadcast":
-            check_dense(buffers(self._module), UNEVEN)
-        beside = [f"{name} of shape {tuple(each.shape)}, {each.dtype}" for name, each in untrained.items()]
+        travelling = {f"parameter '{name}'": each for name, each in untrained.items()}
+        if self.initial == "broadcast":
+            if worlds:
+                check_dense(buffers(self._module), UNEVEN)
+            travelling |= {f"buffer '{name}'": each for name, each in buffers(self._module).items()}
+        beside = [f"{name} of shape {tuple(each.shape)}, {each.dtype}" for name, each in travelling.items()]
         (self.council + newcomers).agree([*lines, *shapes(self._optimizer.param_groups, self._names), *beside])
         check_material(self, self._names)
         if self.initial == "check":
@@ -198,7 +201,9 @@ class Parameters:
         """The module's parameters, some of which are not where they were: parametrised, or replaced."""
         assert self._module is not None, "it has places"
         left = {id(parameter) for parameter in self._module.parameters()}
-        for _, _, parameter in self._places:
+        own = {id(origin(parameter)) for parameter in self}
+        strangers = any(each.requires_grad and id(each) not in own for each in self._module.parameters())
+        for _, _, parameter in self._places if strangers else ():  # else it was taken out, and nothing trains instead
             if isinstance(parameter, torch.Tensor) and id(parameter) not in left:
                 raise GossipError(
                     f"parameter {self._names[id(parameter)]} is no longer the module's: it was replaced (by "
@@ -249,7 +254,11 @@ def places(module: torch.nn.Module | None, parameters: Iterable[torch.Tensor]) -
 def _levels_to_the_user() -> int:
     """How far above the caller of this the user's code is, counted as `warnings.warn` does."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals["__name__"].split(".")[0] in ("torch", "gossip", "slowmo"):
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).split(".")[0] in (
+        "torch",
+        "gossip",
+        "slowmo",
+    ):
         level, frame = level + 1, frame.f_back
     return level
 

@@ -76,11 +76,11 @@ class Wrapper(torch.optim.Optimizer):
         if name not in ("train", "eval") or "optimizer" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         switch = getattr(self.optimizer, name)
-        return lambda *args, **options: self.rewritten(lambda: switch(*args, **options))
+        return lambda *args, **options: self.rewritten(lambda: switch(*args, **options), name)
 
     @untraced
-    def rewritten(self, write: Callable[[], Result]) -> Result:
-        """Do `write`, which changes parameters between two steps."""
+    def rewritten(self, write: Callable[[], Result], mode: str) -> Result:
+        """Do `write`, which changes parameters between two steps: to those of `mode`, "train" or "eval"."""
         return write()
 
     @untraced

@@ -79,6 +79,11 @@ class Writes:
         self._versions = list(map(VERSION, self._tensors))
         self._values = [sample.take() for sample in self._samples]
 
+    def again(self) -> None:
+        """Compare with the parameters as they are now, which we have changed, unless anybody may write them."""
+        if self._versions is not None:
+            self.note(self._in_flight)
+
     def forget(self) -> None:
         """Anybody may write parameters from now on."""
         self._versions = None

@@ -298,3 +298,31 @@ def test_parameters_without_gradients_travel_too() -> None:
         return frozen[0].item(), trained[0].item()
 
     assert testing.run(3, run) == [(1.0, -1.0)] * 3
+
+
+@pytest.mark.parametrize("initial", ["broadcast", "check"])
+def test_buffers_that_ranks_name_otherwise_are_not_averaged(initial: str) -> None:
+    def run(world: gossip.World) -> None:
+        model = torch.nn.Linear(2, 1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(1)
+        model.register_buffer("mean" if world.rank == 0 else "var", torch.full((3,), float(world.rank)))
+        sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        gossip.GossipOptimizer(sgd, gossip.ExactAverage(world), module=model, module_buffers="average", initial=initial)
+
+    with pytest.raises(gossip.Disagreement, match=r"buffer 'mean'.*buffer 'var'"):
+        testing.run(2, run, timeout=10)
+
+
+def test_parameters_in_another_memory_order_are_refused() -> None:
+    """Messages carry the elements as they lie in memory."""
+
+    def run(world: gossip.World) -> None:
+        model = torch.nn.Conv2d(2, 2, 2, bias=False)
+        if world.rank:
+            model.to(memory_format=torch.channels_last)
+        gossip.GossipOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), gossip.ExactAverage(world))
+
+    with pytest.raises(gossip.Disagreement, match="strides"):
+        testing.run(2, run, timeout=10)

@@ -312,3 +312,40 @@ def test_gradients_that_a_hook_clips_are_not_evaluated_again(wrap: str) -> None:
             assert (flat(model) - before).norm() == pytest.approx(1e-3, rel=1e-2)
 
     testing.run(2, run)
+
+
+@pytest.mark.parametrize("case", ["gradients and no closure", "gradients of before", "SAM without a batch"])
+def test_ranks_that_average_unequally_often_are_told_at_once(case: str) -> None:
+    """Before anybody waits for an average that the others do not make."""
+
+    def run(world: gossip.World) -> str:
+        model = model_of()
+        kind = Sam if case.startswith("SAM") else torch.optim.SGD
+        averager = gossip.PushSum(world, topologies.exponential(2), overlap=1)
+        optimizer = gossip.GossipOptimizer(kind(model.parameters(), lr=0.1), averager, gradients=world)
+
+        def closure() -> torch.Tensor:
+            if not case.startswith("SAM"):
+                optimizer.zero_grad()
+            loss = loss_of(model, batch_of(world.rank, 0))
+            loss.backward()
+            return loss
+
+        if case == "gradients and no closure" or world.rank == 1:
+            closure()
+
+        def three_steps() -> None:
+            for _ in range(3):
+                if case != "gradients of before" and world.rank:
+                    optimizer.step()
+                    continue
+                if case.startswith("SAM"):
+                    closure()
+                optimizer.step(closure)
+
+        with pytest.raises(gossip.GossipError) as caught:
+            three_steps()
+        return str(caught.value)
+
+    for sentence in testing.run(2, run, timeout=20):
+        assert "1 of 2 ranks evaluate their closure inside this update" in sentence

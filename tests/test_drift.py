@@ -97,3 +97,20 @@ def test_a_warning_names_a_few_of_many_ranks() -> None:
 
     sentence = _sentence([0.1, *[0.01] * 9], range(10))
     assert "0.1 on rank 0; 0.01 on ranks 1, 2, 3, 4 and 5 more" in sentence
+
+
+def test_most_exact_averages_carry_no_rates() -> None:
+    """An average in every step sends what it sent without them, but for the first few steps and one in many."""
+
+    def messages(world: gossip.World) -> list[int]:
+        parameter = torch.zeros(800, requires_grad=True)
+        optimizer = gossip.GossipOptimizer(torch.optim.SGD([parameter], lr=0.1), gossip.ExactAverage(world))
+        sent = []
+        for _ in range(70):
+            optimizer.step()
+            sent.append(optimizer.stats.last.messages_sent)
+        return sent
+
+    for sent in testing.run(4, messages):
+        assert set(sent[8:64]) == set(sent[65:]) == {min(sent)}
+        assert sent[0] == sent[64] > min(sent)

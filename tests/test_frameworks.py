@@ -293,6 +293,25 @@ def test_a_schedule_free_optimizer_evaluates_between_steps(outer: bool, masters:
     assert ours == theirs
 
 
+def test_settling_in_eval_mode_with_messages_under_way_is_refused() -> None:
+    """They belong to the values that train."""
+
+    def run(world: gossip.World) -> None:
+        model = model_of()
+        optimizer: Any = osgp(world, ScheduleFree(model.parameters(), lr=0.05))
+        loss_of(model, batch(world.rank, 0)).backward()
+        optimizer.step()
+        optimizer.eval()
+        with pytest.raises(gossip.GossipError, match=r"in eval mode.*call settle\(\) before optimizer.eval\(\)"):
+            optimizer.settle()
+        optimizer.train()
+        optimizer.settle()
+        optimizer.eval()
+        optimizer.settle()  # with nothing under way
+
+    testing.run(3, run)
+
+
 def test_an_optimizer_without_modes_has_none() -> None:
     """`hasattr` is how frameworks ask."""
     for wrap, name in itertools.product(WRAPS.values(), ("train", "eval", "first_step")):

@@ -498,3 +498,33 @@ def test_autocast() -> None:
     for (losses, parameters), (_, repeated) in zip(first, again, strict=True):
         assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
         assert all(map(torch.equal, parameters, repeated))
+
+
+def test_a_write_in_a_closure_goes_into_the_master() -> None:
+    """Where the closure is evaluated before the step, as any write between two steps."""
+
+    def run(world: gossip.World) -> float:
+        layer = torch.nn.Linear(2, 1, bias=False).to(torch.bfloat16)
+        torch.nn.init.ones_(layer.weight)
+        averager = gossip.Every(100, gossip.ExactAverage(world))
+        optimizer = gossip.GossipOptimizer(torch.optim.SGD(layer.parameters(), lr=0.0), averager, masters=True)
+
+        def closure() -> torch.Tensor:
+            with torch.no_grad():
+                layer.weight.mul_(2)
+            loss = layer(torch.ones(2, dtype=torch.bfloat16)).sum()
+            loss.backward()
+            return loss
+
+        def plain() -> torch.Tensor:
+            loss = layer(torch.ones(2, dtype=torch.bfloat16)).sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(plain)  # shows that it asks once, first of all
+        for _ in range(3):
+            optimizer.zero_grad()
+            optimizer.step(closure)
+        return float(layer.weight[0, 0])
+
+    assert testing.run(2, run) == [8.0, 8.0]

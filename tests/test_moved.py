@@ -243,3 +243,15 @@ def test_a_group_that_was_taken_out_leaves_no_parameter_behind() -> None:
     for _ in range(3):
         step_on(optimizer)
     assert first.item() == second.item()
+
+
+def test_a_module_that_drops_a_part_goes_on() -> None:
+    """Such as an auxiliary head: nothing was put in its place that nobody would train."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    optimizer = wrapped(model)
+    step_on(optimizer)
+    del model[1]
+    optimizer.zero_grad()
+    model(torch.ones(3)).sum().backward()
+    optimizer.step()
+    assert optimizer.steps == 2

@@ -146,7 +146,7 @@ class Waiters:
         self._idle = 0  # threads that no line has been handed to
         self._threads: set[threading.Thread] = set()
         self._turn = threading.Lock()
-        self._stopped = False
+        self._registered = self._stopped = False
 
     def add(self, line: Hashable, flight: WaitedFlight, part: Part) -> None:
         """Wait for a part of `flight`, behind all that was added to the same line."""
@@ -164,7 +164,8 @@ class Waiters:
                 self._start()
 
     def _start(self) -> None:
-        if not self._threads:
+        if not self._registered:
+            self._registered = True
             atexit.register(self.stop)  # a thread that wakes inside Gloo while the interpreter goes down aborts it
         thread = threading.Thread(target=self._run, name="gossip-gloo-waiter", daemon=True)
         self._threads.add(thread)
