@@ -26,6 +26,10 @@ class Account:
     aloft: float
     spread: float
 
+    def __str__(self) -> str:
+        """With what was lost."""
+        return f"{self!r}, lost {self.lost:g}"
+
     @property
     def lost(self) -> float:
         """n − held − aloft: 0 but for rounding, unless a share was lost, or negative, merged twice."""

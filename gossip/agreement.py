@@ -69,7 +69,8 @@ class Council:
                 for each in (places, self.places())
             )
             raise UsageError(
-                f"this state was saved by {theirs}, and this is {ours}: each rank loads the state that it saved"
+                f"this state was saved by {theirs}, and this is {ours}: each rank loads the state that it saved, with "
+                "torch.distributed.checkpoint from a folder of its own, by no_dist=True"
             )
 
     def broadcast(self, tensors: Sequence[torch.Tensor]) -> None:

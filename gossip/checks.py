@@ -60,6 +60,7 @@ def whole(value: Any, sentence: str, least: int = 0) -> int:
     >>> whole(np.int64(3), "period is {}, but it is a number of steps")
     3
     """
+    value = _single(value)
     try:
         number = operator.index(value)
     except (TypeError, ValueError):
@@ -75,9 +76,15 @@ def real(value: Any, sentence: str) -> float:
     Raises:
         UsageError: `sentence`, with `value` in the place of {}.
     """
+    value = _single(value)
     if isinstance(value, numbers.Real) and value is not True and value is not False and math.isfinite(value):
         return float(value)
     raise UsageError(sentence.format(shown(value)))
+
+
+def _single(value: Any) -> Any:
+    """The number in a tensor or an array without dimensions; anything else as it is."""
+    return value.item() if isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim == 0 else value
 
 
 def ranks_of(value: Any, size: int) -> list[int]:

@@ -19,10 +19,23 @@ LAUNCHERS = ("mpirun", "mpiexec", "prterun", "prted", "hydra_pmi_proxy", "mpiexe
 JOB = ("PMIX_NAMESPACE", "SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_ERROR_FILE")
 MEETING = ("MASTER_ADDR", "MASTER_PORT")
 
+INHERITED = {
+    "openmpi": "OMPI_, PMIX_ or PRTE_",
+    "mpich": "PMI_, MPI_ or HYDI_",
+    "srun": "SLURM_, PMI_ or PMIX_",
+    "torchrun": "TORCHELASTIC_, LOCAL_ or GROUP_, and RANK and WORLD_SIZE",
+}
+"""The variables by which a process takes itself for a rank, by launcher."""
+
 
 def tell_children(launcher: Launcher) -> None:
     """Let the children of this process know that it is a rank."""
     os.environ[VARIABLE] = f"{os.getpid()} {launcher.rank} {_digest(launcher, JOB)} {_digest(launcher, MEETING)}"
+
+
+def forget_children() -> None:
+    """This process is a rank no more, and a program that it starts may be one in its place."""
+    os.environ.pop(VARIABLE, None)
 
 
 def check_own_process(launcher: Launcher, transport: str) -> None:
@@ -36,16 +49,20 @@ def check_own_process(launcher: Launcher, transport: str) -> None:
         return
     if transport != "mpi" and meeting != _digest(launcher, MEETING):
         return  # children that are told of a place of their own are a job of their own
+    ancestor = 0
     for ancestor, name in ancestors():
         if str(ancestor) == pid:
             break
         if name in LAUNCHERS:
             return  # one between the rank and this process
+    else:
+        if ancestor and transport != "mpi":
+            return  # its parent is gone, and so is the rank that it was a child of
     raise UsageError(
         f"process {os.getpid()} was started by rank {rank} (process {pid}), not by {launcher.name}, so it is no rank "
         "and gossip.init cannot take it into the job: call gossip.init once in each rank, under "
         "`if __name__ == '__main__':` where workers of a data loader import the script, and start other programs "
-        f"without {launcher.name}'s variables"
+        f"without {launcher.name}'s variables: those that begin with {INHERITED[launcher.name]}"
     )
 
 

@@ -6,6 +6,7 @@ import warnings
 
 import torch
 
+from .callers import levels_to_the_user
 from .errors import GossipError
 
 
@@ -52,7 +53,7 @@ class Companions:
             warnings.warn(
                 f"buffer '{min(late)}' joined the module after GossipOptimizer was made, and is not averaged: make the "
                 "optimizer afterwards",
-                stacklevel=2,
+                stacklevel=levels_to_the_user(),
             )
         return [now[name] for name in self._kinds]
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from .callers import levels_to_the_user
 from .errors import UsageError
 
 CHOICES = ("check", "own")
@@ -49,7 +50,7 @@ def check_bare(state: Mapping[str, Any], kind: str) -> None:
     warnings.warn(
         f"this state holds no 'gossip': it is a plain {kind}'s. Weight 1, round 0 and step 0 begin here, nothing is in "
         "flight, and slow momentum begins anew",
-        stacklevel=4,
+        stacklevel=levels_to_the_user(),
     )
 
 
@@ -57,5 +58,5 @@ def warn_without_slowmo(name: str) -> None:
     """A state of a GossipOptimizer by itself, loaded into `name` around one."""
     warnings.warn(
         f"this state holds no 'slowmo': {name} takes its anchor at the next step, and its slow momentum begins at 0",
-        stacklevel=4,
+        stacklevel=levels_to_the_user(),
     )

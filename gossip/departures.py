@@ -26,7 +26,8 @@ def departure(parameter: torch.Tensor, was: torch.Tensor, taken: bool) -> str:
             "would train without being averaged. Move the model first and make the optimizer afterwards"
         )
     return (
-        "its data was replaced (by an assignment to .data, FSDP, vector_to_parameters or swap_tensors), so it would "
-        "train without being averaged. Write in place, which keeps it there, under torch.no_grad(): "
-        "parameter.clamp_(...), or parameter.copy_(values). Replace parameters for good before the optimizer is made"
+        "its data was replaced (by an assignment to .data, another GossipOptimizer over the same parameters, FSDP, "
+        "vector_to_parameters or swap_tensors), so it would train without being averaged. Write in place, which keeps "
+        "it there, under torch.no_grad(): parameter.clamp_(...), or parameter.copy_(values). Replace parameters for "
+        "good before the optimizer is made"
     )

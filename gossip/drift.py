@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from .callers import levels_to_the_user
 from .transports import Transport
 
 OFTEN, SELDOM = 8, 64
@@ -59,7 +60,7 @@ class Drift:
         if each and any(rate != each[0] for rate in each):
             self._warned = True
             if channel.rank == 0:
-                warnings.warn(_sentence(each, ranks), stacklevel=2)
+                warnings.warn(_sentence(each, ranks), stacklevel=levels_to_the_user())
 
     def _rate(self) -> float:
         rates = [group.get("lr") for group in self._groups()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ import torch
 from .agreement import Council, contents
 from .beside import buffers, check_dense, check_material, compact, frozen
 from .buckets import Bucket, names, pack, refuse_unfit, shapes
+from .callers import levels_to_the_user
 from .errors import GossipError, UsageError
 from .mass import Mass
 from .masters import NARROW, masters_, origin, refuse_masters
@@ -104,7 +104,8 @@ class Parameters:
         mass.weight = mass.weight.to(weight_device(self.worlds))
         if self.initial == "broadcast":
             _broadcast(newcomers, mass.values)
-            _broadcast(newcomers, [*self._frozen().values(), *buffers(self._module).values()])
+            if newcomers.places():  # a rank by itself keeps its own, of whatever kind
+                _broadcast(newcomers, [*self._frozen().values(), *buffers(self._module).values()])
         self.council += newcomers
 
     def grow(self, param_group: dict[str, Any]) -> None:
@@ -146,7 +147,7 @@ class Parameters:
                 f"parameter {self._names[id(shared[0])]} and {len(shared) - 1} more lie in shared memory, and move to "
                 "other shared memory now: a process that has them already goes on with the old one. Make the optimizer "
                 "before other processes get the model",
-                stacklevel=6,
+                stacklevel=levels_to_the_user(),
             )
         masters_(groups, self._names, self._narrow)
         packed = pack(groups, self._names, first)
@@ -194,7 +195,7 @@ class Parameters:
                 "no parameter of this optimizer has a gradient in its first step. Where this rank has no data yet all "
                 "is well; but if the model was sharded or its parameters replaced after GossipOptimizer was made (by "
                 "fully_shard, FSDP, tensor parallelism), what trains is not averaged: module=... makes that an error",
-                stacklevel=_levels_to_the_user(),
+                stacklevel=levels_to_the_user(),
             )
 
     def _find(self) -> None:
@@ -206,10 +207,11 @@ class Parameters:
         for _, _, parameter in self._places if strangers else ():  # else it was taken out, and nothing trains instead
             if isinstance(parameter, torch.Tensor) and id(parameter) not in left:
                 raise GossipError(
-                    f"parameter {self._names[id(parameter)]} is no longer the module's: it was replaced (by "
-                    "fully_shard, FSDP, tensor parallelism or an assignment) after GossipOptimizer was made, and what "
-                    "trains in its place would not be averaged. Sharded parameters cannot be averaged; make the "
-                    "optimizer after anything else that changes the model"
+                    f"parameter {self._names[id(parameter)]} is no longer the module's: it was replaced (by an "
+                    "assignment, load_state_dict(assign=True), fully_shard, FSDP or tensor parallelism) after "
+                    "GossipOptimizer was made, and what trains in its place would not be averaged. Load weights "
+                    "without assign, and make the optimizer after anything else that changes the model; sharded "
+                    "parameters cannot be averaged"
                 )
         self._places = places(self._module, self)
 
@@ -249,18 +251,6 @@ def places(module: torch.nn.Module | None, parameters: Iterable[torch.Tensor]) -
         for key, parameter in part._parameters.items()
         if parameter is not None and id(parameter) in own
     ]
-
-
-def _levels_to_the_user() -> int:
-    """How far above the caller of this the user's code is, counted as `warnings.warn` does."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).split(".")[0] in (
-        "torch",
-        "gossip",
-        "slowmo",
-    ):
-        level, frame = level + 1, frame.f_back
-    return level
 
 
 def homes(worlds: Sequence[World]) -> list[torch.device]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch.utils.dlpack import from_dlpack, to_dlpack
 
+from .callers import levels_to_the_user
+
 
 def placed(flat: torch.Tensor, shape: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
     """The memory of a contiguous `flat` in another shape, with a storage of its own wherever that is possible.
@@ -54,7 +56,7 @@ def take_back_(parameter: torch.Tensor, home: torch.Tensor) -> bool:
         "parameters moved into shared memory after GossipOptimizer was made, by share_memory() or since another "
         "process was handed them. They are back in their buckets with the same values, and the other process keeps "
         "those of this moment. For memory that stays shared call model.share_memory() before the optimizer is made",
-        stacklevel=2,
+        stacklevel=levels_to_the_user(),
     )
     home.copy_(parameter)
     parameter.data = home

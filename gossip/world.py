@@ -14,7 +14,7 @@ import torch
 
 from . import ending, watch
 from .checks import check_choice, ranks_of, real, shown
-from .children import check_own_process, tell_children
+from .children import check_own_process, forget_children, tell_children
 from .errors import TransportUnavailable, UsageError
 from .launchers import TORCH, Launcher, detect, local_place
 from .transports import MemoryTransport, Network, Transport
@@ -149,6 +149,8 @@ class World:
         if self.base.outermost:
             self.base.close()
         self.base.carrier.leave(self.base.lineage[-1])
+        if self.base.lineage == (0,) and self.transport != "mpi":  # MPI's ranks stay ranks until it ends
+            forget_children()
 
     def __repr__(self) -> str:
         """Whose place it is among whom, where, and over what."""

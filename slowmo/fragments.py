@@ -10,6 +10,7 @@ import torch
 
 from gossip import UsageError
 from gossip.buckets import Bucket
+from gossip.checks import shown
 from gossip.masters import origin
 
 from .rule import Part
@@ -72,6 +73,10 @@ class Fragments(Cut):
     """
 
     def __init__(self, fragments: Iterable[Member | Iterable[Member]]) -> None:
+        if not isinstance(fragments, Iterable):
+            raise UsageError(
+                f"fragments is {shown(fragments)}, but it is a list of modules, parameters or lists of them"
+            )
         self._of: dict[int, int] = {}
         self._held: list[torch.nn.Parameter] = []  # so that no id is used again
         sizes: list[int] = []
@@ -83,8 +88,7 @@ class Fragments(Cut):
                     self._held.append(parameter)
             sizes.append(sum(parameter.numel() for parameter in self._held[before:]))
         self.count = len(sizes)
-        layout = [(self._of[id(parameter)], tuple(parameter.shape)) for parameter in self._held]
-        self._digest = f"{sizes} elements ({hashlib.sha256(repr(layout).encode()).hexdigest()[:8]})"
+        self._sizes, self._layout = sizes, list[tuple[int, int]]()
 
     def parts(self, buckets: Sequence[Bucket]) -> list[tuple[int, Part]]:
         placed: list[tuple[int, Part]] = []
@@ -98,9 +102,12 @@ class Fragments(Cut):
         return placed
 
     def describe(self) -> str:
-        return f"fragments of {self._digest}"
+        digest = hashlib.sha256(repr(self._layout).encode()).hexdigest()[:8]
+        return f"fragments of {self._sizes} elements ({digest})"
 
     def check(self, parameters: Iterable[torch.Tensor]) -> None:
+        parameters = list(parameters)
+        self._layout = self._layout or [(self._of.get(id(origin(p)), -1), p.numel()) for p in parameters]
         for place, parameter in enumerate(parameters):
             if id(origin(parameter)) not in self._of:
                 raise UsageError(

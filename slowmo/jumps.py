@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 from gossip import GossipOptimizer
+from gossip.callers import levels_to_the_user
 from gossip.writes import Writes
 
 
@@ -27,9 +28,9 @@ class Jumps:
     def _look(self, *_: object) -> None:
         if self._writes.altered():
             warnings.warn(
-                f"parameters were written after settle(), and {self._name} counts that as a slow gradient: unless they "
-                "hold what they held before, call restart() after writing them, on every rank, so that anchor and "
-                "momentum begin anew",
-                stacklevel=6,
+                f"parameters were written after settle(), and {self._name} counts that as a slow gradient. Where other "
+                "weights were loaded, call restart() afterwards, on every rank: anchor and momentum begin anew. A "
+                "small change, such as a clamp, may stay as it is",
+                stacklevel=levels_to_the_user(),
             )
         self._writes.forget()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from gossip import Account, Averager, Death, GossipOptimizer, NoAverage, Stats, UsageError, World
-from gossip.arguments import check_state
+from gossip.arguments import check_group, check_state
 from gossip.averaging import check_averager
 from gossip.carried import carried, restored
 from gossip.checks import check_flag
@@ -99,11 +99,13 @@ class Outer(Wrapper, ABC):
             raise UsageError(f"this GossipOptimizer has a {name} around it already: two would share its steps")
         super().__init__(base)
         self.averager, self.rule = averager, rule
+        own = {"momentum": rule.momentum, "lr": rule.lr, "nesterov": rule.nesterov}
+        self._given: dict[str, Any] = {"period": period, **own, "rescale": bool(rescale)}
         self.period, self.rescale = period, rescale
         if outer is not None:
             rule.begin(self._parts(), base.mass.buckets)
-        said = f"{name}(period={period}, {rule.describe()}, {options}{rescale=})"
-        base.attach(averager, period, said, call=f"slowmo.{name}(...)")
+        self._more = options
+        base.attach(averager, period, f"{name}({self._described()})", call=f"slowmo.{name}(...)")
         base.beginnings.append(Hook(self._begin))
         base.rewrites.append(Hook(self._rewrite))
         self._jumps = Jumps(base, name)
@@ -185,8 +187,10 @@ class Outer(Wrapper, ABC):
 
     def __repr__(self) -> str:
         """In one line: the base, what the outer steps average, and how they move."""
-        options = f"period={self.period}, {self.rule.describe()}"
-        return f"{type(self).__name__}({self.optimizer!r}, {self.averager!r}, {options})"
+        return f"{type(self).__name__}({self.optimizer!r}, {self.averager!r}, {self._described()})"
+
+    def _described(self) -> str:
+        return f"period={self.period}, {self.rule.describe()}, {self._more}rescale={self.rescale}"
 
     # -- what it passes on ---------------------------------------------------------------------------------------------
 
@@ -217,6 +221,7 @@ class Outer(Wrapper, ABC):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Take in more parameters, on every rank at the same step; their anchor is taken when the next one begins."""
+        check_group(param_group)
         if self._follows:
             refuse_no_rate(self.optimizer, [param_group])
         self.optimizer.add_param_group(param_group)
@@ -241,8 +246,8 @@ class Outer(Wrapper, ABC):
         }
 
     def _options(self) -> dict[str, Any]:
-        """What a state is compared by; `momentum` and the like may be set between two steps."""
-        return {name: getattr(self, name) for name in ("period", "momentum", "lr", "nesterov", "rescale")}
+        """What a state is compared by, as it was given; `momentum` and the like may be set between two steps."""
+        return {**self._given, **self.rule.options()}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any], options: str = "check") -> None:
@@ -269,7 +274,7 @@ class Outer(Wrapper, ABC):
         self.optimizer.persist(self.averager.forget)
         self._forget()
         if saved is not None:
-            self._take(saved)
+            self._take(self.rule.with_own_options(saved) if options == "own" else saved)
             self.averager.load_state_dict(saved["averager"])
 
     def _take(self, saved: dict[str, Any]) -> None:

@@ -49,8 +49,14 @@ class OuterOptimizer(Rule):
         self._kept = 0
 
     def describe(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in sorted(self.optimizer.defaults.items()))
-        return f"outer={type(self.optimizer).__name__}({options})"
+        groups = dict.fromkeys(
+            ", ".join(f"{name}={_told(value)}" for name, value in sorted(group.items()) if name != "params")
+            for group in self.optimizer.param_groups
+        )
+        return f"outer={type(self.optimizer).__name__}({'; '.join(groups)})"
+
+    def options(self) -> dict[str, Any]:
+        return {"outer": self._made}
 
     def begin(self, parts: Sequence[Part], buckets: Sequence[Bucket]) -> None:
         for part in parts:
@@ -61,6 +67,7 @@ class OuterOptimizer(Rule):
         if isinstance(made, torch.optim.LBFGS):
             raise UsageError("outer=LBFGS evaluates a closure, and an outer step has none: take another optimizer")
         self.optimizer = made
+        self._made = self.describe()
         self._fresh = copy.deepcopy(made.state_dict()["state"])
 
     def _make_room(self, part: Part, bucket: Bucket) -> None:
@@ -112,7 +119,7 @@ class OuterOptimizer(Rule):
             for name, value in list(entries.items())
             if torch.is_tensor(value) and value.is_floating_point() and value.dim()
         }
-        return {"momenta": [], "outer": state, "outer_moments": moments}
+        return {"momenta": [], "outer": state, "outer_kind": type(self.optimizer).__name__, "outer_moments": moments}
 
     def refuse_foreign(self, state: Mapping[str, Any]) -> None:
         if "outer" not in state:
@@ -120,6 +127,15 @@ class OuterOptimizer(Rule):
                 f"this state has slow momenta and no state of {type(self.optimizer).__name__}, the outer optimizer "
                 "here: it was saved without outer=..."
             )
+        if state["outer_kind"] != type(self.optimizer).__name__:
+            raise UsageError(
+                f"this state has that of {state['outer_kind']} as the outer optimizer, and here it is "
+                f"{type(self.optimizer).__name__}: make it with the same class"
+            )
+
+    def with_own_options(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        groups = self.optimizer.state_dict()["param_groups"]
+        return {**state, "outer": {**state["outer"], "param_groups": groups}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         merged = copy.deepcopy(dict(state["outer"]))
@@ -127,6 +143,13 @@ class OuterOptimizer(Rule):
             number, name = key.split(":", 1)
             merged["state"][int(number)][name] = value.clone()
         self.optimizer.load_state_dict(merged)
+
+
+def _told(value: object) -> str:
+    """An option, alike on all ranks: a number in a tensor by its value, a function by its name."""
+    if torch.is_tensor(value):
+        value = value.tolist()
+    return getattr(value, "__qualname__", None) or repr(value)
 
 
 def _shaped(flat: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:

@@ -44,6 +44,14 @@ class Rule(ABC):
     def describe(self) -> str:
         """Its options, for the ranks to compare."""
 
+    def options(self) -> dict[str, Any]:
+        """More options by which a state is compared."""
+        return {}
+
+    def with_own_options(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """A saved state with the options of this rule in the place of its own."""
+        return dict(state)
+
     def begin(self, parts: Sequence[Part], buckets: Sequence[Bucket]) -> None:
         """The parts that there are at first, before any anchor is taken."""
 
@@ -91,7 +99,7 @@ class SlowMomentum(Rule):
         super().__init__(memory)
         self.momentum: float = check_momentum(momentum)
         self.lr: float = check_rate(lr)
-        self.nesterov: bool = nesterov
+        self.nesterov: bool = bool(nesterov)
         self.forget()
 
     def describe(self) -> str:

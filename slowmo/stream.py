@@ -78,7 +78,7 @@ class Stream(Averager):
         own = [wide_copy(part) for part in values] if self.keeps else []
         # ω x, of which every rank hears the sum
         sums = [wide_copy(part) for part in values]
-        if not mass.whole:
+        if sums and not mass.whole:
             torch._foreach_mul_(sums, scalar(mass.weight))
         self._channels.rotate(-1)
         sums.append(mass.drift.beside(mass.weight.reshape(1), self._channels[-1]))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gossip import GossipOptimizer, UsageError, World
+from gossip.arguments import check_group
 from gossip.mixing import scalar
 
 from .fragments import Cut, Fragments, Member, Shards
@@ -159,9 +160,11 @@ class StreamingSlowMo(Outer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As for any optimizer with outer iterations; with fragments=..., its parameters are in one of them."""
-        parameters = param_group["params"]
-        self._cut.check([parameters] if isinstance(parameters, torch.Tensor) else parameters)
-        super().add_param_group(param_group)
+        check_group(param_group)
+        given = param_group["params"]
+        listed = [given] if isinstance(given, torch.Tensor) else list(given)
+        self._cut.check(each[1] if isinstance(each, tuple) else each for each in listed)
+        super().add_param_group({**param_group, "params": listed})
 
     def _begin(self) -> None:
         self._anchor()
@@ -216,6 +219,17 @@ class StreamingSlowMo(Outer):
             "rates": [[list(group) for group in rates.now] for rates in self._each],
             "last_rates": [list(rates.last) for rates in self._each],
         }
+
+    def _refuse_foreign(self, saved: dict[str, Any]) -> None:
+        super()._refuse_foreign(saved)
+        aloft = saved["averager"]["aloft"]
+        cut = self._cut.describe()
+        kept = all(sent["own"] for sent in aloft) or not self._landing.keeps
+        if aloft and not (kept and saved.get("options", {}).get("fragments", cut) == cut):
+            raise UsageError(
+                "this state has averages in flight, which only fit the same fragments and a mixing=... as it was saved "
+                "with: call settle() on every rank before saving, to go on with others"
+            )
 
     def _take(self, saved: dict[str, Any]) -> None:
         super()._take({**saved, "rates": [], "last_rates": []})

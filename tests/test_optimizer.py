@@ -744,7 +744,7 @@ def test_what_is_not_trained_is_compared_too() -> None:
 
     with pytest.raises(gossip.Disagreement, match=r"rank 0 has parameter '0.weight' with values .* rank 1"):
         testing.run(2, lambda world: run(world, "check", 2))
-    with pytest.raises(gossip.Disagreement, match=r"rank 0 has 0.weight of shape \(4, 2\), .* rank 1 has 0.weight of"):
+    with pytest.raises(gossip.Disagreement, match=r"rank 0 has parameter '0.weight' of shape \(4, 2\), .* rank 1 has "):
         testing.run(2, lambda world: run(world, "broadcast", 2 + world.rank))
 
 

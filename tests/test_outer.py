@@ -9,10 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import pytest
 import torch
 
 import gossip
+import topologies
 from gossip import testing
 from slowmo import SlowMo, StreamingSlowMo
 
@@ -287,7 +289,7 @@ def spread(world: gossip.World, fragment: torch.nn.Module) -> float:
     ("options", "sentence"),
     [
         ({"fragments": [torch.nn.Linear(1, 1)]}, "is in none of the 1 fragments, and would never be averaged"),
-        ({"fragments": 3}, "'int' object is not iterable"),
+        ({"fragments": 3}, "fragments is 3, but it is a list of modules"),
         ({"fragments": ["layer"]}, "a fragment holds a str; it is a module, a parameter or a list of these"),
         ({"fragments": [], "shards": 2}, "two ways to cut the model"),
         ({"fragments": [[]] * 5}, "fragments is 5, but it is a whole number from 1 to the period, 4"),
@@ -337,5 +339,101 @@ def test_a_group_that_joins_is_in_a_fragment() -> None:
             optimizer.step()
         optimizer.settle()
         assert len(optimizer.rule.optimizer.state) == len(list(net.parameters()))
+
+    testing.run(2, run)
+
+
+def step_on(optimizer: torch.optim.Optimizer) -> None:
+    for parameter in (each for group in optimizer.param_groups for each in group["params"]):
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+
+
+def two_layers() -> torch.nn.Sequential:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False), torch.nn.Linear(3, 3, bias=False))
+    for number, parameter in enumerate(model.parameters()):
+        torch.nn.init.constant_(parameter, float(number))
+    return model
+
+
+def test_fragments_in_another_order_on_one_rank_are_refused() -> None:
+    """Of equal shapes: ranks would average one layer with the other."""
+
+    def run(world: gossip.World) -> None:
+        model = two_layers()
+        fragments = [model[0], model[1]] if world.rank else [model[1], model[0]]
+        StreamingSlowMo(torch.optim.SGD(model.parameters(), lr=0.1), world, period=2, fragments=fragments)
+
+    with pytest.raises(gossip.Disagreement, match="fragments"):
+        testing.run(2, run, timeout=10)
+
+
+def test_a_fragment_that_is_not_trained_is_passed_over() -> None:
+    def run(world: gossip.World) -> float:
+        model = two_layers()
+        model[1].requires_grad_(False)
+        graph = topologies.from_networkx(nx.DiGraph([(0, 1), (1, 2), (2, 0), (0, 2)]))  # weights other than 1
+        base = gossip.GossipOptimizer(torch.optim.SGD(model[0].parameters(), lr=0.1), gossip.PushSum(world, graph))
+        optimizer = StreamingSlowMo(base, world, period=4, fragments=[model[0], model[1]])
+        for _ in range(5):
+            step_on(optimizer)
+        optimizer.settle()
+        return float(model[1].weight.sum())
+
+    assert testing.run(3, run) == [9.0] * 3
+
+
+def test_a_group_joins_a_fragment_however_its_parameters_are_given() -> None:
+    world = gossip.init()
+    model = torch.nn.Sequential(*(torch.nn.Linear(3, 3) for _ in range(3)))
+    for given in (model[1].parameters(), list(model[2].named_parameters())):
+        sgd = torch.optim.SGD(list(model[0].named_parameters() if isinstance(given, list) else model[0].parameters()))
+        optimizer = StreamingSlowMo(sgd, world, period=2, fragments=[model[0], [model[1], model[2]]])
+        optimizer.add_param_group({"params": given})
+        assert len(optimizer.param_groups[1]["params"]) == 2
+        with pytest.raises(gossip.UsageError, match="without params"):
+            optimizer.add_param_group({})
+
+
+@pytest.mark.parametrize("options", ["check", "own"])
+def test_options_of_the_outer_optimizer_are_compared(options: str) -> None:
+    """And another class is refused, whose state would not fit."""
+
+    def made(kind: type[torch.optim.Optimizer], **given: float) -> SlowMo:
+        model = two_layers()
+        sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        optimizer = SlowMo(sgd, gossip.NoAverage(), period=1, outer=partial(kind, **given))
+        step_on(optimizer)
+        return optimizer
+
+    saved = copy.deepcopy(made(torch.optim.Adam, lr=0.1).state_dict())
+    with pytest.raises(gossip.UsageError, match="that of Adam as the outer optimizer, and here it is SGD"):
+        made(torch.optim.SGD, lr=0.1).load_state_dict(saved, options=options)
+    other = made(torch.optim.Adam, lr=0.3)
+    if options == "check":
+        with pytest.raises(gossip.UsageError, match=r"lr=0\.1.*lr=0\.3"):
+            other.load_state_dict(saved)
+        return
+    other.load_state_dict(saved, options="own")
+    assert other.rule.optimizer.param_groups[0]["lr"] == 0.3
+    step_on(other)
+
+
+def test_an_average_in_flight_does_not_land_in_other_fragments_or_mixing() -> None:
+    def run(world: gossip.World) -> None:
+        def made(turned: bool, mixing: float | None) -> StreamingSlowMo:
+            model = two_layers()
+            fragments = [model[1], model[0]] if turned else [model[0], model[1]]
+            sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+            return StreamingSlowMo(sgd, world, period=4, delay=3, fragments=fragments, mixing=mixing)
+
+        first = made(False, 0.5)
+        for _ in range(4):
+            step_on(first)
+        saved = copy.deepcopy(first.state_dict())
+        for other in (made(True, 0.5), made(False, None)):
+            with pytest.raises(gossip.UsageError, match=r"averages in flight.*settle"):
+                other.load_state_dict(saved, options="own")
+        first.settle()
 
     testing.run(2, run)

@@ -219,3 +219,19 @@ def test_an_mpi_that_is_finalised_is_refused() -> None:
 
     with pytest.raises(gossip.TransportUnavailable, match="MPI starts only once"):
         check_running(SimpleNamespace(Is_finalized=lambda: True))
+
+
+def test_a_program_that_follows_a_rank_may_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that its parent has left behind, and one that begins when the world of its parent is closed."""
+    monkeypatch.setenv(children.VARIABLE, "")
+    launcher = Launcher("torchrun", 0, 2, 0, 2)
+    children.tell_children(launcher)
+    told = os.environ[children.VARIABLE].split()
+    monkeypatch.setattr(os, "getpid", lambda: 1_000_001)
+    monkeypatch.setattr(children, "ancestors", lambda: iter([(int(told[0]), "python")]))
+    with pytest.raises(gossip.UsageError, match="those that begin with TORCHELASTIC_"):
+        children.check_own_process(launcher, "gloo")
+    monkeypatch.setattr(children, "ancestors", lambda: iter([(17, "bash"), (9, "systemd")]))
+    children.check_own_process(launcher, "gloo")
+    children.forget_children()
+    assert children.VARIABLE not in os.environ

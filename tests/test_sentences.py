@@ -512,7 +512,8 @@ def test_objects_print_in_one_line_that_says_what_they_are() -> None:
     inner = f"GossipOptimizer(SGD of 2 parameters at lr 0.1, {averaged}, gradients over 1 ranks, 1 steps made)"
     assert repr(optimizer) == inner
     slow = slowmo.SlowMo(optimizer, gossip.NoAverage(), period=12)
-    assert repr(slow) == f"SlowMo({inner}, NoAverage(), period=12, momentum=0.5, lr=1.0, nesterov=False)"
+    options = "period=12, momentum=0.5, lr=1.0, nesterov=False, buffers='maintain', rescale=True"
+    assert repr(slow) == f"SlowMo({inner}, NoAverage(), {options})"
     host = world.hosts[0]
     assert repr(world) == f"World(rank 0 of 1, local rank 0 of 1 on {host}, cpu, over memory)"
 
@@ -529,3 +530,11 @@ def test_nothing_prints_an_address() -> None:
         wrapped().stats,
     ]
     assert not [text for text in map(repr, family) if " at 0x" in text or "\n" in text]
+
+
+def test_a_rank_by_itself_keeps_buffers_of_any_kind() -> None:
+    module = model()
+    module.register_buffer("graph", torch.eye(2).to_sparse())
+    optimizer = gossip.GossipOptimizer(torch.optim.SGD(module.parameters(), lr=0.1), gossip.NoAverage(), module=module)
+    optimizer.step()
+    assert module.graph.is_sparse

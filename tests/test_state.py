@@ -495,6 +495,12 @@ def test_every_optimizer_of_a_checkpoint_counts(size: int, apart: bool, tmp_path
     exported = checkpoint.consensus(tmp_path)
     names = [name for name, _ in (Pair().generator if apart else Pair()).named_parameters()]
     torch.testing.assert_close([exported[name] for name in names], mean[: len(names)], rtol=1e-12, atol=1e-12)
+    if apart:
+        critic = checkpoint.consensus(tmp_path, "critic")
+        others = [critic[name] for name, _ in Pair().critic.named_parameters()]
+        torch.testing.assert_close(others, mean[len(names) :], rtol=1e-12, atol=1e-12)
+    with pytest.raises(gossip.UsageError, match="'judge' is none of the modules"):
+        checkpoint.consensus(tmp_path, "judge")
 
 
 def test_an_optimizer_whose_module_is_not_saved_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ examples:
   python -m gossip.checkpoint out/run                         every checkpoint, and whether each of its shards is sound
   python -m gossip.checkpoint out/run --export model.pt       the mean of all ranks, weights and what was in flight
                                                               honoured, as an ordinary state_dict
+  python -m gossip.checkpoint out/run --export critic.pt --model critic       another module that was saved beside it
 
   model.load_state_dict(torch.load("model.pt", weights_only=True))
 
@@ -37,11 +38,12 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path, help="what the script gave to gossip.checkpoint.save")
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the consensus model there")
+    parser.add_argument("--model", default="model", metavar="NAME", help='another module that was saved, as "critic"')
     given = parser.parse_args()
     try:
         if given.export is None:
             sys.exit(0 if look(given.folder) else 2)
-        export(given.folder, given.export)
+        export(given.folder, given.export, given.model)
     except (GossipError, OSError) as error:
         print(f"gossip.checkpoint: {error}", file=sys.stderr)
         sys.exit(2)
@@ -69,13 +71,13 @@ def look(folder: Path) -> bool:
     return any_sound
 
 
-def export(folder: Path, out: Path) -> None:
+def export(folder: Path, out: Path, model: str = "model") -> None:
     """Write the consensus model, whole or not at all."""
-    state = consensus(folder)
+    state = consensus(folder, model)
     room = io.BytesIO()
     torch.save(state, room)
     files.write_bytes(out, room.getvalue(), out.with_name(f".{out.name}.tmp"))
-    print(f"{out}: {len(state)} tensors of the newest sound checkpoint in {folder}")
+    print(f"{out}: {len(state)} tensors of {model!r} in the newest sound checkpoint of {folder}")
 
 
 if __name__ == "__main__":

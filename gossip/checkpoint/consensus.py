@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UsageError
 from ..mass import Mass
 from ..mixing import wide_copy
 from ..moments import moments
@@ -78,12 +78,20 @@ class Consensus:
         for place in places:  # they are held once
             _put(first, place, None)
 
-    def model(self) -> State:
-        """The model's state_dict."""
+    def model(self, name: str = "model") -> State:
+        """The state_dict of the module that was saved under `name`.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if name not in self.modules:
+            raise UsageError(
+                f"{name!r} is none of the modules that were saved with what trains them: {', '.join(self.modules)}"
+            )
         self._fill()
         first = self._first
-        for name, layout in first["layouts"].items():
-            for number, values in _get(first, _at(name))["gossip"].get("masters", {}).items():
+        for optimizer, layout in first["layouts"].items():
+            for number, values in _get(first, _at(optimizer))["gossip"].get("masters", {}).items():
                 for slot in layout[number]:
                     place = _homes(slot)[0]
                     _put(first, place, _own(values, slot).to(_get(first, place).dtype, copy=True))
@@ -91,8 +99,13 @@ class Consensus:
                 held, *others = _homes(slot)
                 for place in others:
                     _put(first, place, _get(first, held))
-        state: State = first["model"]
+        state: State = _get(first, _at(name))
         return state
+
+    @property
+    def modules(self) -> list[str]:
+        """The names of the model and of the other modules that saved optimizers train."""
+        return _modules(self._first)
 
     def shard(self, live: Mapping[str, State]) -> State:
         """What each of the new ranks goes on from, `live` being the states of its new optimizers by name."""

@@ -102,13 +102,18 @@ def _load(
     return Saved(manifest.step, manifest.size, left)
 
 
-def consensus(folder: str | os.PathLike[str]) -> dict[str, Any]:
+def consensus(folder: str | os.PathLike[str], model: str = "model") -> dict[str, Any]:
     """The model to publish: an ordinary state_dict of the mean over all ranks of the newest sound checkpoint.
 
     Σ w z / Σ w for parameters, with what was in flight; floating-point buffers at their mean, others as rank 0 had
     them. Reads every rank's shard, and needs neither the job nor the model.
 
+    Args:
+        folder: as given to `save`.
+        model: the name under which it was saved, such as "critic".
+
     Raises:
+        UsageError: no module was saved under that name.
         CheckpointError: the folder holds no sound checkpoint, and why not.
     """
     home = Path(folder)
@@ -116,7 +121,7 @@ def consensus(folder: str | os.PathLike[str]) -> dict[str, Any]:
     reasons = list(damaged.values())
     for manifest in found:
         try:
-            return _all_of(home, manifest).model()
+            return _all_of(home, manifest).model(model)
         except CheckpointError as error:
             reasons.append(str(error))
     raise CheckpointError("; ".join([f"{home} holds no sound checkpoint", *reasons]))

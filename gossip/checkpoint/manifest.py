@@ -70,7 +70,10 @@ def parse(text: bytes) -> Manifest:
         digest = body.pop("digest")
         sound = digest == digest_of(json.dumps(body, sort_keys=True).encode())
         if sound and body["format"] != FORMAT:
-            raise CheckpointError(f"has format {body['format']}, and this version of gossip reads format {FORMAT}")
+            raise CheckpointError(
+                f"has format {body['format']}, and this version of gossip reads format {FORMAT}: "
+                "export the model with the version that wrote it, by python -m gossip.checkpoint FOLDER --export FILE"
+            )
         manifest = Manifest(body["step"], tuple(Shard(*shard) for shard in body["shards"]))
         # Equal where every number is the kind of number that it should be.
         sound = sound and manifest.digest == digest and _possible(manifest)

@@ -133,9 +133,10 @@ class Flight(ABC):
         """Which ranks of this host wait, in which call, and for whom; "" on all of them but the first."""
         board = self.transport.board
         waiting = sorted(board.waiting_alike())
-        if waiting[0] != board.rank:
-            return ""
         call = board.call or STEP
+        others = {slot.call.decode() for slot in board.mates.values() if slot.waiting}
+        if waiting[0] != board.rank or (call == STEP and not others <= {"", STEP}):
+            return ""  # another rank says it: the first, or one that waits in a call which these do not make
         return (
             f"{called(waiting)} waited {waited:.0f} s in {self.subject} of {call}: rank {board.rank} "
             f"{self.lacking()}. Every rank has to call {call}; it fails here after {limit:g} s"
