@@ -58,7 +58,12 @@ def verdict(results: Sequence[Result]) -> str:
             "compute by sleep."
         )
     text = f"{_name(fit[0], results)} exposes least of an update, {_told(fit[0])}"
-    if len(fit) > 1:
+    if len(fit) > 1 and fit[-1]["exposed"] - fit[0]["exposed"] < (spread := max(map(_spread, (fit[0], fit[-1])))):
+        text = (
+            f"Undecided: {_name(fit[0], results)} exposes {_told(fit[0])} and {_name(fit[-1], results)} "
+            f"{_told(fit[-1])}, and single updates of one method differ by {screen.ms(spread)} ms"
+        )
+    elif len(fit) > 1:
         text += f", and {_name(fit[-1], results)} most, {_told(fit[-1])}"
     return text + (f"; not judged for {CROWDED}: {', '.join(left)}." if left else ".")
 
@@ -86,6 +91,11 @@ def never_below_zero(seconds: float) -> str:
 def exposed(result: Result) -> float | None:
     """Seconds beyond an update of `none`, never below 0; None where that was not measured, or cannot be told."""
     return None if result["exposed"] is None or crowded(result) else max(0.0, float(result["exposed"]))
+
+
+def _spread(result: Result) -> float:
+    """Seconds between a quick and a slow update: from the 10th to the 90th percentile."""
+    return float(result["seconds"]["p90"]) - float(result["seconds"]["p10"])
 
 
 def _told(result: Result) -> str:

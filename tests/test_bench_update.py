@@ -415,6 +415,16 @@ def test_no_time_is_below_zero() -> None:
     assert "-250" not in tables.markdown("", [each | {"mean_by_rank": [1.0, 1.0]} for each in shown])
 
 
+def test_a_difference_within_the_spread_of_updates_is_undecided() -> None:
+    compared = beside_none()
+    for each in compared:
+        each["seconds"] = {**each["seconds"], "p10": 0.5, "p90": 2.0}
+    assert judging.verdict(judging.marked(compared)) == (
+        "Undecided: OSGP exposes nothing that can be measured and AR-SGD 750.0 ms, and single updates of one method "
+        "differ by 1500 ms."
+    )
+
+
 def test_a_method_whose_ranks_lacked_cores_is_not_judged() -> None:
     compared = beside_none(ar=1.25)
     shown = judging.marked(compared)
