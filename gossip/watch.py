@@ -115,7 +115,8 @@ class Watch:
                     self._end(f"and its loop did not ask for {GRACE:g} s")
                 continue
             for number in os.read(self._read, 64):
-                if number not in self._ours:
+                # The interpreter writes a byte too where the program has put a handler of its own in our place since.
+                if number not in self._ours or signal.getsignal(number) != self._came:
                     continue
                 if number != REPORT:
                     self._stop(number)

@@ -213,6 +213,17 @@ time.sleep(0.1)
         0,
         r"^mine\n$",
     ),
+    "a handler that the program sets later": (
+        """
+watch.GRACE = 0.2
+watch.stand(board.Board(0), end_job).let_ask()
+signal.signal(signal.SIGINT, lambda *_: print("mine"))
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(1)
+""",
+        0,
+        r"^mine\n$",
+    ),
     "a forked process": (
         """
 own = board.Board(0)
