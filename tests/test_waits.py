@@ -58,7 +58,7 @@ def test_a_call_that_one_rank_makes_alone_is_named(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the line that comes first, and in the error of the deadline."""
-    monkeypatch.setattr(notice, "NOTICE", 0.1)
+    monkeypatch.setattr(notice, "NOTICE", 0.05)
     ended = threading.Event()
 
     def rank(world: gossip.World) -> None:
@@ -77,9 +77,9 @@ def test_a_call_that_one_rank_makes_alone_is_named(
             ended.wait(20)
 
     with caplog.at_level(logging.WARNING, "gossip"), pytest.raises(gossip.PeerTimeout) as error:
-        testing.run(2, rank, timeout=0.5)
+        testing.run(2, rank, timeout=0.2)
     assert re.search(
-        rf"rank 0 heard nothing from rank 1 .*in .* of {re.escape(name)} for 0.5 s .*: does every rank call "
+        rf"rank 0 heard nothing from rank 1 .*in .* of {re.escape(name)} for 0.2 s .*: does every rank call "
         rf"{re.escape(name)}",
         str(error.value),
     )
