@@ -62,7 +62,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 soak: $(READY)
-	$(BIN)/python -m pytest -n 0 -s -m slow tests/test_soak.py $(ARGS)
+	$(BIN)/python -m pytest -n 0 -s -m slow tests/recovery/test_soak.py $(ARGS)
 
 check: $(READY)
 	$(BIN)/python -m ruff check .

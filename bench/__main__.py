@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 
 from gossip import UsageError
-from gossip.cores import share
-from gossip.launchers import Launcher, detect
+from gossip.launching.cores import share
+from gossip.launching.launchers import Launcher, detect
 
 for needed in ("rich", "sklearn", "scipy", "matplotlib", "sacrebleu"):
     if importlib.util.find_spec(needed) is None:

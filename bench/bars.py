@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from topologies.pictures.canvas import FAINT, GREY, INK, QUIET, canvas
+from topologies.commands.pictures.canvas import FAINT, GREY, INK, QUIET, canvas
 
 WIDTH, LEFT, FOOT, MARGIN = 9.6, 0.215, 0.5, 0.18
 

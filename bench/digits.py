@@ -13,7 +13,7 @@ from pathlib import Path
 
 import gossip
 from gossip import UsageError
-from gossip.launchers import Launcher
+from gossip.launching.launchers import Launcher
 
 from . import images, options, report, screen
 from .algorithms import ALGORITHMS

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gossip.cores import bound
-from gossip.launchers import Launcher
+from gossip.launching.cores import bound
+from gossip.launching.launchers import Launcher
 
 from . import screen
 from .matrix import Result, title

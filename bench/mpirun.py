@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gossip import UsageError
-from gossip.cores import bound
+from gossip.launching.cores import bound
 
 END = 30.0
 """Seconds that a launcher which is asked to end has for its ranks."""

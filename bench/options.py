@@ -15,7 +15,7 @@ import torch
 
 import topologies
 from gossip import UsageError
-from gossip.launchers import Launcher
+from gossip.launching.launchers import Launcher
 
 Number = TypeVar("Number", int, float)
 

@@ -16,7 +16,7 @@ import argparse
 from typing import Any
 
 from gossip import UsageError
-from gossip.launchers import Launcher
+from gossip.launching.launchers import Launcher
 
 from . import footprint, interleaved, judging, options, record, screen
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import gossip
 from gossip import UsageError, World
-from gossip.launchers import Launcher
+from gossip.launching.launchers import Launcher
 from topologies import exponential
 
 from . import judging, options, record, screen

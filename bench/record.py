@@ -17,8 +17,9 @@ from typing import Any
 import torch
 
 import gossip
-from gossip import World, cores
-from gossip.launchers import Launcher
+from gossip import World
+from gossip.launching import cores
+from gossip.launching.launchers import Launcher
 
 STARTS = {
     "openmpi": "mpirun -n {}",

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gossip.launchers import Launcher
+from gossip.launching.launchers import Launcher
 
 from . import record, screen
 from .algorithms import ALGORITHMS

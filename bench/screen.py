@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from gossip.launchers import Launcher
+from gossip.launching.launchers import Launcher
 
 PLAIN_WIDTH = 120
 

@@ -30,7 +30,7 @@ from torch.nn.functional import cross_entropy
 import gossip
 import topologies
 from gossip import GossipOptimizer, NoAverage, PushSum, UsageError, World
-from gossip.launchers import Launcher
+from gossip.launching.launchers import Launcher
 from topologies import Topology
 
 from . import images, judging, options, record, screen

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from gossip import UsageError
-from gossip.launchers import Launcher
+from gossip.launching.launchers import Launcher
 
 from . import mpirun, options, record, screen
 

@@ -40,7 +40,7 @@ from typing import Any
 import torch
 
 from gossip import UsageError
-from gossip.launchers import Launcher
+from gossip.launching.launchers import Launcher
 
 from . import breakdown, judging, matrix, options, record, screen, tables, wire
 from .algorithms import ALGORITHMS

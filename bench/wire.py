@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gossip import UsageError, World
-from gossip.transports.interfaces import own_address
+from gossip.transports.torch.interfaces import own_address
 from topologies import Topology
 
 from . import record

@@ -6,10 +6,10 @@ every rank, `timeline` and `trace` show what each rank did when.
 """
 
 from . import checkpoint, testing
-from .account import Account
-from .averaging import Averager, NoAverage
-from .composites import Chain, Every
-from .deaths import Death
+from .averagers.base import Averager, NoAverage
+from .averagers.composition import Chain, Every
+from .averagers.exact import ExactAverage
+from .averagers.push_sum import PushSum
 from .errors import (
     CheckpointError,
     Disagreement,
@@ -20,10 +20,10 @@ from .errors import (
     TransportUnavailable,
     UsageError,
 )
-from .exact import ExactAverage
+from .observe.account import Account
+from .observe.stats import Counters, Stats
 from .optimizer import GossipOptimizer
-from .push_sum import PushSum
-from .stats import Counters, Stats
+from .recovery.deaths import Death
 from .world import World, init
 
 __version__ = "0.1.0"

@@ -15,6 +15,10 @@ Errors of MPI and of torch.distributed are turned into these where they enter, i
 
 from __future__ import annotations
 
+import sys
+
+OURS = ("torch", "gossip", "slowmo")
+
 
 class GossipError(RuntimeError):
     """The root of every error that the runtime raises by itself.
@@ -54,3 +58,11 @@ class PeerLost(GossipError):
 
 class PeerDied(PeerLost):
     """A rank's process has ended. Those that are left can go on: `GossipOptimizer(..., on_failure="shrink")`."""
+
+
+def levels_to_the_user() -> int:
+    """How far above the caller of this the user's code is, counted as `warnings.warn` does."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).split(".")[0] in OURS:
+        level, frame = level + 1, frame.f_back
+    return level

@@ -21,12 +21,12 @@ from typing import Any, NoReturn, TextIO, cast
 
 import torch
 
-from . import cores
-from .ending import end_job
 from .errors import GossipError, UsageError
-from .labels import Labelled
-from .launchers import Launcher, detect
-from .say import say
+from .launching import cores
+from .launching.labels import Labelled
+from .launching.launchers import Launcher, detect
+from .observe.ending import end_job
+from .observe.say import say
 
 _EPILOG = """\
 examples:

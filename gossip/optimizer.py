@@ -8,20 +8,18 @@ from typing import Any, TypeVar
 
 import torch
 
-from .account import Account, account
-from .arguments import check_closure, check_group, check_keys, check_state, check_switches
-from .averaging import Averager
-from .carried import carried, is_probe, restored
-from .closures import Closures, Evaluation, Loss
-from .companions import Companions
-from .compared import check_bare, check_options
-from .deaths import Death, Survivor
-from .drift import Drift
+from .averagers.base import Averager
 from .errors import GossipError
-from .gradients import GradientAverage, Said, unscaled_
-from .mass import Mass
-from .parameters import Parameters
-from .refusals import (
+from .observe.account import Account, account
+from .observe.stats import Stats
+from .observe.timeline import VARIABLE, Timeline
+from .recovery.deaths import Death, Survivor
+from .state.buckets.writes import Writes
+from .state.companions import Companions
+from .state.mass import Mass
+from .training.carried import carried, is_probe, restored
+from .training.checks.arguments import check_closure, check_group, check_keys, check_state, check_switches
+from .training.checks.refusals import (
     check_joined,
     refuse_captured,
     refuse_more,
@@ -30,11 +28,13 @@ from .refusals import (
     refuse_stranger,
     refuse_worlds,
 )
-from .stats import Stats
-from .timeline import VARIABLE, Timeline
+from .training.closures import Closures, Evaluation, Loss
+from .training.compared import check_bare, check_options
+from .training.drift import Drift
+from .training.gradients import GradientAverage, Said, unscaled_
+from .training.parameters import Parameters
+from .training.wrapper import Wrapper, brief
 from .world import World, check_world
-from .wrapper import Wrapper, brief
-from .writes import Writes
 
 Begin = Callable[[], None]
 """Acts before anything in a step changes a value."""

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from .checks import real, shown, whole
-from .contract import check_transport
 from .errors import UsageError
 from .transports import Killed, Network
+from .transports.contract import check_transport
 from .world import World, memory_world
 
 __all__ = ["Killed", "Network", "check_transport", "run"]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from .errors import UsageError
-from .timeline import MET, VARIABLE
+from .observe.timeline import MET, VARIABLE
 
 _EPILOG = """\
 examples:

@@ -12,13 +12,13 @@ from typing import Any, NoReturn
 
 import torch
 
-from . import ending, watch
 from .checks import check_choice, ranks_of, real, shown
-from .children import check_own_process, forget_children, tell_children
 from .errors import TransportUnavailable, UsageError
-from .launchers import TORCH, Launcher, detect, local_place
+from .launching.children import check_own_process, forget_children, tell_children
+from .launching.launchers import TORCH, Launcher, detect, local_place
+from .observe import ending, signals
 from .transports import MemoryTransport, Network, Transport
-from .transports.joined import place_in_torch, ranks_of_mpi, ranks_of_torch
+from .transports.torch.joined import place_in_torch, ranks_of_mpi, ranks_of_torch
 from .untraced import untraced
 
 TRANSPORTS = ("auto", "mpi", "gloo", "nccl")
@@ -130,7 +130,7 @@ class World:
         ...         if number % 10 == 0 and world.asked_to_stop():
         ...             break  # after saving, on every rank
         """
-        here = watch.stand(self.base.board, ending.end_job)
+        here = signals.stand(self.base.board, ending.end_job)
         if here is not None:
             here.let_ask()
         with self.base.board.calling("world.asked_to_stop()"):
@@ -241,7 +241,7 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
     ending.speak_through(base)
     if base.size > 1:
         ending.end_job_on_errors()
-        watch.stand(base.board, ending.end_job)
+        signals.stand(base.board, ending.end_job)
     if launcher.name == "none":
         launcher = Launcher("none", base.rank, base.size, *local_place(hosts, base.rank))
     return _world(base, hosts, _device(name, launcher))
@@ -299,7 +299,7 @@ def _connect(name: str, launcher: Launcher, timeout: float) -> Transport:
     if name == "memory":
         return MemoryTransport(Network(), 0, 1, timeout)
     if name == "mpi":
-        from .transports.mpi import MpiTransport
+        from .transports.mpi.transport import MpiTransport
 
         everyone = MpiTransport(timeout)
         if everyone.size != launcher.size and launcher.name != "none":
@@ -316,8 +316,8 @@ def _connect(name: str, launcher: Launcher, timeout: float) -> Transport:
                 "'gloo', over MPI also on a GPU that ranks share, or start fewer ranks here"
             )
         os.environ["NCCL_HOSTID"] = f"{socket.gethostname()}, rank {launcher.rank}"
-    from .transports.distributed import DistributedTransport
-    from .transports.rendezvous import connect
+    from .transports.torch.rendezvous import connect
+    from .transports.torch.transport import DistributedTransport
 
     connect(launcher, timeout)
     return DistributedTransport(name, timeout, _device(name, launcher))

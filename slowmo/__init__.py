@@ -12,7 +12,7 @@ from .family import bmuf, diloco, double_averaging, gossip_pga, local_sgd, looka
 from .sharded import ShardedSlowMo
 from .shared_momentum import SharedMomentum
 from .slow_momentum import SlowMo
-from .streaming import StreamingSlowMo
+from .streaming.streaming_slowmo import StreamingSlowMo
 
 __all__ = [  # noqa: RUF022  grouped by use
     # the method, and its variants

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from gossip import ExactAverage, UsageError, World
-from gossip.mixing import scalar, wide
+from gossip.state.merging import scalar, wide
 
+from .outer.rule import Part
 from .refusals import checked, refuse_shrink
-from .rule import Part
 from .slow_momentum import SlowMo
 
 

@@ -12,9 +12,9 @@ import torch
 from gossip import Averager, UsageError
 from gossip.checks import check_choice
 
-from .buffers import Average, Buffers, Maintain, Reset
-from .outer import Outer
-from .outer_optimizer import MakeOuter
+from .outer.buffers import Average, Buffers, Maintain, Reset
+from .outer.outer import Outer
+from .outer.outer_optimizer import MakeOuter
 
 STRATEGIES = ("reset", "maintain", "average")
 

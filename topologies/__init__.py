@@ -10,12 +10,12 @@ compares and draws graphs, and advises on them.
 from __future__ import annotations
 
 from topologies import analysis
+from topologies.arrays.edges import Edges
 from topologies.composition import interleave, lift, relabel, repeat, reverse, switch, without
 from topologies.custom.files import from_file
 from topologies.custom.functions import from_function
 from topologies.custom.matrices import from_matrix
 from topologies.custom.networkx_graphs import from_networkx
-from topologies.edges import Edges
 from topologies.errors import SpecError, TopologyError
 from topologies.families.alternating_exponential import alternating_exponential
 from topologies.families.base import base

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from topologies.commands import advise, check, compare, draw, figures, listing, show
 from topologies.commands.options import SPECS
-from topologies.commands.report import json_text
+from topologies.commands.output.report import json_text
 from topologies.errors import TopologyError
 
 EXAMPLES = """\

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from topologies.connectivity import strongly_connected
-from topologies.edges import Edges, Ranks
+from topologies.arrays.connectivity import strongly_connected
+from topologies.arrays.edges import Edges, Ranks
 from topologies.topology import TOLERANCE, Topology
 
 SAMPLED = 8

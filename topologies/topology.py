@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from topologies.edges import Edges, Floats
+from topologies.arrays.edges import Edges, Floats
 from topologies.errors import TopologyError
 
 TOLERANCE = 1e-12

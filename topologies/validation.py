@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from topologies.connectivity import reached
+from topologies.arrays.connectivity import reached
 from topologies.errors import TopologyError
 from topologies.proof import sound
 from topologies.topology import TOLERANCE, Topology, Turn, positive

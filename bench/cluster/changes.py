@@ -6,7 +6,7 @@ import argparse
 import re
 from typing import NamedTuple
 
-from topologies.commands import units
+from topologies.commands.output import units
 
 from .network import SLOWEST, Network
 

@@ -38,8 +38,8 @@ import time
 from pathlib import Path
 
 from gossip import UsageError
-from gossip.launchers import Launcher
-from topologies.commands import units
+from gossip.launching.launchers import Launcher
+from topologies.commands.output import units
 
 from .. import options, record, screen
 from ..wire import VARIABLE

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from gossip.cores import bound
+from gossip.launching.cores import bound
 
 from . import line
 from .needs import path

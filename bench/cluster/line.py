@@ -67,7 +67,7 @@ def measure(
         TimeoutError: nothing moved for `timeout` seconds; it names the ranks.
         ConnectionError: a neighbour is gone.
     """
-    from gossip.transports.interfaces import own_address
+    from gossip.transports.torch.interfaces import own_address
 
     address = "127.0.0.1" if len(set(world.hosts)) == 1 else own_address(world.hosts)
     ranks = times(world, address, nbytes, repeats, neighbours(world, hop), pause=pause, timeout=timeout)

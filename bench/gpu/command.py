@@ -26,9 +26,9 @@ import torch
 
 import gossip
 from gossip import UsageError
-from gossip.launchers import Launcher
+from gossip.launching.launchers import Launcher
+from gossip.state.codecs import WIRES
 from gossip.testing import check_transport
-from gossip.wire import WIRES
 
 from .. import options, record, screen
 from . import processes, report, steps

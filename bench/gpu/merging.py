@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from gossip import mixing
-from gossip.wire import WIRES, Wire
+from gossip.state import merging as mixing
+from gossip.state.codecs import WIRES, Wire
 
 ROUNDS = 40
 CASES: tuple[tuple[str | None, int], ...] = ((None, 1), (None, 2), ("bfloat16", 1), ("int8", 1))

@@ -17,8 +17,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gossip import Stats, World
-from gossip.launchers import detect
-from gossip.transports.rendezvous import connect
+from gossip.launching.launchers import detect
+from gossip.transports.torch.rendezvous import connect
 
 from ..measuring import sgd
 from ..models import Task

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.optim import SGD
 
 from gossip import World
-from gossip.transports.interfaces import own_address
+from gossip.transports.torch.interfaces import own_address
 
 from .. import record
 from ..models import Task

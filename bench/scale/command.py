@@ -22,7 +22,7 @@ from pathlib import Path
 
 import topologies
 from gossip import UsageError
-from gossip.launchers import Launcher
+from gossip.launching.launchers import Launcher
 
 from .. import options as common
 from .. import record, screen

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gossip import UsageError
-from topologies.commands import units
+from topologies.commands.output import units
 
 from .. import options
 from ..published import COMPUTE, LOCAL_PERIOD, NBYTES, PERIOD, RATE

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from topologies.pictures.canvas import FAINT, GREY, INK, QUIET, canvas, save
+from topologies.commands.pictures.canvas import FAINT, GREY, INK, QUIET, canvas, save
 
 from .machine import Floats
 from .methods import Method

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from topologies.commands import units
+from topologies.commands.output import units
 
 from .. import screen
 from .calibration import Compared, Fitted

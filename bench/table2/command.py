@@ -35,7 +35,7 @@ from __future__ import annotations
 import argparse
 
 from gossip import UsageError
-from gossip.launchers import Launcher
+from gossip.launching.launchers import Launcher
 
 from .. import options, published, record, screen, tables
 from . import measurement, picture, report

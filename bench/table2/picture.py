@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from topologies.pictures.canvas import INK, QUIET, save
+from topologies.commands.pictures.canvas import INK, QUIET, save
 
 from .. import screen
 from ..algorithms import ALGORITHMS

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
 from gossip import World
-from gossip.launchers import Launcher
+from gossip.launching.launchers import Launcher
 from gossip.testing import run as on_threads
-from topologies.pictures.canvas import INK, canvas, save
-from topologies.pictures.curves import LOOKS
+from topologies.commands.pictures.canvas import INK, canvas, save
+from topologies.commands.pictures.curves import LOOKS
 
 from .. import record, screen
 from .methods import Method

@@ -23,8 +23,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from gossip import UsageError
-from gossip.cores import bound
-from gossip.launchers import Launcher
+from gossip.launching.cores import bound
+from gossip.launching.launchers import Launcher
 
 from .. import mpirun, options, record, screen
 from . import apart, equality, pictures, quadratic, report

@@ -11,7 +11,7 @@ import functools
 import torch
 
 import topologies
-from gossip.wire import WIRES
+from gossip.state.codecs import WIRES
 
 from ..published import COMPUTE, NBYTES, RATE
 from ..scale import Cluster, Machine, simulate

@@ -18,7 +18,7 @@ import torch
 
 import gossip
 from gossip import UsageError
-from gossip.launchers import Launcher
+from gossip.launching.launchers import Launcher
 from gossip.testing import run as on_threads
 
 from .. import mpirun, screen

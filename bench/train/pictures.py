@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from topologies.pictures.canvas import FAINT, GREY, INK, QUIET, canvas, save
-from topologies.pictures.curves import LOOKS
+from topologies.commands.pictures.canvas import FAINT, GREY, INK, QUIET, canvas, save
+from topologies.commands.pictures.curves import LOOKS
 
 from . import costs
 from .findings import Result

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from gossip import World
-from gossip.launchers import Launcher
+from gossip.launching.launchers import Launcher
 from gossip.testing import run as on_threads
-from topologies.pictures.canvas import GREY, INK, canvas, save
-from topologies.pictures.curves import LOOKS
+from topologies.commands.pictures.canvas import GREY, INK, canvas, save
+from topologies.commands.pictures.curves import LOOKS
 
 from .. import record, screen
 from .methods import Method

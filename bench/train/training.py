@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from gossip import World
-from gossip.mixing import wide_copy
+from gossip.state.merging import wide_copy
 from gossip.testing import run as on_threads
 
 from . import shards

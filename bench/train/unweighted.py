@@ -6,7 +6,7 @@ Source of what it lacks: Assran et al., ICML 2019, arXiv 1811.10792, section 2.
 from __future__ import annotations
 
 from gossip import PushSum
-from gossip.composites import Composite
+from gossip.averagers.composition import Composite
 
 
 class Unweighted(Composite):

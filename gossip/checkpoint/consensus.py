@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError, UsageError
-from ..mass import Mass
-from ..mixing import wide_copy
-from ..moments import moments
-from ..stats import Stats
-from ..wire import WIRES
+from ..observe.stats import Stats
+from ..state.codecs import WIRES
+from ..state.mass import Mass
+from ..state.merging import wide_copy
+from ..training.moments import moments
 
 State = dict[str, Any]
 Place = tuple[Any, ...]

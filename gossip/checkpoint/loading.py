@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import torch
 
 from ..errors import CheckpointError, PeerLost, PeerTimeout, UsageError
+from ..training.wrapper import Wrapper
 from ..untraced import untraced
 from ..world import World
-from ..wrapper import Wrapper
 from . import files, randomness
 from .consensus import Consensus, lost
 from .manifest import Manifest, parse

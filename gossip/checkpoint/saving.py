@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from ..agreement import difference
 from ..errors import Disagreement, UsageError
-from ..masters import origin
 from ..optimizer import GossipOptimizer
+from ..state.buckets.masters import origin
+from ..training.agreement import difference
+from ..training.wrapper import Wrapper
 from ..untraced import untraced
 from ..world import World
-from ..wrapper import Wrapper
 from . import files, randomness
 from .manifest import FORMAT, Manifest, Shard
 from .plain import plain

@@ -8,12 +8,12 @@ go: `direct` or by `staging`. Below `distributed`, ranks find one another by `re
 `streams` has what NCCL does in the order of a GPU's stream, and below `memory` is the `network` of threads.
 """
 
+from ..recovery.survival import Carrier, Lasting, Told
 from .base import Transport
 from .flight import Batch, Flight
-from .memory import MemoryTransport
-from .network import Killed, Network
+from .memory.network import Killed, Network
+from .memory.transport import MemoryTransport
 from .parts import post_in_parts
-from .survival import Carrier, Lasting, Told
 
 __all__ = [
     "Batch",

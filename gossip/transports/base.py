@@ -17,13 +17,13 @@ from typing import NoReturn, TypeVar
 
 import torch
 
-from ..board import Board
 from ..checks import check_bytes, check_tensors, ranks_of, whole
 from ..errors import PeerLost, UsageError
+from ..observe.board import Board
+from ..recovery.survival import Carrier
 from . import collectives, sums
 from .collectives import Relay
 from .flight import Batch, Flight
-from .survival import Carrier
 
 Own = TypeVar("Own", bound="Transport")
 Result = TypeVar("Result")
@@ -40,7 +40,7 @@ over an MPI with no more tags than the standard promises, 500,000 over Gloo, and
 class Transport(ABC):
     """Moves tensors between `size` ranks, numbered from 0, on a channel of its own.
 
-    Laws, held by `gossip.testing.check_transport`, which is `gossip.contract`:
+    Laws, held by `gossip.testing.check_transport`, which is `gossip.transports.contract`:
 
     - messages of one channel from one rank to another arrive in the order in which they were posted;
     - channels and groups never meet, also when several exist in one process;

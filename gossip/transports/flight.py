@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from ..errors import PeerDied, PeerLost, PeerTimeout
-from ..slot import STEP
-from .notice import Notice
+from ..observe.notice import Notice
+from ..observe.slot import STEP
 from .pacing import pace
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from topologies.analysis.rounds import busiest, column, played
 from topologies.analysis.spectrum import contraction, quick
+from topologies.arrays.edges import Edges, Floats, Ranks
 from topologies.checks import natural
-from topologies.circulants import MANY_HOPS, Circulant
-from topologies.edges import Edges, Floats, Ranks
 from topologies.errors import TopologyError
+from topologies.kinds.circulants import MANY_HOPS, Circulant
 from topologies.topology import TOLERANCE, Topology
 
 EXACT = 1e-12

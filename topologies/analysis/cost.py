@@ -14,7 +14,7 @@ import numpy as np
 
 from topologies.analysis.consensus import Consensus
 from topologies.analysis.reach import loads
-from topologies.edges import Floats, Ranks
+from topologies.arrays.edges import Floats, Ranks
 from topologies.errors import TopologyError
 from topologies.topology import Topology, positive
 

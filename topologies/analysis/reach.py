@@ -10,8 +10,8 @@ from statistics import fmean
 import numpy as np
 
 from topologies.analysis.rounds import busiest, column
-from topologies.connectivity import strongly_connected
-from topologies.edges import Ranks
+from topologies.arrays.connectivity import strongly_connected
+from topologies.arrays.edges import Ranks
 from topologies.topology import Topology
 from topologies.validation import rounds_of
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from topologies.circulants import Circulant
+from topologies.arrays.edges import Edges
 from topologies.composition.composed import Arranged
-from topologies.edges import Edges
+from topologies.kinds.circulants import Circulant
 from topologies.topology import Topology
 
 

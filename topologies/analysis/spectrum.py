@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from topologies.analysis.rounds import column
-from topologies.edges import Floats
+from topologies.arrays.edges import Floats
 from topologies.errors import TopologyError
 from topologies.topology import TOLERANCE, Topology
 

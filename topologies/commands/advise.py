@@ -7,10 +7,10 @@ import math
 
 from topologies.analysis import Advice, Link
 from topologies.analysis import advise as advice
-from topologies.commands import units
 from topologies.commands.options import SPECS, Commands, add_command, add_size
-from topologies.commands.report import Report
-from topologies.commands.tables import paragraph, table
+from topologies.commands.output import units
+from topologies.commands.output.report import Report
+from topologies.commands.output.tables import paragraph, table
 from topologies.errors import SpecError
 from topologies.loading import check_spec
 

@@ -6,7 +6,7 @@ import argparse
 
 from topologies.analysis.facts import facts
 from topologies.commands.options import SPECS, Commands, add_command, add_spec, graph
-from topologies.commands.report import Report
+from topologies.commands.output.report import Report
 from topologies.commands.show import fact_lines
 from topologies.errors import SpecError, TopologyError
 

@@ -6,14 +6,14 @@ import argparse
 import dataclasses
 from typing import Any, NamedTuple
 
-from topologies import pictures
 from topologies.analysis.consensus import Consensus, consensus
 from topologies.analysis.facts import Facts, facts
-from topologies.commands import units
+from topologies.commands import pictures
 from topologies.commands.options import SPECS, Commands, add_command, add_size, count, graph
-from topologies.commands.report import Report
+from topologies.commands.output import units
+from topologies.commands.output.report import Report
+from topologies.commands.output.tables import paragraph, table
 from topologies.commands.show import EXACT_LEFT
-from topologies.commands.tables import paragraph, table
 from topologies.errors import SpecError
 from topologies.loading import check_spec
 from topologies.topology import Topology

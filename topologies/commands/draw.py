@@ -7,12 +7,12 @@ import os
 import re
 from typing import Any
 
-from topologies import pictures
+from topologies.arrays.edges import Edges
+from topologies.commands import pictures
 from topologies.commands.options import SPECS, Commands, add_command, add_spec, count, graph
-from topologies.commands.report import Report
-from topologies.commands.tables import paragraph
+from topologies.commands.output.report import Report
+from topologies.commands.output.tables import paragraph
 from topologies.custom.files import is_file
-from topologies.edges import Edges
 from topologies.errors import SpecError
 from topologies.specs import parsed
 from topologies.topology import TOLERANCE, Topology

@@ -8,8 +8,8 @@ import math
 from topologies.analysis import Figure
 from topologies.analysis import figures as known
 from topologies.commands.options import Commands, add_command
-from topologies.commands.report import Report
-from topologies.commands.tables import table
+from topologies.commands.output.report import Report
+from topologies.commands.output.tables import table
 
 TITLES = ("known", "computed", "agree", "source", "figure")
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from topologies.catalogue import GROUPS
 from topologies.commands.options import SPECS, Commands, add_command
-from topologies.commands.report import Report
-from topologies.commands.tables import paragraph
+from topologies.commands.output.report import Report
+from topologies.commands.output.tables import paragraph
 from topologies.custom.entry_points import Declared, families, hidden
 from topologies.errors import TopologyError
 

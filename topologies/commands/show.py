@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from topologies.analysis.facts import Facts, facts
 from topologies.analysis.reach import Span
 from topologies.commands.options import SPECS, Commands, add_command, add_spec, count, graph
-from topologies.commands.report import Report
+from topologies.commands.output.report import Report
 from topologies.errors import SpecError
 from topologies.topology import Topology
 

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import final
 
-from topologies.edges import Edges, Floats
+from topologies.arrays.edges import Edges, Floats
 from topologies.errors import TopologyError
 from topologies.topology import Topology, Turn
 from topologies.validation import laws, validate

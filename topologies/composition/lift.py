@@ -6,11 +6,11 @@ import operator
 
 import numpy as np
 
-from topologies.circulants import Columns, uniform
 from topologies.composition.composed import Arranged
 from topologies.composition.interleave import Interleaved
 from topologies.composition.side_by_side import SideBySide
 from topologies.errors import TopologyError
+from topologies.kinds.circulants import Columns, uniform
 from topologies.topology import Topology, positive
 from topologies.validation import validate
 

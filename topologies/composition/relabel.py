@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from topologies.arrays.edges import Edges, Floats
 from topologies.checks import integers
 from topologies.composition.composed import Composed, shown
-from topologies.edges import Edges, Floats
 from topologies.errors import TopologyError
 from topologies.topology import Topology, Turn, refuse_rank
 from topologies.validation import validate

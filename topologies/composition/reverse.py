@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from topologies.arrays.edges import Edges, Floats
 from topologies.composition.composed import Composed
-from topologies.edges import Edges, Floats
 from topologies.topology import TOLERANCE, Topology, Turn
 from topologies.validation import validate
 

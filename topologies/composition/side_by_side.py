@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from topologies.edges import Edges, Ranks
+from topologies.arrays.edges import Edges, Ranks
 from topologies.topology import Topology, Turn, refuse_rank
 
 

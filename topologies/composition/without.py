@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from topologies.arrays.connectivity import reached
+from topologies.arrays.edges import Edges, Floats, Ranks
 from topologies.checks import integers
-from topologies.circulants import Columns, uniform
 from topologies.composition.composed import Arranged, Composed, shown
 from topologies.composition.interleave import Interleaved
-from topologies.connectivity import reached
-from topologies.edges import Edges, Floats, Ranks
 from topologies.errors import TopologyError
+from topologies.kinds.circulants import Columns, uniform
 from topologies.topology import Topology, Turn, refuse_rank
 from topologies.validation import rounds_of, validate
 

@@ -11,12 +11,12 @@ from typing import Any
 import networkx as nx
 import numpy as np
 
+from topologies.arrays.edges import Edges
 from topologies.custom.calls import misfit
 from topologies.custom.matrices import is_matrices, matrix_edges
 from topologies.custom.networkx_graphs import graph_edges
-from topologies.edges import Edges
 from topologies.errors import TopologyError
-from topologies.table import Table
+from topologies.kinds.table import Table
 from topologies.topology import Topology, Turn, refuse_rank
 from topologies.validation import rounds_of, validate
 

@@ -10,9 +10,9 @@ import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
-from topologies.edges import Edges, Floats, Ranks, totals
+from topologies.arrays.edges import Edges, Floats, Ranks, totals
 from topologies.errors import TopologyError
-from topologies.table import Table
+from topologies.kinds.table import Table
 from topologies.topology import TOLERANCE
 from topologies.validation import validate
 

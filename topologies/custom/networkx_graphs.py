@@ -8,13 +8,13 @@ from typing import Any
 import networkx as nx
 import numpy as np
 
+from topologies.arrays.edges import Edges, Floats, Ranks, totals
+from topologies.arrays.weights import undirected, weighted
 from topologies.custom.matrices import ROUNDING
-from topologies.edges import Edges, Floats, Ranks, totals
 from topologies.errors import TopologyError
-from topologies.table import Table
+from topologies.kinds.table import Table
 from topologies.topology import TOLERANCE
 from topologies.validation import is_share, validate
-from topologies.weights import undirected, weighted
 
 USUAL = "weight"
 """The edge attribute that holds the shares, where it is there."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from topologies.circulants import Columns, uniform
 from topologies.families.exponential import powers
+from topologies.kinds.circulants import Columns, uniform
 from topologies.topology import positive
 from topologies.validation import validate
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from topologies.edges import Edges
+from topologies.arrays.edges import Edges
 from topologies.families.base_parts import Cliques, Meeting, Part, joined
 from topologies.topology import Topology, Turn, positive, refuse_rank
 from topologies.validation import validate

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from topologies.edges import Edges
+from topologies.arrays.edges import Edges
 
 
 class Part(Protocol):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from topologies.table import Table
+from topologies.arrays.weights import undirected
+from topologies.kinds.table import Table
 from topologies.topology import positive
 from topologies.validation import validate
-from topologies.weights import undirected
 
 
 class BinaryTree(Table):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from topologies.families.exponential import powers
-from topologies.pairing import Pairing, R, choose
+from topologies.kinds.pairing import Pairing, R, choose
 from topologies.topology import positive
 from topologies.validation import validate
 

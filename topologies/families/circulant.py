@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from topologies.checks import flag, integers
-from topologies.circulants import Columns, uniform
 from topologies.errors import TopologyError
+from topologies.kinds.circulants import Columns, uniform
 from topologies.topology import TOLERANCE, positive
 from topologies.validation import is_share, validate
 

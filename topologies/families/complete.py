@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from topologies.circulants import Columns, uniform
+from topologies.kinds.circulants import Columns, uniform
 from topologies.topology import positive
 from topologies.validation import validate
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from topologies.arrays.draws import below, draw
 from topologies.checks import flag, natural
-from topologies.circulants import Circulant
-from topologies.draws import below, draw
 from topologies.errors import TopologyError
-from topologies.pairing import Pairing, R, choose
+from topologies.kinds.circulants import Circulant
+from topologies.kinds.pairing import Pairing, R, choose
 from topologies.topology import positive
 from topologies.validation import is_share, validate
 

@@ -6,9 +6,9 @@ import itertools
 import math
 from collections import Counter
 
+from topologies.arrays.draws import below, draw
 from topologies.checks import flag, natural
-from topologies.circulants import Columns
-from topologies.draws import below, draw
+from topologies.kinds.circulants import Columns
 from topologies.topology import positive
 from topologies.validation import validate
 

@@ -7,12 +7,12 @@ import math
 import networkx as nx
 
 from topologies import checks
-from topologies.drawn import TRIES, first_connected
+from topologies.arrays.drawn import TRIES, first_connected
+from topologies.arrays.weights import undirected
 from topologies.errors import TopologyError
-from topologies.table import Table
+from topologies.kinds.table import Table
 from topologies.topology import positive
 from topologies.validation import validate
-from topologies.weights import undirected
 
 
 class ErdosRenyi(Table):

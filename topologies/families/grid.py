@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from topologies.arrays.edges import Ranks
+from topologies.arrays.weights import undirected
 from topologies.checks import integers
-from topologies.edges import Ranks
 from topologies.errors import TopologyError
-from topologies.table import Table
+from topologies.kinds.table import Table
 from topologies.topology import positive
 from topologies.validation import validate
-from topologies.weights import undirected
 
 
 class Grid(Table):

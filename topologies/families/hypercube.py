@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from topologies.arrays.weights import undirected
 from topologies.errors import TopologyError
-from topologies.table import Table
+from topologies.kinds.table import Table
 from topologies.topology import positive
 from topologies.validation import validate
-from topologies.weights import undirected
 
 
 class Hypercube(Table):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from topologies.circulants import Circulant, uniform
+from topologies.kinds.circulants import Circulant, uniform
 from topologies.topology import positive
 from topologies.validation import validate
 

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from topologies.arrays.connectivity import strongly_connected
+from topologies.arrays.draws import draw, draws
+from topologies.arrays.edges import Edges, Ranks
+from topologies.arrays.weights import metropolis
 from topologies.checks import natural
-from topologies.connectivity import strongly_connected
-from topologies.draws import draw, draws
-from topologies.edges import Edges, Ranks
 from topologies.errors import TopologyError
 from topologies.families.ring import ring
 from topologies.topology import Topology, Turn, positive, refuse_rank
 from topologies.validation import is_share, rounds_of, validate
-from topologies.weights import metropolis
 
 
 class Matcha(Topology):

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from topologies.arrays.edges import Ranks
 from topologies.checks import integers
 from topologies.composition.composed import Arranged, shown
 from topologies.composition.interleave import Interleaved
 from topologies.composition.side_by_side import SideBySide
-from topologies.edges import Ranks
 from topologies.errors import TopologyError
 from topologies.families.named import named
 from topologies.topology import Topology, positive

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from topologies.errors import TopologyError
-from topologies.pairing import Pairing, R
+from topologies.kinds.pairing import Pairing, R
 from topologies.topology import positive
 from topologies.validation import validate
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from topologies.arrays.draws import Shuffle, draw
 from topologies.checks import natural
-from topologies.draws import Shuffle, draw
-from topologies.pairing import Pairing, R
+from topologies.kinds.pairing import Pairing, R
 from topologies.topology import positive
 from topologies.validation import validate
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from topologies.arrays.draws import below, draw, draws
+from topologies.arrays.edges import Edges, Ranks
 from topologies.checks import natural
-from topologies.draws import below, draw, draws
-from topologies.edges import Edges, Ranks
 from topologies.errors import TopologyError
 from topologies.families.exponential import powers
 from topologies.topology import Topology, Turn, positive, refuse_rank

@@ -5,15 +5,15 @@ from __future__ import annotations
 import networkx as nx
 import numpy as np
 
+from topologies.arrays.drawn import TRIES, ends_of, first_connected
+from topologies.arrays.draws import Shuffle, draw
+from topologies.arrays.edges import Ranks
+from topologies.arrays.weights import undirected
 from topologies.checks import natural
-from topologies.drawn import TRIES, ends_of, first_connected
-from topologies.draws import Shuffle, draw
-from topologies.edges import Ranks
 from topologies.errors import TopologyError
-from topologies.table import Table
+from topologies.kinds.table import Table
 from topologies.topology import positive
 from topologies.validation import validate
-from topologies.weights import undirected
 
 
 class RandomRegular(Table):

@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from topologies.circulants import Columns
 from topologies.errors import TopologyError
 from topologies.families.exponential import powers
+from topologies.kinds.circulants import Columns
 from topologies.topology import positive
 from topologies.validation import validate
 

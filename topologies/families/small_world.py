@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import networkx as nx
 
+from topologies.arrays.drawn import TRIES, first_connected
+from topologies.arrays.weights import undirected
 from topologies.checks import natural, probability
-from topologies.drawn import TRIES, first_connected
 from topologies.errors import TopologyError
-from topologies.table import Table
+from topologies.kinds.table import Table
 from topologies.topology import positive
 from topologies.validation import validate
-from topologies.weights import undirected
 
 
 class SmallWorld(Table):

@@ -1,0 +1,128 @@
+"""Averagers made of averagers: one after another, and one in every so many steps."""
+
+from __future__ import annotations
+
+from ..checks import whole
+from ..errors import UsageError
+from ..state.mass import Mass
+from ..transports import Told
+from .base import Averager, State, check_averager
+
+
+class Composite(Averager):
+    """An averager made of others: what is asked of it is asked of each of them, in order."""
+
+    def __init__(self, *members: Averager) -> None:
+        name = type(self).__name__
+        for number, member in enumerate(members):
+            check_averager(
+                member, f"member {number} of {name} is {{}}, but it is an averager such as gossip.ExactAverage(world)"
+            )
+            if any(member is other for other in members[:number]):
+                raise UsageError(f"member {number} of {name} is in it already: make a new averager for each place")
+        self.members = members
+        self.worlds = tuple(world for member in members for world in member.worlds)
+        self.overlap = max((member.overlap for member in members), default=0)
+        self.outlives = all(member.outlives for member in members)
+        self.lockstep = all(member.lockstep for member in members)
+        self.levels = tuple(world for member in members for world in member.levels)
+        self.nodes = tuple(node for member in members for node in member.nodes)
+
+    def bind(self, mass: Mass, every: int) -> None:
+        for member in self.members:
+            member.bind(mass, every)
+        super().bind(mass, every)
+
+    def land(self, step: int) -> None:
+        for member in self.members:
+            member.land(step)
+
+    def average(self, step: int) -> None:
+        for member in self.members:
+            member.average(step)
+
+    def post(self, step: int) -> None:
+        for member in self.members:
+            member.post(step)
+
+    def rebind(self) -> None:
+        for member in self.members:
+            member.rebind()
+
+    def forget(self) -> None:
+        for member in self.members:
+            member.forget()
+
+    def tell(self) -> State:
+        return {str(number): member.tell() for number, member in enumerate(self.members)}
+
+    def weights(self, told: Told) -> dict[int, float]:
+        each = [member.weights(part) for member, part in self._parts(told)]
+        return {rank: sum(weights[rank] for weights in each) for rank in told}
+
+    def go_on(self, told: Told, scale: float) -> float:
+        return sum(member.go_on(part, scale) for member, part in self._parts(told))
+
+    def _parts(self, told: Told) -> list[tuple[Averager, Told]]:
+        return [
+            (member, {rank: each[str(number)] for rank, each in told.items()})
+            for number, member in enumerate(self.members)
+        ]
+
+    def state_dict(self) -> State:
+        return {str(number): member.state_dict() for number, member in enumerate(self.members)}
+
+    def load_state_dict(self, state: State) -> None:
+        for number, member in enumerate(self.members):
+            member.load_state_dict(state[str(number)])
+
+
+class Every(Composite):
+    """Let `averager` act in every `period`-th step only. Rounds of gossip count posts, not steps.
+
+    Args:
+        period: steps from one to the next; it acts in each step t with (t + 1) mod period = 0.
+        averager: what acts then.
+
+    Raises:
+        UsageError: a period that is not a whole number of at least 1.
+
+    >>> import gossip
+    >>> Every(4, Every(2, gossip.NoAverage())).describe()
+    'Every(4, Every(2, NoAverage()))'
+    """
+
+    def __init__(self, period: int, averager: Averager) -> None:
+        self.period = whole(period, "Every({}, ...): the period is a whole number of steps, at least 1", 1)
+        super().__init__(averager)
+
+    def describe(self) -> str:
+        return f"Every({self.period}, {self.members[0].describe()})"
+
+    def __repr__(self) -> str:
+        """The same of what it is around."""
+        return f"Every({self.period}, {self.members[0]!r})"
+
+    def bind(self, mass: Mass, every: int) -> None:
+        super().bind(mass, every * self.period)
+
+
+class Chain(Composite):
+    """Several averagers, one after another in each step.
+
+    Gossip-PGA is `Chain(PushSum(...), Every(H, ExactAverage(...)))`.
+
+    Args:
+        members: in the order in which they act.
+
+    >>> import gossip
+    >>> Chain(gossip.NoAverage(), Every(2, gossip.NoAverage())).describe()
+    'Chain(NoAverage(), Every(2, NoAverage()))'
+    """
+
+    def describe(self) -> str:
+        return f"Chain({', '.join(member.describe() for member in self.members)})"
+
+    def __repr__(self) -> str:
+        """The same of its members."""
+        return f"Chain({', '.join(map(repr, self.members))})"

@@ -1,0 +1,146 @@
+"""Push-sum over a time-varying graph: SGP, OSGP, and gossip that no straggler holds up.
+
+What is given and when it is merged is one strategy in a file: `rounds` lands them when they are due, `early` as soon as
+they have arrived, `asynchronous` has no rounds in common.
+"""
+
+from __future__ import annotations
+
+import topologies
+
+from ..checks import check_choice, whole
+from ..errors import UsageError
+from ..state.codecs import WIRES
+from ..world import World, check_world
+from .base import State
+from .composition import Composite
+from .landing.asynchronous import Asynchronous
+from .landing.due import Rounds
+from .landing.early import Early
+
+LANDINGS: dict[str, type[Rounds]] = {"due": Rounds, "early": Early, "any": Asynchronous}
+
+
+class PushSum(Composite):
+    """Gossip of (weight, values) pairs over `topology`; one round for each post.
+
+        give     w_j <- P[j,j] w_j ,  send (P[i,j] w_j, z_j) to each i
+        merge    w <- w + w' ,        z <- z + (w'/w)(z' − z)
+
+    Σ w and Σ w·z over all ranks, held and in flight, never change by it. With a doubly stochastic schedule w is
+    exactly 1 at every update with overlap 0 or 1 and landing="due".
+
+    Args:
+        world: the ranks that gossip. Between steps their parameters may be on their way: settle before writing them.
+        topology: who gives to whom; its size is the world's.
+        overlap: steps that a round may travel. 0 and 1 send the parameters' own memory; above that a snapshot.
+        landing: "due": a round is merged exactly `overlap` steps after its post, so that runs repeat bit for bit.
+            "early": as soon as it has arrived, and at most `overlap` steps after its post, so that pauses of so many
+            steps hold nobody up. "any": whatever has arrived, however late; no rank waits for another, `overlap` bounds
+            nothing, and every rank may call `step()` as often as it likes. See `gossip.averagers.landing`.
+        wire: how values travel. None: in the parameters' own dtype. "float32", "bfloat16", "float16" and "int8" (with
+            a float32 scale for every 256 values) send a rounded snapshot ẑ, and its sender keeps what rounding lost:
+            z <- z + (s/k)(z − ẑ) where it gives the share s and keeps k, so that Σ w·z is as it was, to the
+            precision of the parameters. Ranks come as
+            close to one another as values are rounded, and no closer; where k is small that is s/k times as far.
+            "float16" and "int8" refuse a value that is not finite, "float16" one above 65,504 too; on a GPU, where the
+            host would have to wait to know, such values go on as not finite, as they do with the others.
+        node: where the ranks of a host hold the same values, since they average their gradients, `world` is their
+            counterparts on other hosts and `node` the ranks of the host: each of its m ranks sends one m-th of a
+            message to its counterparts, and they hand each other what they have got, so that a message crosses the
+            network once and not m times. The result is the same, bit for bit. See `gossip.transports.parts`.
+
+    Raises:
+        UsageError: an overlap, landing or wire that does not exist or that the transport cannot have, or a topology of
+            another size.
+        TopologyError: a schedule that breaks the laws of `topologies.Topology`.
+
+    Source: Assran, Loizou, Ballas, Rabbat, "Stochastic gradient push for distributed deep learning", ICML 2019, arXiv
+    1811.10792, algorithms 1 (SGP) and 2 (OSGP).
+
+    >>> import gossip, topologies, torch
+    >>> world = gossip.init()
+    >>> osgp = gossip.PushSum(world, topologies.exponential(world.size), overlap=1)
+
+    Among hosts with several ranks each:
+
+    >>> hosts = topologies.exponential(world.across.size)
+    >>> across = gossip.PushSum(world.across, hosts, overlap=1, node=world.node)
+    >>> sgd = torch.optim.SGD(torch.nn.Linear(4, 2).parameters(), lr=0.1)
+    >>> optimizer = gossip.GossipOptimizer(sgd, across, gradients=world.node)
+    """
+
+    def __init__(
+        self,
+        world: World,
+        topology: topologies.Topology,
+        overlap: int = 0,
+        landing: str = "due",
+        wire: str | None = None,
+        node: World | None = None,
+    ) -> None:
+        check_world(world, "world is {}, and PushSum(world, topology, ...) is the order")
+        overlap = whole(overlap, "overlap is {}, but it is a number of steps: 0, 1 or more")
+        check_choice("landing", landing, LANDINGS)
+        check_choice("wire", wire, WIRES)
+        if landing != "due" and world.base.streams:
+            raise UsageError(
+                f"landing={landing!r} asks which message has come, and over nccl messages come in the one order of a "
+                "stream: use landing='due', or gossip.init('mpi')"
+            )
+        if isinstance(topology, str):
+            raise UsageError(
+                f"topology is the text {topology!r}: topologies.load({topology!r}, world.size) makes a graph of it"
+            )
+        if not isinstance(topology, topologies.Topology):
+            raise UsageError(
+                f"topology is a {type(topology).__name__}, not a topologies.Topology: "
+                + ("call it with world.size" if callable(topology) else "topologies.from_networkx(graph) makes one")
+            )
+        if topology.size != world.base.size:
+            raise UsageError(
+                f"the topology has {topology.size} ranks and the world has {world.base.size}: make it with "
+                f"size=world.{'size' if world.size == world.base.size else 'survivors.size, and world.survivors'}"
+            )
+        topologies.validate(topology)
+        if node is not None:
+            _refuse_node(world, node, landing)
+        self.landing = landing
+        more = (f", {wire=}" if wire is not None else "") + (f", node={node.size}" if node is not None else "")
+        self._options = f"overlap={overlap}, landing={landing!r}{more}"
+        self._description = f"PushSum({topology.describe()}, {self._options})"
+        self._rounds = LANDINGS[landing](world, topology, overlap, wire, self._description, node)
+        super().__init__(self._rounds)
+
+    @property
+    def topology(self) -> topologies.Topology:
+        """The graph; without the ranks that died."""
+        return self._rounds.topology
+
+    def describe(self) -> str:
+        return self._description
+
+    def __repr__(self) -> str:
+        """The same without the digest of the graph."""
+        return f"PushSum({self.topology!r}, {self._options})"
+
+    def state_dict(self) -> State:
+        return self._rounds.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        self._rounds.load_state_dict(state)
+
+
+def _refuse_node(world: World, node: World, landing: str) -> None:
+    if not isinstance(node, World):
+        raise UsageError(f"node is {node!r}, but it is a World: world.node, the ranks that share this host")
+    if landing != "due":
+        raise UsageError(
+            f"landing={landing!r} takes each message when it comes, and with node=... the ranks of a node hand each "
+            "other parts of one round: use landing='due'"
+        )
+    if set(world.base.ranks) & set(node.base.ranks) != {world.base.me}:
+        raise UsageError(
+            f"rank {world.base.me} gossips with ranks of its own node, which hold the same values: give a world of "
+            "counterparts, as in PushSum(world.across, ..., node=world.node)"
+        )

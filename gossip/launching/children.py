@@ -1,0 +1,83 @@
+"""Processes that a rank starts: they inherit the launcher's variables, and are no ranks for all that."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import UsageError
+from .launchers import Launcher
+
+VARIABLE = "GOSSIP_RANK"
+"""Set by `gossip.init` for the children of this process: its number, its rank, the job, and where the job meets."""
+
+LAUNCHERS = ("mpirun", "mpiexec", "prterun", "prted", "hydra_pmi_proxy", "mpiexec.hydra", "slurmstepd")
+"""Names of the processes that start ranks, with variables of their own."""
+
+JOB = ("PMIX_NAMESPACE", "SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_ERROR_FILE")
+MEETING = ("MASTER_ADDR", "MASTER_PORT")
+
+INHERITED = {
+    "openmpi": "OMPI_, PMIX_ or PRTE_",
+    "mpich": "PMI_, MPI_ or HYDI_",
+    "srun": "SLURM_, PMI_ or PMIX_",
+    "torchrun": "TORCHELASTIC_, LOCAL_ or GROUP_, and RANK and WORLD_SIZE",
+}
+"""The variables by which a process takes itself for a rank, by launcher."""
+
+
+def tell_children(launcher: Launcher) -> None:
+    """Let the children of this process know that it is a rank."""
+    os.environ[VARIABLE] = f"{os.getpid()} {launcher.rank} {_digest(launcher, JOB)} {_digest(launcher, MEETING)}"
+
+
+def forget_children() -> None:
+    """This process is a rank no more, and a program that it starts may be one in its place."""
+    os.environ.pop(VARIABLE, None)
+
+
+def check_own_process(launcher: Launcher, transport: str) -> None:
+    """A child of a rank would wait for peers that never come, or break MPI for its parent.
+
+    Raises:
+        UsageError: the launcher started a parent of this process, not this one.
+    """
+    pid, rank, job, meeting = (os.environ.get(VARIABLE, "").split() + [""] * 4)[:4]
+    if not pid or pid == str(os.getpid()) or job != _digest(launcher, JOB):
+        return
+    if transport != "mpi" and meeting != _digest(launcher, MEETING):
+        return  # children that are told of a place of their own are a job of their own
+    ancestor = 0
+    for ancestor, name in ancestors():
+        if str(ancestor) == pid:
+            break
+        if name in LAUNCHERS:
+            return  # one between the rank and this process
+    else:
+        if ancestor and transport != "mpi":
+            return  # its parent is gone, and so is the rank that it was a child of
+    raise UsageError(
+        f"process {os.getpid()} was started by rank {rank} (process {pid}), not by {launcher.name}, so it is no rank "
+        "and gossip.init cannot take it into the job: call gossip.init once in each rank, under "
+        "`if __name__ == '__main__':` where workers of a data loader import the script, and start other programs "
+        f"without {launcher.name}'s variables: those that begin with {INHERITED[launcher.name]}"
+    )
+
+
+def ancestors() -> Iterator[tuple[int, str]]:
+    """Number and name of this process's parent, of that one's parent, and so on; nothing where /proc is not there."""
+    pid = os.getppid()
+    while pid > 1:
+        try:
+            name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(") ")
+        except OSError:  # not Linux, or it has ended
+            return
+        yield pid, name
+        pid = int(rest.split()[1])
+
+
+def _digest(launcher: Launcher, variables: tuple[str, ...]) -> str:
+    said = [*map(str, launcher), *(os.environ.get(name, "") for name in variables)]
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16]

@@ -1,0 +1,150 @@
+"""Who started this process, and as which rank: read from the environment alone."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ..errors import UsageError
+
+TORCH = "torch.distributed"
+"""The launcher's name where the program itself has started the ranks, and joined them."""
+
+
+class Launcher(NamedTuple):
+    """What a launcher told this process: its rank r of n, and its rank among the processes of the same host.
+
+    0 <= rank < size and 0 <= local_rank < local_size <= size. Plain `python` is rank 0 of 1, under the name "none".
+    """
+
+    name: str  # "openmpi", "mpich", "torchrun", "srun", "torch.distributed" or "none"
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    gpu: int | None = None  # that the program has chosen by itself
+
+
+def detect(environ: Mapping[str, str] = os.environ) -> Launcher:
+    """Read which launcher started this process, and as which rank.
+
+    Launchers nest: `srun` starts `torchrun`, and `mpirun` runs inside what `salloc` or `sbatch` was given. The
+    innermost one made the ranks, so it is the one that counts.
+
+    Raises:
+        UsageError: a variable is missing or is no number, or the rank does not fit the size.
+
+    Example:
+        >>> detect({"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"})
+        Launcher(name='torchrun', rank=2, size=4, local_rank=0, local_size=2, gpu=None)
+    """
+    env = {name: text.strip() for name, text in environ.items() if text.strip()}
+    if "TORCHELASTIC_RUN_ID" in env:
+        return _torchrun(env)
+    if "OMPI_COMM_WORLD_RANK" in env:
+        return _openmpi(env)
+    # srun --mpi=pmi2 sets PMI_RANK too, but says nothing of the host; Hydra (MPICH, Intel MPI) always does.
+    if "PMI_RANK" in env and ("MPI_LOCALRANKID" in env or not _in_step(env)):
+        return _mpich(env)
+    # RANK without torchrun's own mark is set by hand or by a cluster manager, around an mpirun but inside an srun.
+    if "RANK" in env:
+        return _torchrun(env)
+    if _in_step(env):
+        return _srun(env)
+    return Launcher("none")
+
+
+def local_place(hosts: Sequence[str], rank: int) -> tuple[int, int]:
+    """Local rank and local size of `rank`: its number among the ranks with the same host name.
+
+    >>> local_place(["a", "a", "b", "a"], 3)
+    (2, 3)
+    """
+    mates = [other for other, host in enumerate(hosts) if host == hosts[rank]]
+    return mates.index(rank), len(mates)
+
+
+def _openmpi(env: Mapping[str, str]) -> Launcher:
+    prefix = "OMPI_COMM_WORLD_"
+    return _launcher("openmpi", env, f"{prefix}RANK", f"{prefix}SIZE", f"{prefix}LOCAL_RANK", f"{prefix}LOCAL_SIZE")
+
+
+def _mpich(env: Mapping[str, str]) -> Launcher:
+    if "MPI_LOCALRANKID" in env:
+        return _launcher("mpich", env, "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")
+    return _launcher("mpich", env, "PMI_RANK", "PMI_SIZE", "PMI_LOCAL_RANK", "PMI_LOCAL_SIZE")
+
+
+def _torchrun(env: Mapping[str, str]) -> Launcher:
+    return _launcher("torchrun", env, "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+
+
+def _srun(env: Mapping[str, str]) -> Launcher:
+    # The step's own count: SLURM_NTASKS may still be that of the allocation around it.
+    size = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in env else "SLURM_NTASKS"
+    for tasks in ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"):
+        if tasks in env:
+            counts = _expand("srun", tasks, env[tasks])
+            node = _number("srun", env, "SLURM_NODEID", absent=0)
+            if node < len(counts):
+                env = {**env, "tasks on this node": str(counts[node])}
+                break
+    return _launcher("srun", env, "SLURM_PROCID", size, "SLURM_LOCALID", "tasks on this node")
+
+
+def _in_step(env: Mapping[str, str]) -> bool:
+    # An allocation alone sets SLURM_NTASKS, and sbatch's script SLURM_PROCID=0 as well: only a step has started ranks.
+    step = env.get("SLURM_STEP_ID", env.get("SLURM_STEPID", ""))
+    # Ids from 0xfffffff0 up are Slurm's own steps: the batch script and the shell of an interactive allocation.
+    return "SLURM_PROCID" in env and re.fullmatch("[0-9]{1,10}", step) is not None and int(step) < 0xFFFFFFF0
+
+
+def _launcher(name: str, env: Mapping[str, str], rank: str, size: str, local_rank: str, local_size: str) -> Launcher:
+    r, n = _number(name, env, rank), _number(name, env, size)
+    if r >= n:
+        raise UsageError(
+            f"{name} says {rank}={r} and {size}={n}, but the ranks of {n} go from 0 to {n - 1}: "
+            "is one of the two left over from another job?"
+        )
+    # A launcher silent about the host is taken for one rank per host; one that names the rank but not the number of
+    # ranks there, for all ranks on one host, so that threads are rather too few than too many.
+    local_r = _number(name, env, local_rank, absent=0)
+    local_n = _number(name, env, local_size, absent=n if local_rank in env else 1)
+    if not local_r < local_n <= n:
+        raise UsageError(
+            f"{name} says that rank {r} of {n} is number {local_r} of {local_n} on its host ({local_rank}), "
+            "which cannot be: is one of these left over from another job?"
+        )
+    return Launcher(name, r, n, local_r, local_n)
+
+
+def _number(name: str, env: Mapping[str, str], variable: str, absent: int | None = None) -> int:
+    text = env.get(variable)
+    if text is None:
+        if absent is None:
+            raise UsageError(
+                f"{name} did not set {variable} although its other variables are there: "
+                f"start again under {name}, or unset them to run on one rank."
+            )
+        return absent
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise UsageError(
+            f"{variable}={text:.40} is no rank or number of ranks: {name} sets it to a whole number from 0 up; "
+            f"start again under {name}, or unset it."
+        )
+    return int(text)
+
+
+def _expand(name: str, variable: str, text: str) -> list[int]:
+    """Slurm's "2(x3),1" is [2, 2, 2, 1], the tasks of each node in turn."""
+    counts: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"([0-9]{1,9})(?:\(x([0-9]{1,6})\))?", part)
+        if match is None:
+            raise UsageError(
+                f"{variable}={text:.40} cannot be read: {name} writes it like 2(x3),1; start again under {name}."
+            )
+        counts += [int(match[1])] * int(match[2] or 1)
+    return counts

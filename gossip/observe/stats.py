@@ -1,0 +1,148 @@
+"""What every step can tell: rounds, messages, bytes and seconds, cheap enough to be always on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, fields
+
+from torch.autograd import profiler
+
+from ..transports import Flight
+from .board import Board
+from .timeline import Timeline
+
+_UNSEEN: AbstractContextManager[object] = nullcontext()
+
+
+@dataclass
+class Counters:
+    """Sums over one step or over a run. Seconds are this rank's; bytes are payload and envelopes as handed over.
+
+    A message counts in the step that waits for it: of OSGP in the next one, or in the last with its `settle()`.
+
+    Attributes:
+        steps: calls of `step()`.
+        rounds_posted, rounds_landed: gossip rounds started and merged.
+        messages_sent, messages_received, bytes_sent, bytes_received: of all that travelled, averages included.
+        seconds_exposed: blocked in a wait, which is what communication costs a step beside the merging.
+        seconds_in_flight: from posting to arrival, summed over flights, hidden or not; over NCCL, where no host waits,
+            to when the arrival was asked for.
+        seconds_merging: spent on merging what arrived.
+        oldest_age: the age in steps of the oldest flight that landed.
+        weight: the push-sum weight held at the end; over NCCL, where reading it would stop the host, the first one.
+    """
+
+    steps: int = 0
+    rounds_posted: int = 0
+    rounds_landed: int = 0
+    messages_sent: int = 0
+    messages_received: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    seconds_exposed: float = 0.0
+    seconds_in_flight: float = 0.0
+    seconds_merging: float = 0.0
+    oldest_age: int = 0
+    weight: float = 1.0
+
+    def add(self, step: Counters) -> None:
+        """Count one more step."""
+        for each in fields(self):
+            name, value = each.name, getattr(step, each.name)
+            if name == "oldest_age":
+                self.oldest_age = max(self.oldest_age, value)
+            elif name == "weight":
+                self.weight = value
+            else:
+                setattr(self, name, getattr(self, name) + value)
+
+
+@dataclass
+class Stats:
+    """Counters of the last step and of the run.
+
+    What happens between two steps, such as `settle()`, counts for the step before.
+
+    Attributes:
+        last: the last step.
+        route: how the parameters travel: out of memory of a "host", "direct" out of a device's, or "staged" through
+            pinned memory of the host; empty where nobody else shares them.
+        timeline: where the run is traced, the same is told there as it happens.
+        board: where this rank shows what it is at.
+
+    >>> Stats().run.bytes_sent
+    0
+    """
+
+    last: Counters = field(default_factory=Counters)
+    past: Counters = field(default_factory=Counters)
+    route: str = ""
+    timeline: Timeline | None = field(default=None, repr=False, compare=False)
+    board: Board = field(default_factory=lambda: Board(0), repr=False, compare=False)
+
+    @property
+    def run(self) -> Counters:
+        """All steps so far."""
+        total = Counters()
+        total.add(self.past)
+        total.add(self.last)
+        return total
+
+    def span(self, name: str, subject: str = "") -> AbstractContextManager[object]:
+        """A part of the step, for errors, `torch.profiler` and the timeline; next to nothing while nobody looks."""
+        self.board.enter(name)
+        return self._seen(name, subject)
+
+    def _seen(self, name: str, subject: str = "") -> AbstractContextManager[object]:
+        if self.timeline is None and not profiler._is_profiler_enabled:
+            return _UNSEEN
+        seen = profiler.record_function(f"gossip::{name}") if profiler._is_profiler_enabled else _UNSEEN
+        return seen if self.timeline is None else self.timeline.span(name, subject, seen)
+
+    def step(self, number: int) -> AbstractContextManager[object]:
+        """A new step: the last one joins the past."""
+        self.past.add(self.last)
+        self.last = Counters(steps=1, weight=self.last.weight)
+        self.board.slot.step = number
+        return self.board if self.timeline is None else self._traced(self.timeline, number)
+
+    @contextmanager
+    def _traced(self, timeline: Timeline, number: int) -> Iterator[None]:
+        with self.board, timeline.step(number):
+            yield
+            timeline.level("sent in a step", "bytes", self.last.bytes_sent)
+
+    def weigh(self, weight: float) -> None:
+        """Note the push-sum weight that is held now."""
+        self.last.weight = weight
+        if self.timeline is not None:
+            self.timeline.level("push-sum weight", "w", weight)
+
+    def wait(self, flight: Flight) -> None:
+        """Wait for `flight`, and count what it carried and how long that took."""
+        began = time.perf_counter()
+        with self._seen("wait", flight.subject):
+            flight.wait()
+        now = time.perf_counter()
+        last = self.last
+        last.seconds_exposed += now - began
+        if flight.counted:
+            return
+        flight.counted = True
+        last.seconds_in_flight += (flight.landed or now) - flight.posted
+        last.messages_sent += flight.messages_sent
+        last.messages_received += flight.messages_received
+        last.bytes_sent += flight.bytes_sent
+        last.bytes_received += flight.bytes_received
+        if self.timeline is not None:
+            self.timeline.flew(flight, began)
+
+    @contextmanager
+    def merging(self) -> Iterator[None]:
+        """Count the time inside as merging."""
+        began = time.perf_counter()
+        with self._seen("merge"):
+            yield
+        self.last.seconds_merging += time.perf_counter() - began

@@ -1,0 +1,245 @@
+"""One rank's timeline, written while the run goes on: what the rank did, and what was in flight meanwhile.
+
+A file of trace events that Perfetto and chrome://tracing open as it is. Each step adds one line and one write, and
+leaves the file whole: a run that is killed loses what happened since its last step, and memory holds no more than that.
+`gossip.trace` makes one picture of all ranks.
+
+Format: "Trace Event Format", Google, as a JSON array: times in microseconds, a rank as a process, complete events ("X")
+that nest on each track. Flights overlap, so as many tracks stand beside the rank's own as flights were in the air.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..errors import UsageError
+from ..transports import Flight
+
+VARIABLE = "GOSSIP_TRACE"
+"""The environment variable that names the folder, for scripts that are not to be changed."""
+
+MET = "ranks met"
+"""The event that stands right after a barrier of all ranks; it says what the file's times count from."""
+
+TRACK = 1_000_000
+"""Between the numbers of a rank's tracks. Viewers name tracks by number alone, so no two in a job may be alike."""
+
+OPENING, SEPARATOR, CLOSING = b"[\n", b",\n", b"\n]\n"
+"""A file is lines of events in an array, one line for each step."""
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+_NUMBER = re.compile(r"(?<=\bround) \d+")
+
+Event = dict[str, Any]
+
+
+class Timeline:
+    """The timeline of one rank, in `path`; what was there is replaced.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path, rank: int, host: str) -> None:
+        self._origin = time.perf_counter()
+        self._rank, self._host = rank, host
+        self._idle = self._origin  # when the last step ended
+        self._events: list[Event] = []
+        self._late: list[Flight] = []
+        self._free: list[int] = []  # for each track of flights, when its last one landed
+        self._levels: dict[str, float] = {}
+        self._path, self._users = path, 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: FileIO | None = path.open("wb", buffering=0)
+        except OSError as error:
+            raise UsageError(
+                f"rank {rank} on {host} cannot write its timeline to {path} ({error.strerror}): name a folder that "
+                f"every rank can write to, by {VARIABLE} or trace=..."
+            ) from error
+        self._end = 0
+        self._name("process_name", name=f"rank {rank} on {host}")
+        self._name("process_sort_index", sort_index=rank)
+        self._name("thread_name", name="main")
+
+    @staticmethod
+    def of(folder: str | os.PathLike[str], rank: int, host: str, user: object = None) -> Timeline:
+        """The timeline of `rank` in `folder`: one for all optimizers that this rank makes in this process.
+
+        Its file is closed when each `user` is gone, and opened again for the next: a process can open only so many.
+        """
+        path = Path(folder).absolute() / f"rank-{rank}.json"
+        with _lock:
+            if path not in _timelines:
+                _timelines[path] = Timeline(path, rank, host)
+            timeline = _timelines[path]
+            if user is not None:
+                timeline._users += 1
+                weakref.finalize(user, timeline._part).atexit = False
+            return timeline
+
+    def _part(self) -> None:
+        with _lock:
+            self._users -= 1
+            if not self._users and self._file is not None:
+                self._file.close()
+
+    # -- what is told --------------------------------------------------------------------------------------------------
+
+    def align(self) -> None:
+        """All ranks have met this instant."""
+        self._idle = time.perf_counter()
+        place = {"rank": self._rank, "host": self._host}
+        zero = {"clock": clock(), "origin": self._origin, "wall": time.time()}
+        self._add("i", MET, ts=self._us(self._idle), s="p", args=place | zero)
+        self.write()
+
+    @contextmanager
+    def step(self, number: int) -> Iterator[None]:
+        """A step, and before it all that the rank did since the one before: forward, backward, the user's own code."""
+        began = time.perf_counter()
+        self._span("compute", self._idle, began, step=number)
+        try:
+            yield
+        finally:
+            self._idle = time.perf_counter()
+            self._span("step", began, self._idle, step=number)
+            self.write()
+
+    def span(self, name: str, subject: str, inner: AbstractContextManager[object]) -> AbstractContextManager[object]:
+        """A part of a step, or of what stands between two, around `inner`."""
+        return _Span(self, name, subject, inner)
+
+    def level(self, name: str, unit: str, value: float) -> None:
+        """A number that holds until it is told again."""
+        if self._levels.get(name) != value:
+            self._levels[name] = value
+            self._add("C", name, ts=self._us(time.perf_counter()), args={unit: value})
+
+    def flew(self, flight: Flight, waited: float) -> None:
+        """`flight` was waited for from `waited` on, and has landed, or will have by the time its device gets there."""
+        if flight.landed is None:
+            self._late.append(flight.without_tensors())
+            return
+        exposed = max(0.0, flight.landed - max(waited, flight.posted))
+        hidden = flight.landed - flight.posted - exposed
+        how = "hidden" if hidden > exposed else "exposed"
+        self._draw(flight, how, flight.landed, {"exposed us": round(1e6 * exposed), "hidden us": round(1e6 * hidden)})
+
+    # -- what is written -----------------------------------------------------------------------------------------------
+
+    def write(self) -> None:
+        """Put what was told since the last time into the file, and leave it whole."""
+        self._late = [flight for flight in self._late if not self._has_landed(flight)]
+        if not self._events:
+            return
+        # Told when they end, drawn by when they begin: what contains others stands before them.
+        self._events.reverse()
+        self._events.sort(key=lambda event: (event["ts"], -event.get("dur", 0)))
+        line = (SEPARATOR if self._end else OPENING) + _encode(self._events)[1:-1].encode()
+        self._events.clear()
+        if self._file is None:
+            return
+        try:
+            if self._file.closed:
+                self._file = self._path.open("rb+", buffering=0)
+            self._file.seek(self._end)
+            if self._file.write(line + CLOSING) < len(line + CLOSING):
+                raise OSError("its disk is full")
+            self._end += len(line)
+        except OSError as error:  # a run is worth more than its timeline
+            print(f"gossip: rank {self._rank} on {self._host} ends its timeline here: {error}", file=sys.stderr)
+            self._file = None
+
+    def _has_landed(self, flight: Flight) -> bool:
+        """Ask a device, whose flights the host never waits for: their end is the first time that we saw them landed."""
+        if flight.done():
+            self._draw(flight, "", flight.landed or time.perf_counter(), {"end": "no later than this"})
+            return True
+        return False
+
+    def _draw(self, flight: Flight, how: str, landed: float, more: dict[str, Any]) -> None:
+        began, ended = self._us(flight.posted), self._us(landed)
+        track = next((number for number, free in enumerate(self._free, 1) if free <= began), len(self._free) + 1)
+        if track > len(self._free):
+            self._free.append(ended)
+            self._name("thread_name", track, name="flights" if track == 1 else f"flights {track}")
+            self._name("thread_sort_index", track, sort_index=track)
+        self._free[track - 1] = ended
+        ranks = flight.ranks
+        args = {
+            "of": flight.subject,
+            "to": [ranks[peer] for peer in flight.sends],
+            "from": [ranks[peer] for peer in flight.receives],
+            "bytes sent": flight.bytes_sent,
+            "bytes received": flight.bytes_received,
+            **more,
+        }
+        # One name for all rounds, so that a viewer adds them up.
+        name = f"{_NUMBER.sub('', flight.subject)} {how}".rstrip()
+        self._add("X", name, track, cat="flight", ts=began, dur=ended - began, args=args)
+
+    def _span(self, name: str, began: float, ended: float, **args: object) -> None:
+        start = self._us(began)
+        more = {"args": args} if args else {}
+        self._add("X", name, 0, cat="step", ts=start, dur=self._us(ended) - start, **more)
+
+    def _name(self, kind: str, track: int = 0, **args: object) -> None:
+        self._add("M", kind, track, ts=0, args=args)
+
+    def _add(self, kind: str, name: str, track: int = 0, /, **more: Any) -> None:
+        tid = track * TRACK + self._rank
+        self._events.append({"ph": kind, "name": name, "pid": self._rank, "tid": tid, **more})
+
+    def _us(self, moment: float) -> int:
+        """Whole microseconds: rounded down alike, what is nested stays nested, whatever a viewer does to fractions."""
+        return int((moment - self._origin) * 1e6)
+
+
+class _Span:
+    """A part of a step: told to the timeline when it ends, well or not."""
+
+    __slots__ = ("_began", "_inner", "_name", "_subject", "_timeline")
+
+    def __init__(self, timeline: Timeline, name: str, subject: str, inner: AbstractContextManager[object]) -> None:
+        self._timeline, self._name, self._subject, self._inner = timeline, name, subject, inner
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+        self._inner.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._inner.__exit__(kind, error, trace)
+        args = {"of": self._subject} if self._subject else {}
+        self._timeline._span(self._name, self._began, time.perf_counter(), **args)
+
+
+_timelines: dict[Path, Timeline] = {}
+_lock = threading.RLock()  # ranks may be threads, and a user may go while it is held
+
+
+def clock() -> str:
+    """What `time.perf_counter` counts from: where two ranks say the same, their times can be compared as they are.
+
+    On Linux that is one boot of one kernel, whatever the ranks there call their hosts.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/time')}"
+    except OSError:
+        return socket.gethostname()

@@ -1,0 +1,274 @@
+"""The parameters of one optimizer, and the ranks that share them: equal, or refused, before anything is mixed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..errors import GossipError, UsageError, levels_to_the_user
+from ..state.buckets.bucket import Bucket, names, pack, refuse_unfit, shapes
+from ..state.buckets.masters import NARROW, masters_, origin, refuse_masters
+from ..state.buckets.rounded import Rounded
+from ..state.buckets.storages import is_shared
+from ..state.mass import Mass
+from ..state.module_tensors import buffers, check_dense, check_material, compact, frozen
+from ..world import World
+from .agreement import Council, contents
+
+CHECKED = (
+    "initial='check' wants equal parameters: seed every rank alike, load the same file, or let initial='broadcast' "
+    "take rank 0's"
+)
+
+
+UNEVEN = (
+    "make it a plain attribute of the model, or build it alike on every rank and give initial='check', which leaves "
+    "buffers alone, or leave module=None"
+)
+"""The cure for a tensor that cannot be sent."""
+
+
+class Parameters:
+    """What moves into the buckets of `mass`, and the council of the ranks that average it.
+
+    Attributes:
+        council: the ranks of all worlds met so far.
+        worlds: these worlds.
+        initial: "broadcast" takes rank 0's values, "check" compares them.
+        rounded: 16-bit parameters, where float32 masters take their places.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        module: torch.nn.Module | None,
+        mass: Mass,
+        initial: str,
+        masters: bool = False,
+    ) -> None:
+        self.council = Council()
+        self.initial = initial
+        self.rounded = Rounded()
+        self._narrow = NARROW if masters else ()
+        self._optimizer = optimizer
+        self._module = module
+        self._mass = mass
+        self._names = names(optimizer, module)
+        self.worlds: tuple[World, ...] = ()
+        self._places: list[Place] = []
+        self._held: list[list[int]] = []  # ids of the parameters of each group
+        refuse_unfit(optimizer.param_groups, self._names)
+        refuse_masters(optimizer, optimizer.param_groups, self._names, module, self._narrow)
+
+    def __iter__(self) -> Iterator[torch.nn.Parameter]:
+        return (parameter for group in self._optimizer.param_groups for parameter in group["params"])
+
+    def meet(self, worlds: Sequence[World], lines: Sequence[str]) -> Council:
+        """Agree with the ranks of `worlds` on `lines` and on every parameter; those that are new among the worlds.
+
+        Raises:
+            UsageError: a parameter that the transports cannot carry.
+            Disagreement: ranks hold different lines, shapes or, with initial="check", values.
+        """
+        refuse_unfit(self._optimizer.param_groups, self._names, homes([*self.worlds, *worlds]))
+        newcomers = self.council.newcomers(worlds)
+        untrained = self._frozen()
+        check_dense(untrained, UNEVEN)
+        travelling = {f"parameter '{name}'": each for name, each in untrained.items()}
+        if self.initial == "broadcast":
+            if worlds:
+                check_dense(buffers(self._module), UNEVEN)
+            travelling |= {f"buffer '{name}'": each for name, each in buffers(self._module).items()}
+        beside = [f"{name} of shape {tuple(each.shape)}, {each.dtype}" for name, each in travelling.items()]
+        (self.council + newcomers).agree([*lines, *shapes(self._optimizer.param_groups, self._names), *beside])
+        check_material(self, self._names)
+        if self.initial == "check":
+            called = self._names | {id(parameter): f"'{name}'" for name, parameter in untrained.items()}
+            (self.council + newcomers).agree(contents([*self, *untrained.values()], called), CHECKED)
+        return newcomers
+
+    def _frozen(self) -> dict[str, torch.Tensor]:
+        return frozen(self._module, {id(origin(parameter)) for parameter in self})
+
+    def share(self, newcomers: Council, worlds: Sequence[World]) -> None:
+        """Move the parameters into buckets, if that is still to be done, and take rank 0's values where asked."""
+        mass = self._mass
+        self.worlds = (*self.worlds, *worlds)
+        if not mass.buckets:
+            self._pack(0)
+        mass.weight = mass.weight.to(weight_device(self.worlds))
+        if self.initial == "broadcast":
+            _broadcast(newcomers, mass.values)
+            if newcomers.places():  # a rank by itself keeps its own, of whatever kind
+                _broadcast(newcomers, [*self._frozen().values(), *buffers(self._module).values()])
+        self.council += newcomers
+
+    def grow(self, param_group: dict[str, Any]) -> None:
+        """One more parameter group, in buckets of its own; every rank adds it, with nothing in flight.
+
+        Raises:
+            UsageError: a parameter that cannot live in a bucket; the group is left out again.
+            Disagreement: ranks add different groups.
+        """
+        given = param_group["params"]
+        self._optimizer.add_param_group(param_group)
+        groups = self._optimizer.param_groups
+        first = len(groups) - 1
+        if isinstance(given, Iterator) and not groups[first]["params"]:
+            del groups[first]
+            raise UsageError("'params' of a group is a generator that is used up: give a list of the parameters")
+        called = names(self._optimizer, self._module) | self._names
+        try:
+            refuse_masters(self._optimizer, groups[first:], called, self._module, self._narrow)
+            refuse_unfit(groups[first:], called, homes(self.worlds), self._mass.buckets)
+            self.council.agree(shapes(groups, called))
+            check_material(groups[first]["params"], called)
+            if self.initial == "check":
+                self.council.agree(contents(groups[first]["params"], called), CHECKED)
+        except GossipError:
+            del groups[first]
+            raise
+        self._names = called
+        packed = self._pack(first)
+        if self.initial == "broadcast":
+            _broadcast(self.council, [bucket.values for bucket in packed])
+
+    def _pack(self, first: int) -> list[Bucket]:
+        """Move the groups from number `first` on into buckets."""
+        groups, mass = self._optimizer.param_groups[first:], self._mass
+        shared = [parameter for group in groups for parameter in group["params"] if is_shared(parameter)]
+        if shared:
+            warnings.warn(
+                f"parameter {self._names[id(shared[0])]} and {len(shared) - 1} more lie in shared memory, and move to "
+                "other shared memory now: a process that has them already goes on with the old one. Make the optimizer "
+                "before other processes get the model",
+                stacklevel=levels_to_the_user(),
+            )
+        masters_(groups, self._names, self._narrow)
+        packed = pack(groups, self._names, first)
+        mass.buckets.extend(packed)
+        self._held = self._groups()
+        self.rounded.house(mass.buckets)
+        self._places = places(self._module, self)
+        return packed
+
+    def check(self) -> None:
+        """Every parameter of the optimizer lives in a bucket, and is the module's where there is one.
+
+        Raises:
+            GossipError: one has left, or another has joined the optimizer behind our back.
+        """
+        for bucket in self._mass.buckets:
+            bucket.check()
+        self.rounded.check()
+        if any(held.get(key) is not thing for held, key, thing in self._places):
+            self._find()
+        if (held := self._groups()) != self._held:
+            self._regroup(held)
+
+    def _groups(self) -> list[list[int]]:
+        return [[id(parameter) for parameter in group["params"]] for group in self._optimizer.param_groups]
+
+    def _regroup(self, held: list[list[int]]) -> None:
+        """The optimizer's groups have changed; parameters may go from one to another."""
+        buckets = self._mass.buckets
+        averaged = {id(slot.parameter) for bucket in buckets for slot in bucket.slots}
+        place = {parameter: number for number, group in enumerate(held) for parameter in group}
+        if place.keys() != averaged:
+            raise GossipError(
+                f"the wrapped {type(self._optimizer).__name__} has other parameters than the {len(averaged)} "
+                "that are averaged: call add_param_group of the wrapper, not of the optimizer inside"
+            )
+        for bucket in buckets:
+            bucket.slots[:] = [replace(slot, group=place[id(slot.parameter)]) for slot in bucket.slots]
+        self._held = held
+
+    def warn_untrained(self) -> None:
+        """In the first step: without a module nobody can tell a model that was replaced from one that has no data."""
+        if self._module is None and all(parameter.grad is None for parameter in self):
+            warnings.warn(
+                "no parameter of this optimizer has a gradient in its first step. Where this rank has no data yet all "
+                "is well; but if the model was sharded or its parameters replaced after GossipOptimizer was made (by "
+                "fully_shard, FSDP, tensor parallelism), what trains is not averaged: module=... makes that an error",
+                stacklevel=levels_to_the_user(),
+            )
+
+    def _find(self) -> None:
+        """The module's parameters, some of which are not where they were: parametrised, or replaced."""
+        assert self._module is not None, "it has places"
+        left = {id(parameter) for parameter in self._module.parameters()}
+        own = {id(origin(parameter)) for parameter in self}
+        strangers = any(each.requires_grad and id(each) not in own for each in self._module.parameters())
+        for _, _, parameter in self._places if strangers else ():  # else it was taken out, and nothing trains instead
+            if isinstance(parameter, torch.Tensor) and id(parameter) not in left:
+                raise GossipError(
+                    f"parameter {self._names[id(parameter)]} is no longer the module's: it was replaced (by an "
+                    "assignment, load_state_dict(assign=True), fully_shard, FSDP or tensor parallelism) after "
+                    "GossipOptimizer was made, and what trains in its place would not be averaged. Load weights "
+                    "without assign, and make the optimizer after anything else that changes the model; sharded "
+                    "parameters cannot be averaged"
+                )
+        self._places = places(self._module, self)
+
+    def refuse_foreign(self, saved: Mapping[str, Any]) -> None:
+        """Refuse the state of another model, rank or number of ranks.
+
+        Raises:
+            UsageError: saying whose it is.
+        """
+        self.rounded.refuse_foreign(saved.get("masters", {}))
+        self.council.refuse_foreign(saved["places"])
+
+    def check_equal(self, buckets: Iterable[int], advice: str) -> None:
+        """Compare the values of some buckets between all ranks.
+
+        Raises:
+            Disagreement: naming the first parameter that differs.
+        """
+        parameters = [slot.parameter for number in buckets for slot in self._mass.buckets[number].slots]
+        self.council.agree(contents(parameters, self._names), advice)
+
+
+Place = tuple[dict[str, Any], str, torch.Tensor | torch.nn.Module]
+"""A module's own dictionary of parameters or of modules, a name there, and what stands there."""
+
+
+def places(module: torch.nn.Module | None, parameters: Iterable[torch.Tensor]) -> list[Place]:
+    """Where `module` holds those of `parameters` that are its own, and the modules inside it, each place once."""
+    own = {id(origin(parameter)) for parameter in parameters}
+    parts = [] if module is None else list(module.modules())
+    inside: list[Place] = [
+        (part._modules, key, child) for part in parts for key, child in part._modules.items() if child is not None
+    ]
+    return inside + [
+        (part._parameters, key, parameter)
+        for part in parts
+        for key, parameter in part._parameters.items()
+        if parameter is not None and id(parameter) in own
+    ]
+
+
+def homes(worlds: Sequence[World]) -> list[torch.device]:
+    """Gloo carries host memory and NCCL that of its GPU; MPI and threads carry either."""
+    return [world.base.home for world in worlds if world.base.home is not None]
+
+
+def weight_device(worlds: Sequence[World]) -> torch.device:
+    """NCCL carries weights on the device, where no step reads them; every other transport carries them on the host."""
+    return next((world.device for world in worlds if world.base.streams), torch.device("cpu"))
+
+
+@torch.no_grad()
+def _broadcast(council: Council, tensors: Sequence[torch.Tensor]) -> None:
+    """Take rank 0's values."""
+    tensors = [compact(tensor) for tensor in tensors]
+    # The tensor itself, unless it is strided oddly or its elements are conjugated or negated when they are read.
+    flat = [tensor.resolve_conj().resolve_neg().contiguous().view(-1) for tensor in tensors]
+    council.broadcast(flat)
+    for tensor, values in zip(tensors, flat, strict=True):
+        if values.data_ptr() != tensor.data_ptr():
+            tensor.copy_(values.view(tensor.shape))

@@ -1,0 +1,258 @@
+"""The contract that every transport keeps: one law a function."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from ..errors import PeerTimeout
+from ..world import World
+
+
+def check_transport(
+    world: World,
+    dtypes: Sequence[torch.dtype] = (torch.float32, torch.float64, torch.bfloat16),
+    device: torch.device | None = None,
+) -> None:
+    """The contract of a transport, run on every rank of any world; raises AssertionError where it is broken.
+
+    Order between a pair of ranks, also of what is expected, and none between pairs or in a batch, several tensors and
+    dtypes in a message, empty batches, channels and groups that do not meet, sums with equal bits everywhere, also in
+    halves, broadcast, gather, barrier, and a deadline that names the peer.
+
+    Args:
+        world: any ranks.
+        dtypes: of the tensors that they exchange.
+        device: where these live; without it on the rank's GPU over NCCL, and in host memory over all others.
+    """
+    home = device or world.base.home or torch.device("cpu")
+    world = replace(world, device=home)
+    for law in (
+        _exchange,
+        _order,
+        _expected,
+        _apart,
+        _taken,
+        _channels,
+        _sums,
+        _halves,
+        _broadcasts,
+        _gathers,
+        _groups,
+        _asks,
+        _deadline,
+    ):
+        law(world, dtypes)
+        world.barrier()
+
+
+def _filled(world: World, count: int, value: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.full((count,), value, dtype=dtype, device=world.device)
+
+
+def _exchange(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """Each rank hands several tensors to its right neighbour; sizes from one element to a megabyte."""
+    channel, n = world.channel(), world.size
+    right, left = (world.rank + 1) % n, (world.rank - 1) % n
+    sent = [_filled(world, count, world.rank, dtype) for dtype in dtypes for count in (1, 1000, 262_144)]
+    room = [torch.full_like(tensor, -1) for tensor in sent]
+    flight = channel.post({right: sent} if n > 1 else {}, {left: room} if n > 1 else {}, "an exchange")
+    flight.wait()
+    if n > 1:
+        assert all(bool((tensor == left).all()) for tensor in room), "what arrived is not what the left one sent"
+        assert flight.bytes_sent == flight.bytes_received == sum(tensor.nbytes for tensor in sent)
+
+
+def _order(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """Twenty batches under way at once, short and long, arrive in the order in which they were posted."""
+    channel, n = world.channel(), world.size
+    if n == 1:
+        return
+    right, left = (world.rank + 1) % n, (world.rank - 1) % n
+    rooms = [_filled(world, count, -1) for count in (100, 50_000) * 10]
+    flights = [
+        channel.post({right: [torch.full_like(room, number)]}, {left: [room]}, f"batch {number}")
+        for number, room in enumerate(rooms)
+    ]
+    for flight in reversed(flights):
+        flight.wait()
+    assert [int(room[-1]) for room in rooms] == list(range(20)), "batches overtook one another"
+
+
+def _expected(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """What is expected arrives in order, with what is not; what comes on another channel is not what is expected."""
+    channel, n = world.channel(), world.size
+    if n == 1:
+        return
+    right, left = (world.rank + 1) % n, (world.rank - 1) % n
+    sent = [_filled(world, 100 * (number + 1), number) for number in range(5)]
+    rooms = [torch.full_like(tensor, -1) for tensor in sent]
+    flights = []
+    for part, room_is_made in ((slice(0, 1), True), (slice(1, 3), True), (slice(3, 4), False)):
+        if room_is_made:
+            channel.expect({left: rooms[part]})
+            world.barrier()
+        flights.append(channel.post({right: sent[part]}, {left: rooms[part]}, "what is expected"))
+    for flight in flights:
+        flight.wait()
+    channel.expect({left: rooms[3:4]})
+    world.channel().post({right: sent[4:]}, {left: rooms[4:]}, "what is not").wait()
+    assert [int(room[0]) for room in rooms] == [0, 1, 2, 3, 4], "messages did not come into the room made for them"
+    assert all(bool((room == room[0]).all()) for room in rooms), "landed, but not filled"
+
+
+def _apart(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """What comes from one peer lands while another, asked before on the same channel, has not sent yet."""
+    channel = world.channel()
+    if world.size < 3 or world.base.streams:  # there messages come in the order of the stream
+        return
+    room, word = _filled(world, 1000, -1), _filled(world, 1, 0)
+    if world.rank == 0:
+        late = channel.post({}, {1: [torch.empty_like(room)]}, "what comes late")
+        channel.post({}, {2: [room]}, "what comes early").wait()
+        assert int(room[0]) == 2, "landed, but not filled"
+        assert not late.done(), "landed before it was sent"
+        channel.post({1: [word]}, {}, "a word").wait()
+        late.wait()
+    elif world.rank <= 2:
+        if world.rank == 1:
+            channel.post({}, {0: [word]}, "a word").wait()
+        channel.post({0: [_filled(world, 1000, world.rank)]}, {}, "what comes").wait()
+
+
+def _taken(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """Who has handed over its message does not wait for another one of the batch that it comes in."""
+    channel = world.channel()
+    if world.size < 3 or world.base.streams:
+        return
+    word, message = _filled(world, 1, 0), _filled(world, 50_000, world.rank)
+    if world.rank == 0:
+        rooms = {peer: [torch.full_like(message, -1)] for peer in (1, 2)}
+        channel.post({}, rooms, "a prompt and a late message").wait()
+        assert all(bool((room == peer).all()) for peer, (room,) in rooms.items()), "landed, but not filled"
+    elif world.rank == 1:
+        channel.post({}, {2: [word]}, "a word").wait()
+        channel.post({0: [message]}, {}, "a late message").wait()
+    elif world.rank == 2:
+        channel.post({0: [message]}, {}, "a prompt message").wait()
+        channel.post({1: [word]}, {}, "a word").wait()
+
+
+def _channels(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """Batches on two channels, posted in opposite orders at the two ends, do not meet."""
+    one, two, n = world.channel(), world.channel(), world.size
+    if n == 1 or world.base.streams:  # a stream has one order, and all ranks post in it
+        return
+    right, left = (world.rank + 1) % n, (world.rank - 1) % n
+    rooms = {one: _filled(world, 10, -1), two: _filled(world, 10, -1)}
+    order = (one, two) if world.rank % 2 else (two, one)
+    values = {one: 1.0, two: 2.0}
+    flights = [
+        channel.post({right: [_filled(world, 10, values[channel])]}, {left: [rooms[channel]]}, "a channel")
+        for channel in order
+    ]
+    for flight in flights:
+        flight.wait()
+    assert int(rooms[one][0]) == 1, "a message came out of another channel"
+    assert int(rooms[two][0]) == 2, "a message came out of another channel"
+
+
+def _sums(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """The sum over ranks, for sizes that the ring does not divide, with the same bits on every rank."""
+    channel, n = world.channel(), world.size
+    generator = torch.Generator().manual_seed(world.rank)
+    for dtype in (torch.float32, torch.float64):
+        tensors = [
+            torch.rand(count, generator=generator, dtype=dtype).to(world.device) for count in (1, 2, 7, 1000, 100_003)
+        ]
+        own = [tensor.cpu().clone() for tensor in tensors]
+        channel.sum(tensors).wait()
+        bits = b"".join(tensor.cpu().view(torch.uint8).numpy().tobytes() for tensor in tensors)
+        assert len(set(world.gather(bits))) == 1, "ranks hold different bits of one sum"
+        for before, after in zip(own, tensors, strict=True):
+            parts = world.gather(before.view(torch.uint8).numpy().tobytes())
+            exact = sum(torch.frombuffer(bytearray(part), dtype=dtype).double() for part in parts)
+            assert torch.allclose(after.cpu().double(), torch.as_tensor(exact), rtol=1e-5 * n), "not the sum"
+
+
+def _halves(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """Reduce-scatter and all-gather are the sum, and between them each element is summed on one rank."""
+    channel = world.channel()
+    tensors = [_filled(world, count, world.rank + 1) for count in (1, 7, 1000)]
+    channel.reduce_scatter(tensors).wait()
+    own = [(number, where.start, where.stop) for number, where in channel.own_parts(tensors)]
+    total = world.size * (world.size + 1) // 2
+    assert all(bool((tensors[number][start:stop] == total).all()) for number, start, stop in own), "not the sum"
+    everyone = [each for said in world.gather(json.dumps(own).encode()) for each in json.loads(said)]
+    for number, tensor in enumerate(tensors):
+        held = sorted(place for part, *where in everyone for place in range(*where) if part == number)
+        assert held == list(range(len(tensor))), "an element is summed on no rank, or on several"
+    channel.all_gather(tensors).wait()
+    assert all(bool((tensor == total).all()) for tensor in tensors), "not the sum"
+
+
+def _broadcasts(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """From each rank in turn, several dtypes at once."""
+    channel = world.channel()
+    for source in range(world.size):
+        tensors = [_filled(world, 1000, world.rank + 1, dtype) for dtype in dtypes]
+        channel.broadcast(tensors, source).wait()
+        assert all(bool((tensor == source + 1).all()) for tensor in tensors), f"not what rank {source} holds"
+
+
+def _gathers(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """Bytes of different lengths, none among them."""
+    own = bytes([world.rank]) * (3 * world.rank)
+    assert world.gather(own) == [bytes([rank]) * (3 * rank) for rank in range(world.size)], "not what was given"
+    assert world.gather(b"") == [b""] * world.size, "something came from nothing"
+
+
+def _groups(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """Even and odd ranks sum among themselves, then all of them in reverse order."""
+    mine = [rank for rank in range(world.size) if rank % 2 == world.rank % 2]
+    group = world.group(mine)
+    assert (group.rank, group.size) == (mine.index(world.rank), len(mine)), "ranks of a group count from 0"
+    total = _filled(world, 5, world.rank)
+    group.channel().sum([total]).wait()
+    assert int(total[0]) == sum(mine), "a group summed over others"
+    backwards = world.group(list(reversed(range(world.size))))
+    assert backwards.gather(b"%d" % world.rank) == [b"%d" % rank for rank in reversed(range(world.size))]
+
+
+def _asks(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """A batch lands while nobody waits for it: `done` becomes true by asking alone."""
+    channel, n = world.channel(), world.size
+    right, left = (world.rank + 1) % n, (world.rank - 1) % n
+    room = _filled(world, 1000, -1)
+    sends, receives = ({right: [_filled(world, 1000, world.rank)]}, {left: [room]}) if n > 1 else ({}, {})
+    flight = channel.post(sends, receives, "a question")
+    pause = threading.Event()
+    for _ in range(10_000):
+        if flight.done():
+            break
+        pause.wait(0.001)
+    assert flight.done(), "never landed, though every rank posted"
+    flight.wait()
+    assert n == 1 or int(room[0]) == left, "landed, but not filled"
+
+
+def _deadline(world: World, dtypes: Sequence[torch.dtype]) -> None:
+    """A message that never comes ends in an error that names who waited for whom. Leaves its channel unusable."""
+    if world.size == 1 or world.base.streams:  # there the watchdog ends the process
+        return
+    channel = world.channel()
+    if world.rank == 0:
+        said = ""
+        try:
+            channel.post({}, {1: [_filled(world, 10, 0)]}, "round 7").wait(0.2)
+        except PeerTimeout as error:
+            said = str(error)
+        for word in (f"rank {channel.me}", f"rank {channel.ranks[1]}", "round 7", "0.2 s"):
+            assert word in said, f"a wait for nothing ended without {word!r} in its error: {said!r}"
+    world.barrier()
+    if world.rank == 1:  # let the receive end, so that nothing is under way when the process does
+        channel.post({0: [_filled(world, 10, 0)]}, {}, "round 7").wait()

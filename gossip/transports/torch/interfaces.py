@@ -1,0 +1,128 @@
+"""This host's network interfaces, and which of them lead to the other hosts where host names do not say.
+
+Gloo listens on the interface that GLOO_SOCKET_IFNAME names. Without it, Gloo takes the address that the host's own name
+leads to, and the loopback where that leads nowhere.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from ...errors import GossipError, PeerTimeout
+from .store import StoreClient
+
+if TYPE_CHECKING:
+    from ..base import Transport
+
+VARIABLE = "GLOO_SOCKET_IFNAME"
+
+TRIAL = 3.0
+"""Seconds in which an address has to answer."""
+
+SIOCGIFADDR = 0x8915
+"""Linux: the IPv4 address of an interface."""
+
+
+def named_address() -> str:
+    """The address that this host's name leads to, if it is one of this host that others may reach; else ""."""
+    try:
+        address = socket.gethostbyname(socket.gethostname())
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as trial:
+            trial.bind((address, 0))
+    except OSError:
+        return ""
+    return "" if ipaddress.ip_address(address).is_loopback else address
+
+
+def addresses() -> dict[str, str]:
+    """The IPv4 address of each interface, without the loopback; those of GLOO_SOCKET_IFNAME where it is set."""
+    if not sys.platform.startswith("linux"):
+        return {}
+    import fcntl
+
+    wanted = list(filter(None, os.environ.get(VARIABLE, "").split(",")))
+    found = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        for name in wanted or [name for _, name in socket.if_nameindex()]:
+            try:
+                answer = fcntl.ioctl(asked, SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+            except OSError:  # it has none
+                continue
+            address = socket.inet_ntoa(answer[20:24])
+            if not ipaddress.ip_address(address).is_loopback:
+                found[name] = address
+    return found
+
+
+def facing(other: str) -> str:
+    """The address of this host that it speaks to `other` from; "" where no route leads there."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((other, 9))  # sends nothing: it only asks which address the route would use
+            return str(probe.getsockname()[0])
+    except OSError:
+        return ""
+
+
+def lead_gloo(other: str) -> None:
+    """Have Gloo listen on the interface that leads to `other`, unless that is the loopback, or the user has chosen."""
+    own = facing(other)
+    for name, address in addresses().items():
+        if address == own:
+            os.environ.setdefault(VARIABLE, name)
+
+
+def common_address(ranks: Transport, hosts: Sequence[str], candidates: Sequence[str], port: int, secret: bytes) -> str:
+    """The first of rank 0's addresses, `candidates`, at which the store answers on all of `hosts`; every rank calls it.
+
+    Raises:
+        GossipError: there is none; alike on every rank.
+    """
+    reached = [
+        word.decode().split()
+        for word in ranks.gather(" ".join(_answering(candidates, port, secret, ranks.rank)).encode())
+    ]
+    for address in candidates:
+        if all(address in each for each in reached):
+            return address
+    found = "; ".join(
+        f"{host} reaches {', '.join(each) or 'none'}" for host, each in dict(zip(hosts, reached, strict=True)).items()
+    )
+    raise GossipError(
+        f"host names lead to no addresses here, and no address of rank 0's host {hosts[0]} "
+        f"({', '.join(candidates) or 'none is known'}) is reached from all hosts ({found}): set MASTER_ADDR and "
+        f"MASTER_PORT to one that is, and {VARIABLE} to the interface that leads there",
+        ranks.rank == 0,
+    )
+
+
+def _answering(candidates: Sequence[str], port: int, secret: bytes, rank: int) -> list[str]:
+    """Those of `candidates` where the store of this job answers; another host may have the same address."""
+
+    def answers(address: str) -> bool:
+        try:
+            StoreClient((address, port), secret, TRIAL, rank).close()
+        except PeerTimeout:
+            return False
+        return True
+
+    with ThreadPoolExecutor(max(1, len(candidates))) as pool:
+        return [address for address, yes in zip(candidates, pool.map(answers, candidates), strict=True) if yes]
+
+
+def own_address(hosts: Sequence[str]) -> str:
+    """An address of this host that the others can reach: what its name leads to, or what it would speak from."""
+    others = [host for host in hosts if host != socket.gethostname()]
+    for address in (named_address(), *map(facing, others)):
+        if address:
+            return address
+    raise GossipError(
+        f"host {socket.gethostname()} knows no address of its own that other hosts can reach: let its name lead to one"
+    )

@@ -1,0 +1,212 @@
+"""How the processes of a job find one another for torch.distributed.
+
+Under mpirun it goes through MPI: rank 0 opens a store on a free port and tells the others where, and the secret that
+opens it, so that no address has to be given on any number of nodes. Under torchrun the launcher has set the address;
+under srun without MPI it is computed from the job's variables. There the secret is the variable GOSSIP_SECRET.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import ipaddress
+import itertools
+import os
+import re
+import secrets
+import socket
+import sys
+import time
+from datetime import timedelta
+
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store
+
+from ...errors import PeerTimeout, TransportUnavailable, UsageError
+from ...launching.launchers import TORCH, Launcher
+from ...observe.notice import NOTICE, Notice
+from ..flight import called
+from .interfaces import addresses, common_address, lead_gloo, named_address
+from .store import StoreClient, StoreServer
+
+
+def connect(launcher: Launcher, timeout: float) -> None:
+    """Make torch.distributed's default group, unless the program has one already; Gloo, for it carries host data."""
+    if dist.is_initialized():
+        if dist.get_world_size() != launcher.size:
+            raise UsageError(
+                f"torch.distributed is initialised with {dist.get_world_size()} ranks, but {launcher.name} started "
+                f"{launcher.size} processes: initialise it for all of them, or not at all before gossip.init"
+            )
+        meet(timeout)
+        return
+    global _kept
+    _kept = store = _store(launcher, timeout)
+    if isinstance(store, StoreClient):
+        # Once a second a thread of NCCL's groups asks the store whether to dump what they did, also while the
+        # interpreter ends, and this one is Python's.
+        os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "0")
+    hook = sys.excepthook
+    # Twice ours: who is missing is said by our own deadlines.
+    dist.init_process_group(
+        "gloo", store=store, rank=launcher.rank, world_size=launcher.size, timeout=timedelta(seconds=2 * timeout + 60)
+    )
+    # torch puts a hook around it that keeps what is printed until the end, which one that ends the job never reaches.
+    sys.excepthook = hook
+
+
+def meet(timeout: float, key: str = "", value: str = "") -> dist.Store:
+    """The store of torch.distributed's default group, once every rank has made this call and left `value` at `key`."""
+    place = Launcher(TORCH, dist.get_rank(), dist.get_world_size())
+    store = dist.PrefixStore(f"gossip/meeting {next(_meetings)}", _get_default_store())
+    if key:
+        store.set(key, value)
+    return _met(store, "torch.distributed's store", place, timeout)
+
+
+_meetings = itertools.count()
+_kept: dist.Store | None = None  # torch holds on to the half of a store that is not Python's
+
+
+def _store(launcher: Launcher, timeout: float) -> dist.Store:
+    if launcher.size == 1:
+        return dist.HashStore()
+    if launcher.name in ("openmpi", "mpich") and "MASTER_ADDR" not in os.environ:
+        return _through_mpi(launcher, timeout)
+    host, port = _announced(launcher)
+    if launcher.local_size < launcher.size and not named_address():
+        lead_gloo(host)
+    secret = os.environ.get("GOSSIP_SECRET", "").encode()
+    if not _agent_has_store():
+        server = _listen(host, port, launcher, secret) if launcher.rank == 0 else None
+        try:
+            return _met(StoreClient((host, port), secret, timeout, launcher.rank), f"{host}:{port}", launcher, timeout)
+        except PeerTimeout:
+            if server is not None:
+                server.close()
+            raise
+    try:
+        store = dist.TCPStore(host, port, launcher.size, is_master=False, timeout=timedelta(seconds=timeout))
+    except (dist.DistNetworkError, dist.DistStoreError, RuntimeError) as error:
+        raise PeerTimeout(
+            f"rank {launcher.rank} did not reach torchrun's agent at {host}:{port} within {timeout:g} s ({error}): is "
+            "the port reachable?"
+        ) from error
+    # An agent that starts the ranks anew keeps its store, with what the last attempt wrote. Keys that a stranger
+    # cannot guess do not keep one out who lists them, but out of the way.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    prefix = f"gossip/{attempt}/{hashlib.sha256(secret).hexdigest()}"
+    return _met(dist.PrefixStore(prefix, store), f"{host}:{port}", launcher, timeout)
+
+
+def _met(store: dist.Store, where: str, launcher: Launcher, timeout: float) -> dist.Store:
+    """`store`, once every rank has come to it."""
+    store.set(f"here/{launcher.rank}", "")
+    if store.add("here", 1) == launcher.size:
+        store.set("all here", "")
+    # Rank 0, which may hold the store, is the last to give up, so that the others can ask it who is missing.
+    deadline = time.monotonic() + timeout + (launcher.rank == 0)
+    notice = Notice(lambda: _missed(store, where, launcher, timeout))
+    while not store.check(["all here"]):
+        if time.monotonic() > deadline:
+            raise PeerTimeout(
+                f"rank {launcher.rank} did not meet the other {launcher.size - 1} ranks at {where} within {timeout:g} "
+                f"s: {called(_missing(store, launcher))} never connected. Does every rank call gossip.init, is the "
+                "port reachable, and have all the same GOSSIP_SECRET?"
+            )
+        notice.look()
+        time.sleep(0.01)
+    return store
+
+
+def _missing(store: dist.Store, launcher: Launcher) -> list[int]:
+    return [rank for rank in range(launcher.size) if not store.check([f"here/{rank}"])]
+
+
+def _missed(store: dist.Store, where: str, launcher: Launcher, timeout: float) -> str:
+    """The line about a long start, which the first rank that is there says."""
+    missing = _missing(store, launcher)
+    first = next(rank for rank in range(launcher.size) if rank not in missing)
+    said = f"gossip.init() waited {NOTICE:g} s for {called(missing)} of {launcher.size} at {where}"
+    return f"{said}; it fails after {timeout:g} s" if missing and launcher.rank == first else ""
+
+
+def _listen(host: str, port: int, launcher: Launcher, secret: bytes) -> StoreServer:
+    """On the interface that `host` names, where that is one of ours that the others can reach; else on all."""
+    try:
+        address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0]
+        if launcher.local_size < launcher.size and ipaddress.ip_address(address).is_loopback:
+            address = ""  # a host's own name often leads nowhere else, and other hosts have to come
+        try:
+            return StoreServer((str(address), port), secret)
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+            return StoreServer(("", port), secret)  # the address is one that a gateway hands on
+    except OSError as error:
+        raise TransportUnavailable(
+            f"rank 0 cannot listen at {host}:{port} ({error}): is another job there? Choose another MASTER_PORT"
+        ) from error
+
+
+def _agent_has_store() -> bool:
+    """Torchrun's agent may serve the store itself; then no rank does."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def _announced(launcher: Launcher) -> tuple[str, int]:
+    """Where rank 0 listens, by the variables of the launcher."""
+    if "MASTER_ADDR" in os.environ:
+        try:
+            return os.environ["MASTER_ADDR"], int(os.environ.get("MASTER_PORT", "29500"))
+        except ValueError as error:
+            raise UsageError(f"MASTER_PORT is {os.environ['MASTER_PORT']!r}, which is not a port number") from error
+    nodes = os.environ.get("SLURM_STEP_NODELIST", os.environ.get("SLURM_NODELIST", ""))
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if launcher.name == "srun" and nodes and job.isdecimal():
+        # Every rank computes the same port; jobs that share a node differ in their number.
+        return first_host(nodes), 20_000 + int(job) % 20_000
+    raise UsageError(
+        f"{launcher.name} says nothing of where rank 0 listens: set MASTER_ADDR and MASTER_PORT, or launch with mpirun"
+    )
+
+
+def first_host(nodelist: str) -> str:
+    """The first name of a SLURM node list.
+
+    >>> first_host("gpu[07-09,12],login1")
+    'gpu07'
+    """
+    match = re.match(r"([^\[,]+)(?:\[([^\],-]+))?", nodelist)
+    if match is None:
+        raise UsageError(f"cannot read the node list {nodelist!r}: set MASTER_ADDR and MASTER_PORT")
+    return match.group(1) + (match.group(2) or "")
+
+
+def _through_mpi(launcher: Launcher, timeout: float) -> dist.Store:
+    try:
+        from ..mpi.transport import MpiTransport
+
+        ranks = MpiTransport(timeout).group(range(launcher.size))
+    except TransportUnavailable as error:
+        raise TransportUnavailable(
+            f"under mpirun the ranks find one another through MPI, but {error}; or set MASTER_ADDR and MASTER_PORT"
+        ) from error
+    words = [word.decode().split() for word in ranks.gather(f"{socket.gethostname()} {named_address()}".encode())]
+    hosts = [word[0] for word in words]
+    shared, all_named = len(set(hosts)) == 1, all(len(word) == 2 for word in words)
+    if shared:
+        # Sockets between processes of one host need no network card, and its name may not resolve.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    said = b""
+    if launcher.rank == 0:
+        own = ["127.0.0.1"] if shared else [named_address()] if all_named else list(addresses().values())
+        secret = secrets.token_hex(32)
+        # On all interfaces only where it has to be found out which of them leads to the others.
+        server = StoreServer((own[0] if len(own) == 1 else "", 0), secret.encode())
+        said = " ".join([str(server.port), secret, *own]).encode()
+    port, secret, *candidates = ranks.gather(said)[0].decode().split()
+    if not (shared or all_named):
+        candidates = [common_address(ranks, hosts, candidates, int(port), secret.encode())]
+        lead_gloo(candidates[0])
+    return StoreClient((candidates[0], int(port)), secret.encode(), timeout, launcher.rank)

@@ -1,0 +1,144 @@
+"""Batches on a GPU: in stream order, watched by the age of events, and cut where tensors are large.
+
+NCCL works in the order of a stream. An event on a stream of ours stands for a batch's landing, and no host waits for
+it; a thread watches how old these events grow, since nobody else would notice a peer that never answers.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from ...observe import say, signals
+from ...observe.notice import NOTICE, log
+from ..flight import Batch, Flight
+
+if TYPE_CHECKING:
+    from ..base import Transport
+
+Operation = tuple[str, int, torch.Tensor]
+"""("send" or "receive", peer, tensor)."""
+
+MOST_BYTES = 1 << 27
+"""Bytes to one peer in one batch of NCCL: what is larger takes several, so that it does not hold up a sum or another
+averager's round, which wait for the same links, for longer than that."""
+
+
+class StreamedFlight(Flight):
+    """A batch on a GPU: landed when the stream has passed an event. Waiting orders streams and blocks no host."""
+
+    def __init__(self, transport: Transport, sends: Batch, receives: Batch, subject: str) -> None:
+        super().__init__(transport, sends, receives, subject)
+        self.event = torch.cuda.Event()
+
+    def done(self) -> bool:
+        if self.landed is None and self.event.query():
+            self.landed = time.perf_counter()
+        return self.landed is not None
+
+    def followed(self) -> bool:
+        torch.cuda.current_stream().wait_event(self.event)
+        return True
+
+    def wait(self, timeout: float | None = None) -> None:
+        torch.cuda.current_stream().wait_event(self.event)
+
+    def note_heard(self) -> None:
+        if self.done():
+            super().note_heard()
+
+    def missing(self) -> tuple[list[int], list[int]]:
+        return sorted(self.receives), sorted(self.sends)
+
+
+def batches(operations: Sequence[Operation], most: int = MOST_BYTES) -> Iterator[list[Operation]]:
+    """`operations` cut into batches of at most `most` bytes to each peer and from it.
+
+    Which piece is in which batch depends on the sizes of the tensors alone, in the order in which they go to one peer,
+    so that both ends cut alike whoever else they speak with.
+
+    >>> tensor = torch.arange(10, dtype=torch.uint8)
+    >>> [[piece.tolist() for _, _, piece in batch] for batch in batches([("send", 1, tensor)], most=6)]
+    [[[0, 1, 2, 3, 4, 5]], [[6, 7, 8, 9]]]
+    """
+    cut: list[list[Operation]] = []
+    filled: dict[tuple[str, int], tuple[int, int]] = {}  # with each peer: the number of the batch, and bytes in it
+    for kind, peer, tensor in operations:
+        number, held = filled.get((kind, peer), (0, 0))
+        flat = tensor.view(-1)
+        while len(flat):
+            room = (most - held) // flat.element_size()
+            if not room:
+                number, held = number + 1, 0
+                continue
+            piece, flat = flat[:room], flat[room:]
+            held += piece.nbytes
+            cut.extend([] for _ in range(number + 1 - len(cut)))
+            cut[number].append((kind, peer, piece))
+        filled[kind, peer] = number, held
+    yield from cut
+
+
+class Watchdog:
+    """Ends the process when a batch on a GPU is older than the deadline: no host waits there that could notice."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._aloft: deque[tuple[StreamedFlight, float]] = deque()
+        self._logged: StreamedFlight | None = None  # the last one whose long wait was logged
+        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
+
+    def add(self, flight: StreamedFlight, timeout: float) -> None:
+        """Watch `flight` too; it has `timeout` seconds. Its tensors are not held."""
+        self._aloft.append((flight.without_tensors(), timeout))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="gossip-nccl-watchdog", daemon=True)
+            self._thread.start()
+            atexit.register(self.stop)  # CUDA goes down with the interpreter
+
+    def _run(self) -> None:
+        torch.cuda.set_device(self._device)  # a thread begins with the first, and would take memory there
+        while not self._stopped.wait(0.5):
+            said = self._wrong()
+            if said is not None:
+                say.say(f"gossip: {said}")
+                signals.report(self._aloft[0][0].transport.board)
+                say.flush()
+                os._exit(1)
+
+    def _wrong(self) -> str | None:
+        """What there is to say before the process ends; None while all is well."""
+        try:
+            while self._aloft and self._aloft[0][0].done():
+                self._aloft.popleft()[0].note_heard()
+        except RuntimeError as error:  # nobody would watch the deadlines any more
+            flight = self._aloft[0][0]
+            return (
+                f"rank {flight.transport.me} cannot ask its GPU for {flight.subject}: CUDA says {error}. If a CUDA "
+                "graph is being captured, do that with capture_error_mode='thread_local'"
+            )
+        if self._aloft:
+            flight, timeout = self._aloft[0]
+            age = time.perf_counter() - flight.posted
+            if age > timeout:
+                return flight.overdue(timeout)
+            if age > NOTICE and self._logged is not flight:
+                self._logged = flight
+                if said := flight.long_wait(age, timeout):
+                    log.warning(said)
+        return None
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join(timeout=1)
+            atexit.unregister(self.stop)

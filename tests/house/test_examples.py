@@ -1,0 +1,201 @@
+"""What the documentation shows works as written: docstrings, and the README's code."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import networkx
+import numpy
+import pytest
+
+import gossip
+import slowmo
+import topologies
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+MODULES = sorted(
+    module.name
+    for package in (gossip, slowmo, topologies)
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if not module.name.endswith("__main__") and (module.name != "gossip.state.kernels" or find_spec("triton"))
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples_run(name: str) -> None:
+    module = importlib.import_module(name)
+    names = {"gossip": gossip, "slowmo": slowmo, "topologies": topologies, "nx": networkx, "np": numpy}
+    if name.startswith("topologies."):
+        # Graphs are many, and examples short: they stand as after `from topologies import *`.
+        names |= {name: getattr(topologies, name) for name in topologies.__all__}
+    outcome = doctest.testmod(module, globs={**names, **vars(module)}, optionflags=doctest.ELLIPSIS)
+    assert outcome.failed == 0
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_custom_graph_of_the_readme_works_from_a_script() -> None:
+    [code] = [block for block in blocks("python") if "def swing" in block]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 6
+    names: dict[str, object] = {}
+    exec(code, names)
+    graph = names["swing"](6)  # type: ignore[operator]
+    assert isinstance(graph, topologies.Topology)
+    assert (graph.size, graph.period) == (6, 2)
+
+    def rank(world: gossip.World) -> float:
+        import torch
+
+        parameter = torch.nn.Parameter(torch.zeros(3))
+        optimizer = gossip.GossipOptimizer(torch.optim.SGD([parameter], lr=0.1), gossip.PushSum(world, graph))
+        for _ in range(20):
+            parameter.grad = torch.full((3,), float(world.rank))
+            optimizer.step()
+        optimizer.zero_grad()
+        for _ in range(80):
+            optimizer.step()
+        return float(parameter.detach()[0])
+
+    from gossip import testing
+
+    assert testing.run(6, rank) == pytest.approx([-0.1 * 20 * 2.5] * 6, abs=1e-4)
+
+
+def test_the_loop_over_uneven_shards_of_the_readme_ends_on_every_rank() -> None:
+    import torch
+
+    from gossip import testing
+
+    [code] = [block for block in blocks("python") if "world.gather" in block]
+
+    def rank(world: gossip.World) -> tuple[int, float]:
+        model = torch.nn.Linear(2, 1)
+        batches = [torch.ones(2)] * (9 + world.rank)
+        averager = gossip.PushSum(world, topologies.exponential(world.size), overlap=1)
+        optimizer = gossip.GossipOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), averager)
+        exec(code, {"world": world, "batches": batches, "optimizer": optimizer, "loss": lambda x: model(x).sum()})
+        optimizer.settle()
+        return optimizer.steps, optimizer.weight
+
+    assert testing.run(2, rank) == [(10, 1.0), (10, 1.0)]
+
+
+def test_the_mean_of_the_readme_honours_weights_and_may_be_asked_for_in_every_epoch() -> None:
+    """Settled it is the mean of everything, otherwise of what is held; and the run does not notice."""
+    import copy
+
+    import torch
+
+    from gossip import testing
+
+    [code] = [block for block in blocks("python") if "parameters_to_vector" in block]
+    graph = topologies.from_matrix([[0.5, 0.2], [0.5, 0.8]])
+
+    def rank(world: gossip.World, asks: int) -> tuple[list[float], list[float], float, float, list[float]]:
+        model = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.BatchNorm1d(1))
+        optimizer = gossip.GossipOptimizer(
+            torch.optim.SGD(model.parameters(), lr=0.1), gossip.PushSum(world, graph, overlap=1), module=model
+        )
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+        names: dict[str, Any] = {"world": world, "model": model, "optimizer": optimizer, "torch": torch, "copy": copy}
+        exec(code, names)
+        mean = names["mean_of_all_ranks"]
+        for step in range(5):
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, float(world.rank + step))
+            optimizer.step()
+            for _ in range(asks):
+                mean()
+        bias = list(model.parameters())[1].detach()
+        held = [optimizer.weight, float(bias)]
+        unsettled = mean()[0].bias.item()
+        optimizer.settle()
+        settled = mean()[0].bias.item()
+        return held, [optimizer.weight, float(bias)], unsettled, settled, bias.tolist()
+
+    def weighted(pairs: list[list[float]]) -> float:
+        return sum(w * z for w, z in pairs) / sum(w for w, _ in pairs)
+
+    ranks = testing.run(2, lambda world: rank(world, 30))
+    held, all_of_it, unsettled, settled, ends = map(list, zip(*ranks, strict=True))
+    assert sum(w for w, _ in held) < 1.5, "weight is in flight"
+    assert max(abs(w - 1) for w, _ in all_of_it) > 0.1
+    assert unsettled == pytest.approx([weighted(held)] * 2, rel=1e-6)
+    assert settled == pytest.approx([weighted(all_of_it)] * 2, rel=1e-6)
+    assert ends == [each[-1] for each in testing.run(2, lambda world: rank(world, 0))]
+
+
+def test_mixed_precision_of_the_readme_learns_over_ranks() -> None:
+    """Under torch.autocast, and in bfloat16 with masters; both loops are the same."""
+    import torch
+
+    from gossip import testing
+
+    [masters] = [block for block in blocks("python") if "masters=True" in block]
+    [loop] = [block for block in blocks("python") if "torch.autocast" in block]
+    bare = loop.replace("    with torch.autocast(world.device.type, torch.bfloat16):\n    ", "")
+    assert "autocast" not in bare
+    base = "model = Net()\nsgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)\n"
+    osgp = "optimizer = gossip.GossipOptimizer(sgd, gossip.PushSum(world, graph, overlap=1))\n"
+
+    def run(world: gossip.World, code: str, dtype: torch.dtype) -> list[float]:
+        generator, losses = torch.Generator().manual_seed(world.rank), []
+        batches = [torch.randn(16, 4, generator=generator) for _ in range(30)]
+
+        class Net(torch.nn.Linear):
+            def __init__(self) -> None:
+                super().__init__(4, 2)
+                torch.nn.init.zeros_(self.weight)
+                torch.nn.init.zeros_(self.bias)
+
+        def loss_of(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            assert outputs.dtype == torch.bfloat16
+            loss = torch.nn.functional.cross_entropy(outputs, labels)
+            losses.append(loss.item())
+            return loss
+
+        names: dict[str, object] = {
+            "world": world,
+            "graph": topologies.exponential(world.size),
+            "my_shard_of_the_data": [(batch.to(dtype), (batch[:, 0] > 0).long()) for batch in batches],
+        }
+        exec(code, names | {"torch": torch, "gossip": gossip, "Net": Net, "loss_of": loss_of})
+        return losses
+
+    for code, dtype in [(base + osgp + loop, torch.float32), (masters + bare, torch.bfloat16)]:
+        for losses in testing.run(2, lambda world, c=code, d=dtype: run(world, c, d)):  # type: ignore[misc]
+            assert losses[-1] < 0.5 * losses[0]
+
+
+def test_the_loop_of_the_readme_is_the_users_own_with_lines_added() -> None:
+    [diff] = blocks("diff")
+    code = "\n".join(line[1:] for line in diff.splitlines() if not line.startswith("-"))
+    import torch
+
+    class Net(torch.nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 3)
+
+    batches = [(torch.ones(2, 4), torch.tensor([0, 1]))] * 3
+    names: dict[str, object] = {
+        "torch": torch,
+        "networkx": networkx,
+        "Net": Net,
+        "my_shard_of_the_data": batches,
+        "loss_of": torch.nn.functional.cross_entropy,
+    }
+    code = code.replace("    scheduler.step()\n", "")
+    exec(code, names)
+    optimizer = names["optimizer"]
+    assert isinstance(optimizer, slowmo.SlowMo)
+    assert optimizer.stats.run.steps == 3

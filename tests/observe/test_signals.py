@@ -1,0 +1,308 @@
+"""A rank that hangs, is killed or is told to end: every rank ends, soon, and says who waited for whom and why."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+import spawn
+
+DEADLINE = 5.0
+MOST = 100
+
+
+def ends(launcher: str, what: str, transport: str, timeout: float = DEADLINE, **where: int) -> spawn.Outcome:
+    """How OSGP on four ranks ended, on all of them, within five seconds of its deadline."""
+    more = [f"{name}={value}" for name, value in where.items()]
+    command = ["-m", "workers.watched", what, transport, str(timeout), *more]
+    if launcher == "mpirun":
+        outcome = spawn.run_mpirun(4, command, timeout=MOST)
+    else:
+        outcome = spawn.run_torchrun(4, command, timeout=MOST, wait=True)
+    happened = re.search(rf"{what} at (\S+)", outcome.output)
+    assert happened, outcome.output
+    assert time.monotonic() - float(happened[1]) < timeout + 5, outcome.output
+    assert None not in outcome.codes
+    return outcome
+
+
+SAID_OF_1 = r"process \d+ on this host, was killed by SIGKILL \(exit code 137\), (last|never) heard"
+
+
+def is_told_of_a_killed_rank(outcome: spawn.Outcome) -> None:
+    """At least by the ranks that wait for it, in which round, and what became of it."""
+    assert outcome.code
+    assert re.search(
+        r"rank \d (was told to end by SIGTERM, in step \d+, (waiting in \w+ for round \d+|in \w+|computing) for \S+ s"
+        r"|lost a message of round \d+: it .*) \(rank 1, " + SAID_OF_1,
+        outcome.output,
+    ), outcome.output
+
+
+def test_killed() -> None:
+    is_told_of_a_killed_rank(ends("mpirun", "killed", "mpi"))
+
+
+@pytest.mark.parametrize("when", ["killed", pytest.param("killed early", marks=pytest.mark.slow)])
+def test_killed_without_a_launcher_that_ends_the_others(when: str) -> None:
+    """They notice by themselves, waiting for a message or posting one."""
+    outcome = ends("torchrun", when, "gloo")
+    is_told_of_a_killed_rank(outcome)
+    assert sorted(outcome.codes) == [-9, 1, 1, 1]
+    for rank in (0, 2, 3):
+        assert f"rank {rank} lost a message of round" in outcome.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", range(50))
+@pytest.mark.parametrize(("launcher", "transport"), [("mpirun", "mpi"), ("mpirun", "gloo"), ("torchrun", "gloo")])
+def test_killed_in_any_step(launcher: str, transport: str, trial: int) -> None:
+    is_told_of_a_killed_rank(ends(launcher, "killed", transport, step=trial))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("launcher", "transport"), [("mpirun", "mpi")])
+def test_hung(launcher: str, transport: str) -> None:
+    """Who waits for it says where it is, and every rank of the host shows its stacks, the one that hangs too."""
+    outcome = ends(launcher, "hung", transport, 2)
+    assert outcome.code == 1
+    assert re.search(
+        r"PeerTimeout: rank \d heard nothing from rank 1 .*in round \d for 2 s over mpi \((rank \d, .*; )?rank 1, "
+        r"process \d+ on this host, is in step 6, computing for [234]\.\d s, last heard in .* s ago\): is the peer",
+        outcome.output,
+    ), outcome.output
+    hung = re.search(
+        r"\[rank 1 on \S+\] in step 6, computing for [2345]\.\d s\n(\[rank 1 on \S+\] .*\n)+", outcome.output
+    )
+    assert hung, outcome.output
+    assert "threading.Event().wait(100)" in hung[0]
+    assert re.search(r"\[rank \d on \S+\] in step \d, waiting in land for round \d for \d\.\d s\n", outcome.output)
+
+
+@pytest.mark.slow
+def test_exits() -> None:
+    """MPI's own end waits for the others, so that the process of a rank that has left its script is still there."""
+    outcome = ends("mpirun", "exits", "mpi", 2)
+    assert outcome.code == 1
+    assert re.search(
+        r"PeerTimeout: rank \d heard nothing from rank 1 .*\(rank 1, process \d+ on this host, is in step 6, at the "
+        r"end of its script for [234]\.\d s, last heard",
+        outcome.output,
+    ), outcome.output
+
+
+FEWER = """
+import sys, torch, gossip, topologies
+from gossip.transports import flight
+flight.GRACE = 1.0
+world = gossip.init(timeout=60)
+parameter = torch.zeros(3, requires_grad=True)
+push_sum = gossip.PushSum(world, topologies.exponential(world.size))
+optimizer = gossip.GossipOptimizer(torch.optim.SGD([parameter], lr=0.1), push_sum)
+for step in range(6 if world.rank != 1 else 4):
+    optimizer.step()
+sys.exit(0)
+"""
+
+
+def test_a_rank_that_makes_fewer_steps_is_not_waited_for_until_the_deadline() -> None:
+    """Its process is still there, in MPI's own end, which waits for the others."""
+    outcome = spawn.run_mpirun(3, ["-c", FEWER], timeout=MOST)
+    assert outcome.code == 1
+    assert re.search(
+        r"gossip: rank \d heard nothing from rank 1 .*in round [45] \(rank 1, process \d+ on this host, is in step 4, "
+        r"at the end of its script for \d+\.\d s, last heard .*, and it will not: does every rank call step\(\)",
+        outcome.output,
+    ), outcome.output
+    assert outcome.seconds < 40
+
+
+ABSENT = """
+import os, threading, gossip
+from gossip.transports import mpi_start
+mpi_start.START = 3
+if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+    threading.Event().wait(100)
+gossip.init(timeout=3)
+"""
+
+
+@pytest.mark.slow
+def test_never_connected_over_mpi() -> None:
+    """MPI itself would wait for ever."""
+    outcome = spawn.run_mpirun(2, ["-c", ABSENT], timeout=MOST)
+    assert outcome.code
+    assert "gossip: rank 0 waited 3 s in MPI_Init for all 2 ranks to call gossip.init" in outcome.output
+
+
+def test_asked_to_stop_by_one_rank() -> None:
+    """Every rank leaves its loop at the same step, with its state saved, and the job has ended well."""
+    outcome = ends("torchrun", "asked", "gloo")
+    assert outcome.codes == (0, 0, 0, 0), outcome.output
+    assert sorted(re.findall(r"rank \d saves step \d+", outcome.output)) == [
+        f"rank {r} saves step 10" for r in range(4)
+    ]
+
+
+@pytest.mark.slow
+def test_asked_to_stop_through_mpirun() -> None:
+    """Which hands on SIGUSR2, as a scheduler sends it long before the end."""
+    outcome = ends("mpirun", "job asked", "mpi")
+    assert outcome.code == 0, outcome.output
+    assert len(set(re.findall(r"saves step (\d+)", outcome.output))) == 1
+    assert outcome.output.count("saves step") == 4
+
+
+def test_told_to_end() -> None:
+    """A loop that does not ask ends at once."""
+    outcome = ends("torchrun", "told", "gloo")
+    assert outcome.codes[1] == 143
+    assert re.search(r"gossip: rank 1 was told to end by SIGTERM, in step \d, .* for \S+ s", outcome.output)
+    assert 0 not in outcome.codes
+
+
+@pytest.mark.slow
+def test_told_through_mpirun() -> None:
+    """Which prints nothing more of its ranks then, and kills them a quarter of a second later."""
+    assert spawn.run_mpirun(4, ["-m", "workers.watched", "job told", "mpi", "5"], timeout=MOST).code
+
+
+@pytest.mark.slow
+def test_sigusr1_to_mpirun() -> None:
+    """Every rank says where it is, and goes on."""
+    outcome = ends("mpirun", "job watched", "mpi")
+    assert outcome.code == 0, outcome.output
+    for rank in range(4):
+        assert re.search(rf"\[rank {rank} on \S+\] in step \d+, ", outcome.output)
+        assert re.search(rf"\[rank {rank} on \S+\]   File .*workers/watched.py", outcome.output)
+
+
+# -- the signals of one process ----------------------------------------------------------------------------------------
+
+PLAIN = """
+import ctypes, os, signal, sys, threading, time
+from gossip.observe import board, signals
+
+def end_job(code):
+    os._exit(code)
+"""
+
+ALONE: dict[str, tuple[str, int, str]] = {
+    "deep in a library, with all but the interpreter's lock": (
+        """
+signals.stand(board.Board(0), end_job)
+library = ctypes.CDLL(None)
+threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+for _ in range(2):
+    library.sleep(1)
+""",
+        0,
+        r"\[rank 0\] before its first step\n\[rank 0\] thread MainThread:\n\[rank 0\]   File \"<string>\", line 12",
+    ),
+    "a handler of the program's own": (
+        """
+signal.signal(signal.SIGTERM, lambda *_: print("mine"))
+signals.stand(board.Board(0), end_job).let_ask()
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(0.1)
+""",
+        0,
+        r"^mine\n$",
+    ),
+    "a handler that the program sets later": (
+        """
+signals.GRACE = 0.2
+signals.stand(board.Board(0), end_job).let_ask()
+signal.signal(signal.SIGINT, lambda *_: print("mine"))
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(1)
+""",
+        0,
+        r"^mine\n$",
+    ),
+    "a forked process": (
+        """
+own = board.Board(0)
+own.share(lambda data: [data])  # its slot is memory that the child sees too
+signals.stand(own, end_job).let_ask()
+if not (child := os.fork()):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+print(os.waitpid(child, 0)[1], own.slot.listens, flush=True)
+if not (child := os.fork()):
+    sys.exit()
+os.waitpid(child, 0)
+print(own.slot)
+""",
+        0,
+        r"^15 1\nbefore its first step\n$",
+    ),
+    "a loop that asked once": (
+        """
+signals.GRACE = 0.3
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background is started without
+signals.stand(board.Board(0), end_job).let_ask()
+os.kill(os.getpid(), signal.SIGINT)
+time.sleep(10)
+""",
+        130,
+        "gossip: rank 0 was told to end by SIGINT and its loop did not ask for 0.3 s, before its first step",
+    ),
+    "twice": (
+        """
+import gossip
+world = gossip.init()
+assert not world.asked_to_stop()
+os.kill(os.getpid(), signal.SIGTERM)
+while not world.asked_to_stop():
+    time.sleep(0.01)
+print("saving", flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(10)
+""",
+        143,
+        r"saving\ngossip: rank 0 was told to end by SIGTERM again, before its first step",
+    ),
+    "somebody else takes the descriptor": (
+        """
+import asyncio
+signals.stand(board.Board(0), end_job)
+async def main():
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, print)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(10)
+asyncio.run(main())
+""",
+        143,
+        "was told to end by SIGTERM",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[dict[str, subprocess.Popen[str]]]:
+    started = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", PLAIN + text],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=spawn.ROOT,
+        )
+        for name, (text, _, _) in ALONE.items()
+    }
+    yield started
+    for process in started.values():
+        process.kill()
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_signal(name: str, alone: dict[str, subprocess.Popen[str]]) -> None:
+    output, _ = alone[name].communicate(timeout=60)
+    _, code, said = ALONE[name]
+    assert alone[name].returncode == code, output
+    assert re.search(said, output), output

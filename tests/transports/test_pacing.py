@@ -1,0 +1,343 @@
+"""When to ask for what is under way: often when it is about to land, and rarely before."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict, deque
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from gossip.transports import flight, pacing
+from gossip.transports.mpi import engine as mpi_engine
+from gossip.transports.mpi import flight as mpi_flight
+from gossip.transports.mpi import parcels
+from gossip.transports.mpi.flight import MpiFlight
+
+
+class Clock:
+    """In the place of `time`, at a time of the test's own."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(flight, "time", clock)
+    monkeypatch.setattr(mpi_flight, "time", clock)
+    return clock
+
+
+def flying(clock: Clock, **attributes: Any) -> Any:
+    """A flight over MPI that was posted now, without any MPI."""
+    made: Any = object.__new__(MpiFlight)
+    made.posted = made.moved = made.expected = made._asked = clock.now
+    made.landed, made._first, made._came = None, None, 0
+    made._receives, made._sends, made._held, made._aboard, made._staged = [], [], [], [], []
+    made._coming, made._going, made._well, made._failure = [], [], set(), None
+    made.ranks, made.sends, made.receives, made.bytes_sent, made.bytes_received = {}, {}, {}, 0, 0
+    made._learns = made._prompt = True
+    made.transport = SimpleNamespace(number=0, engine=Engine())
+    for name, value in attributes.items():
+        setattr(made, name, value)
+    return made
+
+
+class Broken(RuntimeError):
+    """What MPI raises."""
+
+
+class Engine:
+    """Without any MPI: keeps what it is handed, in order."""
+
+    near: frozenset[int] = frozenset()
+    places = range(9)
+    mpi = SimpleNamespace(Exception=Broken)
+
+    def __init__(self, device: object = None) -> None:
+        self.habits = pacing.Habits()
+        self.routes = SimpleNamespace(of=lambda tensor: device)
+        self.handed: list[Any] = []
+
+    def post(self, parcel: Any) -> None:
+        parcel.posted = True
+        self.handed.append(parcel)
+
+    def forget(self, flight: object) -> None:
+        """It has landed."""
+
+    def died(self, error: Exception) -> bool:
+        return isinstance(error, Broken)
+
+
+KIND = (0, True, 0, 0)
+"""Of a flight of no bytes."""
+
+
+class Request:
+    """Ends at `at`, or breaks."""
+
+    def __init__(self, clock: Clock, at: float) -> None:
+        self.clock, self.at, self.tests = clock, at, 0
+
+    def Test(self) -> bool:
+        self.tests += 1
+        if self.at < 0:
+            raise Broken("it is dead")
+        return self.clock.now >= self.at
+
+
+class Parcel:
+    """A peer's message, handed over."""
+
+    staged, posted = False, True
+
+    def __init__(self, peer: int, request: Request) -> None:
+        self.peer, self.requests = peer, [request]
+
+
+def questions(clock: Clock, under_way: Any) -> list[float]:
+    """When it is asked for, until it has landed, and by whom it is waited for all the time."""
+    began, asked = clock.now, []
+    while True:
+        asked.append(clock.now)
+        under_way._ask()
+        if under_way.landed is not None:
+            return asked
+        clock.now += under_way.interval(clock.now - began)
+
+
+def test_without_any_experience_questions_become_rarer(clock: Clock) -> None:
+    under_way = flying(clock, _coming=[deque([Request(clock, 100.08)])])
+    asked = questions(clock, under_way)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(asked)]
+    assert gaps[0] == pytest.approx(pacing.SHORTEST)
+    assert gaps == sorted(gaps)
+    assert max(gaps) == pytest.approx(pacing.LONGEST)
+
+
+def test_what_takes_as_long_as_before_is_met_when_it_lands(clock: Clock) -> None:
+    """A second one of the kind, 0.3 ms later than the first: the last questions are close together, and all are few."""
+    habits = pacing.Habits()
+    habits.note(KIND, 0.08)
+    under_way = flying(clock, _coming=[deque([Request(clock, 100.0803)])])
+    under_way.transport.engine.habits = habits
+    under_way._collect()
+    asked = questions(clock, under_way)
+    assert asked[-1] - 100.0803 < 5e-5
+    assert len(asked) < 100
+    assert habits.least(KIND) == 0.08
+    assert all(later - earlier > 9e-4 for earlier, later in itertools.pairwise(asked) if later < 100.079)
+
+
+@pytest.mark.parametrize("late", [0.3, 0.3002, 0.3004, 0.3006, 0.3008])
+def test_pieces_foretell_the_end(late: float, clock: Clock) -> None:
+    """Of a peer that began late, where experience says nothing, and whose last piece is a small one."""
+    began = 100 + late
+    ends = [began, *(began + 0.005 * (number + 1) for number in range(16)), began + 0.0838]
+    under_way = flying(clock, _coming=[deque(Request(clock, at) for at in ends)])
+    under_way.transport.engine.habits.note(KIND, 0.08)
+    under_way._collect()
+    assert questions(clock, under_way)[-1] - ends[-1] < 2e-4
+
+
+@pytest.mark.parametrize("late", [5e-3, 1e-3, 3e-4])
+def test_what_was_late_once_is_not_late_for_ever(late: float, clock: Clock) -> None:
+    """As each hop of a barrier, among ranks that go in step: none has come before it is asked for."""
+    habits = pacing.Habits()
+    habits.note(KIND, late)
+    for _ in range(3 * pacing.REMEMBERED):
+        under_way = flying(clock, _coming=[deque([Request(clock, clock.now + 1e-4)])])
+        under_way.transport.engine.habits = habits
+        under_way._collect()
+        took = questions(clock, under_way)[-1] - under_way.posted
+    assert took < 1.5e-4
+
+
+def test_questions_do_not_set_the_pace_by_which_they_are_set(clock: Clock) -> None:
+    """A piece of a quick message moves when it is asked for: it is not slower for having been slow before."""
+    pieces, slow = 64, 0.005
+
+    class Stream:
+        """Of a buffer that holds four pieces, and is emptied and filled again by a question."""
+
+        def __init__(self) -> None:
+            self.left, self.seen = pieces, clock.now
+
+        def Test(self) -> bool:
+            room = min(4, int((clock.now - self.seen) / 1e-5))
+            self.left, self.seen = self.left - room, clock.now if room else self.seen
+            return self.left <= 0
+
+    habits = pacing.Habits()
+    habits.note(KIND, slow)
+    for _ in range(3 * pacing.REMEMBERED):
+        under_way = flying(clock, _coming=[deque([Stream(), *(Request(clock, 0.0) for _ in range(pieces - 1))])])
+        under_way.transport.engine.habits = habits
+        under_way._collect()
+        began = clock.now
+        questions(clock, under_way)
+    assert clock.now - began < slow
+
+
+def test_a_message_that_is_held_changes_no_questions(clock: Clock) -> None:
+    """Its word may come at any time; and what only comes, or only goes, teaches nothing."""
+    for given in ({"_held": [Parcel(1, Request(clock, 0.0))]}, {"_learns": False}):
+        under_way = flying(clock, _coming=[deque([Request(clock, 100.0)])], **given)
+        for parcel in under_way._held:
+            parcel.posted = False
+        under_way.transport.engine.habits.note(KIND, 0.08)
+        under_way._collect()
+        assert under_way.interval(0.0) == pytest.approx(pacing.SHORTEST)
+        if not under_way._learns:
+            under_way._ask()
+            assert under_way.landed == 100.0
+            assert under_way.transport.engine.habits.least(KIND) == 0.08
+
+
+@pytest.mark.parametrize("waited", [0.0, 0.001])
+def test_who_begins_to_wait_asks_soon_for_what_MPI_has_to_be_asked_for(waited: float, clock: Clock) -> None:
+    """Long after the post, where MPI has questions of its own to the receiver, which want to be answered."""
+    under_way = flying(clock, _coming=[deque([Request(clock, 100.08)])], _prompt=False)
+    under_way.transport.engine.habits.note(KIND, 0.08)
+    under_way._collect()
+    clock.now += 0.05
+    assert under_way.interval(waited) == pytest.approx(max(pacing.SHORTEST, waited / 10))
+
+
+def test_of_each_message_one_piece_is_asked_for(clock: Clock) -> None:
+    late, prompt = ([Request(clock, at) for at in ends] for ends in ((200.0, 0.0), (0.0, 200.0, 0.0)))
+    under_way = flying(clock, _coming=[deque(late), deque(prompt)])
+    under_way._ask()
+    assert [request.tests for request in (*late, *prompt)] == [1, 0, 1, 1, 0]
+    clock.now = 200.0
+    under_way._ask()
+    assert under_way.landed == 200.0
+
+
+def test_a_dead_peer_is_noticed_behind_one_that_is_late(clock: Clock) -> None:
+    """And what another one sent counts as come, but not what nobody has asked for yet."""
+    requests = [Request(clock, at) for at in (200.0, 0.0, -1.0, 0.0, 0.0)]
+    parcels = [Parcel(peer, request) for peer, request in enumerate(requests)]
+    under_way = flying(
+        clock,
+        _coming=[deque(parcel.requests) for parcel in parcels[:-1]],
+        _held=parcels[-1:],
+        _let_go=lambda: None,
+        _receives=parcels,
+        receives=dict.fromkeys(range(5)),
+    )
+    under_way._ask()
+    assert isinstance(under_way._failure, Broken)
+    assert under_way.arrived() == {1}
+    assert [request.tests for request in requests] == [1, 1, 1, 0, 0]
+
+
+class Direct:
+    """The route of a device whose memory MPI reads."""
+
+    def mark(self) -> None:
+        """Nothing is under way there."""
+
+    def parcel(self, peer: int, line: parcels.Line, tensor: torch.Tensor, mark: None) -> parcels.Plain:
+        return parcels.Plain(peer, line, [tensor])
+
+
+@pytest.mark.parametrize("inward", [True, False])
+@pytest.mark.parametrize(("count", "at_once"), [(parcels.FEW, True), (parcels.FEW + 1, False)])
+def test_who_posts_does_not_hand_over_many_pieces(count: int, at_once: bool, inward: bool, clock: Clock) -> None:
+    """Though the word that there is room has come already; and that word leaves with the first of them."""
+    handed: list[tuple[bool, Any]] = []
+
+    class Comm:
+        def Isend(self, memory: list[Any], place: int, tag: int) -> Any:
+            handed.append((False, memory[0]))
+            return Request(clock, 0.0)
+
+        def Irecv(self, memory: list[Any], place: int, tag: int) -> Any:
+            handed.append((True, memory[0]))
+            return Request(clock, 0.0)
+
+    engine: Any = object.__new__(mpi_engine.Engine)
+    engine._queues, engine._byte, engine.comm = defaultdict(deque), None, Comm()
+    line = parcels.Line(inward, 1, 0)
+    parcel = parcels.Plain(1, line, range(count), asking=True)
+    engine.post(parcel)
+    assert parcel.posted == at_once
+    words = [(way, piece) for way, piece in handed if piece is parcels.NOTHING]
+    assert [way for way, _ in words] == [not inward]
+    messages = [piece for _, piece in handed if piece is not parcels.NOTHING]
+    assert messages == list(range(count if at_once else parcels.FEW if inward else 0))
+    if not at_once:
+        engine.dispatch(line)
+    assert parcel.posted
+    assert [piece for way, piece in handed if way == inward and piece is not parcels.NOTHING] == list(range(count))
+    assert len(parcel.requests) == count
+    assert len(handed) == count + 1
+
+
+@pytest.mark.parametrize("inward", [True, False])
+def test_who_posts_a_second_message_does_not_hand_over_the_first(inward: bool) -> None:
+    class First:
+        line = parcels.Line(inward, 1, 0)
+        asked = 0
+
+        def post(self, wire: object) -> bool:
+            self.asked += 1
+            return False
+
+    engine: Any = object.__new__(mpi_engine.Engine)
+    engine._queues, first = defaultdict(deque), First()
+    engine.post(first)
+    engine.post(First())
+    assert first.asked == 1
+
+
+SMALL, LARGE = torch.zeros(100), torch.zeros(40 * parcels.EAGER // 4)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "engine", "asking", "prompt"),
+    [
+        ([SMALL], {}, False, True),
+        ([SMALL, LARGE], {}, True, True),
+        ([SMALL, LARGE], {}, False, False),
+        ([SMALL, LARGE], {"near": {0, 1}}, True, False),
+        ([SMALL], {"device": True}, False, False),
+    ],
+)
+def test_what_needs_no_answer_is_known(
+    tensors: list[torch.Tensor], engine: dict[str, Any], asking: bool, prompt: bool, clock: Clock
+) -> None:
+    """Pieces that leave without MPI's own question; not so rests of larger ones, shared memory and devices."""
+    made = flying(clock, ranks=[0, 1], sends={1: tensors}, receives={1: tensors})
+    made.transport.engine = Engine(Direct() if "device" in engine else None)
+    made.transport.engine.near = engine.get("near", set())
+    made._post(asking)
+    assert made._prompt == prompt
+    inward = [parcel.line.inward for parcel in made.transport.engine.handed]
+    assert inward == sorted(inward, reverse=asking), "receives first where they ask, and sends where they do not"
+
+
+def test_no_more_is_remembered_than_there_is_room_for() -> None:
+    habits = pacing.Habits()
+    for size in range(3 * pacing.KINDS):
+        habits.note((0, True, size, size), 1.0)
+    assert len(habits._took) == pacing.KINDS
+    assert habits.least(KIND) == 0.0
+    kind = (0, True, 3 * pacing.KINDS - 1, 3 * pacing.KINDS - 1)
+    habits.note(kind, 0.5)
+    assert habits.least(kind) == 0.5
+    habits.note(KIND, 1.0)  # in the place of the one that was noted longest ago
+    assert habits.least((0, True, 2 * pacing.KINDS, 2 * pacing.KINDS)) == 0.0
+    assert habits.least(kind) == 0.5
+    for _ in range(pacing.REMEMBERED):
+        habits.note(kind, 2.0)
+    assert habits.least(kind) == 2.0, "what has changed for good is not waited for as it was"
