@@ -182,7 +182,7 @@ def test_a_rank_leaves_the_word_to_the_one_that_speaks(
     """Also where another hook stands around ours, as torch.distributed puts it: the job goes on until that is said."""
     text = """
         import gossip, sys
-        from gossip import ending
+        from gossip.observe import ending
         sys.excepthook = lambda *what: ending.excepthook(*what)
         raise gossip.Disagreement("ranks disagree", speaks=False)
     """

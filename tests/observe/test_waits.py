@@ -102,7 +102,8 @@ def test_a_wait_that_ends_soon_says_nothing(caplog: pytest.LogCaptureFixture) ->
 
 ALONE = """
 import tempfile, torch, gossip, topologies
-from gossip.transports import flight, notice
+from gossip.observe import notice
+from gossip.transports import flight
 world = gossip.init(timeout=60)
 model = torch.nn.Linear(2, 1)
 push_sum = gossip.PushSum(world, topologies.exponential(world.size), overlap=1)
@@ -139,7 +140,7 @@ def test_one_line_and_then_one_report_for_all_ranks_of_a_host(transport: str) ->
 
 LATE = """
 import os, sys, threading, gossip
-from gossip.transports import notice
+from gossip.observe import notice
 notice.NOTICE = 1.0
 if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
     import mpi4py.MPI
@@ -160,9 +161,10 @@ def test_a_rank_that_never_calls_init_is_waited_for_with_a_line(transport: str) 
 
 MPI_LATE = """
 import os, threading, gossip
-from gossip.transports import mpi_start, notice
-notice.NOTICE = mpi_start.NOTICE = 1.0
-mpi_start.START = 3.0
+from gossip.observe import notice
+from gossip.transports.mpi import start
+notice.NOTICE = start.NOTICE = 1.0
+start.START = 3.0
 if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
     threading.Event().wait(60)
 gossip.init("mpi", timeout=3.0)
