@@ -17,16 +17,22 @@ def alternating_exponential(size: int) -> AlternatingExponential:
 
         P(t) = (I + S^h(t)) / 2,    h = +1, -1, +2, -2, +4, -4, …,    2^i < n,    S[(j + 1) mod n, j] = 1
 
-    Hops that are the same modulo n count once. The SGP authors' schedule keeps both, on 8 ranks +4 and then -4 to the
-    same peer: `sgp_graph` with kind="DynamicDirectedExponentialGraph". It stands here for comparison: on powers of two
-    one period of 2 log₂(n) - 1 rounds is the exact average, where `exponential` needs log₂(n).
+    Hops that are the same modulo n count once. The SGP authors' schedule keeps both: on 8 ranks it sends +4 and then -4
+    to the same peer. That schedule is `sgp_graph` with kind="DynamicDirectedExponentialGraph".
 
-    size: number of ranks n, from 1. Raises `TopologyError` for other values.
+    This family serves for comparison. On powers of two, one period of 2 log₂(n) - 1 rounds gives the exact average, and
+    `exponential` needs log₂(n) rounds.
+
+    Args:
+        size: number of ranks n, from 1.
+
+    Raises:
+        TopologyError: another size.
 
     >>> [list(alternating_exponential(8).turn(rank=0, round=round).sends) for round in range(5)]
     [[1], [7], [2], [6], [4]]
 
-    After that schedule, of Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv 1811.10792.
+    Source: after the schedule of Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv 1811.10792.
     """
     size = positive(size, "the size of an alternating exponential schedule")
     hops = dict.fromkeys(sign * power % size for power in powers(2, size) for sign in (1, -1))

@@ -16,7 +16,7 @@ from topologies.validation import validate
 
 
 class Step(NamedTuple):
-    """One round: rows of ranks that all do the same, each cut into parts."""
+    """One round: equal rows of ranks, and every row is cut into the same parts."""
 
     rows: int
     parts: tuple[Part, ...]
@@ -27,7 +27,6 @@ class Base(Topology):
     """The schedule that `base` returns: O(log² n) numbers, from which a turn follows in O(log n + peers)."""
 
     def __init__(self, size: int, peers: int) -> None:
-        """`size`: n; `peers`: k, from 1."""
         self.peers = peers
         self.steps = _shortest(size, peers + 1) or [Step(1, (Cliques(size, 1, 1),))]
         super().__init__(size, period=len(self.steps))
@@ -63,37 +62,43 @@ class Base(Topology):
 def base(size: int, peers: int = 1) -> Base:
     """Base-(k+1) graph: at most k = `peers` peers a round, undirected, and the exact average on any number of ranks.
 
-    Three schedules, each made of the one before it:
+    There are three schedules, and each is built from the one before it:
 
-    - *H* on n = r_1 · r_2 ⋯ r_L ranks, all r_m <= k + 1: in round m the ranks that differ in digit m only, which are
-      r_m, average. L rounds.
-    - *Simple* on other n = Σ_l a_l (k+1)^p_l, the digits of n to the base k + 1, greatest p_l first: the ranks fall
-      into blocks V_l, each of a_l groups of (k+1)^p_l. Every block averages by H. Then comes one round for each block
-      V_j but the last, in which every rank of the later blocks meets one rank of each group of V_j with the share
-      n_j / (S_j a_j), where n_j = |V_j| and S_j = n_j + n_{j+1} + …: now each of the former, and each group of V_j on
-      average, has the mean of all. From then on the groups of V_j run H. 2 p_1 + 1 rounds, one more where a_1 > 1.
-    - *Base*: n = s · q where q holds the prime factors up to k + 1: Simple in rows of s and then H down the columns,
-      or Simple on all, whichever is shorter.
+    - *H* serves n = r_1 · r_2 ⋯ r_L with all r_m <= k + 1. In round m the r_m ranks that differ in digit m only take
+      their average. It has L rounds.
+    - *Simple* serves every other n = Σ_l a_l (k+1)^p_l, the digits of n to the base k + 1, greatest p_l first. The
+      ranks form blocks V_l, each of a_l groups of (k+1)^p_l ranks. First every block averages by H. Then comes one
+      round for each block V_j except the last. In it every rank of the later blocks meets one rank of each group of
+      V_j. Both give the share n_j / (S_j a_j), where n_j = |V_j| and S_j = n_j + n_{j+1} + …. Afterwards each rank of
+      the later blocks holds the mean of all ranks, and so does each group of V_j on average. From then on the groups of
+      V_j run H. It has 2 p_1 + 1 rounds, and one more where a_1 > 1.
+    - *Base* writes n = s · q, where q holds the prime factors up to k + 1. It runs Simple in rows of s ranks and then H
+      down the columns, or Simple on all ranks if that is shorter.
 
-    On powers of k + 1 it takes log(n) rounds as `exponential` does, elsewhere O(log n): with one peer 6 rounds for 24
-    ranks, 9 for 25, 11 for 33. Ranks rest in some rounds. Every matrix is symmetric, so weights stay equal.
+    On powers of k + 1 it takes log(n) rounds, as `exponential` does. On other n it takes O(log n) rounds: with one peer
+    6 rounds for 24 ranks, 9 for 25, 11 for 33. Ranks rest in some rounds. Every matrix is symmetric, so weights stay
+    equal.
 
-    size: number of ranks n, from 1. peers: k, from 1; beyond n - 1 it changes nothing. Raises `TopologyError` for other
-    values.
+    Args:
+        size: number of ranks n, from 1.
+        peers: k, from 1; values beyond n - 1 change nothing.
+
+    Raises:
+        TopologyError: other values.
 
     >>> base(3).turn(rank=0, round=1)
     Turn(keep=0.333..., sends={2: 0.666...}, receives={2: 0.666...})
     >>> [base(size).period for size in (24, 25, 33)]
     [6, 9, 11]
 
-    Takezawa, Sato, Bao, Niwa, Yamada: Beyond Exponential Graph, NeurIPS 2023, arXiv 2305.11420, section 4.
+    Source: Takezawa, Sato, Bao, Niwa, Yamada: Beyond Exponential Graph, NeurIPS 2023, arXiv 2305.11420, section 4.
 
-    CECA (Ding et al., ICML 2023) takes ⌈log₂ n⌉ rounds for every n but needs two values a rank: the mean x of m + 1
-    ranks and the mean y of the m others among them. It sends one of the two and changes both on what it hears. In a
-    round that sends y, x_i ← ((m + 1) x_i + m y_j)/(2m + 1), so Σx stays as it is only while Σy equals it, and every
-    update of the optimizer has to reach y as well. y is a second copy of the parameters, it holds a part of the rank's
-    weight that differs from round to round, and in some rounds it is what is sent. Gossip here has one value a rank,
-    the parameters themselves, so CECA is not among the families.
+    CECA (Ding et al., ICML 2023) takes ⌈log₂ n⌉ rounds for every n, and needs two values a rank. These are the mean x
+    of m + 1 ranks and the mean y of the m others among them. A rank sends one of the two and changes both on receipt.
+    In a round that sends y, x_i ← ((m + 1) x_i + m y_j)/(2m + 1). This keeps Σx only while Σy equals it, so every
+    update of the optimizer has to reach y as well. Thus y is a second copy of the parameters, and its share of the
+    weight differs from round to round. Gossip here has one value a rank, the parameters themselves, so CECA is not
+    among the families.
     """
     size = positive(size, "the size of a base graph")
     peers = positive(peers, "the number of peers of a base graph")
@@ -103,10 +108,10 @@ def base(size: int, peers: int = 1) -> Base:
 
 
 def _shortest(size: int, base: int) -> list[Step]:
-    """Base(n): rows of s and then columns of q, or Simple(n) where that is shorter."""
+    """The rounds of Base(n): rows of s and then columns of q, or Simple(n) where that is shorter."""
     rest, smooth = size, 1
     for prime in range(2, base + 1):
-        # Where `prime` is composite, its factors have been taken out before it, and it divides nothing.
+        # A composite `prime` divides nothing, because its factors were taken out before it.
         while rest % prime == 0:
             rest, smooth = rest // prime, smooth * prime
     rows = [Step(smooth, parts) for parts in _simple(rest, base)]
@@ -116,7 +121,7 @@ def _shortest(size: int, base: int) -> list[Step]:
 
 
 def _simple(size: int, base: int) -> list[tuple[Part, ...]]:
-    """Simple(n), which is H(n) where n has small factors only: the parts of each round."""
+    """The parts of each round of Simple(n), or of H(n) where no prime factor of n exceeds the base."""
     digits = _digits(size, base)
     if digits is not None:
         return [(Cliques(size, stride, radix),) for stride, radix in digits]
@@ -128,7 +133,7 @@ def _simple(size: int, base: int) -> list[tuple[Part, ...]]:
 
 
 def _round(blocks: list[tuple[int, int]], meeting: int, base: int) -> tuple[Part, ...]:
-    """The parts of Simple(n) in the round in which block number `meeting` meets the later ones; before it where < 0."""
+    """The parts of Simple(n) in the round in which block `meeting` meets the later ones; below 0 it is earlier."""
     parts: list[Part] = []
     for number, (groups, width) in enumerate(blocks):
         rest = sum(groups * width for groups, width in blocks[number + 1 :])
@@ -141,7 +146,7 @@ def _round(blocks: list[tuple[int, int]], meeting: int, base: int) -> tuple[Part
 
 
 def _blocks(size: int, base: int) -> list[tuple[int, int]]:
-    """The digits of n that are not 0, greatest first, each with the power of the base that it counts.
+    """The nonzero digits of n, greatest first, each with its power of the base.
 
     >>> _blocks(17, 3)
     [(1, 9), (2, 3), (2, 1)]
@@ -157,9 +162,9 @@ def _blocks(size: int, base: int) -> list[tuple[int, int]]:
 
 
 def _digits(size: int, base: int) -> list[tuple[int, int]] | None:
-    """Stride and radix of the digits of a mixed-radix number below n, as few as can be with radices up to the base.
+    """Stride and radix of each digit of a mixed-radix number below n: the fewest digits with radices up to the base.
 
-    None where n has a prime factor above the base.
+    None if n has a prime factor above the base.
 
     >>> _digits(36, 6), _digits(36, 3), _digits(10, 3)
     ([(1, 6), (6, 6)], [(1, 3), (3, 3), (9, 2), (18, 2)], None)

@@ -1,4 +1,4 @@
-"""What a round of a Base-(k+1) graph is made of: runs of ranks that average in cliques, or meet one by one."""
+"""The parts of a round of a Base-(k+1) graph: runs of ranks that average in cliques, or meet one by one."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from topologies.arrays.edges import Edges
 
 
 class Part(Protocol):
-    """Some consecutive places, and what they do among themselves in one round; every share goes both ways."""
+    """Some consecutive places and their exchanges in one round; every share goes both ways."""
 
     @property
     def size(self) -> int:
-        """How many places."""
+        """The number of places."""
         ...
 
     def turn(self, place: int) -> tuple[float, dict[int, float]]:
-        """What `place` keeps, and its peers with what it sends to each, which is what it receives from each."""
+        """The share that `place` keeps, and the share that it exchanges with each peer."""
         ...
 
     def edges(self) -> Edges:
@@ -33,19 +33,17 @@ class Cliques(NamedTuple):
 
     size: int
     stride: int
-    """What the digit counts."""
+    """The step from one value of the digit to the next."""
     radix: int
-    """How many values it takes, and so the members of a clique; stride · radix divides the size."""
+    """The number of values of the digit, which is the size of a clique; stride · radix divides the size."""
 
     def turn(self, place: int) -> tuple[float, dict[int, float]]:
-        """The same share to every member of the clique, itself included."""
         share = 1 / self.radix
         digit = place // self.stride % self.radix
         first = place - digit * self.stride
         return share, {first + other * self.stride: share for other in range(self.radix) if other != digit}
 
     def edges(self) -> Edges:
-        """All turns as arrays."""
         share = 1 / self.radix
         place = np.arange(self.size)
         digit = place // self.stride % self.radix
@@ -55,7 +53,10 @@ class Cliques(NamedTuple):
 
 
 class Meeting(NamedTuple):
-    """The places behind some equal groups each meet one place of every group, a place that nobody else meets."""
+    """Equal groups of places, and further places that each meet one place of every group.
+
+    No place in a group meets more than one of the further places.
+    """
 
     groups: int
     width: int
@@ -65,17 +66,15 @@ class Meeting(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many places."""
         return self.groups * self.width + self.rest
 
     @property
     def share(self) -> float:
-        """What two that meet give each other."""
+        """The share that two places give each other."""
         # w = n_j / (S_j a_j), with n_j = a_j · width
         return self.width / self.size
 
     def turn(self, place: int) -> tuple[float, dict[int, float]]:
-        """A place behind the groups meets one place of each; a place in a group meets one behind them, or nobody."""
         behind = self.groups * self.width
         if place >= behind:
             # 1 - n_j / S_j
@@ -89,7 +88,6 @@ class Meeting(NamedTuple):
         return (self.size - self.width) / self.size, {behind + number: self.share}
 
     def edges(self) -> Edges:
-        """All turns as arrays."""
         behind = self.groups * self.width
         number = np.arange(self.rest)
         met = (number + np.arange(self.groups)[:, None] * self.width).ravel()
@@ -103,7 +101,7 @@ class Meeting(NamedTuple):
 
 
 def joined(parts: Sequence[Edges]) -> Edges:
-    """The edges of parts that stand one behind the other."""
+    """The edges of several parts, placed one behind the other."""
     first = accumulate((len(part.keep) for part in parts), initial=0)
     moved = [
         Edges(part.keep, part.source + start, part.target + start, part.share)

@@ -19,11 +19,15 @@ def binary_tree(size: int, weights: str = "metropolis") -> BinaryTree:
 
         parent(r) = (r - 1) // 2,    children 2r + 1 and 2r + 2 where they exist
 
-    At most three messages a rank whatever n, and every pair is at most 2 log₂ n hops apart; slow to agree all the same,
-    as the two halves meet in the root only.
+    A rank has at most three messages for any n, and any two ranks are at most 2 log₂ n hops apart. Agreement is slow,
+    because the two halves meet in the root only.
 
-    size: number of ranks n, from 1. weights: "metropolis" or "uniform", as for `grid`. Raises `TopologyError` for other
-    values.
+    Args:
+        size: number of ranks n, from 1.
+        weights: "metropolis" or "uniform", as for `grid`.
+
+    Raises:
+        TopologyError: other values.
 
     >>> binary_tree(7).turn(rank=1, round=0)
     Turn(keep=0.25, sends={0: 0.25, 3: 0.25, 4: 0.25}, receives={0: 0.25, 3: 0.25, 4: 0.25})

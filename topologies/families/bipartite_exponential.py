@@ -12,14 +12,12 @@ class BipartiteExponential(Pairing):
     """The schedule that `bipartite_exponential` returns."""
 
     def __init__(self, size: int) -> None:
-        """`size`: n."""
-        # An odd hop leads from even places to odd ones all round a circle only where the circle is even.
+        # An odd hop leads from even places to odd ones everywhere only if the circle is even.
         self.circle = size + size % 2
         self.hops = tuple(1 if power == 1 else 1 + power for power in powers(2, self.circle))
         super().__init__(size, period=len(self.hops))
 
     def partner(self, rank: R, round: int) -> R:
-        """The rank one hop ahead of an even rank and one hop behind an odd one."""
         hop = self.hops[round % len(self.hops)]
         # r + h where r is even, r - h where it is odd
         place = (rank + hop * (1 - 2 * (rank % 2))) % self.circle
@@ -31,19 +29,26 @@ def bipartite_exponential(size: int) -> BipartiteExponential:
 
         partner(r, t) = r + h(t) for even r,  r - h(t) for odd r,  mod n;    h = 1 and then 1 + 2^i,    2^i < n
 
-    On an odd number of ranks they stand on a circle of n + 1 places of which the last is empty, and who would meet it
-    rests. As an even rank always meets an odd one, ranks that lock each other while they meet do not wait in a circle
-    if the even ones begin. The SGP authors' schedule of this name has the same distances and no pairs: all ranks send
-    h ahead and then h behind, `sgp_graph` with kind="DynamicBipartiteExponentialGraph". It stands here for comparison:
-    on 16 ranks a period leaves .60 of a disagreement.
+    An odd number of ranks stands on a circle of n + 1 places. The last place is empty, and the rank that would meet it
+    rests. An even rank always meets an odd one. So ranks that lock each other while they meet never wait in a circle if
+    the even ones begin.
 
-    size: number of ranks n, from 1. Raises `TopologyError` for other values.
+    The SGP authors' schedule of this name has the same distances and no pairs: all ranks send h ahead and then h
+    behind. That schedule is `sgp_graph` with kind="DynamicBipartiteExponentialGraph". This family serves for
+    comparison: on 16 ranks a period leaves .60 of a disagreement.
+
+    Args:
+        size: number of ranks n, from 1.
+
+    Raises:
+        TopologyError: another size.
 
     >>> [bipartite_exponential(6).partner(0, round) for round in range(3)]
     [1, 3, 5]
 
-    The two sides: Lian, Zhang, Zhang, Liu: Asynchronous Decentralized Parallel SGD, ICML 2018, arXiv 1710.06952; the
-    distances are after Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv 1811.10792.
+    Source: for the two sides, Lian, Zhang, Zhang, Liu: Asynchronous Decentralized Parallel SGD, ICML 2018, arXiv
+    1710.06952. The distances are after Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv
+    1811.10792.
     """
     topology = BipartiteExponential(positive(size, "the size of a bipartite exponential schedule"))
     validate(topology)

@@ -27,13 +27,18 @@ def circulant(
         r -> (r + h) mod n    for all h in hops,  or, one_by_one,  for h = hops[t mod period], period = len(hops)
 
     Shares are 1/(number of out-peers + 1), or as given. A hop and its negative make an edge that goes both ways. A
-    multiple of n leads back to the rank itself and is left out, and hops that coincide modulo n are one edge: so the
+    multiple of n leads back to the rank itself and is left out, and hops that coincide modulo n are one edge. So the
     same hops serve any size. `circulant(n, range(1, n), one_by_one=True)` cycles through the complete graph.
 
-    size: number of ranks n, from 1. hops: integers of any sign, at least one. one_by_one: whether they take turns.
-    weights: the share for each hop, in the same order; in a round they sum to less than 1, and a rank keeps the rest.
-    Raises `TopologyError` for other values, and for hops that together do not lead from every rank to every other one,
-    which is so when they and n have a common divisor.
+    Args:
+        size: number of ranks n, from 1.
+        hops: integers of any sign, at least one.
+        one_by_one: whether each round takes one hop, in turn.
+        weights: the share for each hop, in the same order. In a round they sum to less than 1, and a rank keeps the
+            rest.
+
+    Raises:
+        TopologyError: other values, or hops that do not connect all ranks because they and n have a common divisor.
 
     >>> circulant(6, [1, -2]).turn(rank=0, round=0)
     Turn(keep=0.333..., sends={1: 0.333..., 4: 0.333...}, receives={5: 0.333..., 2: 0.333...})

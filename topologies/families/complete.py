@@ -16,10 +16,14 @@ def complete(size: int) -> Complete:
 
         P = 1 1ᵀ / n
 
-    It takes n - 1 messages a rank and round: good for comparison on few ranks, while an exact average by all-reduce
-    moves far fewer bytes.
+    A round costs n - 1 messages a rank. It serves for comparison on few ranks; an exact average by all-reduce moves far
+    fewer bytes.
 
-    size: number of ranks n, from 1. Raises `TopologyError` for other values.
+    Args:
+        size: number of ranks n, from 1.
+
+    Raises:
+        TopologyError: another size.
 
     >>> complete(4).turn(rank=1, round=0)
     Turn(keep=0.25, sends={2: 0.25, 3: 0.25, 0: 0.25}, receives={0: 0.25, 3: 0.25, 2: 0.25})

@@ -15,15 +15,13 @@ from topologies.validation import is_share, validate
 
 
 class DirectedEquiDyn(Circulant):
-    """The schedule that `equidyn` returns where it is directed."""
+    """The directed schedule that `equidyn` returns."""
 
     def __init__(self, size: int, eta: float, seed: int) -> None:
-        """`size`: n; `eta`: η; `seed`: what the hops are drawn from."""
         self.eta, self.seed = eta, seed
         super().__init__(size, period=None if size > 1 else 1)
 
     def column(self, round: int) -> Mapping[int, float]:
-        """η (n - 1)/n goes one random hop ahead."""
         if self.size == 1:
             return {0: 1.0}
         # (1 - η) I + η W(a)
@@ -35,15 +33,13 @@ class DirectedEquiDyn(Circulant):
 
 
 class UndirectedEquiDyn(Pairing):
-    """The schedule that `equidyn` returns where it is undirected."""
+    """The undirected schedule that `equidyn` returns."""
 
     def __init__(self, size: int, eta: float, seed: int) -> None:
-        """`size`: n; `eta`: η; `seed`: what hops and starts are drawn from."""
         self.eta, self.seed = eta, seed
         super().__init__(size, None if size > 1 else 1, share=eta * (size - 1) / size)
 
     def partner(self, rank: R, round: int) -> R:
-        """The rank one random hop ahead or behind, as the walk from a random start has it."""
         if self.size == 1:
             return rank
         start = below(self.size, draw(self.seed, round, 1))
@@ -60,17 +56,25 @@ def equidyn(size: int, directed: bool = True, eta: float = 0.5, seed: int = 0) -
 
         P(t) = (1 - η) I + η (1/n I + (n - 1)/n S^a)
 
-    Undirected (OU-EquiDyn), with a random start s too: the ranks i = s, s + 1, … in turn pair with i + a where both are
-    still free, and two partners give each other η (n - 1)/n; the others rest. In the mean a round leaves about half
-    of the squared disagreement at η = 1/2, for any n; no number of rounds is exact.
+    Undirected (OU-EquiDyn): a random start s is drawn too. The ranks i = s, s + 1, … in turn pair with i + a where both
+    are still free. Two partners give each other η (n - 1)/n, and the other ranks rest.
 
-    size: number of ranks n, from 1. directed: which of the two. eta: η, above 0 and at most 1. seed: an integer of at
-    least 0, the same on every rank. Raises `TopologyError` for other values.
+    At η = 1/2 a round leaves about half of the squared disagreement in the mean, for any n. No number of rounds is
+    exact.
+
+    Args:
+        size: number of ranks n, from 1.
+        directed: True for OD-EquiDyn, False for OU-EquiDyn.
+        eta: η, above 0 and at most 1.
+        seed: an integer of at least 0, the same on every rank.
+
+    Raises:
+        TopologyError: other values.
 
     >>> equidyn(8, seed=1).turn(rank=0, round=0)
     Turn(keep=0.5625, sends={1: 0.4375}, receives={7: 0.4375})
 
-    Song, Li, Jin, Shi, Yan, Yin, Yuan: Communication-Efficient Topologies for Decentralized Learning with O(1)
+    Source: Song, Li, Jin, Shi, Yan, Yin, Yuan: Communication-Efficient Topologies for Decentralized Learning with O(1)
     Consensus Rate, NeurIPS 2022, arXiv 2210.07881, section 4.
     """
     size = positive(size, "the size of an EquiDyn schedule")
@@ -84,7 +88,7 @@ def equidyn(size: int, directed: bool = True, eta: float = 0.5, seed: int = 0) -
 
 
 def walked(rank: R, size: int, hop: int, start: int) -> R:
-    """The partner of `rank`, itself where none, when i = start, start + 1, … in turn take i + hop where both are free.
+    """The partner of `rank` when i = start, start + 1, … in turn take i + hop if both are free; itself if it has none.
 
     >>> [walked(rank, 5, hop=2, start=0) for rank in range(5)]
     [2, 3, 0, 1, 4]
@@ -97,8 +101,8 @@ def walked(rank: R, size: int, hop: int, start: int) -> R:
 
 
 def _takes(rank: R, size: int, hop: int, start: int) -> Any:
-    # With m = min(a, n - a), the first m ranks of the walk take others, the next m do not, and so on; the last m ranks
-    # would have to look round the start, where all are taken.
+    # With m = min(a, n - a), the first m ranks of the walk take others, the next m do not, and so on. The last m ranks
+    # would reach past the start, where all are taken.
     place, span = (rank - start) % size, min(hop, size - hop)
     return (place < size - span) & (place // span % 2 == 0)
 

@@ -25,17 +25,22 @@ def erdos_renyi(size: int, probability: float | None = None, seed: int = 0, weig
         {i, j} is an edge with probability p, each pair independently
 
     Such a graph connects when p lies above ln(n)/n. The default is twice that, about 2 ln(n) neighbours a rank; on up
-    to 4 ranks that is about .7. A draw in several pieces is drawn again.
+    to 4 ranks that is about .7. A draw that is not connected is drawn again.
 
-    size: number of ranks n, from 1. probability: p, from 0 to 1; None stands for 2 ln(n)/n. seed: an integer from 0.
-    weights: "metropolis" or "uniform", as for `grid`. Raises `TopologyError` for other values, and where 100 draws did
-    not connect.
+    Args:
+        size: number of ranks n, from 1.
+        probability: p, from 0 to 1; None stands for 2 ln(n)/n.
+        seed: an integer from 0.
+        weights: "metropolis" or "uniform", as for `grid`.
+
+    Raises:
+        TopologyError: other values, or 100 draws of which none is connected.
 
     >>> erdos_renyi(3, probability=1).turn(rank=0, round=0)
     Turn(keep=0.333..., sends={1: 0.333..., 2: 0.333...}, receives={1: 0.333..., 2: 0.333...})
 
-    Gilbert, Random Graphs, Annals of Mathematical Statistics 1959; when it connects: Erdős, Rényi, On Random Graphs I,
-    Publicationes Mathematicae Debrecen 1959.
+    Source: Gilbert, Random Graphs, Annals of Mathematical Statistics 1959. The bound for connection: Erdős, Rényi, On
+    Random Graphs I, Publicationes Mathematicae Debrecen 1959.
     """
     size = positive(size, "the size of an Erdős-Rényi graph")
     seed = checks.natural(seed, "the seed of an Erdős-Rényi graph")
@@ -44,8 +49,8 @@ def erdos_renyi(size: int, probability: float | None = None, seed: int = 0, weig
     ends = first_connected(seed, lambda seed: nx.fast_gnp_random_graph(size, p, seed))
     if ends is None:
         raise TopologyError(
-            f"an Erdős-Rényi graph of {size} ranks with probability={p:g} was in pieces in each of {TRIES} draws: pass "
-            f"probability={math.ceil(usual * 1000) / 1000:g} or more"
+            f"an Erdős-Rényi graph of {size} ranks with probability={p:g} was not connected in any of {TRIES} draws: "
+            f"pass probability={math.ceil(usual * 1000) / 1000:g} or more"
         )
     topology = ErdosRenyi([undirected(size, ends, weights)])
     validate(topology)

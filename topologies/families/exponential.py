@@ -17,21 +17,25 @@ def exponential(size: int, peers: int = 1) -> Exponential:
 
     With b = peers + 1 and L the smallest integer with b^L >= n, at least 1, rank r sends in round t to
 
-        (r + j · b^i) mod n    for j = 1 .. peers,    i = t mod L
+        (r + j · b^i) mod n    for j = 1 … peers,    i = t mod L
 
     and every share is 1/(number of out-peers + 1). Out-peers that coincide, or are r itself, are left out, so some
-    rounds have fewer than `peers`. The SGP authors' code counts each of them: `sgp_graph` with
-    kind="NPeerDynamicDirectedExponentialGraph". Where n is a power of b, the L matrices multiply to the exact average;
-    elsewhere they come close.
+    rounds have fewer than `peers`. The SGP authors' code counts each of them: see `sgp_graph` with
+    kind="NPeerDynamicDirectedExponentialGraph". If n is a power of b, the L matrices multiply to the exact average. On
+    other n they come close to it.
 
-    size: number of ranks n, from 1. peers: 1 to n - 1; on a single rank any number, as nobody is there to send to.
-    Raises `TopologyError` for other values.
+    Args:
+        size: number of ranks n, from 1.
+        peers: from 1 to n - 1; on a single rank any number, because there is no other rank.
+
+    Raises:
+        TopologyError: other values.
 
     >>> exponential(8).turn(rank=0, round=1)
     Turn(keep=0.5, sends={2: 0.5}, receives={6: 0.5})
 
-    Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv 1811.10792, appendix A; why it is exact:
-    Ying et al., Exponential Graph is Provably Efficient, NeurIPS 2021, arXiv 2110.13363, section 4.
+    Source: Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv 1811.10792, appendix A. The proof
+    of exactness: Ying et al., Exponential Graph is Provably Efficient, NeurIPS 2021, arXiv 2110.13363, section 4.
     """
     size = positive(size, "the size of an exponential graph")
     peers = positive(peers, "the number of peers of an exponential graph")
@@ -48,7 +52,7 @@ def exponential(size: int, peers: int = 1) -> Exponential:
 
 
 def powers(base: int, size: int) -> list[int]:
-    """base^i for i = 0 .. L - 1, where L is the smallest number of at least 1 with base^L >= size.
+    """The powers base^i for i = 0 … L - 1, where L is the smallest number of at least 1 with base^L >= size.
 
     >>> powers(2, 6)
     [1, 2, 4]

@@ -31,16 +31,20 @@ def grid(size: int, shape: Sequence[int] | None = None, weights: str = "metropol
 
     On two axes rank r stands in row r // columns and column r mod columns. One axis is a path.
 
-    size: number of ranks n, from 1. shape: the length of each axis, any number of them, with product n; None stands for
-    the most square rows × columns with rows <= columns, which for a prime n is one row. weights: "metropolis", shares
-    1/(1 + max(d_i, d_j)) for degrees d, doubly stochastic, or "uniform", 1/(1 + d_j). Raises `TopologyError` for other
-    values.
+    Args:
+        size: number of ranks n, from 1.
+        shape: the length of each axis, with product n. None stands for the most square rows × columns with rows <=
+            columns, which for a prime n is one row.
+        weights: "metropolis", shares 1/(1 + max(d_i, d_j)) for degrees d, doubly stochastic; or "uniform", 1/(1 + d_j).
+
+    Raises:
+        TopologyError: other values.
 
     >>> grid(6).turn(rank=0, round=0)
     Turn(keep=0.416..., sends={1: 0.25, 3: 0.333...}, receives={1: 0.25, 3: 0.333...})
 
-    Nedić, Olshevsky, Rabbat, Network Topology and Communication-Computation Tradeoffs in Decentralized Optimization,
-    Proceedings of the IEEE 2018, arXiv 1709.08765.
+    Source: Nedić, Olshevsky, Rabbat, Network Topology and Communication-Computation Tradeoffs in Decentralized
+    Optimization, Proceedings of the IEEE 2018, arXiv 1709.08765.
     """
     size = positive(size, "the size of a grid")
     topology = Grid([undirected(size, _neighbours(_box(size, shape, "grid"), wrapped=False), weights)])
@@ -53,16 +57,21 @@ def torus(size: int, shape: Sequence[int] | None = None, weights: str = "metropo
 
         i, j are neighbours where their coordinates differ by ±1, modulo its length, on one axis and nowhere else
 
-    On an axis of length 2 both neighbours are the same rank, which counts once. One axis is a ring, axes of length 2 a
-    hypercube. As the degree d is the same everywhere, every share is 1/(1 + d) by either rule of `weights`.
+    On an axis of length 2 both neighbours are the same rank, which counts once. One axis is a ring, and axes of length
+    2 make a hypercube. The degree d is the same everywhere, so both rules of `weights` give the share 1/(1 + d).
 
-    size, shape, weights: as for `grid`. Raises `TopologyError` for other values.
+    Args:
+        size: as for `grid`.
+        shape: as for `grid`.
+        weights: as for `grid`.
+
+    Raises:
+        TopologyError: other values.
 
     >>> torus(12, shape=(3, 4)).turn(rank=0, round=0)
     Turn(keep=0.2, sends={1: 0.2, 3: 0.2, 4: 0.2, 8: 0.2}, receives={1: 0.2, 3: 0.2, 4: 0.2, 8: 0.2})
 
-    Nedić, Olshevsky, Rabbat, Network Topology and Communication-Computation Tradeoffs in Decentralized Optimization,
-    Proceedings of the IEEE 2018, arXiv 1709.08765.
+    Source: as for `grid`.
     """
     size = positive(size, "the size of a torus")
     topology = Torus([undirected(size, _neighbours(_box(size, shape, "torus"), wrapped=True), weights)])
@@ -89,7 +98,7 @@ def _neighbours(box: tuple[int, ...], wrapped: bool) -> Ranks:
     ranks = np.arange(math.prod(box)).reshape(box)
     pairs = [np.empty((0, 2), dtype=np.int64)]
     for axis, length in enumerate(box):
-        # Of an axis of length 2 the way round leads to the same neighbour again.
+        # On an axis of length 2 the edge from the last rank to the first is the same edge again.
         last = length if wrapped and length > 2 else length - 1
         here = np.arange(last)
         ends = ranks.take(here, axis), ranks.take((here + 1) % length, axis)

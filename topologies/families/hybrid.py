@@ -24,10 +24,19 @@ def hybrid(
 
         P(t) = P_first(t)    for t < rounds,    P(t) = P_then(t - rounds)    from then on
 
-    size: number of ranks n, from 1. rounds: how long the first graph lasts, at least 1; in the paper it is the first
-    third of the training, and the default is only long enough to look at. first, then: "complete", "exponential" or
-    "ring". first_peers, then_peers: peers of an exponential graph. Raises `TopologyError` for other values. Other
-    pairs of graphs: `topologies.switch`.
+    For other pairs of graphs see `topologies.switch`.
+
+    Args:
+        size: number of ranks n, from 1.
+        rounds: rounds of the first graph, at least 1. The paper takes the first third of the training; the default is
+            only long enough to look at.
+        first: "complete", "exponential" or "ring".
+        then: likewise.
+        first_peers: peers of the first graph if it is exponential.
+        then_peers: peers of the second graph if it is exponential.
+
+    Raises:
+        TopologyError: other values.
 
     >>> all_then_one, two_then_one = hybrid(8, rounds=100), hybrid(8, 100, first="exponential", first_peers=2)
     >>> [len(all_then_one.turn(0, round).sends) for round in (0, 99, 100)]
@@ -35,8 +44,8 @@ def hybrid(
     >>> [len(two_then_one.turn(0, round).sends) for round in (0, 99, 100)]
     [2, 2, 1]
 
-    Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv 1811.10792, section 6: the hybrids
-    AR/1P-SGP and 2P/1P-SGP.
+    Source: Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv 1811.10792, section 6: the
+    hybrids AR/1P-SGP and 2P/1P-SGP.
     """
     size = positive(size, "the size of a hybrid")
     rounds = positive(rounds, "the first rounds of a hybrid")

@@ -18,18 +18,22 @@ class Hypercube(Table):
 def hypercube(size: int, weights: str = "metropolis") -> Hypercube:
     """Hypercube of n = 2^d ranks: rank r exchanges with the d ranks that differ from it in one binary digit.
 
-        r  and  r xor 2^i    for i = 0 .. d - 1,    every share 1/(1 + d)
+        r  and  r xor 2^i    for i = 0 … d - 1,    every share 1/(1 + d)
 
-    The spectral gap is 2/(1 + log₂ n). As all degrees agree, both rules of `weights` give these shares.
+    The spectral gap is 2/(1 + log₂ n). All degrees agree, so both rules of `weights` give these shares.
 
-    size: number of ranks n, a power of two; no other number of ranks has a hypercube. weights: "metropolis" or
-    "uniform", as for `grid`. Raises `TopologyError` for other values.
+    Args:
+        size: number of ranks n, a power of two; no other number of ranks has a hypercube.
+        weights: "metropolis" or "uniform", as for `grid`.
+
+    Raises:
+        TopologyError: other values.
 
     >>> hypercube(8).turn(rank=5, round=0)
     Turn(keep=0.25, sends={1: 0.25, 4: 0.25, 7: 0.25}, receives={1: 0.25, 4: 0.25, 7: 0.25})
 
-    Nedić, Olshevsky, Rabbat, Network Topology and Communication-Computation Tradeoffs in Decentralized Optimization,
-    Proceedings of the IEEE 2018, arXiv 1709.08765.
+    Source: Nedić, Olshevsky, Rabbat, Network Topology and Communication-Computation Tradeoffs in Decentralized
+    Optimization, Proceedings of the IEEE 2018, arXiv 1709.08765.
     """
     size = positive(size, "the size of a hypercube")
     dimensions = size.bit_length() - 1

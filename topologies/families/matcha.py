@@ -1,4 +1,4 @@
-"""MATCHA: a graph taken apart into matchings, of which each round wakes some."""
+"""MATCHA: a graph taken apart into matchings, of which a random subset is active in each round."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ class Matcha(Topology):
     """The schedule that `matcha` returns."""
 
     def __init__(self, base: Topology, budget: float, seed: int) -> None:
-        """`base`: the graph of all edges; `budget`: the probability of a matching; `seed`: from which it is drawn."""
         super().__init__(base.size, period=None if base.size > 1 else 1)
         self.budget, self.seed = budget, seed
         self._base, self._bound = base.describe(), int(budget * 2**32)
         edges = base.edges(0)
         self._source, self._target = np.divmod(np.sort(edges.source * base.size + edges.target), base.size)
         self._links = _matched(base.size, self._source.tolist(), self._target.tolist())
-        # In the order of the edges: by rank, and then by peer.
+        # In the order of the edges, by rank and then by peer.
         self._matching = np.array([matching for links in self._links for matching in links], dtype=np.int64)
         self.matchings = int(self._matching.max(initial=-1)) + 1
 
@@ -36,27 +35,27 @@ class Matcha(Topology):
         if not 0 <= rank < self.size:
             raise refuse_rank(rank, self.size)
         links = self._links[rank]
-        awake = self._awake(round, set(links).union(*(self._links[peer] for peer in links.values())))
-        own = len(awake & links.keys())
+        active = self._active(round, set(links).union(*(self._links[peer] for peer in links.values())))
+        own = len(active & links.keys())
         # P[i, j] = 1 / (1 + max(d_i, d_j)),    P[j, j] = 1/(1 + d_j) + Σ_i (1/(1 + d_j) - P[i, j])
         even, more = 1 / (1 + own), 0.0
         shares: dict[int, float] = {}
         for matching, peer in links.items():
-            if matching in awake:
-                shares[peer] = share = 1 / (1 + max(own, len(awake & self._links[peer].keys())))
+            if matching in active:
+                shares[peer] = share = 1 / (1 + max(own, len(active & self._links[peer].keys())))
                 more += even - share
         return Turn(even + more, shares, dict(shares))
 
     def edges(self, round: int) -> Edges:
-        awake = self._draws(round) < self._bound
-        source, target = self._source[awake], self._target[awake]
+        active = self._draws(round) < self._bound
+        source, target = self._source[active], self._target[active]
         degree = np.bincount(source, minlength=self.size)
         even = 1 / (1 + degree)
         share = metropolis(degree[source], degree[target])
         keep = even + np.bincount(source, even[source] - share, minlength=self.size)
         return Edges(keep, source, target, share)
 
-    def _awake(self, round: int, matchings: Iterable[int]) -> set[int]:
+    def _active(self, round: int, matchings: Iterable[int]) -> set[int]:
         word = draw(self.seed, round)
         return {matching for matching in matchings if draws(word, matching) < self._bound}
 
@@ -64,39 +63,47 @@ class Matcha(Topology):
         return draws(draw(self.seed, round), self._matching)
 
     def connects(self, rounds: int) -> bool:
-        """Whether the matchings that wake in the first `rounds` rounds lead from every rank to every other one."""
-        awake = np.zeros(len(self._matching), dtype=np.bool_)
+        """Whether the active matchings of the first `rounds` rounds connect all ranks."""
+        active = np.zeros(len(self._matching), dtype=np.bool_)
         for round in range(rounds):
-            awake |= self._draws(round) < self._bound
-        return strongly_connected(self.size, self._source[awake], self._target[awake])
+            active |= self._draws(round) < self._bound
+        return strongly_connected(self.size, self._source[active], self._target[active])
 
     def __repr__(self) -> str:
         return f"Matcha(size={self.size}, base={self._base}, budget={self.budget}, seed={self.seed})"
 
 
 def matcha(size: int, base: Topology | None = None, budget: float = 0.5, seed: int = 0) -> Matcha:
-    """MATCHA: the edges of a graph in matchings, and in each round every matching wakes with a probability; aperiodic.
+    """MATCHA: the edges of a graph in matchings, and each matching is active in a round with a probability; aperiodic.
 
-        P(t)[i, j] = 1 / (1 + max(d_i, d_j))    along the edges awake in round t, d their number at a rank
+        P(t)[i, j] = 1 / (1 + max(d_i, d_j))    along the active edges of round t, d their number at a rank
 
-    A matching is a set of edges without a common rank, so a rank has one message for each that wakes. The edges are put
-    into the first matching with room for them, in order: at most 2 d - 1 matchings where the degree is at most d. Each
-    wakes by itself, drawn from (seed, round, matching). The probability is the same for all, where the paper
-    optimises one for each and the weight besides: that takes eigenvalues, whose last digits differ from host to host,
-    and all ranks have to agree on who wakes. A turn takes a draw for each matching at the rank and at its peers, so
-    microseconds on a sparse base, and milliseconds beside a hub with thousands of edges.
+    A matching is a set of edges without a common rank, so a rank has one message for each active matching. The edges go
+    in order into the first matching with room for them. A graph of degree at most d has at most 2 d - 1 matchings. Each
+    is active independently, drawn from (seed, round, matching).
 
-    size: number of ranks n, from 1. base: a topology of `size` ranks with one graph for all rounds, all of whose edges
-    go both ways, as `torus(size)`; its shares do not matter. None: `ring(size)`. budget: the probability, above 0 and
-    at most 1, which is also the mean share of the messages of `base` that are sent. seed: an integer of at least 0, the
-    same on every rank. Raises `TopologyError` for other values, and where a budget is so low that the first 64 rounds
-    do not connect all ranks.
+    The probability is the same for all matchings. The paper optimises one for each, and the weight besides. That takes
+    eigenvalues whose last digits differ from host to host, and all ranks have to agree on the active matchings.
+
+    A turn takes one draw for each matching at the rank and at its peers. That is microseconds on a sparse base, and
+    milliseconds beside a hub with thousands of edges.
+
+    Args:
+        size: number of ranks n, from 1.
+        base: a topology of `size` ranks with one graph for all rounds, all of whose edges go both ways, as
+            `torus(size)`. Its shares do not matter. None stands for `ring(size)`.
+        budget: the probability, above 0 and at most 1; it is also the mean fraction of the edges of `base` that are
+            active.
+        seed: an integer of at least 0, the same on every rank.
+
+    Raises:
+        TopologyError: other values, or a budget so low that the first 64 rounds do not connect all ranks.
 
     >>> [list(matcha(6, seed=1).turn(rank=0, round=round).sends) for round in range(5)]
     [[1], [], [5], [], [5]]
 
-    Wang, Sahu, Yang, Joshi, Kar: MATCHA, Speeding Up Decentralized SGD via Matching Decomposition Sampling, 2019,
-    arXiv 1905.09435, section 3.
+    Source: Wang, Sahu, Yang, Joshi, Kar: MATCHA, Speeding Up Decentralized SGD via Matching Decomposition Sampling,
+    2019, arXiv 1905.09435, section 3.
     """
     size = positive(size, "the size of a MATCHA schedule")
     if not is_share(budget):
@@ -107,8 +114,8 @@ def matcha(size: int, base: Topology | None = None, budget: float = 0.5, seed: i
     topology = Matcha(base, float(budget), seed)
     if not topology.connects(rounds_of(topology)):
         raise TopologyError(
-            f"budget={budget} wakes so few of the {topology.matchings} matchings that {rounds_of(topology)} rounds do "
-            "not connect all ranks: raise it, or take another seed"
+            f"budget={budget} activates so few of the {topology.matchings} matchings that {rounds_of(topology)} rounds "
+            "do not connect all ranks: raise it, or take another seed"
         )
     validate(topology)
     return topology
@@ -137,13 +144,13 @@ def _check_base(base: Topology, size: int) -> None:
 
 
 def _matched(size: int, source: Sequence[int], target: Sequence[int]) -> tuple[dict[int, int], ...]:
-    """For each rank its matchings, each with the peer there, for edges in order that stand in both directions.
+    """Matching -> peer for each rank, for sorted edges that stand in both directions.
 
     >>> _matched(3, [0, 1, 1, 2], [1, 0, 2, 1])
     ({0: 1}, {0: 0, 1: 2}, {1: 1})
     """
     links: tuple[dict[int, int], ...] = tuple({} for _ in range(size))
-    # All matchings below room[r] have an edge at rank r.
+    # Every matching below room[r] already has an edge at rank r.
     room = [0] * size
     for u, v in zip(source, target, strict=True):
         if u > v:

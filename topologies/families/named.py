@@ -1,4 +1,4 @@
-"""Graphs that other families are made of, by name."""
+"""Graphs by name, as the options of composed families take them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ NAMES = ("complete", "exponential", "ring")
 def named(name: str, size: int, peers: int, option: str) -> Topology:
     """The complete graph, the ring, or the exponential graph with `peers`, on `size` ranks.
 
-    Raises `TopologyError` that begins with `option` for other names, and for peers that the graph does not have.
+    Raises:
+        TopologyError: another name, or peers that the graph does not have; the message begins with `option`.
     """
     if not isinstance(name, str) or name not in NAMES:
         raise TopologyError(

@@ -17,7 +17,7 @@ from topologies.topology import Topology, positive
 from topologies.validation import validate
 
 LOCAL_SIZE = 4
-"""Ranks on a host where nothing is said."""
+"""The default number of ranks on a host."""
 
 Graph = Callable[[int], Topology]
 
@@ -26,7 +26,7 @@ class NodeAware(Arranged):
     """The schedule that `node_aware` returns."""
 
     def __init__(self, hosts: Sequence[int], inner: Graph, outer: Graph) -> None:
-        """`hosts`: ranks on each host; `inner`, `outer`: from a number of ranks to their graph."""
+        """The arguments: ranks on each host, and functions from a number of ranks to a graph."""
         self.hosts = tuple(hosts)
         sizes = np.array(hosts, dtype=np.int64)
         starts = np.cumsum(sizes) - sizes
@@ -43,11 +43,9 @@ class NodeAware(Arranged):
         super().__init__(self.schedule.size, self.schedule.period, parts)
 
     def at(self, round: int) -> tuple[Topology, int]:
-        """All hosts at once, or all local ranks at once."""
         return self.schedule.at(round)
 
     def options(self) -> str:
-        """The ranks on each host."""
         return f"hosts={shown(self.hosts)}"
 
 
@@ -62,21 +60,30 @@ def node_aware(
 ) -> NodeAware:
     """Two levels: gossip inside each host, over fast links, and then one round between hosts, over the network.
 
-    In each cycle all hosts hold a period of the inner graph at once. Then each rank holds one round of the outer graph
-    with the ranks of the same local rank on the other hosts that have one. With k ranks on every host this is
+    In each cycle all hosts run one period of the inner graph at the same time. Then each rank runs one round of the
+    outer graph with the ranks of the same local rank on the other hosts. With k ranks on every host this is
 
         P = I ⊗ P_inner(s)    for all rounds s of its period,  then    P = P_outer(c) ⊗ I_k    in cycle c
 
-    and a rank of an exponential graph sends over the network in one round of 1 + log₂ k only. Where hosts differ, the
-    longest inner period counts, and the hosts with shorter ones start over in each cycle; likewise for the outer ones.
-    A level of one rank takes no round.
+    and a rank of an exponential graph sends over the network in one round of 1 + log₂ k only.
 
-    size: number of ranks n, from 1. Hosts are filled in order, with consecutive ranks:
-    local_size: at most so many ranks on a host, so that the last host has what is left; 4 where nothing is said.
-    hosts: instead of it, the ranks on each host, as in [4, 4, 3].
-    inner, outer: "exponential", "ring" or "complete". inner_peers, outer_peers: peers of an exponential graph, as far
-    as there are so many. Raises `TopologyError` for other values. Other graphs: `topologies.lift`; ranks that are dealt
-    out to hosts in another order: `topologies.relabel`.
+    If hosts differ, the longest inner period counts, and hosts with shorter ones start over in each cycle. The same
+    holds for the outer periods. A level of one rank takes no round.
+
+    For other graphs see `topologies.lift`. For ranks that are dealt out to hosts in another order see
+    `topologies.relabel`.
+
+    Args:
+        size: number of ranks n, from 1. Consecutive ranks fill the hosts in order.
+        local_size: ranks on a host, 4 by default; the last host has the remainder.
+        hosts: in place of `local_size`, the ranks on each host, as in [4, 4, 3].
+        inner: "exponential", "ring" or "complete".
+        outer: likewise.
+        inner_peers: peers of an exponential inner graph, or fewer on a host with too few ranks.
+        outer_peers: likewise for the outer graph.
+
+    Raises:
+        TopologyError: other values.
 
     >>> schedule = node_aware(11, hosts=[4, 4, 3])
     >>> [dict(schedule.turn(0, round).sends) for round in range(schedule.period)]
@@ -96,7 +103,7 @@ def node_aware(
 
 
 def _groups(groups: Sequence[Ranks], graph: Graph) -> SideBySide:
-    """Groups of the same number of ranks share one graph."""
+    """One topology of all groups; groups of the same size share a graph."""
     alike: dict[int, list[Ranks]] = {}
     for group in groups:
         alike.setdefault(len(group), []).append(group)

@@ -12,12 +12,10 @@ class OnePeerHypercube(Pairing):
     """The schedule that `one_peer_hypercube` returns."""
 
     def __init__(self, size: int) -> None:
-        """`size`: n, a power of two."""
         self.bits = max(1, size.bit_length() - 1)
         super().__init__(size, period=self.bits)
 
     def partner(self, rank: R, round: int) -> R:
-        """The rank that differs in one bit; a single rank has no bit to differ in."""
         return rank ^ (1 << round % self.bits & self.size - 1)
 
 
@@ -26,16 +24,20 @@ def one_peer_hypercube(size: int) -> OnePeerHypercube:
 
         partner(r, t) = r xor 2^(t mod log₂ n)
 
-    The same length and the same messages as `exponential` on as many ranks, but in pairs: every matrix is symmetric.
+    The period and the number of messages are those of `exponential`, but ranks meet in pairs, so every matrix is
+    symmetric.
 
-    size: number of ranks n, a power of two; on other numbers `base` is exact. Raises
-    `TopologyError` for other values.
+    Args:
+        size: number of ranks n, a power of two; on other numbers `base` is exact.
+
+    Raises:
+        TopologyError: another size.
 
     >>> [one_peer_hypercube(8).partner(5, round) for round in range(3)]
     [4, 7, 1]
 
-    Shi, Li, Johansson, Johansson: Finite-Time Convergent Gossiping, IEEE/ACM Transactions on Networking 24(5), 2016,
-    where it is also shown that averages of two alone are never exact on other numbers of ranks.
+    Source: Shi, Li, Johansson, Johansson: Finite-Time Convergent Gossiping, IEEE/ACM Transactions on Networking 24(5),
+    2016. The paper also shows that averages of two ranks are never exact on other numbers of ranks.
     """
     size = positive(size, "the size of a one-peer hypercube")
     if size & size - 1:

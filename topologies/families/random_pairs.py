@@ -15,14 +15,12 @@ class RandomPairs(Pairing):
     """The schedule that `random_pairs` returns."""
 
     def __init__(self, size: int, seed: int) -> None:
-        """`size`: n; `seed`: what the pairs are drawn from."""
         self.seed = seed
         super().__init__(size, period=None if size > 1 else 1)
 
     def partner(self, rank: R, round: int) -> R:
-        """Whose place in the round's random order is beside that of `rank`."""
         shuffle = Shuffle(self.size, draw(self.seed, round))
-        # Places 0 and 1 meet, 2 and 3, …; the last of an odd number of places has nobody beside it.
+        # Places 0 and 1 meet, 2 and 3, …; the last of an odd number of places has no partner.
         if isinstance(rank, np.ndarray):
             beside = shuffle.places(rank) ^ 1
             return shuffle.inverses(np.where(beside < self.size, beside, beside ^ 1))
@@ -30,7 +28,7 @@ class RandomPairs(Pairing):
         return shuffle.inverse(beside if beside < self.size else beside ^ 1)
 
     def _diagonal_is_constant(self, round: int) -> bool:
-        # On an odd number of ranks one rests in each round.
+        # On an odd number of ranks one rests in each round and keeps all.
         return self.size % 2 == 0 or self.size == 1
 
     def __repr__(self) -> str:
@@ -42,19 +40,23 @@ def random_pairs(size: int, seed: int = 0) -> RandomPairs:
 
         partner(r, t) = π⁻¹(π(r) xor 1),    π a random permutation of the ranks, another one in each round t
 
-    On an odd number of ranks one rests. Every rank knows everybody's partner in every round without a message, as the
-    permutation is computed from (seed, round). The rounds are independent. In the mean one leaves half of the squared
-    disagreement where n is odd, and (n - 2)/(2n - 2) of it where n is even. Asynchronous gossip and NoLoCo take it.
+    On an odd number of ranks one rests. Every rank computes the permutation from (seed, round), so it knows all pairs
+    without a message. The rounds are independent. In the mean a round leaves half of the squared disagreement if n is
+    odd, and (n - 2)/(2n - 2) of it if n is even. Asynchronous gossip and NoLoCo use this schedule.
 
-    size: number of ranks n, from 1. seed: an integer of at least 0, the same on every rank. Raises `TopologyError` for
-    other values.
+    Args:
+        size: number of ranks n, from 1.
+        seed: an integer of at least 0, the same on every rank.
+
+    Raises:
+        TopologyError: other values.
 
     >>> pairs = random_pairs(6, seed=3)
     >>> all(pairs.partner(pairs.partner(rank, 17), 17) == rank for rank in range(6))
     True
 
-    Boyd, Ghosh, Prabhakar, Shah: Randomized Gossip Algorithms, IEEE Transactions on Information Theory 52(6), 2006;
-    Lian, Zhang, Zhang, Liu: Asynchronous Decentralized Parallel SGD, ICML 2018, arXiv 1710.06952.
+    Source: Boyd, Ghosh, Prabhakar, Shah: Randomized Gossip Algorithms, IEEE Transactions on Information Theory 52(6),
+    2006; Lian, Zhang, Zhang, Liu: Asynchronous Decentralized Parallel SGD, ICML 2018, arXiv 1710.06952.
     """
     size = positive(size, "the size of random pairs")
     topology = RandomPairs(size, natural(seed, "the seed of random pairs"))

@@ -13,7 +13,7 @@ from topologies.topology import Topology, Turn, positive, refuse_rank
 from topologies.validation import validate
 
 CANDIDATES = 32
-"""How many hops a rank may choose from in a round, and so among how many ranks it looks for who sends to it."""
+"""The number of hops that a round offers. A rank checks as many ranks to find its in-peers."""
 
 HOPS = ("exponential", "any")
 
@@ -22,10 +22,9 @@ class RandomPeer(Topology):
     """The schedule that `random_peer` returns."""
 
     def __init__(self, size: int, hops: str, seed: int) -> None:
-        """`size`: n; `hops`: "exponential" or "any"; `seed`: what the peers are drawn from."""
         self.hops, self.seed = hops, seed
         super().__init__(size, period=None if size > 1 else 1)
-        # "any": the hops 1 … n - 1 are cut into runs, and a round has one candidate from each.
+        # "any": the hops 1 … n - 1 are cut into runs, and a round offers one hop of each run.
         runs = max(1, min(size - 1, CANDIDATES))
         cuts = 1 + np.arange(runs + 1) * (size - 1) // runs
         self._first: Ranks = np.array(powers(2, size)) if hops == "exponential" else cuts[:-1]
@@ -41,9 +40,9 @@ class RandomPeer(Topology):
         rank = int(rank)
         word, hops = self._choices(round), self._candidates(round)
         own = int(hops[below(len(hops), int(draws(word, rank)))])
-        # i sends here where the hop that i has drawn leads from i to here.
-        askers = (rank - hops) % size
-        senders = askers[below(len(hops), draws(word, askers)) == self._places].tolist()
+        # Rank i sends here if the hop that i has drawn leads from i to here.
+        possible = (rank - hops) % size
+        senders = possible[below(len(hops), draws(word, possible)) == self._places].tolist()
         return Turn(0.5, {(rank + own) % size: 0.5}, dict.fromkeys(senders, 0.5))
 
     def edges(self, round: int) -> Edges:
@@ -56,7 +55,7 @@ class RandomPeer(Topology):
         return Edges(half, ranks, (ranks + own) % self.size, half)
 
     def _choices(self, round: int) -> int:
-        # What the ranks choose and what they choose from are two streams of draws.
+        # The candidates and the choices among them are two streams of draws.
         return draw(self.seed, 0, round)
 
     def _candidates(self, round: int) -> Ranks:
@@ -71,19 +70,24 @@ def random_peer(size: int, hops: str = "exponential", seed: int = 0) -> RandomPe
 
         P(t)[j, j] = 1/2,    P(t)[(j + h_j(t)) mod n, j] = 1/2,    h_j(t) drawn for each j and t
 
-    Several ranks may choose the same peer and nobody another one, so columns sum to 1 and rows do not: weights vary,
-    and only push-sum keeps the mean. It is what one peer without any agreement costs: a rank sends one message and
-    receives 0 to O(log n) of them, and on 32 ranks 5 rounds leave .43 of the worst squared disagreement in the
-    mean where hops are exponential, and .20 where they are any, while `exponential` leaves nothing.
+    Several ranks may choose the same peer, so columns sum to 1 and rows do not. Weights vary, and only push-sum keeps
+    the mean. This is the cost of one peer without any agreement between ranks: a rank sends one message and receives 0
+    to O(log n) of them. On 32 ranks 5 rounds leave .43 of the worst squared disagreement in the mean if hops are
+    exponential, .20 if they are any. `exponential` leaves nothing.
 
-    size: number of ranks n, from 1. hops: "exponential", a power of two below n, or "any" of 1 … n - 1; beyond 33 ranks
-    each round has 32 of them to choose from, spread over all, so that a rank finds who sends to it without asking
-    everybody. seed: an integer of at least 0, the same on every rank. Raises `TopologyError` for other values.
+    Args:
+        size: number of ranks n, from 1.
+        hops: "exponential", a power of two below n, or "any" of 1 … n - 1. Beyond 33 ranks each round offers 32 hops,
+            spread over all, so that a rank finds its in-peers without asking every rank.
+        seed: an integer of at least 0, the same on every rank.
+
+    Raises:
+        TopologyError: other values.
 
     >>> random_peer(8, seed=5).turn(rank=0, round=3)
     Turn(keep=0.5, sends={2: 0.5}, receives={7: 0.5, 4: 0.5})
 
-    Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv 1811.10792, appendix A.
+    Source: Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv 1811.10792, appendix A.
     """
     size = positive(size, "the size of a random peer schedule")
     if not isinstance(hops, str) or hops not in HOPS:

@@ -25,18 +25,25 @@ def random_regular(size: int, degree: int | None = None, seed: int = 0, weights:
 
         every share 1/(1 + d)
 
-    Whatever n, the spectral gap stays near 1 - (1 + 2√(d - 1))/(1 + d), about .11 for d = 4, where those of rings and
-    grids fall to 0: few messages and fast agreement. As all degrees agree, both rules of `weights` give these shares.
+    The spectral gap stays near 1 - (1 + 2√(d - 1))/(1 + d) for any n, about .11 for d = 4. The gaps of rings and grids
+    fall to 0. So this graph has few messages and fast agreement. All degrees agree, so both rules of `weights` give
+    these shares.
 
-    size: number of ranks n, from 1. degree: d, from 2 to n - 1, with n · d even (1 joins no more than two ranks); None
-    stands for 4, or n - 1 where that is less. seed: an integer from 0; a draw in several pieces is drawn again.
-    weights: "metropolis" or "uniform", as for `grid`. Raises `TopologyError` for other values.
+    Args:
+        size: number of ranks n, from 1.
+        degree: d, from 2 to n - 1, with n · d even; 1 joins no more than two ranks. None stands for 4, or n - 1 where
+            that is less.
+        seed: an integer from 0; a draw that is not connected is drawn again.
+        weights: "metropolis" or "uniform", as for `grid`.
+
+    Raises:
+        TopologyError: other values.
 
     >>> sorted(random_regular(10, degree=3).turn(rank=0, round=0).sends.values())
     [0.25, 0.25, 0.25]
 
-    Steger, Wormald, Generating Random Regular Graphs Quickly, Combinatorics, Probability and Computing 1999; the gap:
-    Friedman, A Proof of Alon's Second Eigenvalue Conjecture, Memoirs of the AMS 2008.
+    Source: Steger, Wormald, Generating Random Regular Graphs Quickly, Combinatorics, Probability and Computing 1999.
+    The gap: Friedman, A Proof of Alon's Second Eigenvalue Conjecture, Memoirs of the AMS 2008.
     """
     size = positive(size, "the size of a random regular graph")
     seed = natural(seed, "the seed of a random regular graph")
@@ -69,11 +76,11 @@ def _fitting(size: int, degree: int) -> int:
 
 def _ends(size: int, degree: int, seed: int) -> Ranks:
     if 2 * degree >= size:
-        # The ranks that are no neighbours make a regular graph too, of fewer edges, and this one connects always.
+        # The complement is a regular graph too and has fewer edges. A graph of so high a degree is always connected.
         rest = nx.random_regular_graph(size - 1 - degree, size, draw(seed))
         return ends_of(nx.complement(rest))
     if degree == 2:
-        # A connected one is a ring in some order; drawing until it connects takes ever longer with n.
+        # A connected 2-regular graph is a ring in some order. Drawing until it connects takes ever longer with n.
         order = Shuffle(size, draw(seed)).places(np.arange(size))
         return np.stack([order, np.roll(order, -1)], axis=1)
     ends = first_connected(seed, lambda seed: nx.random_regular_graph(degree, size, seed))

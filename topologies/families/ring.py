@@ -17,15 +17,21 @@ def ring(size: int, directed: bool = False) -> Ring:
 
         P = (I + S + Sᵀ)/3    or, directed,    P = (I + S)/2,    S[(j + 1) mod n, j] = 1
 
-    On two ranks both neighbours are the same one, which gets 1/2. Few messages whatever n, and slow to agree: the
-    spectral gap falls with 1/n².
+    On two ranks both neighbours are the same one, which gets 1/2. A rank has few messages for any n, and agreement is
+    slow: the spectral gap falls with 1/n².
 
-    size: number of ranks n, from 1. Raises `TopologyError` for other values.
+    Args:
+        size: number of ranks n, from 1.
+        directed: whether a rank sends to the next rank only.
+
+    Raises:
+        TopologyError: other values.
 
     >>> ring(5).turn(rank=0, round=0)
     Turn(keep=0.3333333333333333, sends={1: 0.3333333333333333, 4: 0.3333333333333333}, receives={4: ..., 1: ...})
 
-    Lian et al., Can Decentralized Algorithms Outperform Centralized Algorithms?, NeurIPS 2017, arXiv 1705.09056.
+    Source: Lian et al., Can Decentralized Algorithms Outperform Centralized Algorithms?, NeurIPS 2017, arXiv
+    1705.09056.
     """
     size = positive(size, "the size of a ring")
     topology = Ring(size, [uniform(size, (1,) if flag(directed, "the option directed of a ring") else (1, -1))])

@@ -48,8 +48,8 @@ HOPS: Mapping[str, Callable[[int, int], list[int]]] = MappingProxyType(
 def sgp_graph(size: int, kind: str = "DynamicDirectedExponentialGraph", peers: int = 1) -> SgpGraph:
     """The graph classes of the SGP authors' code by their names there, for runs that are to repeat theirs; directed.
 
-    In round t every rank sends over the next `peers` hops of a list, round and round, each with the share
-    1/(1 + peers):
+    In round t every rank sends over the next `peers` hops of a list, which starts over at its end. Each hop has the
+    share 1/(1 + peers):
 
         DynamicDirectedExponentialGraph         +1, -1, +2, -2, +4, -4, …      2^i < n
         NPeerDynamicDirectedExponentialGraph    j (peers + 1)^i                j = 1 .. peers,  (peers + 1)^i < n
@@ -58,21 +58,28 @@ def sgp_graph(size: int, kind: str = "DynamicDirectedExponentialGraph", peers: i
         DynamicBipartiteLinearGraph             the same, for even n
         RingGraph                               +1, or +1 and -1 in each round
 
-    The list keeps hops that are the same modulo n, so the same peer may come twice: in one round as one message with
-    both shares, where that code sends two. A hop of 0 modulo n is kept. In the bipartite classes an even rank always
-    sends to an odd one, but ranks do not meet in pairs: `bipartite_exponential` has pairs. `exponential` with one peer
-    is the NPeer class. With more peers, and in `alternating_exponential`, a repeated hop counts once and a hop of 0
-    not at all. So on most n periods or shares differ.
+    The list keeps hops that are the same modulo n, so the same peer may come twice. In one round this is one message
+    with both shares, where that code sends two. A hop of 0 modulo n is kept.
 
-    size: number of ranks n, from 1, even for bipartite classes. kind: one of the names above. peers: how many hops a
-    round takes, from 1 to the length of the list. Raises `TopologyError` for other values.
+    In the bipartite classes an even rank always sends to an odd one, but ranks do not meet in pairs;
+    `bipartite_exponential` has pairs. `exponential` with one peer is the NPeer class. With more peers, and in
+    `alternating_exponential`, a repeated hop counts once and a hop of 0 not at all. So on most n periods or shares
+    differ.
+
+    Args:
+        size: number of ranks n, from 1, even for bipartite classes.
+        kind: one of the names above.
+        peers: hops that a round takes, from 1 to the length of the list.
+
+    Raises:
+        TopologyError: other values.
 
     >>> schedule = sgp_graph(8, "DynamicBipartiteExponentialGraph")
     >>> [list(schedule.turn(0, round).sends) for round in range(schedule.period)]
     [[1], [7], [3], [5], [5], [3]]
 
-    Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv 1811.10792, for the method; the lists of
-    hops are those that the classes of the same names in fairscale 0.4.13 give.
+    Source: for the method, Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv 1811.10792. The
+    lists of hops are those of the classes of the same names in fairscale 0.4.13.
     """
     size = positive(size, "the size of an SGP graph")
     peers = positive(peers, "the number of peers of an SGP graph")
@@ -80,7 +87,7 @@ def sgp_graph(size: int, kind: str = "DynamicDirectedExponentialGraph", peers: i
         raise TopologyError(f"the kind of an SGP graph must be one of {', '.join(HOPS)}, not {kind!r}")
     if size > 1 and size % 2 and "Bipartite" in kind:
         raise TopologyError(
-            f"a {kind} of {size} ranks does not exist, as even ranks send to odd ones all round the ring: start "
+            f"a {kind} of {size} ranks does not exist, because even ranks send to odd ones all round the ring: start "
             f"{size - 1} or {size + 1} ranks, or take a directed class"
         )
     hops = HOPS[kind](size, peers)

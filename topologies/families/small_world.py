@@ -22,19 +22,25 @@ def small_world(
 ) -> SmallWorld:
     """Small world: a ring with k neighbours a rank, k/2 on each side, where some edges lead to random ranks instead.
 
-        {r, (r + h) mod n}, h = 1 .. k/2, becomes {r, any other rank} with probability `rewire`
+        {r, (r + h) mod n}, h = 1 … k/2, becomes {r, any other rank} with probability `rewire`
 
-    A few far edges bring all ranks within about log n hops, while most traffic stays between close ranks. With
-    rewire=0 it is a circulant graph. A draw in several pieces is drawn again.
+    A few far edges bring all ranks within about log n hops, and most traffic stays between close ranks. With rewire=0
+    the graph is circulant. A draw that is not connected is drawn again.
 
-    size: number of ranks n, from 1. neighbours: k, even, from 2; on k ranks or fewer all of them are neighbours.
-    rewire: a probability from 0 to 1. seed: an integer from 0. weights: "metropolis" or "uniform", as for `grid`.
-    Raises `TopologyError` for other values, and where 100 draws did not connect.
+    Args:
+        size: number of ranks n, from 1.
+        neighbours: k, even, from 2; on k ranks or fewer all of them are neighbours.
+        rewire: a probability from 0 to 1.
+        seed: an integer from 0.
+        weights: "metropolis" or "uniform", as for `grid`.
+
+    Raises:
+        TopologyError: other values, or 100 draws of which none is connected.
 
     >>> small_world(8, rewire=0).turn(rank=0, round=0).sends
     {1: 0.2, 2: 0.2, 6: 0.2, 7: 0.2}
 
-    Watts, Strogatz, Collective Dynamics of 'Small-World' Networks, Nature 1998.
+    Source: Watts, Strogatz, Collective Dynamics of 'Small-World' Networks, Nature 1998.
     """
     size = positive(size, "the size of a small world")
     seed = natural(seed, "the seed of a small world")
@@ -48,8 +54,8 @@ def small_world(
     ends = first_connected(seed, lambda seed: nx.watts_strogatz_graph(size, min(neighbours, size), rewire, seed))
     if ends is None:
         raise TopologyError(
-            f"a small world of {size} ranks with neighbours={neighbours} and rewire={rewire:g} was in pieces in each "
-            f"of {TRIES} draws: pass neighbours={neighbours + 2} or more, or a smaller rewire"
+            f"a small world of {size} ranks with neighbours={neighbours} and rewire={rewire:g} was not connected in "
+            f"any of {TRIES} draws: pass neighbours={neighbours + 2} or more, or a smaller rewire"
         )
     topology = SmallWorld([undirected(size, ends, weights)])
     validate(topology)

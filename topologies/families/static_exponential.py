@@ -15,18 +15,22 @@ class StaticExponential(Columns):
 def static_exponential(size: int) -> StaticExponential:
     """Static exponential graph, directed: in every round each rank sends over all hops that are powers of two.
 
-        r -> (r + 2^i) mod n    for i = 0 .. L - 1,    L = ⌈log₂ n⌉,    every share 1/(1 + L)
+        r -> (r + 2^i) mod n    for i = 0 … L - 1,    L = ⌈log₂ n⌉,    every share 1/(1 + L)
 
     For even n the spectral gap is 2/(1 + L), and for odd n it is larger. The one-peer `exponential` graph takes the
     same hops one after the other, with 1/L of the messages a round.
 
-    size: number of ranks n, from 1. Raises `TopologyError` for other values.
+    Args:
+        size: number of ranks n, from 1.
+
+    Raises:
+        TopologyError: another size.
 
     >>> static_exponential(6).turn(rank=0, round=0)
     Turn(keep=0.25, sends={1: 0.25, 2: 0.25, 4: 0.25}, receives={5: 0.25, 4: 0.25, 2: 0.25})
 
-    Ying, Yuan, Chen, Hu, Pan, Yin, Exponential Graph is Provably Efficient for Decentralized Deep Training, NeurIPS
-    2021, arXiv 2110.13363, section 3.
+    Source: Ying, Yuan, Chen, Hu, Pan, Yin, Exponential Graph is Provably Efficient for Decentralized Deep Training,
+    NeurIPS 2021, arXiv 2110.13363, section 3.
     """
     size = positive(size, "the size of a static exponential graph")
     topology = StaticExponential(size, [uniform(size, powers(2, size))])

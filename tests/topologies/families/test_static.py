@@ -370,7 +370,7 @@ def test_seeds_that_are_none(family, seed):
         ),
         (
             lambda: erdos_renyi(50, probability=0.01),
-            "an Erdős-Rényi graph of 50 ranks with probability=0.01 was in pieces in each of 100 draws: pass "
+            "an Erdős-Rényi graph of 50 ranks with probability=0.01 was not connected in any of 100 draws: pass "
             "probability=0.157 or more",
         ),
         (
@@ -451,7 +451,7 @@ def test_small_worlds_that_fall_to_pieces(monkeypatch):
     with pytest.raises(TopologyError) as caught:
         [small_world(1000, neighbours=2, rewire=1, seed=seed) for seed in range(20)]
     assert str(caught.value) == (
-        "a small world of 1000 ranks with neighbours=2 and rewire=1 was in pieces in each of 1 draws: pass "
+        "a small world of 1000 ranks with neighbours=2 and rewire=1 was not connected in any of 1 draws: pass "
         "neighbours=4 or more, or a smaller rewire"
     )
 

@@ -453,7 +453,7 @@ def test_matchings_wake_independently():
         ({"base": exponential(4)}, "changes from round to round: give one graph for all rounds"),
         ({"base": ring(4, directed=True)}, "has the edge 0 -> 1 and not 1 -> 0"),
         ({"budget": 0}, "the budget of a MATCHA schedule must be a number above 0 and at most 1, not 0"),
-        ({"budget": 1e-12}, "wakes so few of the 2 matchings that 64 rounds do not connect all ranks: raise it"),
+        ({"budget": 1e-12}, "activates so few of the 2 matchings that 64 rounds do not connect all ranks: raise it"),
         ({"budget": "half"}, "not 'half'"),
         ({"seed": -1}, "the seed of a MATCHA schedule must be an integer of at least 0, not -1"),
     ],
