@@ -1,10 +1,9 @@
-"""Who sends which share of its weight to whom, as pure functions of (rank, round).
+"""Gossip graphs: the share of its weight that each rank sends to each peer, as a pure function of (rank, round).
 
-`topology.py` holds the interface, `validation.py` its laws. Graphs are made on few bases: `circulants.py` where all
-ranks do the same, `pairing.py` where they meet in pairs, `table.py` where a graph is written down. `families/` has the
-graphs by name, `composition/` makes graphs of graphs, `custom/` and `loading.py` are the ways to bring one's own,
-`analysis/` tells what a graph is worth. Needs numpy and networkx only. `python -m topologies` lists, shows, checks,
-compares and draws graphs, and advises on them.
+The rooms, in the order of imports: `arrays/`, `topology.py` with `validation.py`, `kinds/` (bases of families),
+`composition/` (graphs made of graphs), `families/` and `catalogue.py`, `custom/` and `loading.py` (graphs of the user),
+`analysis/`, `commands/`. Each may import the rooms before it, and outside of this package only numpy and networkx.
+`python -m topologies` is the command line.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; argparse itself exits with 2."""
     parser = _parser()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # As on stderr: where the encoding has no ő, it is written \u0151.
+        # As on stderr: if the encoding has no ő, \u0151 is written.
         sys.stdout.reconfigure(errors="backslashreplace")
     given = parser.parse_args(arguments)
     if given.command is None:
@@ -54,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif report.lines:
             print("\n".join(report.lines), flush=True)
     except OSError as error:
-        # The interpreter's last flush must not say it again.
+        # Otherwise the interpreter's last flush would report the error again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        # Whoever reads has enough, as in `| head`.
+        # A closed pipe is no error: the reader has enough, as in `| head`.
         if not isinstance(error, BrokenPipeError):
             print(f"python -m topologies: the output cannot be written: {error}", file=sys.stderr)
             return 2
@@ -70,8 +70,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m topologies",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"{SPECS}\n{EXAMPLES}",
-        description="Graphs for gossip: who sends which share of its weight to whom in each round. Each command has "
-        "a --help with examples, and --json for programs.",
+        description="Graphs for gossip: the share of its weight that each rank sends to each peer in each round. Each "
+        "command has a --help with examples, and --json for programs.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for module in (listing, show, check, compare, draw, advise, figures):

@@ -1,4 +1,4 @@
-"""What goes wrong with a topology.
+"""The errors of a topology.
 
 ValueError
 └── TopologyError     the graph is wrong: shares, peers, size, connectivity
@@ -14,7 +14,7 @@ class TopologyError(ValueError):
 
 
 class SpecError(TopologyError):
-    """A text given to `topologies.load` that leads to no graph: an unknown name, a missing file, a wrong option."""
+    """A text given to `topologies.load` that names no graph: an unknown name, a missing file, a wrong option."""
 
 
 class PictureError(TopologyError):

@@ -26,18 +26,21 @@ from topologies.validation import validate
 def load(spec: str | os.PathLike[str], size: int, **options: Any) -> Topology:
     """The topology that a short text names, for `size` ranks.
 
-    spec, one of
-    - a family: "exponential", "ring", "complete", …, with its own options;
-    - a family that another package declares as an entry point of the group `gossip.topologies`, where none of ours has
-      its name;
-    - "package.module:factory": a Python function, or a subclass of `Topology`, called as factory(size, **options); it
-      returns a `Topology`, what `from_networkx` takes, or what `from_matrix` takes;
-    - "path/to/graph.graphml", or another file that `from_file` reads, with its options.
+    Args:
+        spec: one of
+        - a family: "exponential", "ring", "complete", …, with its own options;
+        - a family that another package declares as an entry point of the group `gossip.topologies`; families of this
+            package come first;
+        - "package.module:factory": a Python function, or a subclass of `Topology`, called as factory(size, **options).
+            It returns a `Topology`, or a value that `from_networkx` or `from_matrix` takes;
+        - "path/to/graph.graphml", or another file that `from_file` reads, with its options.
+        size: number of ranks n, from 1.
+        options: of the family, factory or file. They may also stand in the text, after commas: "exponential,peers=2" or
+            "circulant,hops=1,2,5".
 
-    Options may also stand in the text, after commas: "exponential,peers=2" or "circulant,hops=1,2,5".
-
-    Raises `SpecError` where the text leads to no graph and `TopologyError` where the graph is wrong or has not `size`
-    ranks; the message begins with the text.
+    Raises:
+        SpecError: the text names no graph; the message begins with the text.
+        TopologyError: the graph is wrong or has not `size` ranks; the message begins with the text.
 
     >>> load("exponential", 8, peers=2), load("exponential,peers=2", 8)
     (Exponential(size=8, period=2), Exponential(size=8, period=2))
@@ -68,9 +71,10 @@ def load(spec: str | os.PathLike[str], size: int, **options: Any) -> Topology:
 
 
 def check_spec(spec: str, **options: Any) -> None:
-    """Check that a text leads to a graph on some number of ranks; raises `SpecError` that says why it does not.
+    """Check that a text and the names of its options lead to a graph on some number of ranks; no graph is made.
 
-    It checks the name and the names of the options, and makes no graph.
+    Raises:
+        SpecError: there is no such graph or option.
 
     >>> check_spec("ring,directed=True")
     >>> check_spec("rign")
@@ -90,14 +94,14 @@ def check_spec(spec: str, **options: Any) -> None:
 
 
 class _Size:
-    """A number of ranks that is not known yet."""
+    """A number of ranks that is not known yet; it stands in error messages."""
 
     def __repr__(self) -> str:
         return "N"
 
 
 def _found(spec: str) -> Callable[..., Any]:
-    """The family, ours or a package's, or the user's own function that a text without options names."""
+    """The callable that a text without options names: a family, a declared family or a function of the user."""
     if ":" in spec:
         with named(spec):
             return _factory(spec)
@@ -111,18 +115,18 @@ def _found(spec: str) -> Callable[..., Any]:
 
 
 def _made(factory: Callable[..., Any], size: int, options: Mapping[str, Any]) -> Topology:
-    """What the user's own function makes, checked."""
-    what = "the factory"
+    """The validated topology that a function of the user makes."""
+    culprit = "the factory"
     try:
         result = call(factory, size, options)
         if isinstance(result, Topology):
-            what = f"the {type(result).__name__} that the factory returned"
+            culprit = f"the {type(result).__name__} that the factory returned"
             validate(result)
             return result
     except TopologyError:
         raise
     except (Exception, SystemExit) as error:
-        raise TopologyError(f"{what} raised {type(error).__name__} for {size} ranks: {error}") from error
+        raise TopologyError(f"{culprit} raised {type(error).__name__} for {size} ranks: {error}") from error
     if is_graphs(result):
         return from_networkx(result)
     if is_matrices(result):
@@ -146,7 +150,7 @@ def _factory(spec: str) -> Callable[..., Any]:
                 "directory to PYTHONPATH on every host"
             ) from None
         raise SpecError(f"the module {module_name} could not be imported: {error}") from error
-    except (Exception, SystemExit) as error:  # a script that parses arguments exits when it is imported
+    except (Exception, SystemExit) as error:  # a script that parses arguments exits on import
         raise SpecError(f"the module {module_name} could not be imported: {type(error).__name__}: {error}") from error
     try:
         factory = functools.reduce(getattr, name.split("."), module)

@@ -1,4 +1,4 @@
-"""The laws of a topology that tells its rounds as arrays, checked in numpy."""
+"""The laws of a topology that overrides `edges`, checked in numpy."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from topologies.arrays.edges import Edges, Ranks
 from topologies.topology import TOLERANCE, Topology
 
 SAMPLED = 8
-"""How many ranks a round are asked whether their turns are what the arrays say."""
+"""The number of ranks a round whose turns are compared with the arrays."""
 
 
 def sound(topology: Topology, rounds: int) -> bool:
-    """Whether the first `rounds` rounds obey the laws, as far as the arrays and the turns of some ranks tell.
+    """Whether the first `rounds` rounds obey the laws, according to the arrays and the turns of some ranks.
 
-    It says no more than yes or no, in O(edges): what is wrong is for the check of every turn to say.
+    The answer costs O(edges). On False, the check of every turn finds the law that is broken.
     """
     size, pairs = topology.size, np.empty(0, dtype=np.int64)
     connected = False
@@ -27,7 +27,7 @@ def sound(topology: Topology, rounds: int) -> bool:
         if connected:
             continue
         pairs = _distinct(np.concatenate([pairs, edges.source * size + edges.target]))
-        # A few rounds of a random graph connect it, and the pairs of all rounds would take long to sort.
+        # A few rounds of a random graph connect it, and sorting the pairs of all rounds takes long.
         if round + 1 == rounds or round & round + 1 == 0:
             source: Ranks
             target: Ranks
@@ -52,7 +52,7 @@ def _fit(edges: Edges, size: int) -> bool:
 
 
 def _distinct(numbers: Ranks) -> Ranks:
-    # For millions of them an order of magnitude faster than np.unique, which hashes.
+    # For millions of numbers this is an order of magnitude faster than np.unique, which hashes.
     ordered = np.sort(numbers)
     return ordered[np.diff(ordered, prepend=-1) > 0]
 

@@ -1,4 +1,4 @@
-"""A graph and its options in one short text, as it is written on command lines and given to `topologies.load`."""
+"""A graph and its options in one short text, as command lines and `topologies.load` take it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from topologies.errors import SpecError
 
 
 def parsed(spec: str) -> tuple[str, dict[str, Any]]:
-    """Name and options of a SPEC. A comma starts an option where `name=` follows it, else it belongs to a value.
+    """Name and options of a SPEC. A comma starts an option if `name=` follows it; any other comma belongs to a value.
 
     >>> parsed("base,peers=2"), parsed("circulant,hops=1,2,5")
     (('base', {'peers': 2}), ('circulant', {'hops': (1, 2, 5)}))
@@ -32,7 +32,7 @@ def written(name: str, options: Mapping[str, Any]) -> str:
 
 
 def parse_options(texts: Iterable[str]) -> dict[str, Any]:
-    """The keyword options of texts such as "peers=2", values in Python's notation or else plain strings.
+    """The keyword options of texts such as "peers=2"; a value that is not Python notation is a plain string.
 
     >>> parse_options(["peers=2", "directed=True", "kind=small"])
     {'peers': 2, 'directed': True, 'kind': 'small'}
@@ -49,7 +49,7 @@ def parse_options(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def together(spec: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name and options of a SPEC, with the options that were given beside it; raises `SpecError` where they differ."""
+    """Name and options of a SPEC, merged with further options; options that contradict raise `SpecError`."""
     name, all_options = parsed(spec)
     for option, value in options.items():
         # An option may be an array.
@@ -64,7 +64,7 @@ def together(spec: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]
 def _read(value: str) -> Any:
     try:
         return ast.literal_eval(value)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that it is documented to raise
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # the errors that it documents
         return value
 
 

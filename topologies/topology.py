@@ -1,4 +1,4 @@
-"""The interface: who sends which share of its weight to whom in each round."""
+"""The interface: the share of its weight that each rank sends to each peer in each round."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from topologies.arrays.edges import Edges, Floats
 from topologies.errors import TopologyError
 
 TOLERANCE = 1e-12
-"""How far a sum of shares may be from 1."""
+"""The largest distance of a sum of shares from 1."""
 
 DESCRIBED_ROUNDS = 16
-"""How many first rounds of an aperiodic topology `Topology.describe` reads."""
+"""The number of first rounds of an aperiodic topology that `Topology.describe` reads."""
 
 DESCRIBED_ENTRIES = 100_000
-"""About how many shares `Topology.describe` reads at most, so that it takes well under a second."""
+"""About the largest number of shares that `Topology.describe` reads, so that it takes well under a second."""
 
 REMEMBERED_ROUNDS = 64
-"""For how many rounds an aperiodic topology remembers facts such as whether they were doubly stochastic."""
+"""The number of rounds for which an aperiodic topology remembers facts, such as double stochasticity."""
 
 
 class Turn(NamedTuple):
-    """What one rank does in one round: `keep + sum(sends.values()) == 1` and `keep > 0`.
+    """The exchange of one rank in one round: `keep + sum(sends.values()) == 1` and `keep > 0`.
 
     >>> Turn(keep=0.5, sends={1: 0.5}, receives={3: 0.5})
     Turn(keep=0.5, sends={1: 0.5}, receives={3: 0.5})
@@ -51,7 +51,7 @@ class Topology(ABC):
     A subclass writes `turn` and passes size and period to `super().__init__`. These laws hold, and
     `topologies.validate` checks them:
 
-    - `turn` depends on (rank, round) and on nothing else; a random graph takes its seed from the round;
+    - `turn` depends on (rank, round) only; a random graph takes its seed from the round;
     - columns sum to 1, every share lies in (0, 1], and every rank keeps a share above 0;
     - i is in `turn(j, t).sends` exactly when j is in `turn(i, t).receives`, with the same share;
     - no rank sends to itself, and round t + period is round t;
@@ -59,7 +59,7 @@ class Topology(ABC):
 
     A topology never changes once made, so threads, optimizers and processes may share it.
 
-    Example, a ring that turns round after every step:
+    Example, a ring that changes direction after every round:
 
         class Swing(Topology):
             def __init__(self, size):
@@ -73,21 +73,25 @@ class Topology(ABC):
     size: int
     """The number of ranks n."""
     period: int | None
-    """Rounds until the schedule repeats; None when it never does."""
+    """Rounds until the schedule repeats; None if it never does."""
 
     def __init__(self, size: int, period: int | None) -> None:
-        """Set size and period; raises `TopologyError` where one is not a positive integer."""
+        """Set size and period.
+
+        Raises:
+            TopologyError: a size or period that is not a positive integer.
+        """
         self.size = positive(size, "the size of a topology")
         self.period = None if period is None else positive(period, "the period of a topology")
 
     @abstractmethod
     def turn(self, rank: int, round: int) -> Turn:
-        """What `rank`, 0 to n - 1, does in `round`, 0, 1, 2, …; called at every training step."""
+        """The exchange of `rank`, 0 to n - 1, in `round`, 0, 1, 2, …; called at every training step."""
 
     def edges(self, round: int) -> Edges:
-        """All turns of `round` as arrays: P(round) without its zeros, read from what ranks keep and send.
+        """All turns of `round` as arrays: P(round) without its zeros, from the shares that ranks keep and send.
 
-        A class that can tell them without asking every rank overrides this; `validate` compares the two.
+        A class that can compute the arrays without a turn of every rank overrides this; `validate` compares the two.
         """
         turns = [self.turn(rank, round) for rank in range(self.size)]
         return Edges(
@@ -100,12 +104,16 @@ class Topology(ABC):
     def matrix(self, round: int) -> Floats:
         """P(round), shape (n, n), float64: entry [i, j] is the share of rank j's weight that goes to rank i.
 
-        Meant for looking at small graphs: it takes n² numbers, while the runtime only calls `turn`.
+        It holds n² numbers, so it serves for small graphs. The runtime only calls `turn`.
         """
         return self.edges(round).matrix()
 
     def mix(self, values: Floats, round: int) -> Floats:
-        """One round of gossip simulated, P(round) @ values, for values of shape (n,) or (n, d); no n×n matrix is made.
+        """One simulated round of gossip, P(round) @ values; no n×n matrix is made.
+
+        Args:
+            values: shape (n,) or (n, d), float64.
+            round: from 0.
 
         >>> topologies.ring(4, directed=True).mix(np.array([4.0, 0, 0, 0]), round=0)
         array([2., 2., 0., 0.])
@@ -115,12 +123,12 @@ class Topology(ABC):
     def doubly_stochastic(self, round: int) -> bool:
         """Whether the rows of P(round) sum to 1 as well, within 1e-12, so that equal weights stay equal.
 
-        Computed in O(n · degree), and remembered for each round of the period.
+        The answer is computed in O(n · degree) and remembered for each round of the period.
         """
         return self._fact("doubly stochastic", round, self._rows_sum_to_one)
 
     def keeps_alike(self, round: int) -> bool:
-        """Whether every rank keeps the same share in P(round), within 1e-12; computed and remembered likewise."""
+        """Whether every rank keeps the same share in P(round), within 1e-12; remembered likewise."""
         return self._fact("keeps alike", round, self._diagonal_is_constant)
 
     def _rows_sum_to_one(self, round: int) -> bool:
@@ -131,22 +139,22 @@ class Topology(ABC):
         return bool(np.ptp(self.edges(round).keep) <= TOLERANCE)
 
     def _fact(self, name: str, round: int, compute: Callable[[int], bool]) -> bool:
-        # A topology never changes, so the answers may be kept beside the subclass's own attributes,
-        # also where it did not call our __init__. A slot is replaced whole: safe between threads.
+        # A topology never changes, so the answers can be kept, even if a subclass did not call our __init__. An entry
+        # is replaced as a whole, so threads may share it.
         answers: dict[tuple[str, int], tuple[int, bool]] = self.__dict__.setdefault("_facts", {})
         phase = round if self.period is None else round % self.period
-        slot = name, phase % (self.period or REMEMBERED_ROUNDS)
-        asked, answer = answers.get(slot, (-1, False))
-        if asked != phase:
+        entry = name, phase % (self.period or REMEMBERED_ROUNDS)
+        known, answer = answers.get(entry, (-1, False))
+        if known != phase:
             answer = compute(phase)
-            answers[slot] = phase, answer
+            answers[entry] = phase, answer
         return answer
 
     def describe(self) -> str:
         """One line that is the same on all ranks that run the same schedule: class, size, period, digest of the turns.
 
-        The digest covers one period, or the first 16 rounds where there is none, with shares to 12 digits. Where that
-        is more than about 100 000 shares it covers one turn in k only, and the text names k.
+        The digest covers one period, or the first 16 rounds of an aperiodic schedule, with shares to 12 digits. Beyond
+        about 100 000 shares it covers one turn in k only, and the text names k.
 
         >>> topologies.exponential(8).describe()
         'Exponential(size=8, period=3) sha256:3e9b2a42e53923aa'
@@ -154,10 +162,10 @@ class Topology(ABC):
         ranks = self._representatives()
         rounds = self.period or DESCRIBED_ROUNDS
         turns = len(ranks) * rounds
-        # The usual number of shares in a turn: not the mean, which one hub of many peers would make large.
+        # The median number of shares in a turn, because one hub of many peers would make the mean large.
         shares = median_high(1 + 2 * len(self.turn(rank, 0).sends) for rank in ranks[:: 1 + len(ranks) // 10])
         stride = -(-turns * shares // DESCRIBED_ENTRIES)
-        # A stride that shares a factor with the number of ranks would look at the same ranks in every round.
+        # A stride that shares a factor with the number of ranks would read the same ranks in every round.
         while math.gcd(stride, len(ranks)) > 1:
             stride += 1
         digest = hashlib.sha256()
@@ -173,12 +181,12 @@ class Topology(ABC):
         return f"{type(self).__name__}(size={self.size}, period={self.period})"
 
     def _representatives(self) -> Sequence[int]:
-        """Ranks whose turns tell those of all others; fewer than all where a class has a symmetry."""
+        """Ranks whose turns determine those of all others; fewer than all if a class has a symmetry."""
         return range(self.size)
 
 
 def positive(value: int, what: str) -> int:
-    """`value` as an int of at least 1; raises `TopologyError` that begins with `what` for anything else."""
+    """`value` as an int of at least 1; any other value raises a `TopologyError` that begins with `what`."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -197,7 +205,7 @@ def refuse_rank(rank: int, size: int) -> TopologyError:
 
 
 def _canonical(turn: Turn) -> bytes:
-    # Twelve digits: hosts may differ in the last bit of a share and still run the same schedule.
+    # Twelve digits, because hosts may differ in the last bit of a share and still run the same schedule.
     def text(shares: Mapping[int, float]) -> str:
         return ",".join(f"{int(peer)}:{share:.12g}" for peer, share in sorted(shares.items()))
 

@@ -15,17 +15,20 @@ from topologies.proof import sound
 from topologies.topology import TOLERANCE, Topology, Turn, positive
 
 APERIODIC_ROUNDS = 64
-"""How many first rounds of a topology without a period are checked."""
+"""The number of first rounds that are checked if a topology has no period."""
 
 
 def validate(topology: Topology) -> None:
-    """Check the laws of `Topology`; returns silently or raises `TopologyError`.
+    """Check the laws of `Topology`; returns silently or raises.
 
-    All rounds of one period are checked, and that the next period repeats them; of a topology without a period the
-    first 64 rounds, which must connect all ranks. It takes time in proportion to the edges of these rounds and never
-    builds a matrix. A topology never changes, so one that has passed is not checked again.
+    All rounds of one period are checked, and that the next period repeats them. Of a topology without a period the
+    first 64 rounds are checked, and they must connect all ranks. The time is proportional to the edges of these rounds,
+    and no matrix is built. A topology never changes, so one that has passed is not checked again.
 
-    Every public constructor calls it, and so does the runtime for a topology written by the user.
+    Every public constructor calls this function, and so does the runtime for a topology of the user.
+
+    Raises:
+        TopologyError: a law is broken; the message names the round and the rank or column.
     """
     check_kind(topology)
     if "_validated" not in topology.__dict__:
@@ -34,7 +37,7 @@ def validate(topology: Topology) -> None:
 
 
 def check_kind(topology: object) -> None:
-    """Check that it is a topology with a size and a period; raises `TopologyError` where it is not."""
+    """Check that the argument is a topology with a size and a period; raises `TopologyError`."""
     if not isinstance(topology, Topology):
         raise TopologyError(
             f"a {type(topology).__name__} is no topology: subclass topologies.Topology, "
@@ -52,7 +55,7 @@ def check_kind(topology: object) -> None:
 
 @singledispatch
 def laws(topology: Topology) -> None:
-    """Check the turns of all ranks; a base class with a symmetry registers a shorter proof of the same."""
+    """Check the turns of all ranks; a base class with a symmetry registers a shorter check of the same laws."""
     told_as_arrays = type(topology).edges is not Topology.edges
     if told_as_arrays and sound(topology, rounds_of(topology)):
         return
@@ -65,35 +68,35 @@ def laws(topology: Topology) -> None:
         for rank, turn in enumerate(turns):
             _check_agreement(topology, rank, round, turns)
             pairs.update((rank, peer) for peer in turn.sends)
-        # After the others: a wrong share is worth naming before the fact that it also varies.
+        # After the other checks, because a wrong share should be named before the fact that it also varies.
         for rank, turn in enumerate(turns):
             check_period(topology, rank, round, turn)
     _check_connected(topology, pairs)
     if told_as_arrays:
         raise TopologyError(
-            f"{topology!r}: edges() tells something else than turn(), which obeys the laws: correct it, or leave it "
-            "out, as it is only a shorter way of asking every rank for its turn"
+            f"{topology!r}: edges() differs from turn(), which obeys the laws: correct edges(), or leave it out, "
+            "because it is only a faster way to compute the turns of all ranks"
         )
 
 
 def rounds_of(topology: Topology) -> int:
-    """How many rounds are checked."""
+    """The number of rounds that are checked."""
     return topology.period or APERIODIC_ROUNDS
 
 
 def check_turn(topology: Topology, rank: int, round: int, turn: Turn) -> None:
-    """Check what can be seen from one turn: keep, shares, peers, and the sum of the column."""
+    """Check a single turn: keep, shares, peers, and the sum of the column."""
     where = f"{topology!r}: in round {round} rank {rank}"
     if not isinstance(turn, Turn):
         raise TopologyError(f"{where} has a {type(turn).__name__} for its turn: return topologies.Turn")
     if not is_share(turn.keep):
         raise TopologyError(
-            f"{where} keeps {turn.keep!r}: every rank must keep a share above 0 and at most 1, so lower what it sends"
+            f"{where} keeps {turn.keep!r}: every rank must keep a share above 0 and at most 1, so lower its sends"
         )
     for verb, preposition, shares in (("sends", "to", turn.sends), ("receives", "from", turn.receives)):
         if not isinstance(shares, Mapping):
             raise TopologyError(
-                f"{where} has a {type(shares).__name__} for what it {verb}: give a mapping from peer to share"
+                f"{where} has a {type(shares).__name__} for its {verb}: give a mapping from peer to share"
             )
         for peer, share in shares.items():
             if not _is_rank(peer, topology.size):
@@ -103,7 +106,7 @@ def check_turn(topology: Topology, rank: int, round: int, turn: Turn) -> None:
                 )
             if peer == rank:
                 raise TopologyError(
-                    f"{where} {verb} {preposition} itself: what stays belongs in keep, so leave this edge out"
+                    f"{where} {verb} {preposition} itself: its own share belongs in keep, so leave this edge out"
                 )
             if not is_share(share):
                 raise TopologyError(
@@ -126,15 +129,15 @@ def is_share(share: object) -> bool:
 
 
 def check_period(topology: Topology, rank: int, round: int, turn: Turn) -> None:
-    """Check that the turn is the same when asked again, and that the next period repeats it."""
+    """Check that the turn is the same at the next call and in the next period."""
     if topology.turn(rank, round) != turn:
         raise TopologyError(
-            f"{topology!r}: in round {round} rank {rank} got another turn when it asked again: "
+            f"{topology!r}: in round {round} rank {rank} got another turn from a second call: "
             "let turn() depend on rank and round only, and seed random graphs with the round"
         )
     if topology.period and topology.turn(rank, round + topology.period) != turn:
         raise TopologyError(
-            f"{topology!r}: rank {rank} does something else in round {round + topology.period} than in "
+            f"{topology!r}: rank {rank} has another turn in round {round + topology.period} than in "
             f"round {round}, one period before: correct the period, or make it None"
         )
 
@@ -142,7 +145,7 @@ def check_period(topology: Topology, rank: int, round: int, turn: Turn) -> None:
 def refuse_unconnected(
     topology: Topology, sources: Sequence[int], rest: Sequence[int], answers: bool = True
 ) -> NoReturn:
-    """Say that nothing sent by `sources` ever reaches `rest`; `answers`: whether the way back may be there."""
+    """Raise the error that no message of `sources` reaches `rest`; `answers`: whether messages of `rest` reach them."""
     rounds = rounds_of(topology)
     if topology.period is None:
         when, where = f"over its first {rounds} rounds", " in one of these rounds"
@@ -162,7 +165,7 @@ def refuse_unconnected(
 
 
 def refuse_idle(topology: Topology, idle: Sequence[int]) -> NoReturn:
-    """Say that the ranks `idle`, some of all, exchange nothing with anybody."""
+    """Raise the error that the ranks `idle`, some of all, have no edges."""
     rounds = rounds_of(topology)
     if topology.period is None:
         when = f" in any of its first {rounds} rounds"

@@ -60,7 +60,7 @@ def test_a_subclass_with_a_turn_is_enough():
         (lame(0, Turn(0.5, {1: 0.5}, {1: -0.5})), "rank 0 receives the share -0.5 from rank 1"),
         (
             lame(1, Turn(0.25, {0: 0.5, 1: 0.25}, {0: 0.5})),
-            "round 0 rank 1 sends to itself: what stays belongs in keep",
+            "round 0 rank 1 sends to itself: its own share belongs in keep",
         ),
         (lame(1, Turn(0.25, {0: 0.5, 2: 0.25}, {0: 0.5})), "round 0 rank 1 sends to 2: peers are the ranks 0 to 1"),
         (lame(1, Turn(0.5, {0.0: 0.5}, {0: 0.5})), "round 0 rank 1 sends to 0.0: peers are"),
@@ -75,10 +75,10 @@ def test_a_subclass_with_a_turn_is_enough():
             "rank 0 expects the share 0.5 from rank 1, which sends it nothing: make the",
         ),
         (lame(0, (0.5, {1: 0.5}, {1: 0.5})), "rank 0 has a tuple for its turn: return topologies.Turn"),
-        (lame(0, Turn(0.5, [1], {1: 0.5})), "rank 0 has a list for what it sends: give a mapping from peer to share"),
+        (lame(0, Turn(0.5, [1], {1: 0.5})), "rank 0 has a list for its sends: give a mapping from peer to share"),
         (Given(IDLE, IDLE), "over the 2 rounds of its period rank 0 cannot reach rank 1, .* add an edge"),
         (Given(IDLE, period=None), "over its first 64 rounds rank 0 cannot reach rank 1"),
-        (Given(HALF, IDLE, period=1), "rank 0 does something else in round 1 than in round 0, one period before"),
+        (Given(HALF, IDLE, period=1), "rank 0 has another turn in round 1 than in round 0, one period before"),
     ],
 )
 def test_what_is_refused(topology, message):
@@ -148,7 +148,7 @@ def test_a_schedule_with_a_memory_is_refused():
             self.calls += 1
             return (IDLE if self.calls > 2 else HALF)[rank]
 
-    with pytest.raises(TopologyError, match=r"got another turn when it asked again: .* seed random graphs with the ro"):
+    with pytest.raises(TopologyError, match=r"got another turn from a second call: .* seed random graphs with the ro"):
         validate(Counting(HALF))
 
 

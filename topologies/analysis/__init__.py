@@ -1,8 +1,9 @@
-"""What can be computed of a topology before a byte moves.
+"""Predictions about a topology before any communication.
 
-`spectrum.py` reads matrices of small graphs, `consensus.py` simulates gossip on any number of ranks, `reach.py` counts
-peers and asks who hears of whom, `facts.py` gathers all of it, `cost.py` turns rounds into seconds on a network,
-`advice.py` ranks the families by them, and `figures.py` computes the known numbers again.
+`spectrum` computes eigenvalues of small graphs, `consensus` simulates gossip on any number of ranks, and `reach` counts
+peers and tests connectivity. `facts` gathers these, `cost` turns rounds into seconds on a network, and `advice` ranks
+the families by them. `figures` computes figures of the literature again. The room imports `loading` and the rooms
+before it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which graph to take for a network: every family's predicted time to agree, with reasons."""
+"""Which graph to take for a network: the predicted time of every family to reach agreement, with reasons."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ from topologies.topology import Topology, positive
 from topologies.validation import rounds_of
 
 LONG = 1000
-"""The longest period in rounds that is simulated whole to see whether it is exact."""
+"""The longest period in rounds that is simulated whole to find out whether it is exact."""
 
 PEERS = (2, 3)
-"""Which numbers of peers are tried, besides the default, of families that take some."""
+"""The numbers of peers that are tried besides the default, for families with that option."""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """One row of `advise`: what a graph costs, or an all-reduce; None where there is no such number."""
+    """One row of `advise`: the cost of a graph, or of an all-reduce; None for a number that does not exist."""
 
     name: str
-    """The family, the text given for it, or "all-reduce"."""
+    """The family, its SPEC, or "all-reduce"."""
     kind: Literal["gossip", "all-reduce", "refused"]
-    """What the row is about; "refused" is a family that does not admit the size."""
+    """The kind of row; "refused" is a family that does not admit the size."""
     reason: str
-    """Why it stands where it stands, in words, or why it is refused."""
+    """The reason for its rank in the table, or for the refusal."""
     options: dict[str, Any] = field(default_factory=dict)
     """The options given to the family besides the size."""
     seconds: float | None = None
-    """Seconds of communication until the error is reached; None where that is not within the rounds simulated."""
+    """Seconds of communication until the error is reached; None if the simulated rounds do not reach it."""
     rounds: int | None = None
-    """Rounds until then."""
+    """Rounds until the error is reached."""
     seconds_per_round: float | None = None
-    """Seconds of communication in a round, the mean over a period: what each training step pays, or hides."""
+    """Seconds of communication in a round, the mean over a period: the cost of each training step without overlap."""
     bytes_per_rank: int | None = None
-    """Bytes that the busiest network card has carried one way until the error is reached."""
+    """Bytes that the busiest network card carries one way until the error is reached."""
     period: int | None = None
     """Rounds until the schedule repeats."""
     contraction: float | None = None
-    """What a period leaves of the worst disagreement; None without a period, or where the ranks are many."""
+    """The part of the worst disagreement that a period leaves; None without a period, or if the ranks are many."""
     connected: bool = False
-    """Whether news of every rank reaches every other one."""
+    """Whether the values of every rank reach every other one."""
 
     @property
     def label(self) -> str:
@@ -60,24 +60,32 @@ class Advice:
         return written(self.name, self.options)
 
     def as_dict(self) -> dict[str, Any]:
-        """The same for JSON."""
+        """The row for JSON."""
         return {"label": self.label, **asdict(self)}
 
 
 def advise(size: int, link: Link, nbytes: int, error: float = 0.01, names: Iterable[str] | None = None) -> list[Advice]:
-    """Graphs for `size` ranks by the predicted seconds until they agree, soonest first, an all-reduce among them.
+    """Graphs for `size` ranks by the predicted seconds to agreement, soonest first, an all-reduce among them.
 
-    Each is simulated until an average disagreement of 1 has shrunk to `error`, and its rounds are turned into seconds
-    of communication on `link` for messages of `nbytes`. Families that refuse the size come last, with their sentence.
+    Each graph is simulated until an average disagreement of 1 has shrunk to `error`. Its rounds are turned into seconds
+    of communication on `link` for messages of `nbytes`. Families that refuse the size come last, with their error
+    message.
 
-    Agreeing from scratch is not what training asks for. All-reduce agrees fully in each step and pays
-    `allreduce_seconds` for it; gossip pays `seconds_per_round` in each step and lives with what `contraction` says a
-    period leaves. A graph is worth its place where a round hides behind compute and an all-reduce does not.
+    Training does not need agreement from scratch. All-reduce agrees fully in each step and costs `allreduce_seconds`.
+    Gossip costs `seconds_per_round` in each step, and a period leaves the part `contraction` of the disagreement. A
+    graph pays off if a round hides behind compute and an all-reduce does not.
 
-    names: what `load` takes: "base", "base,peers=2", "package.module:factory"; all families, with 2 and 3 peers too,
-    where it is None.
+    Args:
+        size: number of ranks n, from 1.
+        link: the network card of each rank.
+        nbytes: bytes of a message, from 1.
+        error: the remaining disagreement to aim at, between 0 and 1.
+        names: SPECs as `load` takes them: "base", "base,peers=2", "package.module:factory". None stands for all
+            families, also with 2 and 3 peers.
 
-    Raises `TopologyError` for an error that is not between 0 and 1, and `SpecError` for an unknown name.
+    Raises:
+        TopologyError: other numbers.
+        SpecError: an unknown name.
 
     >>> from topologies.analysis import Link, advise
     >>> rows = advise(8, Link(rate=10e9, latency=50e-6), nbytes=100_000_000, names=["exponential", "ring"])
@@ -91,7 +99,7 @@ def advise(size: int, link: Link, nbytes: int, error: float = 0.01, names: Itera
     if not 0 < error < 1:
         raise TopologyError(f"an error of {error!r} cannot be aimed at: give a number between 0 and 1, such as 0.01")
     wanted = _candidates(size) if names is None else [parsed(name) for name in names]
-    # A misspelt one is told before the first is simulated.
+    # A misspelt name is reported before the first simulation.
     for name, options in wanted if names is not None else ():
         check_spec(name, **options)
     rows = [_all_reduce(size, link, nbytes)]
@@ -148,7 +156,7 @@ def _reason(topology: Topology, run: Consensus, rounds: int | None, left: float 
     low, high = int(loads.min(initial=size)), int(loads.max(initial=0))
     count = "one message" if high == 1 else f"{'up to ' if low < high else ''}{high} messages"
     if size == 1:
-        return "one rank has nobody to agree with"
+        return "a single rank agrees with itself"
     if exact is not None:
         said = f"exact after {_rounds(exact)} of {count}{'' if exact == 1 else ' each'}"
         return said if high == 1 else f"{said}, which share the network card"
@@ -176,7 +184,7 @@ def _share(left: float) -> str:
 
 
 def _rate(run: Consensus) -> float:
-    # The second half of the run: at first the fast part of a random disagreement dies out.
+    # The second half of the run, because at first the fast part of a random disagreement dies out.
     half = run.rounds // 2
     before, now = float(run.errors[half]), float(run.errors[-1])
     return (now / before) ** (1 / (run.rounds - half)) if now and run.rounds > half else 0.0
@@ -187,7 +195,7 @@ def _rounds(count: int) -> str:
 
 
 def _candidates(size: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every family as it comes, and with other numbers of peers where it takes some and they fit."""
+    """Every family with its defaults, and with other numbers of peers if it has that option and they fit."""
     for name, family in CATALOGUE.items():
         yield name, {}
         peers = inspect.signature(family).parameters.get("peers")

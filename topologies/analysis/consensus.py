@@ -1,4 +1,4 @@
-"""Gossip simulated: how the ranks' disagreement falls, round by round and message by message."""
+"""Gossip simulated: the disagreement of the ranks, round by round and message by message."""
 
 from __future__ import annotations
 
@@ -19,56 +19,58 @@ from topologies.kinds.circulants import MANY_HOPS, Circulant
 from topologies.topology import TOLERANCE, Topology
 
 EXACT = 1e-12
-"""An error of this size is rounding: the ranks hold the exact mean."""
+"""An error up to this is rounding: the ranks hold the exact mean."""
 
 SUDDEN = 1e-6
-"""A schedule is exact where one round takes the error down by at least this factor; others only come ever closer."""
+"""A schedule is exact if one round reduces the error at least by this factor; other schedules only converge."""
 
 REMEMBERED = 12_000_000
-"""How many numbers of a periodic schedule are kept between rounds, about 100 MB."""
+"""The largest count of numbers of a periodic schedule that are kept between rounds, about 100 MB."""
 
 SCANT = 1e-290
-"""Where a weight has lost its digits."""
+"""The weight below which its digits are lost."""
 
 LIMIT = 10_000
-"""How many rounds `until` simulates at most."""
+"""The largest number of rounds that `until` simulates."""
 
 WORK = 500_000_000
-"""How many numbers `until` moves at most, a few seconds."""
+"""The largest count of numbers that `until` moves, a few seconds."""
 
 SMALL = 256
-"""Up to here several values a rank are simulated at once, and a round is one product with a full matrix."""
+"""Up to this number of ranks several values a rank are simulated at once, and a round is one dense product."""
 
 
 @dataclass(frozen=True, eq=False)
 class Consensus:
-    """What `consensus` saw."""
+    """The result of `consensus`."""
 
     size: int
     """The number of ranks n."""
     errors: Floats
     """Shape (rounds + 1,): the disagreement before round 0 and after each round, ‖z - mean‖/‖z₀ - mean‖."""
     messages: Ranks
-    """Shape (rounds + 1,): how many messages the busiest rank of each round has sent or received, added up."""
+    """Shape (rounds + 1,): messages that the busiest rank of each round has sent or received, added up."""
     weights: tuple[float, float]
-    """The lowest and the highest push-sum weight that any rank held after any round; (1.0, 1.0) where all rounds are
-    doubly stochastic."""
+    """The lowest and the highest push-sum weight of any rank after any round.
+
+    (1.0, 1.0) if all rounds are doubly stochastic.
+    """
 
     @property
     def rounds(self) -> int:
-        """How many rounds were simulated."""
+        """The number of simulated rounds."""
         return len(self.errors) - 1
 
     def bytes(self, nbytes: int) -> Ranks:
-        """Shape (rounds + 1,): `messages` times the size of one message, what the busiest network card carried."""
+        """Shape (rounds + 1,): bytes that the busiest network card has carried, for messages of `nbytes`."""
         return self.messages * nbytes
 
     def rounds_to(self, error: float) -> int | None:
-        """The first number of rounds after which the error is at most `error`; None where it stays above."""
+        """The first number of rounds after which the error is at most `error`; None if it stays above."""
         return _first(self.errors <= error)
 
     def rounds_to_exact(self) -> int | None:
-        """The number of rounds after which the error falls to nothing at once; None where it only shrinks."""
+        """The number of rounds after which the error falls to nothing at once; None if it only shrinks."""
         sudden = np.concatenate([[0.0], self.errors[:-1]]) * SUDDEN
         return 0 if self.errors[0] <= EXACT else _first((self.errors <= EXACT) & (self.errors <= sudden))
 
@@ -79,7 +81,7 @@ class State(NamedTuple):
     error: float
     """‖z - mean‖/‖z₀ - mean‖."""
     messages: int
-    """How many messages the busiest rank of each round has sent or received, added up."""
+    """Messages that the busiest rank of each round has sent or received, added up."""
     low: float
     """The lowest weight so far."""
     high: float
@@ -87,23 +89,29 @@ class State(NamedTuple):
 
 
 def consensus(topology: Topology, rounds: int, *, seed: int = 0) -> Consensus:
-    """Simulate `rounds` rounds of push-sum from random values and tell how far the ranks are from agreeing.
+    """Simulate `rounds` rounds of push-sum from random values and compute the disagreement of the ranks.
 
         x(t + 1) = P(t) x(t),    w(t + 1) = P(t) w(t),    z = x/w,    error(t) = ‖z(t) - mean‖/‖z(0) - mean‖
 
-    The values are drawn from a normal distribution by `seed`, so the error is what an average disagreement keeps; what
-    the worst one keeps over a period is `contraction`. Messages are those of the busiest rank in each round, the larger
-    of those that it sends and those that it receives, as a network card does both at once.
+    The values have a normal distribution, so the error is the remaining part of an average disagreement. For the worst
+    disagreement over a period see `contraction`. Messages are those of the busiest rank in each round: the larger of
+    its sends and receives, because a network card does both at once. No n×n matrix is made beyond 256 ranks, so 100 000
+    ranks take seconds.
 
-    No n×n matrix is made beyond 256 ranks, so 100 000 ranks take seconds. rounds: from 0. Raises `TopologyError` for
-    other numbers.
+    Args:
+        topology: the schedule.
+        rounds: from 0.
+        seed: of the values, from 0.
+
+    Raises:
+        TopologyError: other numbers.
 
     >>> from topologies.analysis import consensus
     >>> run = consensus(topologies.exponential(8), rounds=3)
     >>> run.errors.round(12).tolist()[-1], run.messages.tolist(), run.weights
     (0.0, [0, 1, 2, 3], (1.0, 1.0))
 
-    Kempe, Dobra, Gehrke: Gossip-Based Computation of Aggregate Information, FOCS 2003.
+    Source: Kempe, Dobra, Gehrke: Gossip-Based Computation of Aggregate Information, FOCS 2003.
     """
     rounds = natural(rounds, "the number of rounds to simulate")
     seed = natural(seed, "the seed of the values to simulate")
@@ -111,9 +119,17 @@ def consensus(topology: Topology, rounds: int, *, seed: int = 0) -> Consensus:
 
 
 def rounds_to(topology: Topology, error: float, limit: int = 10_000) -> int | None:
-    """After how many rounds the error of `consensus` is at most `error`; None where `limit` rounds do not do.
+    """The number of rounds after which the error of `consensus` is at most `error`; None beyond `limit` rounds.
 
-    With `EXACT` it tells the length of a schedule that reaches the mean in finitely many rounds.
+    With `EXACT` it is the length of a schedule that reaches the mean in finitely many rounds.
+
+    Args:
+        topology: the schedule.
+        error: above 0.
+        limit: the largest number of rounds that are simulated.
+
+    Raises:
+        TopologyError: other numbers.
 
     >>> from topologies.analysis import EXACT, rounds_to
     >>> rounds_to(topologies.exponential(16), EXACT), rounds_to(topologies.ring(16), 0.01)
@@ -129,9 +145,9 @@ def rounds_to(topology: Topology, error: float, limit: int = 10_000) -> int | No
 
 
 def until(topology: Topology, error: float, least: int = 0) -> Consensus:
-    """`consensus` until the error is at most `error`, for `least` rounds or more, and no longer than is worth a wait.
+    """`consensus` until the error is at most `error`, for at least `least` rounds and a few seconds at most.
 
-    That is 10 000 rounds, or fewer where the ranks are so many that a round takes milliseconds.
+    The limit is 10 000 rounds, or fewer if the ranks are so many that a round takes milliseconds.
     """
     history = []
     limit = max(least, min(LIMIT, WORK // effort(topology)))
@@ -143,7 +159,7 @@ def until(topology: Topology, error: float, least: int = 0) -> Consensus:
 
 
 def left_by_a_period(topology: Topology, run: Consensus) -> float | None:
-    """`contraction`, or None where it would take long; a period in which the run became exact leaves nothing."""
+    """`contraction`, or None if it takes long; 0 if the run became exact within a period."""
     exact = run.rounds_to_exact()
     if topology.period is not None and exact is not None and exact <= topology.period:
         return 0.0
@@ -151,18 +167,18 @@ def left_by_a_period(topology: Topology, run: Consensus) -> float | None:
 
 
 def effort(topology: Topology) -> int:
-    """About how many numbers simulating a round moves, told from round 0."""
+    """About how many numbers the simulation of a round moves, estimated from round 0."""
     hops = column(topology, 0)
     if hops is not None:
         return topology.size * min(MANY_HOPS, len(hops))
-    # Each round of a schedule without a period is made anew.
+    # Each round of a schedule without a period is computed anew.
     return (topology.size + 3 * len(topology.edges(0).source)) * (1 if topology.period else 3)
 
 
 def states(topology: Topology, seed: int = 0) -> Iterator[State]:
     """The state before round 0 and after each round, without end."""
     size = topology.size
-    # Few ranks: many values at once, or the error would tell more of the draw than of the graph.
+    # With few ranks, several values at once, or the error would depend more on the draw than on the graph.
     width = 16 if size <= SMALL else 1
     x = np.random.default_rng(seed).normal(size=(size, width) if size <= SMALL else size)
     mean = x.mean(axis=0)
@@ -183,7 +199,7 @@ def states(topology: Topology, seed: int = 0) -> Iterator[State]:
             else:
                 even = False
                 low, high = min(low, float(w.min())), max(high, float(w.max()))
-        # A rank that hears nothing for ever holds what it held, also when its weight has become too small to divide by.
+        # A rank that never receives keeps its value, even if its weight has become too small to divide by.
         z = x if even else np.divide(x.T, w, out=z.T.copy(), where=w > SCANT).T
         messages += step.load
         yield State(float(np.linalg.norm(z)) / start, messages, low, high)
@@ -194,11 +210,11 @@ class _Round(NamedTuple):
 
     operator: Circulant | Edges | Floats
     round: int
-    """Which round of a circulant schedule it is."""
+    """The number of the round in a circulant schedule."""
     load: int
-    """How many messages the busiest rank sends or receives."""
+    """Messages that the busiest rank sends or receives."""
     held: int
-    """How many numbers it takes to remember."""
+    """The count of numbers in memory."""
 
     def mix(self, values: Floats) -> Floats:
         if isinstance(self.operator, Circulant):
@@ -210,7 +226,7 @@ class _Round(NamedTuple):
 
 
 class _Rounds:
-    """The rounds of a topology, remembered where they come again."""
+    """The rounds of a topology; those that come again are remembered."""
 
     def __init__(self, topology: Topology) -> None:
         self.topology = topology

@@ -1,4 +1,4 @@
-"""All that can be told of a topology, in one record."""
+"""All facts about a topology, in one record."""
 
 from __future__ import annotations
 
@@ -15,45 +15,46 @@ from topologies.topology import TOLERANCE, Topology
 from topologies.validation import APERIODIC_ROUNDS, rounds_of
 
 EDGES = 12_000_000
-"""About how many edges `facts` reads of a schedule."""
+"""About the largest number of edges of a schedule that `facts` reads."""
 
 FOLLOWED = 3_000_000
-"""About how many edges it follows to find the connectivity window."""
+"""About the largest number of edges that it follows to find the connectivity window."""
 
 FEWEST = 16
-"""How many rounds it judges at least, where there is no period; of a period 64, where it is as long."""
+"""The smallest number of judged rounds of a schedule without a period; with a period it is 64, or the period."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What `facts` tells; None stands for what does not exist, or takes too long to compute for so many ranks."""
+    """The result of `facts`; None stands for a fact that does not exist, or takes too long for so many ranks."""
 
     name: str
-    """The topology's own name for itself, `repr(topology)`."""
+    """`repr(topology)`."""
     size: int
     """The number of ranks n."""
     period: int | None
-    """Rounds until it repeats; None where it never does."""
+    """Rounds until it repeats; None if it never does."""
     judged_rounds: int
-    """How many first rounds stand behind degrees, messages, stochasticity and symmetry: one period, or 64 of a schedule
-    that never repeats; fewer where the ranks are many."""
+    """The number of first rounds behind degrees, messages, stochasticity and symmetry.
+
+    One period, or 64 rounds without a period; fewer if the ranks are many.
+    """
     degrees: Degrees
     """Peers of a rank and round."""
     messages_per_round: float
-    """Messages that the busiest rank sends, or receives where that is more, in the mean of the judged rounds."""
+    """Messages that the busiest rank sends, or receives if these are more, in the mean of the judged rounds."""
     doubly_stochastic_rounds: int
-    """How many of the judged rounds have rows that sum to 1 too, so that weights stay 1."""
+    """The number of judged rounds whose rows sum to 1 too, so that weights stay 1."""
     symmetric: bool
     """Whether P = Pᵀ in every judged round."""
     spectral_gap: float | None
-    """1 - |λ₂| where one graph serves all rounds."""
+    """1 - |λ₂| if one graph serves all rounds."""
     contraction: float | None
-    """What a period leaves of the worst disagreement."""
+    """The part of the worst disagreement that a period leaves."""
     rounds_to_exact: int | None
-    """Rounds after which every rank holds the exact mean; None where it is only approached."""
+    """Rounds after which every rank holds the exact mean; None if the ranks only approach it."""
     rounds_to_thousandth: int | None
-    """Rounds until an average disagreement has shrunk to 1e-3; None where that takes more than 10 000, or than can be
-    simulated at once."""
+    """Rounds until an average disagreement has shrunk to 1e-3; None beyond the rounds that `until` simulates."""
     window: int | None
     """The smallest B such that any B rounds in a row connect all ranks."""
     weights: tuple[float, float]
@@ -61,16 +62,16 @@ class Facts:
 
     @property
     def doubly_stochastic(self) -> bool:
-        """Whether all judged rounds are."""
+        """Whether all judged rounds are doubly stochastic."""
         return self.doubly_stochastic_rounds == self.judged_rounds
 
     def as_dict(self) -> dict[str, Any]:
-        """The same for JSON: plain numbers, lists, None."""
+        """The facts for JSON: plain numbers, lists, None."""
         return {**asdict(self), "weights": list(self.weights), "doubly_stochastic": self.doubly_stochastic}
 
 
 def facts(topology: Topology) -> Facts:
-    """Everything that the other functions of `topologies.analysis` tell of a topology, in a second or a few.
+    """The results of all other functions of `topologies.analysis` for a topology, in a few seconds.
 
     >>> from topologies.analysis import facts
     >>> found = facts(topologies.exponential(8))

@@ -26,7 +26,7 @@ from topologies.families.static_exponential import static_exponential
 from topologies.topology import Topology
 
 SEEDS = 400
-"""How many random schedules stand behind a mean."""
+"""The number of random schedules behind a mean."""
 
 SGP = "Assran et al. 2019"
 EXPONENTIAL = "Ying et al. 2021"
@@ -42,13 +42,13 @@ GAPS: dict[Callable[[int], Topology], dict[int, str]] = {
     static_exponential: {8: ".5", 16: ".4", 32: ".333", 64: ".286"},
     complete: {8: "1", 16: "1", 32: "1", 64: "1"},
 }
-"""Spectral gaps by family and size, with the digits that are known."""
+"""Spectral gaps by family and size, with the known digits."""
 
 POWERS = (8, 16, 32, 64)
 """Sizes on which powers of two are exact."""
 
 SWEEPS = {6: ".22", 12: ".21", 24: ".21", 33: ".03"}
-"""What a sweep of the one-peer exponential graph leaves, by size."""
+"""The part of the worst disagreement that a sweep of the one-peer exponential graph leaves, by size."""
 
 LENGTHS = {
     1: {
@@ -77,30 +77,30 @@ LENGTHS = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A number that is known of a graph, and the one computed here."""
+    """A known number about a graph, and the number computed here."""
 
     what: str
-    """What is counted or measured."""
+    """The quantity."""
     source: str
     """The paper that has the graph, and often the figure too, in short."""
     reference: float
-    """The number that is known."""
+    """The known number."""
     computed: float
-    """The number here; infinite where a schedule is not exact within 1000 rounds."""
+    """The number computed here; infinite if a schedule is not exact within 1000 rounds."""
     decimals: int
-    """How many digits after the point the former has; 0 for a count."""
+    """Digits of `reference` after the point; 0 for a count."""
     within: float = 0.0
-    """How far the mean over random graphs may be from it, relatively; 0 where every digit must agree."""
+    """The relative tolerance of a mean over random graphs; 0 if every digit must agree."""
 
     @property
     def agrees(self) -> bool:
-        """Whether both are the same number, to the digits known."""
+        """Whether both are the same number, to the known digits."""
         # A number that ends in 5 may have been rounded either way.
         far = self.within * self.reference if self.within else 0.5 * 10.0**-self.decimals * (1 + 1e-9)
         return abs(self.computed - self.reference) <= far
 
     def as_dict(self) -> dict[str, Any]:
-        """The same for JSON."""
+        """The figure for JSON."""
         computed = self.computed if math.isfinite(self.computed) else None
         return {**asdict(self), "computed": computed, "agrees": self.agrees}
 

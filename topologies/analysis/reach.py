@@ -1,4 +1,4 @@
-"""Who talks to whom, how often, and how soon everybody has heard of everybody."""
+"""Peers of a rank, messages of the busiest rank, and the rounds until the values of every rank reach every other."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from topologies.validation import rounds_of
 
 @dataclass(frozen=True)
 class Span:
-    """Peers of a rank in a round, over all ranks and the judged rounds."""
+    """The number of peers of a rank in a round, over all ranks and the judged rounds."""
 
     low: int
     """The fewest."""
@@ -30,7 +30,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Degrees:
-    """What `degrees` counts."""
+    """The result of `degrees`."""
 
     out: Span
     """Peers that a rank sends to."""
@@ -39,9 +39,11 @@ class Degrees:
 
 
 def degrees(topology: Topology, rounds: int | None = None) -> Degrees:
-    """How many peers a rank sends to and receives from in a round: lowest, highest, mean.
+    """The number of peers that a rank sends to and receives from in a round: lowest, highest, mean.
 
-    rounds: how many first rounds are judged; one period where it is None, or 64 of a schedule without a period.
+    Args:
+        topology: the schedule.
+        rounds: the number of judged first rounds; None for one period, or for 64 rounds without a period.
 
     >>> from topologies.analysis import degrees
     >>> degrees(topologies.ring(5, directed=True)).out
@@ -63,9 +65,11 @@ def degrees(topology: Topology, rounds: int | None = None) -> Degrees:
 
 
 def loads(topology: Topology, rounds: int | None = None) -> Ranks:
-    """Shape (rounds,): how many messages the busiest rank of each round sends or receives, whichever is more.
+    """Shape (rounds,): messages that the busiest rank of each round sends or receives, whichever are more.
 
-    rounds as in `degrees`.
+    Args:
+        topology: the schedule.
+        rounds: as in `degrees`.
 
     >>> from topologies.analysis import loads
     >>> loads(topologies.exponential(5, peers=3)).tolist()
@@ -87,7 +91,7 @@ def connected(topology: Topology) -> bool:
     True
     """
     rounds, union = rounds_of(topology), _Union(topology)
-    # Mostly a few rounds do, and all of them take long to gather.
+    # Usually a few rounds suffice, and to gather all of them takes long.
     ends = [1 << power for power in range(rounds.bit_length()) if 1 << power < rounds]
     return any(union.connects(0, end) for end in [*ends, rounds])
 
@@ -95,18 +99,20 @@ def connected(topology: Topology) -> bool:
 def window(topology: Topology, work: float = math.inf) -> int | None:
     """The smallest B such that any B rounds in a row lead from every rank to every other one.
 
-    Over one period, whose end leads to its beginning; of a schedule without a period over the first 64 rounds. None
-    where even all of these do not connect the ranks. It says how stale the news of the farthest rank may be: the rate
-    of push-sum over a changing directed graph is bounded in terms of B.
+    One period is judged as a cycle, so a window may pass its end; without a period the first 64 rounds are judged. None
+    if even all of these do not connect the ranks. B bounds the staleness of values from the farthest rank, and the rate
+    of push-sum over a changing directed graph.
 
-    work: about how many edges to follow at most; None where that is not enough.
+    Args:
+        topology: the schedule.
+        work: about the largest number of edges to follow; None is returned beyond it.
 
     >>> from topologies.analysis import window
     >>> window(topologies.ring(8)), window(topologies.exponential(8))
     (1, 3)
 
-    Nedić, Olshevsky: Distributed Optimization over Time-Varying Directed Graphs, IEEE TAC 2015, arXiv 1303.2289,
-    assumption 1.
+    Source: Nedić, Olshevsky: Distributed Optimization over Time-Varying Directed Graphs, IEEE TAC 2015, arXiv
+    1303.2289, assumption 1.
     """
     union = _Union(topology)
     rounds = rounds_of(topology)
@@ -118,7 +124,7 @@ def window(topology: Topology, work: float = math.inf) -> int | None:
         while not union.connects(start, end):
             end += 1
             if end > limit:
-                # The window from `start` to the last judged round does not connect; all longer ones begin before it.
+                # The window from `start` to the last judged round does not connect. All longer ones begin before it.
                 return max(longest, rounds - start + 1) if start else None
             if union.work > work:
                 return None
@@ -127,7 +133,7 @@ def window(topology: Topology, work: float = math.inf) -> int | None:
 
 
 class _Union:
-    """The edges of some rounds together."""
+    """The union of the edges of some rounds."""
 
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
@@ -147,7 +153,7 @@ class _Union:
         pairs = np.concatenate([self._pairs(round) for round in range(start, end)])
         source, target = pairs // size, pairs % size
         self.work += size + len(pairs)
-        # Most windows that are too short leave out a rank, which is cheaper to see than a path that is missing.
+        # Most windows that are too short leave out a rank, and this is cheaper to test than a missing path.
         ends = (np.bincount(end, minlength=size).all() for end in (source, target))
         return all(ends) and strongly_connected(size, source, target)
 

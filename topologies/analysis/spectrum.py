@@ -1,4 +1,4 @@
-"""What the matrices of a topology say about how fast ranks agree."""
+"""The speed of agreement according to the matrices of a topology."""
 
 from __future__ import annotations
 
@@ -11,33 +11,37 @@ from topologies.errors import TopologyError
 from topologies.topology import TOLERANCE, Topology
 
 DENSE = 2048
-"""The largest number of ranks whose matrices are laid out in full."""
+"""The largest number of ranks whose dense matrices are built."""
 
 QUICK = 512
 """The largest number of ranks, over up to 64 rounds, whose matrices multiply in about a second."""
 
 FOURIER = 20_000_000
-"""How many numbers of circulant graphs are transformed in about a second."""
+"""The count of numbers of circulant graphs that are transformed in about a second."""
 
 SPARSE = 256
-"""From here on a round with few edges is applied edge by edge, which is then faster than a matrix product."""
+"""From this number of ranks on, a round with few edges is applied faster edge by edge than as a matrix."""
 
 
 def spectral_gap(topology: Topology) -> float:
     """1 - |λ₂| of a topology with one graph for all rounds; 1 on a single rank.
 
-    λ₂ is the eigenvalue of P of second largest modulus. Repeated gossip shrinks the disagreement by about |λ₂| a round,
-    so a gap near 1 agrees at once and a gap near 0 takes about 1/gap rounds. Up to 2048 ranks; circulant graphs of any
-    size, whose eigenvalues are the Fourier transform of a column.
+    λ₂ is the eigenvalue of P of second largest modulus. Repeated gossip shrinks the disagreement by about |λ₂| a round.
+    A gap near 1 agrees at once, and a small gap takes about 1/gap rounds. The eigenvalues of a circulant graph are the
+    Fourier transform of a column, so such graphs may have any size.
 
-    Raises `TopologyError` for a schedule whose graph changes and for more ranks.
+    Args:
+        topology: one graph for all rounds, on up to 2048 ranks, or circulant.
+
+    Raises:
+        TopologyError: a schedule whose graph changes, or more ranks.
 
     >>> from topologies.analysis import spectral_gap
     >>> round(spectral_gap(topologies.ring(8)), 3), round(spectral_gap(topologies.complete(8)), 3)
     (0.195, 1.0)
 
-    Nedić, Olshevsky, Rabbat: Network Topology and Communication-Computation Tradeoffs in Decentralized Optimization,
-    Proceedings of the IEEE 2018, arXiv 1709.08765, section II.
+    Source: Nedić, Olshevsky, Rabbat: Network Topology and Communication-Computation Tradeoffs in Decentralized
+    Optimization, Proceedings of the IEEE 2018, arXiv 1709.08765, section II.
     """
     if topology.period != 1:
         raise TopologyError(
@@ -59,9 +63,10 @@ def spectral_gap(topology: Topology) -> float:
 
 
 def product(topology: Topology) -> Floats:
-    """P(L - 1) … P(1) P(0), shape (n, n): what one period of L rounds does.
+    """P(L - 1) … P(1) P(0), shape (n, n): the effect of one period of L rounds.
 
-    Raises `TopologyError` where there is no period, and for more than 2048 ranks.
+    Raises:
+        TopologyError: a schedule without a period, or more than 2048 ranks.
 
     >>> from topologies.analysis import product
     >>> product(topologies.exponential(4)).tolist()[0]
@@ -73,7 +78,7 @@ def product(topology: Topology) -> Floats:
 
 
 def after(topology: Topology, rounds: int) -> Floats:
-    """P(rounds - 1) … P(0), shape (n, n), whether the schedule repeats or not."""
+    """P(rounds - 1) … P(0), shape (n, n), for schedules with and without a period."""
     result: Floats = np.eye(topology.size)
     for round in range(rounds):
         result = _apply(topology, result, round)
@@ -81,21 +86,24 @@ def after(topology: Topology, rounds: int) -> Floats:
 
 
 def contraction(topology: Topology) -> float:
-    """What one period leaves of a disagreement, at worst: 0 is exact consensus, 1 is no progress.
+    """The part of the worst disagreement that one period leaves: 0 is exact consensus, 1 is no progress.
 
         ‖D⁻¹ Π - 1 1ᵀ/n‖₂    with Π = P(L - 1) … P(0) and D = diag(Π 1)
 
-    D holds the push-sum weights after the period, so that schedules which are not doubly stochastic are judged by what
-    their ranks hold, z = x/w. Where they are, D is the identity and this is the second singular value of Π. Up to 2048
-    ranks; schedules of circulant graphs of any size.
+    D holds the push-sum weights after the period, so that the values z = x/w are judged. For doubly stochastic
+    schedules D is the identity, and this is the second singular value of Π.
 
-    Raises `TopologyError` where there is no period, and for more ranks.
+    Args:
+        topology: a schedule with a period, on up to 2048 ranks, or of circulant graphs.
+
+    Raises:
+        TopologyError: a schedule without a period, or more ranks.
 
     >>> from topologies.analysis import contraction
     >>> round(contraction(topologies.exponential(8)), 12), round(contraction(topologies.exponential(6)), 2)
     (0.0, 0.22)
 
-    Kempe, Dobra, Gehrke: Gossip-Based Computation of Aggregate Information, FOCS 2003, section 3 (push-sum).
+    Source: Kempe, Dobra, Gehrke: Gossip-Based Computation of Aggregate Information, FOCS 2003, section 3 (push-sum).
     """
     rounds = _period(topology)
     if topology.size == 1:
@@ -113,7 +121,7 @@ def contraction(topology: Topology) -> float:
 
 
 def quick(topology: Topology) -> bool:
-    """Whether `contraction`, and `spectral_gap` where there is one, take about a second at most."""
+    """Whether `contraction`, and `spectral_gap` if there is one, take about a second at most."""
     if topology.period is None:
         return False
     if topology.period * topology.size <= FOURIER and _circulant(topology):

@@ -1,5 +1,6 @@
-"""One round as arrays of edges, and what is computed of it.
+"""One round as arrays of edges, and computations on it.
 
-`edges` holds a round, `connectivity` who hears of whom, `weights` shares where a graph has none, `draws` random choices
-that every rank makes alike, `drawn` random graphs.
+`edges` holds a round, `connectivity` finds the ranks that messages reach, `weights` computes shares for a plain graph,
+`draws` makes random choices that agree on all ranks, and `drawn` random graphs. The room imports `topologies.errors`
+only.
 """

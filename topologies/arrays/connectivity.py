@@ -1,4 +1,4 @@
-"""Which ranks hear of which over some edges."""
+"""The ranks that messages reach over some edges."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def reached(size: int, source: Ranks, target: Ranks, start: int = 0) -> npt.NDAr
     frontier = np.array([start])
     while len(frontier):
         counts = first[frontier + 1] - first[frontier]
-        # The places in `peer` of all out-peers of the frontier, run after run.
+        # The indices in `peer` of all out-peers of the frontier, rank after rank.
         ends = np.cumsum(counts)
         places = np.arange(ends[-1]) + np.repeat(first[frontier] - ends + counts, counts)
-        heard = peer[places]
-        frontier = np.unique(heard[~found[heard]])
+        peers = peer[places]
+        frontier = np.unique(peers[~found[peers]])
         found[frontier] = True
     return found
 

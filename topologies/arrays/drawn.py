@@ -13,13 +13,13 @@ from topologies.arrays.draws import draw
 from topologies.arrays.edges import Ranks
 
 TRIES = 100
-"""After so many graphs in pieces there is little hope of another one."""
+"""The number of graphs that are drawn before the search for a connected one ends."""
 
 
 def first_connected(seed: int, sample: Callable[[int], nx.Graph[int]]) -> Ranks | None:
-    """The edges, shape (m, 2), of the first connected graph among `sample(seed of the try)`; None where there is none.
+    """The edges, shape (m, 2), of the first connected graph among `sample(seed of the try)`, or None.
 
-    The seeds of the tries follow from `seed`, so all ranks end with the same graph.
+    The seeds of the tries follow from `seed`, so all ranks draw the same graph.
 
     >>> first_connected(0, lambda seed: nx.gnp_random_graph(2, 0.3, seed))
     array([[0, 1]])

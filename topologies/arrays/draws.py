@@ -1,8 +1,8 @@
-"""Random choices that every rank makes alike: a number for each (seed, round, index), computed and never remembered.
+"""Random choices that agree on all ranks: a number for each (seed, round, index), computed and never stored.
 
-Rank and round go in, so any rank can ask for any round without the rounds before it, and without a message. The
-arithmetic is of whole numbers of 32 bits, the same for Python's and for numpy's, on every machine. Good enough for
-choosing peers, and not for secrets.
+Any rank can compute the draws of any rank and round without the rounds before it, and without a message. The arithmetic
+is that of 32-bit integers, the same in Python and in numpy on every machine. The draws are good enough to choose peers,
+and not for secrets.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ R = TypeVar("R", int, Ranks)
 
 MASK = 0xFFFFFFFF
 GOLDEN = 0x9E3779B9
-"""2^32 divided by the golden ratio: its multiples lie far apart."""
+"""2^32 divided by the golden ratio, because its multiples lie far apart."""
 PASSES, STEPS = 2, 6
-"""How often `Shuffle` goes through its network, and the steps in it: with fewer some permutations are rare."""
+"""The passes of `Shuffle` through its network, and the steps of a pass; with fewer some permutations are rare."""
 
 
 def draw(seed: int, *indices: int) -> int:
@@ -29,39 +29,39 @@ def draw(seed: int, *indices: int) -> int:
     >>> draw(0, 1) == draw(0, 1) != draw(0, 2)
     True
     """
-    # 0 goes to 0 in `_scramble`: from 0, seed 0 would draw 0 in round 0 for rank 0.
+    # `_scramble` maps 0 to 0, so from word 0 the seed 0 would draw 0 in round 0 for rank 0.
     word = GOLDEN
-    # Numbers of numpy would wrap or refuse words of 32 bits.
+    # numpy's integers would wrap or refuse words of 32 bits.
     for index in map(operator.index, (seed, *indices)):
         word = _scramble(word ^ index & MASK)
         while index > MASK:
             index >>= 32
-            # Once more, or the high word of one index would be the low word of another.
+            # Scramble once more, or the high word of one index would equal the low word of another.
             word = _scramble(_scramble(word) ^ index & MASK)
     return word
 
 
 def draws(word: int, index: R) -> R:
-    """`draw(seed, *first, index)` for an index below 2^32, or each of an array, where `word` is draw(seed, *first)."""
+    """`draw(seed, *first, index)` for an index below 2^32, or each of an array; `word` is draw(seed, *first)."""
     return _scramble(word ^ index)
 
 
 def below(bound: int, word: R) -> R:
-    """The word of a draw, or each of an array of them, brought into 0 … bound - 1, for a bound below 2^31."""
+    """The word of a draw, or each of an array of words, mapped to 0 … bound - 1, for a bound below 2^31."""
     return word * bound >> 32
 
 
 class Shuffle:
-    """A random permutation of 0 … n - 1 that is computed place by place and never laid out.
+    """A random permutation of 0 … n - 1 that is computed place by place and never stored.
 
-    A Feistel network permutes 0 … 2^b - 1, the smallest such range that holds n numbers; what falls outside goes
-    through again until it falls inside. Then all move round by a shift, and all this happens twice.
+    A Feistel network permutes 0 … 2^b - 1, the smallest such range that holds n numbers. A result outside 0 … n - 1
+    goes through the network again until it falls inside. A shift modulo n follows, and both are done twice.
 
     >>> shuffle = Shuffle(5, draw(0))
     >>> sorted(shuffle.place(x) for x in range(5)), shuffle.inverse(shuffle.place(3))
     ([0, 1, 2, 3, 4], 3)
 
-    Black, Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA 2002.
+    Source: Black, Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA 2002.
     """
 
     def __init__(self, size: int, word: int) -> None:
@@ -77,7 +77,7 @@ class Shuffle:
         self.keys = [pairs[first::PASSES] for first in range(PASSES)]
 
     def place(self, x: int) -> int:
-        """Where x goes."""
+        """The image of x."""
         for keys, shift in zip(self.keys, self.shifts, strict=True):
             x = self._forward(x, keys)
             while x >= self.size:
@@ -86,7 +86,7 @@ class Shuffle:
         return x
 
     def inverse(self, y: int) -> int:
-        """What goes to y."""
+        """The number whose image is y."""
         for keys, shift in zip(reversed(self.keys), reversed(self.shifts), strict=True):
             y = self._backward((y - shift) % self.size, keys)
             while y >= self.size:
@@ -94,7 +94,7 @@ class Shuffle:
         return y
 
     def places(self, x: Ranks) -> Ranks:
-        """`place` of each."""
+        """The images of an array."""
         for keys, shift in zip(self.keys, self.shifts, strict=True):
             x = self._forward(x, keys)
             while (out := x >= self.size).any():
@@ -103,15 +103,15 @@ class Shuffle:
         return x
 
     def inverses(self, y: Ranks) -> Ranks:
-        """`inverse` of each."""
+        """The numbers whose images are the entries of an array."""
         for keys, shift in zip(reversed(self.keys), reversed(self.shifts), strict=True):
             y = self._backward((y - shift) % self.size, keys)
             while (out := y >= self.size).any():
                 y[out] = self._backward(y[out], keys)
         return y
 
-    # The key of a step is both a mask and, made odd, a factor. A half has 32 bits at most where n < 2^64, and no step
-    # looks at more than the low 48 bits of a product: numpy may wrap it, and both see the same.
+    # The key of a step is both a mask and, made odd, a factor. For n < 2^64 a half has at most 32 bits, and a step uses
+    # only the low 48 bits of a product. So numpy may wrap it, and Python and numpy agree.
 
     def _forward(self, x: R, keys: Keys) -> R:
         left, right = x >> self.half, x & self.low
@@ -131,8 +131,8 @@ class Shuffle:
 
 
 def _scramble(x: R) -> R:
-    # A bijection of 32 bits in which every bit of the input moves about half of those of the output. Both factors are
-    # below 2^31, so no product overflows numpy's 64 bits.
+    # A bijection of 32 bits in which every input bit flips about half of the output bits. Both factors are below 2^31,
+    # so no product overflows numpy's 64 bits.
     x = x ^ x >> 16
     x = x * 0x21F0AAAD & MASK
     x = x ^ x >> 15

@@ -20,11 +20,11 @@ class Edges(NamedTuple):
     """
 
     keep: Floats
-    """Shape (n,): P[j, j], what rank j keeps of its own weight."""
+    """Shape (n,): P[j, j], the share that rank j keeps of its own weight."""
     source: Ranks
     """Shape (m,): the rank j that sends."""
     target: Ranks
-    """Shape (m,): the rank i that receives; an ordered pair (j, i) stands once at most."""
+    """Shape (m,): the rank i that receives; an ordered pair (j, i) occurs at most once."""
     share: Floats
     """Shape (m,): P[i, j], the share of rank j's weight that goes to rank i."""
 
@@ -44,11 +44,11 @@ class Edges(NamedTuple):
         return np.stack([self.mix(column) for column in values.T], axis=1)
 
     def columns(self) -> Floats:
-        """Shape (n,): what each rank keeps and sends in all, Σ_i P[i, j]."""
+        """Shape (n,): the sum of the shares that each rank keeps and sends, Σ_i P[i, j]."""
         return self.keep + totals(len(self.keep), self.source, self.share)
 
     def rows(self) -> Floats:
-        """Shape (n,): what each rank keeps and receives in all, Σ_j P[i, j]."""
+        """Shape (n,): the sum of the shares that each rank keeps and receives, Σ_j P[i, j]."""
         return self.keep + totals(len(self.keep), self.target, self.share)
 
 
@@ -59,7 +59,7 @@ def totals(size: int, rank: Ranks, share: Floats) -> Floats:
     array([0.75, 0.5 ])
     """
     # A hundred thousand equal shares, added one by one, miss 1 by 2e-12. Multiples of 2^-52 add up without rounding
-    # as long as the sum stays below 2, and what is left of each share is too small to matter.
+    # as long as the sum stays below 2, and the remainders of the shares are too small to matter.
     coarse = (share + 1) - 1
     fine = share - coarse
     sums = np.bincount(rank, coarse, minlength=size) + np.bincount(rank, fine, minlength=size)

@@ -1,4 +1,4 @@
-"""How much of its weight a rank gives to each of its neighbours, where the graph says only who they are."""
+"""The share that a rank gives to each of its neighbours, if the graph has no shares of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Rule = Callable[[Ranks, Ranks], Floats]
 def metropolis(own: Ranks, other: Ranks) -> Floats:
     """Metropolis-Hastings: the same share both ways, so that rows sum to 1 as columns do.
 
-    Xiao, Boyd, Lall, A Scheme for Robust Distributed Sensor Fusion Based on Average Consensus, IPSN 2005.
+    Source: Xiao, Boyd, Lall, A Scheme for Robust Distributed Sensor Fusion Based on Average Consensus, IPSN 2005.
     """
     # P[i, j] = 1 / (1 + max(d_i, d_j))
     shares: Floats = 1 / (1 + np.maximum(own, other))
@@ -24,21 +24,21 @@ def metropolis(own: Ranks, other: Ranks) -> Floats:
 
 
 def uniform(own: Ranks, other: Ranks) -> Floats:
-    """The same share for each neighbour and for oneself; rows sum to 1 only where all degrees agree."""
+    """The same share for each neighbour and for the rank itself; rows sum to 1 only if all degrees agree."""
     # P[i, j] = 1 / (1 + d_j)
     shares: Floats = 1 / (1 + own)
     return shares
 
 
 RULES: Mapping[str, Rule] = MappingProxyType({"metropolis": metropolis, "uniform": uniform})
-"""From the degrees of the ends of an edge, first who sends and then who receives, to the share that it carries."""
+"""From the degrees of the sender and the receiver of an edge to its share."""
 
 
 def weighted(size: int, source: Ranks, target: Ranks, weights: str) -> Edges:
     """The edges source -> target with the shares of the rule `weights`, "metropolis" or "uniform".
 
-    The degree is the number of out-peers. Metropolis weights presume that every edge also stands the other way round.
-    Raises `TopologyError` for other texts.
+    The degree is the number of out-peers. Metropolis weights presume that every edge also exists in the other
+    direction. Any other text raises `TopologyError`.
 
     >>> weighted(3, np.array([0, 1, 1, 2]), np.array([1, 0, 2, 1]), "uniform").share.tolist()
     [0.5, 0.3333333333333333, 0.3333333333333333, 0.5]
@@ -48,13 +48,13 @@ def weighted(size: int, source: Ranks, target: Ranks, weights: str) -> Edges:
         raise TopologyError(f"there are no weights {weights!r}: pass weights={' or weights='.join(map(repr, RULES))}")
     degree = np.bincount(source, minlength=size)
     share = rule(degree[source], degree[target])
-    # P[j, j] = 1 - Σ_i P[i, j] = 1/(1 + d_j) + Σ_i (1/(1 + d_j) - P[i, j]), which rounds less where d_j is large
+    # P[j, j] = 1 - Σ_i P[i, j] = 1/(1 + d_j) + Σ_i (1/(1 + d_j) - P[i, j]), which rounds less if d_j is large
     even = 1 / (1 + degree)
     return Edges(even + totals(size, source, even[source] - share), source, target, share)
 
 
 def undirected(size: int, ends: Ranks, weights: str) -> Edges:
-    """The edges {u, v}, shape (m, 2), each given once, in both directions and in order; `weights` as in `weighted`.
+    """The edges {u, v}, shape (m, 2), each given once, in both directions and sorted; `weights` as in `weighted`.
 
     >>> undirected(3, np.array([[0, 1], [1, 2]]), "metropolis").keep.round(3).tolist()
     [0.667, 0.333, 0.667]

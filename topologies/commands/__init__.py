@@ -1,6 +1,6 @@
-"""What the command line can do, one command in each file, and how it reads and writes.
+"""The command line, one command in each file.
 
-A command says what it takes in `add` and what it does in `run`, which returns a `Report`; `topologies.__main__` prints
-it, as text or as JSON. `options.py` holds what several commands take, `units.py` how quantities are written,
-`tables.py` how a table is laid out.
+A command adds its arguments in `add` and computes a `Report` in `run`; `topologies.__main__` prints the report as text
+or as JSON. `options.py` holds arguments that several commands share. `output/` formats reports, `pictures/` draws them.
+The room imports `analysis`, `loading` and the rooms before them; no module of another room imports this one.
 """

@@ -17,11 +17,11 @@ from topologies.loading import check_spec
 TITLES = ("graph", "to agree", "rounds", "a round", "carried", "why")
 LEGEND = (
     "to agree: predicted time of communication until an average disagreement has shrunk to the error; why speaks of "
-    "the worst one. a round: what each training step pays, the mean over a period. carried: by the busiest rank until "
-    "they agree, sent or received, whichever is more. Agreeing from scratch is not what training asks for: an "
-    "all-reduce is exact in each step, and in each step all ranks pay for it and wait for one another; gossip pays for "
-    "a round, which overlap=1 hides behind the compute, and lives with what is left. All links count as alike, also "
-    "inside a host."
+    "the worst one. a round: the cost of each training step, the mean over a period. carried: by the busiest rank "
+    "until they agree, sent or received, whichever is more. Training does not need agreement from scratch: an "
+    "all-reduce is exact in each step, and in each step all ranks pay for it and wait for one another; gossip pays "
+    "for a round, which overlap=1 hides behind the compute, and a part of the disagreement remains. All links count "
+    "as alike, also inside a host."
 )
 
 EXAMPLES = """\
@@ -32,7 +32,7 @@ examples
 
 
 def add(commands: Commands) -> None:
-    """What `advise` takes."""
+    """The arguments of `advise`."""
     command = add_command(
         commands,
         "advise",
@@ -53,7 +53,7 @@ def add(commands: Commands) -> None:
         type=fraction_of_one,
         default=0.01,
         metavar="E",
-        help="what may be left of the disagreement (default: 0.01)",
+        help="the part of the disagreement that may be left (default: 0.01)",
     )
     command.set_defaults(run=run)
 

@@ -1,4 +1,4 @@
-"""`check`: is a graph fit for gossip, and if not, why."""
+"""`check`: whether a graph is fit for gossip, and the reason if it is not."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ examples
 
 exit codes
   0  the graph is fit for gossip
-  1  it breaks a law, and the message says which: the round, the rank or column, and what to change
+  1  the graph breaks a law, and the message names the round, the rank or column, and a remedy
   2  there is no such graph: an unknown name, a missing file, an option that does not fit
 """
 
 
 def add(commands: Commands) -> None:
-    """What `check` takes."""
+    """The arguments of `check`."""
     command = add_command(
         commands,
         "check",
         help="is a graph fit for gossip?",
-        description="Check that columns sum to 1, that ranks agree on who sends, that nobody sends to itself, and that "
-        "all ranks connect over a period.",
+        description="Check that columns sum to 1, that sends and receives agree, that no rank sends to itself, and "
+        "that all ranks connect over a period.",
         epilog=f"{SPECS}\n{EXAMPLES}",
     )
     add_spec(command)
@@ -38,7 +38,7 @@ def add(commands: Commands) -> None:
 
 
 def run(given: argparse.Namespace) -> Report:
-    """Every loaded graph is validated, so what loads is fit."""
+    """Load the graph, which validates it."""
     try:
         topology = graph(given.spec, given.size, given.option)
     except SpecError:

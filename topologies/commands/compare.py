@@ -19,13 +19,13 @@ from topologies.loading import check_spec
 from topologies.topology import Topology
 
 ROUNDS = 40
-"""How many rounds the picture shows where `--rounds` does not say."""
+"""The default number of rounds of the picture."""
 
 TITLES = ("graph", "period", "peers", "to 1e-3", "carried", "exact", "carried", "period leaves", "weights")
 LEGEND = (
     "peers: out-peers a rank and round. to 1e-3, exact: rounds until the ranks' disagreement has shrunk so far, and "
-    "what the busiest rank has carried by then, sent or received, whichever is more. period leaves: of the worst "
-    "disagreement. weights: of push-sum, the lowest and the highest."
+    "the bytes that the busiest rank has carried by then, sent or received, whichever is more. period leaves: of the "
+    "worst disagreement. weights: of push-sum, the lowest and the highest."
 )
 
 EXAMPLES = """\
@@ -36,7 +36,7 @@ examples
 
 
 def add(commands: Commands) -> None:
-    """What `compare` takes."""
+    """The arguments of `compare`."""
     command = add_command(
         commands,
         "compare",
@@ -62,7 +62,7 @@ def add(commands: Commands) -> None:
 
 
 def run(given: argparse.Namespace) -> Report:
-    """Each graph once, in the order given."""
+    """Every graph once, in the given order."""
     if given.picture:
         pictures.check_file(given.picture)
     for spec in given.specs:
@@ -90,14 +90,14 @@ class Compared(NamedTuple):
     spec: str
     facts: Facts
     curve: Consensus
-    """As many rounds as were asked for."""
+    """The number of rounds of `--rounds`."""
     to_thousandth: int | None
     """Bytes that the busiest rank has carried until an error of 1e-3."""
     to_exact: int | None
-    """The same until the exact mean."""
+    """Bytes until the exact mean."""
 
     def row(self) -> list[str]:
-        """For the table."""
+        """The row of the table."""
         facts, peers = self.facts, self.facts.degrees.out
         low, high = facts.weights
         return [
@@ -117,7 +117,7 @@ class Compared(NamedTuple):
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The entry of the JSON document."""
         return {
             "spec": self.spec,
             "facts": self.facts.as_dict(),

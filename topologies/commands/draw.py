@@ -18,11 +18,11 @@ from topologies.specs import parsed
 from topologies.topology import TOLERANCE, Topology
 
 SIZE = 8
-"""How many ranks are drawn where `--size` does not say."""
+"""The default number of ranks."""
 PERIOD_ROUNDS = 16
-"""How many rounds of a period are drawn at most where `--rounds` does not say."""
+"""The largest default number of rounds for a schedule with a period."""
 APERIODIC_ROUNDS = 4
-"""How many rounds of a schedule without a period are drawn where `--rounds` does not say."""
+"""The default number of rounds for a schedule without a period."""
 MOST_ROUNDS = 64
 
 EXAMPLES = """\
@@ -35,13 +35,13 @@ examples
 
 
 def add(commands: Commands) -> None:
-    """What `draw` takes."""
+    """The arguments of `draw`."""
     command = add_command(
         commands,
         "draw",
         help="a picture of the rounds side by side",
-        description="Draw who sends to whom in each round, the rounds side by side, and how far what one rank holds "
-        "has spread after each.",
+        description="Draw the edges of each round, the rounds side by side, and how far the value of one rank has "
+        "spread after each.",
         epilog=f"{SPECS}\n{EXAMPLES}",
     )
     add_spec(command, f"number of ranks; a file says it itself (default: {SIZE})")
@@ -52,7 +52,7 @@ def add(commands: Commands) -> None:
         help=f"how many (default: one period, at most {PERIOD_ROUNDS}; {APERIODIC_ROUNDS} where there is no period)",
     )
     command.add_argument(
-        "--rank", type=count("a rank", least=0), default=0, metavar="R", help="whose news is followed (default: 0)"
+        "--rank", type=count("a rank", least=0), default=0, metavar="R", help="whose value is followed (default: 0)"
     )
     where = command.add_mutually_exclusive_group()
     where.add_argument("--picture", metavar="FILE", help=".png, .svg or .pdf (default: the graph's name and .png)")
@@ -61,7 +61,7 @@ def add(commands: Commands) -> None:
 
 
 def run(given: argparse.Namespace) -> Report:
-    """The first rounds."""
+    """Draw the first rounds."""
     if given.picture:
         pictures.check_file(given.picture)
     file = is_file(parsed(given.spec)[0])
@@ -104,9 +104,9 @@ def _text(number: int, edges: Edges) -> list[str]:
     for (j, i), share in sorted(shares.items()):
         mutual = abs(shares.get((i, j), 0.0) - share) <= TOLERANCE
         if not mutual or j < i:
-            # Spaces that do not break, so that an edge stays on one line.
+            # Placeholders for spaces, so that an edge stays on one line.
             parts.append(f"{j} {'--' if mutual else '->'} {i} ({pictures.fraction(share)})".replace(" ", "\0"))
-    lines = paragraph(", ".join(parts) or "nobody sends", f"  round {number:<4} ")
+    lines = paragraph(", ".join(parts) or "no rank sends", f"  round {number:<4} ")
     return [line.replace("\0", " ") for line in lines]
 
 

@@ -21,20 +21,20 @@ exit codes
 
 
 def add(commands: Commands) -> None:
-    """What `figures` takes."""
+    """The arguments of `figures`."""
     command = add_command(
         commands,
         "figures",
         help="figures of the literature beside those computed here",
-        description="Compute again what is known of these graphs, and compare: rounds until the mean is "
-        "exact, spectral gaps, what a sweep leaves.",
+        description="Compute known figures about these graphs again, and compare: rounds until the mean is exact, "
+        "spectral gaps, the disagreement that a sweep leaves.",
         epilog=EXAMPLES,
     )
     command.set_defaults(run=run)
 
 
 def run(given: argparse.Namespace) -> Report:
-    """All of them."""
+    """All figures."""
     found = known()
     rows = [_row(each) for each in found]
     wrong = [each.what for each in found if not each.agrees]

@@ -1,4 +1,4 @@
-"""`list`: the families in groups, their options, and what installed packages add."""
+"""`list`: the families in groups, their options, and the families of installed packages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES = 23
 
 
 def add(commands: Commands) -> None:
-    """What `list` takes."""
+    """The arguments of `list`."""
     command = add_command(
         commands,
         "list",
@@ -51,7 +51,7 @@ def run(given: argparse.Namespace) -> Report:
                 lines += paragraph(f"options: {_options(entry['options'])}", " " * (NAMES + 3))
             if entry["package"] is not None:
                 lines += paragraph(f"from {entry['package']}: {entry['spec']}", " " * (NAMES + 3))
-    lines += ["", *SPECS.splitlines(), "", "`python -m topologies --help` tells what can be done with them."]
+    lines += ["", *SPECS.splitlines(), "", "`python -m topologies --help` lists the commands."]
     return Report(lines, {"groups": groups})
 
 

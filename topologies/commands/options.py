@@ -1,4 +1,4 @@
-"""What several commands take, and how a graph with its options is written on the command line."""
+"""Arguments that several commands share, and the graph that a command line describes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from topologies.specs import parse_options, together
 from topologies.topology import Topology
 
 MOST_RANKS = 100_000_000
-"""More do not fit into memory, or keep one waiting for hours."""
+"""More ranks do not fit into memory, or take hours."""
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -30,7 +30,7 @@ Options follow after commas, as in base,peers=2 or circulant,hops=1,2,5 or my_gr
 
 
 def add_command(commands: Commands, name: str, *, help: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """A command whose help keeps the lines of `epilog`; it takes `--json` like all of them."""
+    """A command whose help keeps the lines of `epilog`; every command takes `--json`."""
     command = commands.add_parser(
         name,
         help=help,
@@ -43,7 +43,7 @@ def add_command(commands: Commands, name: str, *, help: str, description: str, e
 
 
 def add_spec(command: argparse.ArgumentParser, size: str = "number of ranks; a file says it itself") -> None:
-    """One graph: SPEC, --size and --option."""
+    """Add the arguments of one graph: SPEC, --size and --option."""
     command.add_argument("spec", metavar="SPEC", help="which graph, see below")
     add_size(command, size)
     command.add_argument(
@@ -56,12 +56,12 @@ def add_spec(command: argparse.ArgumentParser, size: str = "number of ranks; a f
 
 
 def add_size(command: argparse.ArgumentParser, help: str) -> None:
-    """The number of ranks."""
+    """Add the number of ranks."""
     command.add_argument("--size", type=count("the number of ranks", most=MOST_RANKS), metavar="N", help=help)
 
 
 def count(what: str, least: int = 1, most: int | None = None) -> Callable[[str], int]:
-    """A reader of whole numbers of at least `least`, and at most `most` where it is given."""
+    """A parser of whole numbers of at least `least`, and at most `most` if it is given."""
 
     def read(text: str) -> int:
         if not re.fullmatch("[0-9]+", text) or int(text) < least:
@@ -74,13 +74,13 @@ def count(what: str, least: int = 1, most: int | None = None) -> Callable[[str],
 
 
 def graph(spec: str, size: int | None, more: Sequence[str] = ()) -> Topology:
-    """The topology that SPEC and the texts of `--option` describe; `size` None leaves it to a file."""
+    """The topology that SPEC and the texts of `--option` describe; without `size`, SPEC must be a file."""
     options = parse_options(more)
     if size is not None:
         return load(spec, size, **options)
     name, options = together(spec, options)
     if is_file(name):
         return from_file(name, **options)
-    # A misspelt name is wrong at any size.
+    # A misspelt name is reported before the missing size.
     check_spec(name, **options)
     raise SpecError(f"{name} comes in many sizes: say which with --size N")

@@ -14,7 +14,7 @@ from topologies.errors import SpecError
 from topologies.topology import Topology
 
 SHOWN_ROUNDS = 12
-"""How many turns are shown where `--round` does not say."""
+"""The default number of turns."""
 MOST_ROUNDS = 1000
 EXACT_LEFT = 1e-10
 """A contraction below this is rounding."""
@@ -28,13 +28,13 @@ examples
 
 
 def add(commands: Commands) -> None:
-    """What `show` takes."""
+    """The arguments of `show`."""
     command = add_command(
         commands,
         "show",
         help="facts about a graph, and the turns of one rank",
         description="Print size, period, peers, messages, whether the matrices are doubly stochastic, how fast ranks "
-        "agree, and what one rank sends and receives in each round.",
+        "agree, and the turn of one rank in each round.",
         epilog=f"{SPECS}\n{EXAMPLES}",
     )
     add_spec(command)
@@ -95,8 +95,8 @@ def fact_lines(topology: Topology, found: Facts) -> list[str]:
     judged, doubly = found.judged_rounds, found.doubly_stochastic_rounds
     every = "in every round" if judged == found.period else f"in each of the first {judged} rounds"
     some = f"in {doubly} of {judged} rounds"
-    tried = "more rounds than were tried"
-    closer = tried if found.rounds_to_thousandth is None else "never, it only comes closer"
+    tried = "more rounds than were simulated"
+    closer = tried if found.rounds_to_thousandth is None else "never, the error only shrinks"
     low, high = found.weights
     told = [
         ("ranks", str(found.size)),

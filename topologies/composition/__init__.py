@@ -1,7 +1,8 @@
-"""Topologies made of topologies; everything stays a function of (rank, round).
+"""Topologies made of topologies; each is a function of (rank, round) again.
 
 `interleave`, `repeat` and `switch` put the rounds of others in another order. `relabel`, `reverse` and `without` change
-who sends to whom. `lift` puts a graph of hosts and a graph inside each host together.
+the edges. `lift` combines a graph of hosts with a graph inside each host. The room imports `arrays`, `checks`,
+`topology`, `validation` and `kinds`.
 """
 
 from __future__ import annotations

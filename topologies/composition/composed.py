@@ -1,4 +1,4 @@
-"""What all compositions share: their text, their laws, and rounds that are rounds of others."""
+"""The base classes of compositions: their text, their laws, and rounds that are rounds of others."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from topologies.topology import Topology, Turn
 from topologies.validation import laws, validate
 
 SHOWN = 16
-"""Up to so many numbers stand in a text one by one."""
+"""The largest count of numbers that a text shows one by one."""
 
 
 class Composed(Topology):
-    """A topology made of others so that it obeys the laws where they do.
+    """A topology made of others, which obeys the laws if they do.
 
-    Its text is theirs, and what it does with them. So `describe` tells compositions apart whose first rounds are the
-    same, and costs what describing the parts costs.
+    Its text holds their texts and its own options. So `describe` distinguishes compositions with the same first rounds,
+    and costs no more than describing the parts.
     """
 
     parts: tuple[Topology, ...]
-    """What it is made of."""
+    """The topologies that it is made of."""
 
     def __init__(self, size: int, period: int | None, parts: Sequence[Topology]) -> None:
         """`parts`: topologies whose laws imply those of this one."""
@@ -33,7 +33,7 @@ class Composed(Topology):
 
     @abstractmethod
     def options(self) -> str:
-        """What beside the parts tells the schedule, as in "times=3"; empty where nothing does."""
+        """The options that determine the schedule besides the parts, as in "times=3"; empty if there are none."""
 
     @final
     def describe(self) -> str:
@@ -61,41 +61,36 @@ class Arranged(Composed):
 
     @abstractmethod
     def at(self, round: int) -> tuple[Topology, int]:
-        """The topology whose turn it is in `round`, and which of its rounds it plays."""
+        """The topology that plays in `round`, and the number of its own round."""
 
     @final
     def turn(self, rank: int, round: int) -> Turn:
-        """The turn of `rank` in the round that is played."""
         topology, played = self.at(round)
         return topology.turn(rank, played)
 
     @final
     def edges(self, round: int) -> Edges:
-        """The edges of the round that is played."""
         topology, played = self.at(round)
         return topology.edges(played)
 
     @final
     def mix(self, values: Floats, round: int) -> Floats:
-        """The round that is played, simulated."""
         topology, played = self.at(round)
         return topology.mix(values, played)
 
     @final
     def doubly_stochastic(self, round: int) -> bool:
-        """Whether the rows of the round that is played sum to 1; the topology it comes from remembers."""
         topology, played = self.at(round)
         return topology.doubly_stochastic(played)
 
     @final
     def keeps_alike(self, round: int) -> bool:
-        """Whether every rank keeps the same share in the round that is played."""
         topology, played = self.at(round)
         return topology.keeps_alike(played)
 
 
 def same_size(topologies: Iterable[Topology], who: str) -> int:
-    """The number of ranks that all have; raises `TopologyError` that begins with `who` where they differ."""
+    """The number of ranks that all have; different numbers raise a `TopologyError` that begins with `who`."""
     first, *others = topologies
     for number, other in enumerate(others, start=1):
         if other.size != first.size:
@@ -107,7 +102,7 @@ def same_size(topologies: Iterable[Topology], who: str) -> int:
 
 
 def shown(numbers: Sequence[int]) -> str:
-    """The numbers as text, or, where they are more than 16, how many there are and a digest.
+    """The numbers as text, or, if they are more than 16, their count and a digest.
 
     >>> shown((2, 0, 1))
     '[2, 0, 1]'

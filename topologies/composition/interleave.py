@@ -18,7 +18,7 @@ class Interleaved(Arranged):
     """The schedule that `interleave` returns."""
 
     def __init__(self, parts: Sequence[Topology], rounds: Sequence[int]) -> None:
-        """`rounds`: how many rounds of each part a cycle has, at least 1."""
+        """`rounds`: rounds of each part in a cycle, at least 1."""
         self.rounds = tuple(rounds)
         self.ends = tuple(accumulate(self.rounds))
         cycles = _cycles(parts, rounds)
@@ -28,26 +28,29 @@ class Interleaved(Arranged):
         """In cycle c part i plays its rounds c·r_i to c·r_i + r_i - 1."""
         cycle, place = divmod(round, self.ends[-1])
         i = bisect_right(self.ends, place)
-        # Place counted from the end of part i, a negative number, and the end from the beginning of its rounds.
+        # place - ends[i] counts from the end of part i and is negative.
         return self.parts[i], (cycle + 1) * self.rounds[i] + place - self.ends[i]
 
     def options(self) -> str:
-        """The rounds of each part."""
         return f"rounds={list(self.rounds)}"
 
 
 def interleave(*topologies: Topology, rounds: Sequence[int] | None = None) -> Interleaved:
     """Topologies that take turns: in each cycle first r_0 rounds of part 0, then r_1 rounds of part 1, and so on.
 
-    Each part walks on through its own schedule from cycle to cycle. With periods p_i the whole repeats after
+    Each part continues its own schedule from cycle to cycle. With periods p_i the whole repeats after
 
         Σ_i r_i · lcm_i(p_i / gcd(p_i, r_i))
 
-    rounds, and never where a part never does.
+    rounds, and never if a part has no period.
 
-    topologies: at least one, all on the same ranks. A part need not connect all ranks by itself, as long as the parts
-    together do. rounds: r_i, integers of at least 1; one round each where it is None. Raises `TopologyError` for
-    other values, and for parts that break the laws of a topology.
+    Args:
+        topologies: at least one, all on the same ranks. A part need not connect all ranks by itself, as long as the
+            parts together do.
+        rounds: r_i, integers of at least 1; None stands for one round each.
+
+    Raises:
+        TopologyError: other values, or parts that break the laws of a topology.
 
     >>> both = interleave(ring(8), exponential(8), rounds=[1, 3])
     >>> both.period, [dict(both.turn(0, round).sends) for round in (1, 2)]
@@ -72,7 +75,7 @@ def interleave(*topologies: Topology, rounds: Sequence[int] | None = None) -> In
 
 
 def _cycles(parts: Sequence[Topology], rounds: Sequence[int]) -> int | None:
-    """After how many cycles every part is where it began; None where one never is."""
+    """The number of cycles until every part is back at its beginning; None if a part never is."""
     cycles = 1
     for part, r in zip(parts, rounds, strict=True):
         if part.period is None:
@@ -84,8 +87,8 @@ def _cycles(parts: Sequence[Topology], rounds: Sequence[int]) -> int | None:
 
 @laws.register
 def _(topology: Interleaved) -> None:
-    # Parts that obey the laws by themselves make a whole that does, however long its period is. Where one of them does
-    # not, perhaps because it connects only together with the others, all rounds have to be looked at.
+    # If all parts obey the laws by themselves, so does the whole, and its period may be long. A part may connect only
+    # together with the others: then all rounds of the whole are checked.
     try:
         for part in topology.parts:
             validate(part)

@@ -1,4 +1,4 @@
-"""A graph of hosts and a graph inside each host, put together."""
+"""A graph of hosts combined with a graph inside each host."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Lifted(Arranged):
     """The schedule that `lift` returns."""
 
     def __init__(self, outer: Topology, inner: Topology, rounds: int) -> None:
-        """`rounds`: how many inner rounds stand before each outer one."""
-        # Row a holds the ranks of node a.
+        """`rounds`: inner rounds before each outer one."""
+        # Row a has the ranks of node a.
         ranks = np.arange(outer.size * inner.size).reshape(outer.size, inner.size)
         levels: list[tuple[Topology, int]] = []
         if inner.size > 1 or outer.size == 1:
@@ -32,28 +32,30 @@ class Lifted(Arranged):
         self.rounds = rounds
 
     def at(self, round: int) -> tuple[Topology, int]:
-        """All nodes at once, or all local ranks at once."""
         return self.schedule.at(round)
 
     def options(self) -> str:
-        """How many inner rounds stand before an outer one."""
         return f"rounds={self.rounds}"
 
 
 def lift(outer: Topology, inner: Topology | int, rounds: int | None = None) -> Lifted:
-    """A graph of m nodes and a graph of the k ranks of a node, made a graph of m · k ranks.
+    """A graph of m nodes and a graph of the k ranks of a node, combined to a graph of m · k ranks.
 
-    Rank a·k + l is local rank l of node a. In each cycle all nodes hold some rounds of `inner` inside, and then each
-    local rank one round of `outer` with its counterparts of the same l on the other nodes:
+    Rank a·k + l is local rank l of node a. In each cycle all nodes run some rounds of `inner` inside. Then each local
+    rank runs one round of `outer` with the ranks of the same l on the other nodes:
 
         P = I_m ⊗ P_inner(s)    and then    P = P_outer(c) ⊗ I_k    in cycle c
 
-    A level of one rank has nothing to say and takes no round: over nodes of one rank it is `outer` itself.
+    A level of one rank takes no round: over nodes of one rank the result is `outer` itself. For hosts with different
+    numbers of ranks see `topologies.node_aware`.
 
-    outer: on the m nodes. inner: on the k ranks of one node, or k itself for the complete graph. rounds: inner rounds
-    in a cycle, at least 1; None for the whole period of `inner`. Raises `TopologyError` for other values, for
-    topologies that break the laws, and where `inner` has no period and `rounds` is not given. Hosts with different
-    numbers of ranks: `topologies.node_aware`.
+    Args:
+        outer: a topology on the m nodes.
+        inner: a topology on the k ranks of one node, or k itself for the complete graph.
+        rounds: inner rounds in a cycle, at least 1; None for the whole period of `inner`.
+
+    Raises:
+        TopologyError: other values, topologies that break the laws, or no `rounds` for an `inner` without a period.
 
     >>> two_levels = lift(exponential(4), 2)
     >>> [dict(two_levels.turn(0, round).sends) for round in range(4)]
@@ -75,8 +77,8 @@ def lift(outer: Topology, inner: Topology | int, rounds: int | None = None) -> L
         rounds = inner.period
         if rounds is None:
             raise TopologyError(
-                f"the inner level of lift, {inner!r}, has no period: pass rounds=, how many of its rounds stand "
-                "before each outer one"
+                f"the inner level of lift, {inner!r}, has no period: pass rounds=, the number of inner rounds before "
+                "each outer one"
             )
     topology = Lifted(outer, inner, positive(rounds, "the inner rounds of lift"))
     validate(topology)

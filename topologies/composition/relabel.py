@@ -26,7 +26,7 @@ class Relabelled(Composed):
         self.played_by[self.plays] = np.arange(self.size)
 
     def turn(self, rank: int, round: int) -> Turn:
-        """The turn of order[rank], with the peers by their new names."""
+        """The turn of order[rank] in the other topology, with the peers by their new numbers."""
         if not 0 <= rank < self.size:
             raise refuse_rank(rank, self.size)
         name = self.played_by
@@ -38,24 +38,19 @@ class Relabelled(Composed):
         )
 
     def edges(self, round: int) -> Edges:
-        """All turns of `round` as arrays."""
         keep, source, target, share = self.parts[0].edges(round)
         return Edges(keep[self.plays], self.played_by[source], self.played_by[target], share)
 
     def mix(self, values: Floats, round: int) -> Floats:
-        """The values handed to who plays each part, mixed there, and handed back."""
         return self.parts[0].mix(values[self.played_by], round)[self.plays]
 
     def doubly_stochastic(self, round: int) -> bool:
-        """As before: rows only change places."""
         return self.parts[0].doubly_stochastic(round)
 
     def keeps_alike(self, round: int) -> bool:
-        """As before."""
         return self.parts[0].keeps_alike(round)
 
     def options(self) -> str:
-        """The permutation."""
         return f"order={shown(self.order)}"
 
 
@@ -64,10 +59,14 @@ def relabel(topology: Topology, order: Iterable[int]) -> Relabelled:
 
         P'(t)[i, j] = P(t)[order[i], order[j]]
 
-    It decides which edges run over which cables: a ring whose neighbours sit in one rack, say.
+    The order decides which edges run over which cables: for example, neighbours on a ring may sit in one rack.
 
-    order: a permutation of 0 … n - 1. Raises `TopologyError` where it is none, and for a topology that breaks the
-    laws.
+    Args:
+        topology: any topology.
+        order: a permutation of 0 … n - 1.
+
+    Raises:
+        TopologyError: `order` is no permutation, or the topology breaks the laws.
 
     >>> relabel(ring(4, directed=True), [0, 2, 1, 3]).turn(rank=0, round=0)
     Turn(keep=0.5, sends={2: 0.5}, receives={3: 0.5})

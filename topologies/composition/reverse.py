@@ -1,4 +1,4 @@
-"""Every edge turned round."""
+"""Every edge in the other direction."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from topologies.topology import TOLERANCE, Topology, Turn
 from topologies.validation import validate
 
 REMEMBERED = 4_000_000
-"""About so many row sums are held at most."""
+"""About the largest number of row sums that are kept."""
 
 
 class Reversed(Composed):
     """The schedule that `reverse` returns."""
 
     def __init__(self, topology: Topology) -> None:
-        """All rounds of `topology`, each reversed."""
         super().__init__(topology.size, topology.period, [topology])
-        # Without them a rank asks each in-peer for its whole turn, so they are worth 8 bytes a rank and round.
+        # Without the sums, a turn needs the turn of each in-peer, so they are worth 8 bytes a rank and round.
         self._sums = _row_sums(topology)
 
     def turn(self, rank: int, round: int) -> Turn:
-        """The shares of the row, as far as they were of a column; O(degree), or O(degree²) without a short period."""
+        """The entries of the row, divided by its sum: O(degree), or O(degree²) without a short period."""
         turn = self.parts[0].turn(rank, round)
         own = self._row_sum(rank, round, turn)
         # P'[j, i] = P[i, j] / Σ_k P[i, k]
@@ -36,13 +35,11 @@ class Reversed(Composed):
         )
 
     def edges(self, round: int) -> Edges:
-        """All turns of `round` as arrays."""
         edges = self.parts[0].edges(round)
         sums = _settled(edges.rows())
         return Edges(edges.keep / sums, edges.target, edges.source, edges.share / sums[edges.target])
 
     def options(self) -> str:
-        """None."""
         return ""
 
     def _row_sum(self, rank: int, round: int, turn: Turn | None = None) -> float:
@@ -57,14 +54,18 @@ class Reversed(Composed):
 
 
 def reverse(topology: Topology) -> Reversed:
-    """Every edge turned round: a rank sends to those that it received from.
+    """Every edge in the other direction: a rank sends to the ranks that it received from.
 
         P'(t) = P(t)ᵀ D⁻¹,    D the diagonal matrix of the row sums Σ_j P(t)[i, j]
 
-    Where rows sum to 1 this is the transpose, and reversed again it is the old graph. Elsewhere each column is divided
-    by its sum, so that P' is column-stochastic too.
+    If rows sum to 1 this is the transpose, and reversing twice gives the old graph. Otherwise each column is divided by
+    its sum, so that P' is column-stochastic too.
 
-    Raises `TopologyError` for a topology that breaks the laws.
+    Args:
+        topology: any topology.
+
+    Raises:
+        TopologyError: the topology breaks the laws.
 
     >>> reverse(exponential(8)).turn(rank=0, round=1)
     Turn(keep=0.5, sends={6: 0.5}, receives={2: 0.5})
@@ -76,13 +77,16 @@ def reverse(topology: Topology) -> Reversed:
 
 
 def _settled(sums: Floats) -> Floats:
-    # A sum that is 1 but for rounding is 1, so that shares keep their last digits.
+    # A sum that is 1 up to rounding becomes 1, so that shares keep their last digits.
     settled: Floats = np.where(np.abs(sums - 1) <= TOLERANCE, 1.0, sums)
     return settled
 
 
 def _row_sums(topology: Topology) -> list[Floats | None] | None:
-    """The row sums of each round of the period, None where all are 1; None at all where they would be too many."""
+    """The row sums of each round of the period, or None if they would be too many.
+
+    A round whose sums are all 1 has None.
+    """
     if topology.period is None or topology.period * topology.size > REMEMBERED:
         return None
     return [

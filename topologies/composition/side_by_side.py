@@ -1,4 +1,4 @@
-"""Groups of ranks, each with a topology of its own, all at once: a building block, which connects nobody across."""
+"""Groups of ranks that gossip at the same time, each with its own topology and without edges between groups."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from topologies.topology import Topology, Turn, refuse_rank
 class SideBySide(Topology):
     """Several groups of ranks that gossip among themselves.
 
-    The period is the longest of the groups' periods. The others start over with it, so that it stays short:
-    in round t a group plays its round t mod period.
+    The period is the longest of the groups' periods, so that it stays short. A group with a shorter period starts over
+    with it: in round t a group plays its round t mod period.
     """
 
     def __init__(self, blocks: Sequence[tuple[Topology, Ranks]]) -> None:
@@ -29,7 +29,6 @@ class SideBySide(Topology):
             self._group[members], self._place[members] = np.indices(members.shape)
 
     def turn(self, rank: int, round: int) -> Turn:
-        """The turn of `rank` in its group."""
         if not 0 <= rank < self.size:
             raise refuse_rank(rank, self.size)
         topology, members = self.blocks[self._block[rank]]
@@ -42,7 +41,6 @@ class SideBySide(Topology):
         )
 
     def edges(self, round: int) -> Edges:
-        """All turns of `round` as arrays, block after block."""
         keep, sources, targets, shares = np.empty(self.size), [], [], []
         for topology, members in self.blocks:
             edges = topology.edges(self._phase(round))
@@ -53,7 +51,6 @@ class SideBySide(Topology):
         return Edges(keep, np.concatenate(sources), np.concatenate(targets), np.concatenate(shares))
 
     def doubly_stochastic(self, round: int) -> bool:
-        """Whether the rows of all groups sum to 1."""
         return all(topology.doubly_stochastic(self._phase(round)) for topology, _ in self.blocks)
 
     def _phase(self, round: int) -> int:

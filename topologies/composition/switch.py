@@ -12,27 +12,32 @@ class Switched(Arranged):
     """The schedule that `switch` returns."""
 
     def __init__(self, first: Topology, rounds: int, then: Topology) -> None:
-        """`rounds`: how many rounds `first` has, at least 1."""
+        """`rounds`: rounds of `first`, at least 1."""
         super().__init__(first.size, None, [first, then])
         self.rounds = rounds
 
     def at(self, round: int) -> tuple[Topology, int]:
-        """Rounds of the first part, and then those of the second one from its beginning."""
         first, then = self.parts
         return (first, round) if round < self.rounds else (then, round - self.rounds)
 
     def options(self) -> str:
-        """How long the first part lasts."""
         return f"rounds={self.rounds}"
 
 
 def switch(first: Topology, rounds: int, then: Topology) -> Switched:
-    """`first` for a number of rounds, and `then`, from its round 0 on, for ever.
+    """`first` for a number of rounds, and then `then`, from its round 0 on, for ever.
 
-    The schedule has no period, though its parts may have one. `topologies.hybrid` is made of it.
+        P(t) = P_first(t)    for t < rounds,    P(t) = P_then(t - rounds)    from then on
 
-    rounds: an integer of at least 1; rounds count posts, so with a post at every step they are steps. Both topologies
-    obey the laws by themselves. Raises `TopologyError` for other values, and for parts on different numbers of ranks.
+    The schedule has no period, even if its parts have one. `topologies.hybrid` is a switch.
+
+    Args:
+        first: a topology that obeys the laws by itself.
+        rounds: an integer of at least 1. Rounds count posts, so with a post at every step they are steps.
+        then: likewise, on the same ranks.
+
+    Raises:
+        TopologyError: other values, or parts on different numbers of ranks.
 
     >>> dense_then_sparse = switch(complete(4), 100, exponential(4))
     >>> [len(dense_then_sparse.turn(0, round).sends) for round in (99, 100)]

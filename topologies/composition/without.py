@@ -1,4 +1,4 @@
-"""The graph of the survivors, when hosts die."""
+"""The graph of the survivors after the death of some ranks."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from topologies.topology import Topology, Turn, refuse_rank
 from topologies.validation import rounds_of, validate
 
 FIRST_LOOK = 16
-"""After so many rounds it is looked for the first time whether they connect the survivors."""
+"""The number of rounds after which connectivity of the survivors is first tested."""
 
 Shares = dict[int, dict[int, float]]
 
 
 class Without(Composed):
-    """The schedule that `without` returns where it connects the survivors."""
+    """The schedule that `without` returns if the survivors connect."""
 
     def __init__(self, topology: Topology, dead: Sequence[int]) -> None:
         """`dead`: some of the ranks, not all."""
@@ -33,11 +33,11 @@ class Without(Composed):
         alive = np.ones(topology.size, dtype=np.bool_)
         alive[list(self.dead)] = False
         self.survivors = np.flatnonzero(alive)
-        # The new rank of a survivor; of dead rank number k it is -1 - k.
+        # The new number of a survivor; -1 - k for dead rank number k.
         self.number = np.where(alive, np.cumsum(alive) - 1, np.cumsum(~alive) * -1)
 
     def turn(self, rank: int, round: int) -> Turn:
-        """The turn of survivor `rank`: only the dead ranks that its edges meet, and so on from there, are asked."""
+        """The turn of survivor `rank`; only dead ranks that its edges reach over dead ranks are read."""
         if not 0 <= rank < self.size:
             raise refuse_rank(rank, self.size)
         number, own = self.number, int(self.survivors[rank])
@@ -62,7 +62,6 @@ class Without(Composed):
         )
 
     def edges(self, round: int) -> Edges:
-        """All turns of `round` as arrays."""
         edges, number, size = self.parts[0].edges(round), self.number, self.size
         alive = (number[edges.source] >= 0) & (number[edges.target] >= 0)
         passed: Shares = {rank: {} for rank in self.dead}
@@ -72,12 +71,12 @@ class Without(Composed):
                 passed[j][i] = part
             if i in passed:
                 came[i][j] = part
-        # Direct shares stand first, as in `turn`, so that sums end in the same digits.
+        # Direct shares come first, as in `turn`, so that sums have the same digits.
         forwarded = np.array(list(_forwarded(passed, came)), dtype=[("j", "i8"), ("i", "i8"), ("share", "f8")])
         source = number[np.concatenate([edges.source[alive], forwarded["j"]])]
         target = number[np.concatenate([edges.target[alive], forwarded["i"]])]
         share: Floats = np.concatenate([edges.share[alive], forwarded["share"]])
-        # What a rank keeps is an edge to itself.
+        # The share that a rank keeps is an edge to itself.
         ranks, kept = np.arange(size), edges.keep[self.survivors]
         places = np.concatenate([ranks * size + ranks, source * size + target])
         pairs, place = np.unique(places, return_inverse=True)
@@ -91,11 +90,10 @@ class Without(Composed):
         return self.parts[0].doubly_stochastic(round) or super()._rows_sum_to_one(round)
 
     def options(self) -> str:
-        """Who is dead."""
         return f"without={shown(self.dead)}"
 
     def _around(self, turn: Turn, round: int) -> tuple[Shares, Shares]:
-        """What the dead ranks send and receive that are linked to the peers of `turn` by dead ranks."""
+        """Sends and receives of the dead ranks that are linked to the peers of `turn` by dead ranks."""
         passed: Shares = {}
         came: Shares = {}
         near = [peer for peers in turn[1:] for peer in peers if self.number[peer] < 0]
@@ -109,10 +107,9 @@ class Without(Composed):
 
 
 class Bridged(Arranged):
-    """The schedule that `without` returns where the survivors do not connect: every second round is a bridge."""
+    """The schedule that `without` returns if the survivors do not connect: every second round is a bridge."""
 
     def __init__(self, survivors: Without) -> None:
-        """`survivors`: what is left."""
         size = survivors.size
         # 2^i for all of them below n
         bridge = Columns(size, [uniform(size, [1 << i]) for i in range((size - 1).bit_length())])
@@ -121,37 +118,39 @@ class Bridged(Arranged):
         self.dead = survivors.dead
 
     def at(self, round: int) -> tuple[Topology, int]:
-        """A round of the survivors, and then one of the bridge."""
         return self.schedule.at(round)
 
     def options(self) -> str:
-        """Who is dead, and that the survivors are bridged."""
         return f"without={shown(self.dead)}, bridged by one-peer exponential rounds"
 
 
 def without(topology: Topology, ranks: Iterable[int]) -> Topology:
     """The graph of the survivors when `ranks` are dead, renumbered 0 … m - 1 in their old order.
 
-    A message for a dead rank goes on to where that rank would have sent it in this round, until it meets a survivor.
-    With the survivors S and the dead D this is the stochastic complement:
+    A message for a dead rank travels on as that rank would have sent it in this round, until it meets a survivor. With
+    the survivors S and the dead D this is the stochastic complement:
 
         P' = P_SS + P_SD (I - P_DD)⁻¹ P_DS
 
-    It is column-stochastic again, doubly stochastic where P was, and symmetric where P was. With one peer a rank sends
-    about one message, as before; where a rank of degree k dies, its neighbours talk to each other, over up to k² edges.
-    What comes back to its sender is kept, and so is a share for dead ranks that pass nothing on to survivors.
+    It is column-stochastic again, doubly stochastic if P was, and symmetric if P was. With one peer a rank sends about
+    one message, as before. If a rank of degree k dies, its neighbours exchange with each other, over up to k² edges. A
+    rank keeps a share that comes back to it, and a share for dead ranks that pass nothing on to survivors.
 
-    Where the dead were the only link between survivors, every second round is one of the one-peer exponential graph on
-    the survivors, and the text of the topology says "bridged".
+    If the dead were the only link between survivors, every second round is one of the one-peer exponential graph on the
+    survivors. The text of the topology then says "bridged".
 
-    ranks: dead ranks, each once; not all. Without nobody it is `topology` itself. Raises `TopologyError` for other
-    values, and for a topology that breaks the laws.
+    Args:
+        topology: any topology.
+        ranks: dead ranks, each once, not all. With no ranks the result is `topology` itself.
+
+    Raises:
+        TopologyError: other values, or a topology that breaks the laws.
 
     >>> survivors = without(exponential(8), [2])
     >>> survivors.turn(rank=1, round=0), survivors.turn(rank=2, round=0).receives
     (Turn(keep=0.5, sends={2: 0.5}, receives={0: 0.5}), {1: 0.5})
 
-    Meyer, Stochastic Complementation, Uncoupling Markov Chains, SIAM Review 31 (1989), section 2.
+    Source: Meyer, Stochastic Complementation, Uncoupling Markov Chains, SIAM Review 31 (1989), section 2.
     """
     validate(topology)
     dead = integers(ranks, "the dead ranks")
@@ -173,21 +172,26 @@ def _check(dead: Sequence[int], size: int) -> None:
                 "topology, by their numbers in it"
             )
         if rank in seen:
-            raise TopologyError(f"rank {rank} is named twice among the dead ranks: name each once")
+            raise TopologyError(f"rank {rank} is named twice among the dead ranks: name each rank once")
         seen.add(rank)
     if len(seen) == size:
-        raise TopologyError(f"all {size} ranks are dead, so no graph is left: leave out those that live")
+        raise TopologyError(f"all {size} ranks are dead, so no graph is left: name the dead ranks only")
 
 
 def _forwarded(passed: Shares, came: Shares, around: int | None = None) -> Iterator[tuple[int, int, float]]:
-    """What survivors send to survivors by way of the dead: source, target, share; `passed` and `came` are used up.
+    """The shares that survivors send to survivors over the dead: source, target, share; consumes `passed` and `came`.
 
-    passed: dead rank -> what it sends. came: dead rank -> what it receives. One dead rank after the other is taken
-    out, and what came to it is divided as it would have sent it. Nothing is subtracted, so no digits are lost, and the
-    share of an edge comes out the same, to the last bit, whoever asks. `around`: the survivor whose edges are wanted,
-    or all where it is None.
+    Dead ranks are eliminated one after the other: a share that came to the rank is divided as the rank would have sent
+    it. Nothing is subtracted, so no digits are lost, and the share of an edge is the same to the last bit for every
+    caller.
 
-    Grassmann, Taksar, Heyman, Regenerative Analysis and Steady State Distributions, Operations Research 33 (1985).
+    Args:
+        passed: dead rank -> the shares that it sends.
+        came: dead rank -> the shares that it receives.
+        around: the survivor whose edges are wanted; None for all.
+
+    Source: Grassmann, Taksar, Heyman, Regenerative Analysis and Steady State Distributions, Operations Research 33
+    (1985).
     """
     for rank in sorted(passed):
         # 1 - P[d, d]
@@ -195,7 +199,7 @@ def _forwarded(passed: Shares, came: Shares, around: int | None = None) -> Itera
         if not total:
             continue
         onward = {target: share / total for target, share in passed[rank].items()}
-        # Those not yet taken out stand in `came`.
+        # The keys of `came` are the dead ranks that are not yet eliminated.
         sources = came.pop(rank)
         wanted = {target: part for target, part in onward.items() if target in came or target == around}
         for target in onward:
@@ -220,8 +224,8 @@ def _forwarded(passed: Shares, came: Shares, around: int | None = None) -> Itera
 def _connects(survivors: Without) -> bool:
     """Whether the survivors connect over the rounds that are checked.
 
-    A dead rank passes messages on within a round only, so it counts as another node in each round. That takes O(edges),
-    also where the survivors of a star are all linked with each other.
+    A dead rank passes messages on within a round only, so it counts as another node in each round. The test takes
+    O(edges), even if the survivors of a star are all linked with each other.
     """
     size, deaths, topology = survivors.size, len(survivors.dead), survivors.parts[0]
     node = np.where(survivors.number >= 0, survivors.number, size - 1 - survivors.number)
@@ -233,7 +237,7 @@ def _connects(survivors: Without) -> bool:
         for ends, found in ((edges.source, sources), (edges.target, targets)):
             own = node[ends]
             found.append(own + (own >= size) * deaths * round)
-        # Few rounds may connect by long ways only, which take long to follow. Most long periods connect early.
+        # Few rounds may connect by long paths only, which take long to follow. Most long periods connect early.
         if round == last or (round + 1 >= FIRST_LOOK and round & (round + 1) == 0):
             nodes = size + deaths * (round + 1)
             source, target = np.concatenate(sources), np.concatenate(targets)

@@ -1,4 +1,4 @@
-"""Code and files that are not ours, called so that an error says where it comes from."""
+"""Foreign code and files, called so that an error names its source."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from topologies.errors import SpecError, TopologyError
 
 @contextmanager
 def named(source: str) -> Iterator[None]:
-    """Put where the graph comes from in front of what is wrong with it."""
+    """Prefix every `TopologyError` inside with the source of the graph."""
     try:
         yield
     except TopologyError as error:
@@ -22,7 +22,7 @@ def named(source: str) -> Iterator[None]:
 
 
 def call(function: Callable[..., Any], first: Any, options: Mapping[str, Any]) -> Any:
-    """`function(first, **options)`; arguments that it does not take are a `SpecError` with its signature."""
+    """`function(first, **options)`; arguments that do not fit raise a `SpecError` with the signature."""
     complaint = misfit(function, first, options)
     if complaint:
         raise SpecError(complaint)
@@ -30,7 +30,7 @@ def call(function: Callable[..., Any], first: Any, options: Mapping[str, Any]) -
 
 
 def misfit(function: Callable[..., Any], first: Any, options: Mapping[str, Any]) -> str:
-    """Why `function` cannot be called with these arguments; an empty text where it can.
+    """The reason why `function` cannot be called with these arguments; an empty text if it can.
 
     >>> def star(size, centre=0): ...
     >>> misfit(star, 8, {"middle": 1})
@@ -41,7 +41,7 @@ def misfit(function: Callable[..., Any], first: Any, options: Mapping[str, Any])
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
-        return ""  # some that are written in C do not tell
+        return ""  # some functions written in C have no signature
     try:
         signature.bind(first, **options)
     except TypeError as error:

@@ -5,8 +5,9 @@ A package that says in its pyproject.toml
     [project.entry-points."gossip.topologies"]
     wheel = "my_package.graphs:wheel"
 
-makes `topologies.load("wheel", size)` call `my_package.graphs.wheel(size)`, which returns what a module:factory may.
-The name of a family that ships stands for that one, whoever declares it; what it hides is in reach as module:factory.
+makes `topologies.load("wheel", size)` call `my_package.graphs.wheel(size)`, which returns the same types as a
+module:factory. A family of this package hides a declared family of the same name, which is then reached as
+module:factory.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ GROUP = "gossip.topologies"
 
 @dataclass(frozen=True)
 class Declared:
-    """One entry point; nothing is imported until it is called.
+    """One entry point; its module is imported at the first call.
 
     >>> Declared("wheel", "my_package.graphs:wheel", "my-package").spec
     'my_package.graphs:wheel'
     """
 
     name: str
-    """What `topologies.load` takes, unless it is `hidden`."""
+    """The name that `topologies.load` takes, unless a family of this package hides it."""
     spec: str
-    """What it stands for, package.module:factory."""
+    """The factory behind the name, as package.module:factory."""
     distribution: str
-    """The package that declares it, by the name under which it is installed."""
+    """The package that declares it, by its installed name."""
     rivals: tuple[str, ...] = ()
     """Other packages that declare the same name."""
 
     def __call__(self) -> Callable[..., Any]:
-        """The factory that the entry point names; raises `SpecError` with the package's name where there is none."""
+        """The factory that the entry point names; raises `SpecError` with the package's name if there is none."""
         who = f"the package {self.distribution} declares {self.name} = {self.spec}"
         if self.rivals:
             raise SpecError(
@@ -63,12 +64,12 @@ class Declared:
 
 
 def families() -> Mapping[str, Declared]:
-    """What other packages declare and `topologies.load` finds, by name, in alphabetical order."""
+    """The declared families that `topologies.load` finds, by name, in alphabetical order."""
     return {name: declared for name, declared in _declared().items() if name not in CATALOGUE}
 
 
 def hidden() -> Mapping[str, Declared]:
-    """What other packages declare under the name of a family that ships, which is the one that `load` takes."""
+    """The declared families that a family of this package hides, by name."""
     return {name: declared for name, declared in _declared().items() if name in CATALOGUE}
 
 

@@ -1,4 +1,4 @@
-"""Topologies read from files: graphs, edge lists, adjacency lists and matrices, told apart by their endings."""
+"""Topologies from files: graphs, edge lists, adjacency lists and matrices, distinguished by their endings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from topologies.topology import Topology
 
 
 def from_file(path: str | os.PathLike[str], **options: Any) -> Topology:
-    """The topology in a file, of whatever size it has; its ending says how it is read.
+    """The topology in a file; its ending determines the format, and its content the size.
 
         .graphml .gml .gexf     a graph; the file says whether it is directed; option weight
         .edgelist .edges .txt   an edge a line: "u v", "u v share" or "u v {'weight': share}"; options weight, directed
@@ -30,10 +30,16 @@ def from_file(path: str | os.PathLike[str], **options: Any) -> Topology:
         .npy .csv               a weight matrix, (n, n), or L of them, (L, n, n), in .csv one below the other
         .npz                    weight matrices, one a round, in the order in which they were saved
 
-    weight: as in `from_networkx`. directed: True for "u sends to v", the default; False where an edge goes both ways.
     In lists "#" begins a comment. Labels that are written as whole numbers are the ranks.
-    Raises `SpecError` for a file that cannot be read or an option that its format does not have, `TopologyError` for a
-    graph that is wrong; the message begins with the path.
+
+    Args:
+        path: the file.
+        options: weight, as in `from_networkx`; directed, True (the default) for "u sends to v", False for edges that go
+            both ways.
+
+    Raises:
+        SpecError: the file cannot be read, or its format does not have an option; the message begins with the path.
+        TopologyError: the graph is wrong; the message begins with the path.
 
     >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -53,12 +59,13 @@ def from_file(path: str | os.PathLike[str], **options: Any) -> Topology:
 
 
 def check_path(path: str, options: Mapping[str, Any]) -> None:
-    """Check that there is such a file, of a format that has these options; raises `SpecError` with the path."""
+    """Check that the file exists and that its format has these options; raises `SpecError` with the path."""
     with named(path):
         ending = os.path.splitext(path)[1].lower()
         if ending not in READERS:
             raise SpecError(
-                f"the ending of a file says how it is read, and {ending or 'none'!r} is not one of {' '.join(READERS)}"
+                f"the ending of a file determines its format, and {ending or 'none'!r} is not one of "
+                f"{' '.join(READERS)}"
             )
         taken = list(inspect.signature(READERS[ending]).parameters)[1:]
         for option, value in options.items():
@@ -83,7 +90,7 @@ def _graphml(path: str, weight: str | None = "weight") -> Topology:
 def _gml(path: str, weight: str | None = "weight") -> Topology:
     with _reading("GML", "networkx.write_gml(graph, path) writes one"):
         graph = nx.read_gml(path, label="id")
-        # Nodes are known by their labels where they have them; ids only count them.
+        # If nodes have labels, these are their names, and ids only count them.
         if nx.get_node_attributes(graph, "label"):
             graph = nx.read_gml(path)
     return from_networkx(_ranked(graph), weight)
@@ -186,7 +193,7 @@ LONGEST = 20
 
 @contextmanager
 def _reading(kind: str, advice: str) -> Iterator[None]:
-    """Say of whatever a reader raises that the file is not of its kind."""
+    """Turn any error of a reader into the error that the file is not of its kind."""
     try:
         yield
     except TopologyError:
@@ -196,7 +203,7 @@ def _reading(kind: str, advice: str) -> Iterator[None]:
 
 
 def _lines(path: str) -> list[tuple[int, str]]:
-    """The lines that say something, with their numbers from 1."""
+    """The lines that are not empty or comments, with their numbers from 1."""
     with open(path, encoding="utf-8-sig") as file:
         texts = [line.partition("#")[0].strip() for line in file]
     lines = [(number, text) for number, text in enumerate(texts, start=1) if text]
@@ -206,7 +213,7 @@ def _lines(path: str) -> list[tuple[int, str]]:
 
 
 def _parsed(lines: list[tuple[int, str]], parse: Callable[[list[str]], Any], how: str) -> Any:
-    """The graph that `parse` makes of all lines, or the first line of which it makes none."""
+    """The graph that `parse` makes of all lines; an error names the first line that cannot be read."""
     try:
         return parse([line for _, line in lines])
     except Exception:
@@ -236,18 +243,18 @@ def _listed(graph: Any, weight: str | None, directed: bool) -> Topology:
     except TopologyError as error:
         if directed and nx.is_weakly_connected(graph) and not nx.is_strongly_connected(graph):
             raise TopologyError(
-                f"{error}; u v was read as an edge from u to v alone, so pass directed=False where edges go both ways"
+                f"{error}; u v was read as an edge from u to v only, so pass directed=False if edges go both ways"
             ) from error
         raise
 
 
 def _ranked(graph: Any) -> Any:
-    """The graph with whole numbers in place of labels that are texts of them: files hardly know numbers as labels."""
+    """The graph with integer labels in place of texts of whole numbers, because most formats store labels as text."""
     return nx.relabel_nodes(graph, {label: int(label) for label in graph if isinstance(label, str) and _whole(label)})
 
 
 def _whole(label: str) -> bool:
-    # As Python writes it, so that no two labels become one; and what is too long for int() names no rank.
+    # As Python writes the number, so that no two labels become one. A label too long for int() is no rank.
     return label.isdecimal() and len(label) < LONGEST and label == str(int(label))
 
 

@@ -1,4 +1,4 @@
-"""A topology made of a function of the round."""
+"""A topology from a function of the round."""
 
 from __future__ import annotations
 
@@ -21,44 +21,42 @@ from topologies.topology import Topology, Turn, refuse_rank
 from topologies.validation import rounds_of, validate
 
 RECENT_ROUNDS = 8
-"""How many rounds without a period are remembered: ranks that are threads are a few rounds apart."""
+"""The number of rounds without a period that are remembered; ranks that are threads are a few rounds apart."""
 
 PERIODIC_ROUNDS = 64
-"""How many rounds of a period are remembered."""
+"""The largest number of rounds of a period that are remembered."""
 
-# The functions of all topologies take turns: ranks may be threads, and a function that seeds the process's one random
-# generator with the round is pure only while no other does so at the same time.
-_ASKING = threading.RLock()
+# One function is called at a time. Ranks may be threads, and a function may seed the global random generator with the
+# round: it is pure only while no other function does so at the same time.
+_CALLING = threading.RLock()
 
 
 class Function(Topology):
     """The schedule that `from_function` returns."""
 
     def __init__(self, function: Callable[[int], Any], size: int, period: int | None) -> None:
-        """`function`, of the round, 0 to period - 1 where there is a period."""
+        """`function` takes the round, from 0 to period - 1 if there is a period."""
         super().__init__(size, period)
         self._function = function
         self._remembered = min(self.period or RECENT_ROUNDS, PERIODIC_ROUNDS)
         self._recent: dict[int, tuple[int, Topology]] = {}
 
     def turn(self, rank: int, round: int) -> Turn:
-        """The turn of `rank` in what the function returns for `round`; in microseconds if it was asked for lately."""
         if not 0 <= rank < self.size:
             raise refuse_rank(rank, self.size)
         return self._round(round).turn(rank, round)
 
     def edges(self, round: int) -> Edges:
-        """All turns of what the function returns for `round`."""
         return self._round(round).edges(round)
 
-    def ask(self, round: int) -> Topology:
-        """A topology that in `round` is what the function returns when it is asked now."""
+    def call(self, round: int) -> Topology:
+        """The topology of a new call of the function, for `round`."""
         what = f"the function {_name(self._function)}"
         try:
-            with _ASKING:
+            with _CALLING:
                 result = self._function(round)
         except TopologyError as error:
-            raise TopologyError(f"{what}, asked for round {round}: {error}") from error
+            raise TopologyError(f"{what}, in round {round}: {error}") from error
         except Exception as error:
             raise TopologyError(f"{what} raised {type(error).__name__} for round {round}: {error}") from error
         if isinstance(result, Topology):
@@ -72,48 +70,55 @@ class Function(Topology):
         else:
             raise TopologyError(
                 f"{what} returned a {type(result).__name__} for round {round}: let it return one networkx graph, one "
-                "weight matrix, or a topologies.Topology of which that round counts"
+                "weight matrix, or a topologies.Topology, whose round of that number is taken"
             )
         if size != self.size:
             raise TopologyError(
-                f"what {what} returned for round {round} has {size} ranks, but the topology was asked for with "
+                f"{what} returned a graph of {size} ranks for round {round}, but the size of the topology is "
                 f"{self.size}: return the same ranks in every round, idle ones too"
             )
         return made
 
     def _round(self, round: int) -> Topology:
         phase = round if self.period is None else round % self.period
-        # A slot is replaced whole: safe between threads.
-        asked, made = self._recent.get(phase % self._remembered, (-1, None))
-        if asked != phase or made is None:
-            made = self.ask(phase)
-            self._recent[phase % self._remembered] = phase, made
-        return made
+        # An entry is replaced as a whole, so threads may share it.
+        known, topology = self._recent.get(phase % self._remembered, (-1, None))
+        if known != phase or topology is None:
+            topology = self.call(phase)
+            self._recent[phase % self._remembered] = phase, topology
+        return topology
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is remembered stays behind."""
+        """Everything except the remembered rounds."""
         return {**self.__dict__, "_recent": {}}
 
     def __repr__(self) -> str:
-        """With the function's name: two that differ late are alike in their first rounds."""
+        """With the function's name, because two functions may differ in late rounds only."""
         return f"{type(self).__name__}({_name(self._function)}, size={self.size}, period={self.period})"
 
 
 def from_function(function: Callable[[int], Any], size: int, period: int | None = None) -> Function:
-    """A topology whose round t is what `function(t)` returns: a networkx graph, a weight matrix, or a `Topology`.
+    """A topology whose round t is `function(t)`: a networkx graph, a weight matrix, or a `Topology`.
 
-    A graph counts as in `from_networkx`, a matrix as in `from_matrix`, and of a topology round t counts:
+    A graph is read as in `from_networkx`, a matrix as in `from_matrix`, and of a topology round t counts:
 
-        P(t) = the matrix of function(t), of function(t mod period) where there is a period
+        P(t) = the matrix of function(t), of function(t mod period) if there is a period
 
-    The function is called when a round is asked for, and the last 8 rounds are remembered, up to 64 of a period; a
-    round that is not remembered costs what the function costs, on every rank. It must return the same whenever and
-    wherever it is asked for the same round, so a random graph takes its seed from the round.
+    The last 8 rounds are remembered, up to 64 of a period. Any other round costs a call of the function, on every rank.
+    The function must return the same graph for the same round in every call and process, so a random graph takes its
+    seed from the round.
 
-    size: number of ranks n. period: rounds until it repeats; None when it never does.
-    Raises `TopologyError` for a function that does not take the round alone or returns something else, another size, or
-    another graph when it is asked again, and for all that makes a single graph or matrix wrong. The rounds of a period,
-    or the first 64, are looked at when it is made; later rounds are checked in form when they come.
+    The rounds of a period, or the first 64, are validated at construction. Later rounds are checked in form when they
+    are computed.
+
+    Args:
+        function: takes the round, from 0.
+        size: number of ranks n, from 1.
+        period: rounds until it repeats; None if it never does.
+
+    Raises:
+        TopologyError: the function takes other arguments, returns another type or size, or another graph at a second
+            call; or one of its graphs is wrong.
 
     >>> def wave(round):
     ...     return nx.path_graph(4) if round < 1000 else nx.cycle_graph(4)
@@ -127,11 +132,9 @@ def from_function(function: Callable[[int], Any], size: int, period: int | None 
         )
     complaint = misfit(function, 0, {})
     if complaint:
-        raise TopologyError(
-            f"{complaint}: it must take the round alone, and functools.partial fixes what else it takes"
-        )
+        raise TopologyError(f"{complaint}: it must take the round only, and functools.partial fixes other arguments")
     topology = Function(function, size, period)
-    # First, as the other laws mean nothing where every look finds another graph.
+    # First, because the other laws mean nothing if every call returns another graph.
     for round in range(rounds_of(topology)):
         _check_pure(topology, round)
     validate(topology)
@@ -139,12 +142,12 @@ def from_function(function: Callable[[int], Any], size: int, period: int | None 
 
 
 def _check_pure(topology: Function, round: int) -> None:
-    # Past what is remembered, which would hide that the function has changed its mind.
-    first, again = topology.edges(round), topology.ask(round).edges(round)
+    # A new call, because the remembered round would hide a change.
+    first, again = topology.edges(round), topology.call(round).edges(round)
     if not np.array_equal(_entries(first), _entries(again)):
         raise TopologyError(
-            f"{topology!r}: the function returned another graph for round {round} when it was asked again: let it "
-            "depend on the round only, and seed random graphs with it, as networkx.gnp_random_graph(n, p, seed=round)"
+            f"{topology!r}: the function returned another graph for round {round} at a second call: let it depend on "
+            "the round only, and seed random graphs with it, as networkx.gnp_random_graph(n, p, seed=round)"
         )
 
 
@@ -157,14 +160,14 @@ def _name(function: Callable[..., Any]) -> str:
     """A name that is the same in every process."""
     if isinstance(function, functools.partial):
         fixed = [*map(_told, function.args), *(f"{name}={_told(value)}" for name, value in function.keywords.items())]
-        # Objects that do not say what they are say where they lie.
+        # The default text of an object holds its address, which differs between processes.
         return re.sub(r" at 0x[0-9a-fA-F]+", "", f"{_name(function.func)}({', '.join(['…', *fixed])})")
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"
 
 
 def _told(value: object) -> str:
-    # The order of a set of texts is another one in each process.
+    # The order of a set of texts differs between processes.
     if isinstance(value, (set, frozenset)):
         return f"{{{', '.join(sorted(map(repr, value)))}}}"
     return repr(value)

@@ -1,4 +1,4 @@
-"""Topologies made of weight matrices, one for each round."""
+"""Topologies from weight matrices, one for each round."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from topologies.topology import TOLERANCE
 from topologies.validation import validate
 
 ROUNDING = 1e-5
-"""How far the sum of a column may be from 1: float32 misses it by 1e-7, texts of six digits by a few 1e-6."""
+"""The largest distance of a column's sum from 1: float32 misses by 1e-7, texts of six digits by a few 1e-6."""
 
 
 def from_matrix(matrix_or_sequence: Any) -> Table:
@@ -25,14 +25,18 @@ def from_matrix(matrix_or_sequence: Any) -> Table:
 
         P[i, j] = the share of rank j's weight that goes to rank i
 
-    Columns sum to 1, and P[j, j] > 0 is what rank j keeps. A sum that misses 1 by no more than 1e-5 is taken for
-    rounding, and what the rank keeps makes up for it, so that symmetric matrices stay doubly stochastic. Only exact
-    zeros are no edges: set to 0 what is rounding noise, or it costs a message.
+    Columns sum to 1, and P[j, j] > 0 is the share that rank j keeps. A sum that misses 1 by at most 1e-5 counts as
+    rounding. P[j, j] compensates for it, so that symmetric matrices stay doubly stochastic. Every nonzero entry is an
+    edge, so set rounding noise to 0, or it costs a message.
 
-    matrix_or_sequence: numpy arrays of shape (n, n) or (L, n, n), nested lists, anything that numpy makes an array of,
-    scipy sparse matrices, or a sequence of L of them; the period is L.
-    Raises `TopologyError` for other columns, shares below 0 or not finite, a rank that keeps nothing, matrices that are
-    not square, of different sizes or not of real numbers, and ranks that never connect.
+    Args:
+        matrix_or_sequence: numpy arrays of shape (n, n) or (L, n, n), nested lists, any type that numpy converts to an
+            array, scipy sparse matrices, or a sequence of L of them. The period is L.
+
+    Raises:
+        TopologyError: columns with another sum, shares that are negative or not finite, a rank that keeps nothing, or
+            ranks that never connect; matrices that are not square, differ in size or hold other types than real
+            numbers.
 
     >>> from_matrix([[0.5, 0.0, 0.25], [0.5, 0.5, 0.0], [0.0, 0.5, 0.75]]).turn(rank=0, round=0)
     Turn(keep=0.5, sends={1: 0.5}, receives={2: 0.25})
@@ -54,12 +58,12 @@ def from_matrix(matrix_or_sequence: Any) -> Table:
 
 
 def is_matrices(value: object) -> bool:
-    """Whether `value` looks like something that `from_matrix` takes, right or wrong."""
+    """Whether `value` has the form of a matrix or a sequence of matrices, right or wrong."""
     return _is_matrix(value) or (isinstance(value, (list, tuple)) and bool(value) and all(map(_is_matrix, value)))
 
 
 def matrix_edges(matrix: Any, name: str) -> Edges:
-    """The round that one matrix stands for; raises `TopologyError` that begins with `name`."""
+    """The edges of one matrix; a `TopologyError` begins with `name`."""
     size, target, source, share = _sparse(matrix, name) if _is_sparse(matrix) else _dense(matrix, name)
     _check_entries(target, source, share, name)
     sums = totals(size, source, share)
@@ -71,13 +75,13 @@ def matrix_edges(matrix: Any, name: str) -> Edges:
         adjacency = bool((share == 1).all()) and (not own.any() or bool(sums.max() > 1))
         _refuse_columns(off.tolist(), sums, rows, given, adjacency, name)
     source, target, share = source[~own], target[~own], share[~own]
-    # P[j, j] = 1 - Σ_{i≠j} P[i, j], left as it was written where the column already says so
+    # P[j, j] = 1 - Σ_{i≠j} P[i, j], unchanged if the column already sums to 1
     rest = 1 - totals(size, source, share)
     keep = np.where(np.abs(sums - 1) <= TOLERANCE / 2, given, rest)
     for rank in np.flatnonzero((given <= 0) | (keep <= 0)).tolist():
         raise TopologyError(
             f"{name} lets rank {rank} keep nothing: P[{rank}, {rank}] is {given[rank]:.6g}, and every rank must keep a "
-            f"share above 0, so lower what it sends (column {rank}), or take the mean of the matrix and the identity, "
+            f"share above 0, so lower its sends (column {rank}), or take the mean of the matrix and the identity, "
             "(P + numpy.eye(n)) / 2"
         )
     return Edges(keep, source, target, share)
@@ -129,7 +133,7 @@ def _is_row(value: object) -> bool:
 def _array(value: Any, name: str) -> npt.NDArray[Any]:
     try:
         return np.asarray(value)
-    except Exception as error:  # whatever the other library raises
+    except Exception as error:  # the other library may raise any error
         raise TopologyError(f"{name} cannot be read as a numpy array ({type(error).__name__}: {error})") from error
 
 
@@ -149,11 +153,11 @@ def _dense(matrix: Any, name: str) -> tuple[int, Ranks, Ranks, Floats]:
 
 
 def _sparse(matrix: Any, name: str) -> tuple[int, Ranks, Ranks, Floats]:
-    # By its attributes alone, so that scipy is needed by those only who have it.
+    # Read by its attributes, so that this module does not import scipy.
     size = _check_square(matrix.shape, name)
     entries = matrix.tocoo()
     _check_dtype(entries.data, name)
-    # An entry may be written as several that add up.
+    # A sparse matrix may store an entry as several that add up.
     places, inverse = np.unique(entries.row.astype(np.int64) * size + entries.col, return_inverse=True)
     share = np.bincount(inverse, entries.data.astype(np.float64), minlength=len(places))
     target, source = np.divmod(places[share != 0], size)
@@ -175,7 +179,7 @@ def _check_dtype(array: npt.NDArray[Any], name: str) -> None:
         return
     if array.dtype.kind == "c":
         raise TopologyError(
-            f"{name} holds complex numbers ({array.dtype}), and a share is a real one: pass matrix.real where the "
+            f"{name} holds complex numbers ({array.dtype}), and a share is a real number: pass matrix.real if the "
             "imaginary parts are rounding"
         )
     for place, entry in np.ndenumerate(array):
@@ -204,7 +208,7 @@ def _check_entries(target: Ranks, source: Ranks, share: Floats, name: str) -> No
 
 
 def _refuse_columns(off: list[int], sums: Floats, rows: Floats, given: Floats, adjacency: bool, name: str) -> NoReturn:
-    """Say what is wrong where the columns `off` do not sum to 1."""
+    """Raise the error for the columns `off`, whose sums are not 1."""
     j, more = off[0], len(off) - 1
     others = f" (and {more} more column{'s' * (more > 1)} like it)" if more else ""
     says = f"{name}: column {j} sums to {sums[j]:.9g}, not to 1{others}"
@@ -221,10 +225,10 @@ def _refuse_columns(off: list[int], sums: Floats, rows: Floats, given: Floats, a
         )
     if sums[j] == 0:
         raise TopologyError(
-            f"{says}: rank {j} would lose its weight, so give it what to keep, P[{j}, {j}] = 1 where it rests"
+            f"{says}: rank {j} would lose its weight, so let it keep a share, P[{j}, {j}] = 1 if it rests"
         )
     keep = 1 - (sums[j] - given[j])
-    change = f"make P[{j}, {j}], what it keeps, {keep:.6g} instead of {given[j]:.6g}, or " if keep > 0 else ""
+    change = f"make P[{j}, {j}], the share it keeps, {keep:.6g} instead of {given[j]:.6g}, or " if keep > 0 else ""
     raise TopologyError(
         f"{says}: rank {j} must give away and keep all of its weight and no more, so {change}divide every column by "
         "its sum, matrix / matrix.sum(axis=0)"

@@ -1,4 +1,4 @@
-"""Topologies made of networkx graphs, one for each round."""
+"""Topologies from networkx graphs, one for each round."""
 
 from __future__ import annotations
 
@@ -17,35 +17,38 @@ from topologies.topology import TOLERANCE
 from topologies.validation import is_share, validate
 
 USUAL = "weight"
-"""The edge attribute that holds the shares, where it is there."""
+"""The default name of the edge attribute with the shares."""
 
 
 def from_networkx(graph_or_sequence: Any, weight: str | None = USUAL) -> Table:
     """A topology of one networkx `Graph` or `DiGraph` on the nodes 0 … n - 1, or of a sequence of them, one a round.
 
-    An edge u -> v means that u sends to v; an edge of an undirected graph goes both ways. The edge attribute named by
-    `weight` is the share of u's weight that goes to v (of an undirected graph: the share both ways), and what u does
-    not send it keeps. A graph without the attribute gets
+    An edge u -> v means that u sends to v; an edge of an undirected graph goes both ways. The edge attribute `weight`
+    is the share of u's weight that goes to v; in an undirected graph it is the share both ways. Rank u keeps the rest.
+    A graph without the attribute gets
 
         DiGraph    1 / (1 + out-degree of u)
         Graph      1 / (1 + max(degree of u, degree of v))        Metropolis-Hastings: doubly stochastic
 
-    A self-loop is no message. Its weight, where it has one, must be the share that the rank keeps anyway, up to the
-    rounding that `from_matrix` allows; so `networkx.from_numpy_array(W)` is taken where the rows of W sum to 1. A loop
-    without a weight changes nothing: every rank keeps a share, and degrees do not count loops.
+    A self-loop is no message. If it has a weight, this must be the share that the rank keeps anyway, up to the rounding
+    that `from_matrix` allows. So `networkx.from_numpy_array(W)` is accepted if the rows of W sum to 1. A loop without a
+    weight changes nothing: every rank keeps a share, and degrees do not count loops.
 
-    graph_or_sequence: the period is the length of the sequence. Ranks may be idle in some rounds, but all rounds
-    together must lead from every rank to every other one.
-    weight: name of the edge attribute; None ignores attributes, for graphs whose weights mean something else.
-    Raises `TopologyError` for other labels, multigraphs, and graphs of different sizes or with weights on some edges
-    only; for shares that are not above 0 or leave a rank nothing to keep, and self-loops that contradict the other
-    edges; and for ranks that never connect.
+    Args:
+        graph_or_sequence: one graph, or L graphs for a period of L rounds. Ranks may be idle in some rounds, but all
+            rounds together must lead from every rank to every other one.
+        weight: name of the edge attribute; None ignores attributes, for graphs whose weights mean something else.
+
+    Raises:
+        TopologyError: other labels, multigraphs, graphs of different sizes, or weights on some edges only; shares that
+            are not above 0 or leave a rank nothing to keep; self-loops that contradict the other edges; ranks that
+            never connect.
 
     >>> from_networkx(nx.DiGraph([(0, 1), (1, 2), (2, 0), (0, 2)])).turn(rank=0, round=0)
     Turn(keep=0.333..., sends={1: 0.333..., 2: 0.333...}, receives={2: 0.5})
 
-    The Metropolis weights: Xiao, Boyd, Lall, A Scheme for Robust Distributed Sensor Fusion Based on Average Consensus,
-    IPSN 2005.
+    Source: for the Metropolis weights, Xiao, Boyd, Lall, A Scheme for Robust Distributed Sensor Fusion Based on Average
+    Consensus, IPSN 2005.
     """
     if weight is not None and not isinstance(weight, str):
         raise TopologyError(
@@ -68,14 +71,14 @@ def from_networkx(graph_or_sequence: Any, weight: str | None = USUAL) -> Table:
 
 
 def is_graphs(value: object) -> bool:
-    """Whether `value` is something that `from_networkx` takes: a graph, or a sequence of graphs and nothing else."""
+    """Whether `value` is a graph or a sequence of graphs only, as `from_networkx` takes it."""
     if isinstance(value, nx.Graph):
         return True
     return isinstance(value, Sequence) and len(value) > 0 and all(isinstance(graph, nx.Graph) for graph in value)
 
 
 def graph_edges(graph: Any, weight: str | None, name: str) -> Edges:
-    """The round that one graph stands for; raises `TopologyError` that begins with `name`."""
+    """The edges of one graph; a `TopologyError` begins with `name`."""
     _check_shape(graph, name)
     made = _given(graph, weight, name)
     if made is None:
@@ -88,7 +91,7 @@ def graph_edges(graph: Any, weight: str | None, name: str) -> Edges:
 
 
 def _graphs(graph_or_sequence: Any) -> Sequence[Any]:
-    # A graph is iterable itself, over its nodes, so it comes first; so are matrices, over their rows.
+    # A graph is iterable itself, over its nodes, so it comes first. A matrix is iterable over its rows.
     if isinstance(graph_or_sequence, nx.Graph):
         graphs: Sequence[Any] = [graph_or_sequence]
     elif isinstance(graph_or_sequence, Iterable) and not isinstance(graph_or_sequence, (str, dict)):
@@ -118,7 +121,7 @@ def _check_shape(graph: Any, name: str) -> None:
             f"make it a networkx.{'DiGraph' if graph.is_directed() else 'Graph'}, adding up the shares "
             "of parallel edges"
         )
-    # A set, as a range looks through itself for a label that is a number of numpy's.
+    # A set, because a range searches itself for a label that is a numpy number.
     ranks = set(range(size))
     strangers = [label for label in graph if label not in ranks]
     if strangers:
@@ -134,7 +137,7 @@ def _some(labels: Sequence[Any]) -> str:
 
 
 def _renaming(graph: Any) -> str:
-    """What to do about the labels of a graph that are not 0 … n - 1."""
+    """Advice for a graph whose labels are not 0 … n - 1."""
     labels, size = set(graph), len(graph)
     if labels == set(range(1, size + 1)):
         return (
@@ -155,7 +158,7 @@ def _renaming(graph: Any) -> str:
 
 
 def _check_weight(graphs: Sequence[Any], weight: str | None) -> None:
-    """An attribute that was asked for by name, and that no edge has, is a misspelling; the usual one may be absent."""
+    """Check that an attribute other than the default one is on some edge, because otherwise it is misspelt."""
     if weight in (None, USUAL):
         return
     named = {attribute for graph in graphs for *_, edge in graph.edges(data=True) for attribute in edge}
@@ -169,7 +172,7 @@ def _check_weight(graphs: Sequence[Any], weight: str | None) -> None:
 
 
 def _given(graph: Any, weight: str | None, name: str) -> Edges | None:
-    """The round with the shares that are written on the edges; None where no edge has one."""
+    """The edges with the shares of the attribute; None if no edge has it."""
     if weight is None:
         return None
     written = [edge for edge in graph.edges(data=weight) if edge[0] != edge[1]]
@@ -209,7 +212,7 @@ def _check_shares(written: Sequence[tuple[Any, Any, Any]], weight: str | None, a
 
 
 def _with_loops(graph: Any, weight: str | None, made: Edges, name: str) -> Edges:
-    """The round, once its self-loops say the same: the weight of a loop is what the rank keeps, P[j, j]."""
+    """The edges, once the weights of self-loops agree: the weight of a loop is P[j, j]."""
     loops = [] if weight is None else list(nx.selfloop_edges(graph, data=weight))
     loops = [loop for loop in loops if loop[2] is not None]
     if not loops:
@@ -225,20 +228,20 @@ def _with_loops(graph: Any, weight: str | None, made: Edges, name: str) -> Edges
             f"{kept:.9g} of its weight to keep: {_remedy(graph, made, rank, said)}"
         )
     keep = made.keep.copy()
-    # As in from_matrix: left as it was written where the sum already is 1.
+    # As in from_matrix, unchanged if the sum already is 1.
     close = off <= TOLERANCE / 2
     keep[rank[close]] = said[close]
     return made._replace(keep=keep)
 
 
 def _remedy(graph: Any, made: Edges, rank: Ranks, said: Floats) -> str:
-    """The advice for a self-loop that contradicts the other edges."""
+    """Advice for a self-loop that contradicts the other edges."""
     kept = made.keep.copy()
     kept[rank] = said
     if graph.is_directed() and np.abs(made._replace(keep=kept).rows() - 1).max() <= ROUNDING:
         return (
-            "what arrives at each rank does sum to 1 with its loop, so the graph looks reversed: an edge u -> v is "
-            "the share of u that goes to v; pass graph.reverse(), or the matrix to topologies.from_matrix"
+            "the shares that arrive at each rank sum to 1 with its loop, so the graph looks reversed: an edge u -> v "
+            "is the share of u that goes to v; pass graph.reverse(), or the matrix to topologies.from_matrix"
         )
     return (
         "make the shares of each rank and its loop sum to 1, or remove the loops with "

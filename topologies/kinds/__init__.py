@@ -1,1 +1,4 @@
-"""Kinds of topologies that families are made of: `circulants`, pairs (`pairing`), and rounds in a `table`."""
+"""Base classes of topologies: all ranks do the same (`circulants`), meet in pairs (`pairing`), or follow a `table`.
+
+The room imports `arrays`, `topology` and `validation`.
+"""

@@ -1,4 +1,4 @@
-"""Graphs in which all ranks do the same, each seen from where it stands."""
+"""Graphs in which all ranks do the same, each relative to its own number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from topologies.topology import Topology, Turn, refuse_rank
 from topologies.validation import check_period, check_turn, laws, refuse_unconnected, rounds_of
 
 MANY_HOPS = 64
-"""From here on a Fourier transform simulates a round faster than one pass for each hop."""
+"""From this number of hops on, a Fourier transform simulates a round faster than one pass for each hop."""
 
 
 class Circulant(Topology):
@@ -22,21 +22,20 @@ class Circulant(Topology):
 
         P(t)[(j + h) mod n, j] = column(t)[h]
 
-    A subclass says `column`. As `turn` follows from it for every rank alike, sends and receives agree and rows sum to
-    what columns sum to; rank 0 speaks for all, and checking, describing and comparing cost O(degree) a round for any n.
+    A subclass writes `column`. Every turn follows from it, so sends and receives agree, and rows have the sum of
+    columns. Rank 0 stands for all ranks: the cost of checking, describing and comparing is O(degree) a round for any n.
     """
 
     @abstractmethod
     def column(self, round: int) -> Mapping[int, float]:
-        """The share that goes to each hop, 0 <= hop < n, in `round`; hop 0 is what a rank keeps."""
+        """The share that goes to each hop, 0 <= hop < n, in `round`; hop 0 is the share that a rank keeps."""
 
     @final
     def turn(self, rank: int, round: int) -> Turn:
-        """The turn of `rank`: column 0 of P(round), moved to where `rank` stands."""
         size = self.size
         if not 0 <= rank < size:
             raise refuse_rank(rank, size)
-        # As Python's integers: small ones of numpy wrap, and unsigned ones know no rank - hop below 0.
+        # Python's integers, because small numpy integers wrap and unsigned ones have no rank - hop below 0.
         rank, column = int(rank), self.column(int(round))
         return Turn(
             column[0],
@@ -46,7 +45,6 @@ class Circulant(Topology):
 
     @final
     def edges(self, round: int) -> Edges:
-        """All turns of `round` as arrays, hop after hop."""
         column, ranks = self.column(int(round)), np.arange(self.size)
         hops = [hop for hop in column if hop]
         return Edges(
@@ -88,12 +86,11 @@ class Columns(Circulant):
     """Circulant matrices from a list of columns, one for each round of the period."""
 
     def __init__(self, size: int, columns: Sequence[Mapping[int, float]]) -> None:
-        """`columns`: hop -> share as `Circulant.column` has them, at least one."""
+        """`columns`: hop -> share as in `Circulant.column`, at least one."""
         super().__init__(size, period=len(columns))
         self._columns = tuple(columns)
 
     def column(self, round: int) -> Mapping[int, float]:
-        """The column of `round` mod period."""
         return self._columns[round % len(self._columns)]
 
 

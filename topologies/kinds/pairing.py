@@ -1,4 +1,4 @@
-"""Graphs in which ranks meet in pairs, each with one other rank or with nobody in a round."""
+"""Graphs in which ranks meet in pairs: a rank has at most one peer in a round."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ R = TypeVar("R", int, Ranks)
 
 
 class Pairing(Topology):
-    """A schedule of matchings: two partners give each other the share s, and who has no partner keeps all.
+    """A schedule of matchings: two partners give each other the share s, and a rank without a partner keeps all.
 
         P(t)[i, j] = P(t)[j, i] = s,    P(t)[i, i] = 1 - s    where partner(i, t) = j ≠ i
 
-    A subclass says `partner`. P is symmetric by construction, so doubly stochastic.
+    A subclass writes `partner`. P is symmetric by construction, so doubly stochastic.
     """
 
     def __init__(self, size: int, period: int | None, share: float = 0.5) -> None:
@@ -28,14 +28,13 @@ class Pairing(Topology):
 
     @abstractmethod
     def partner(self, rank: R, round: int) -> R:
-        """Whom `rank` meets in `round`, itself where nobody; of an array of ranks, the array of their partners."""
+        """The partner of `rank` in `round`, or `rank` itself if it rests; for an array of ranks, their partners."""
 
     @final
     def turn(self, rank: int, round: int) -> Turn:
-        """The turn of `rank`: give the share to the partner and get it back."""
         if not 0 <= rank < self.size:
             raise refuse_rank(rank, self.size)
-        # As Python's integers: small ones of numpy wrap, and unsigned ones know no rank below 0.
+        # Python's integers, because small numpy integers wrap and unsigned ones have no values below 0.
         rank = int(rank)
         partner = self.partner(rank, int(round))
         if partner == rank:
@@ -44,7 +43,6 @@ class Pairing(Topology):
 
     @final
     def edges(self, round: int) -> Edges:
-        """All turns of `round` as arrays."""
         ranks = np.arange(self.size)
         partners = self.partner(ranks, int(round))
         met = partners != ranks
@@ -61,7 +59,7 @@ class Pairing(Topology):
 
 
 def choose(condition: Any, yes: R, no: R) -> R:
-    """`yes` where the condition holds, else `no`; of arrays, entry by entry."""
+    """`yes` if the condition holds, else `no`; for arrays, entry by entry."""
     if isinstance(condition, np.ndarray):
         return cast(R, np.where(condition, yes, no))
     return yes if condition else no

@@ -1,4 +1,4 @@
-"""Graphs that are written down: edge after edge, round after round."""
+"""Graphs from a table of edges, one entry for each round."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from topologies.topology import Topology, Turn, refuse_rank
 
 
 class Table(Topology):
-    """The rounds as they are given, in turn, for ever.
+    """The given rounds, in turn, for ever.
 
-    It holds the edges of every round, sorted by who sends and by who receives, and a turn costs O(degree).
+    It holds the edges of every round, sorted by sender and by receiver, so a turn costs O(degree).
     """
 
     def __init__(self, rounds: Sequence[Edges]) -> None:
@@ -24,19 +24,17 @@ class Table(Topology):
 
     @final
     def turn(self, rank: int, round: int) -> Turn:
-        """The turn of `rank` in round number `round` mod period."""
         if not 0 <= rank < self.size:
             raise refuse_rank(rank, self.size)
         return self._rounds[round % len(self._rounds)].turn(rank)
 
     @final
     def edges(self, round: int) -> Edges:
-        """The edges of round number `round` mod period."""
         return self._rounds[round % len(self._rounds)].edges
 
 
 class _Round:
-    """One round, laid out for looking up a rank."""
+    """One round, sorted for lookups of a rank."""
 
     def __init__(self, edges: Edges) -> None:
         self.edges = edges

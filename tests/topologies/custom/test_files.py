@@ -159,8 +159,13 @@ def test_every_ending_is_tried_here():
         ),
         ("a.csv", "0 1", {"weight": None}, "a file that ends in .csv has no options, and was given weight=None"),
         ("a.graphml", "0 1", {"directed": True}, "has options weight, and was given directed=True"),
-        ("a.dot", "0 1", {}, "a.dot: the ending of a file says how it is read, and '.dot' is not one of .graphml .gml"),
-        ("ring", "0 1", {}, "ring: the ending of a file says how it is read, and 'none' is not one of"),
+        (
+            "a.dot",
+            "0 1",
+            {},
+            "a.dot: the ending of a file determines its format, and '.dot' is not one of .graphml .gml",
+        ),
+        ("ring", "0 1", {}, "ring: the ending of a file determines its format, and 'none' is not one of"),
         (
             "absent/a.csv",
             None,
@@ -192,7 +197,7 @@ def test_a_folder_is_no_file(folder):
         ("a.edges", "0 1 0.5\n1 0 0.5\n1 1 0.25\n", "has weight=0.25 on the self-loop of rank 1, .* leave it 0.5 of"),
         ("a.edges", "0 1 0.5\n1 0\n", "has the attribute 'weight' on 1 of its 2 edges, but not on 1 -> 0"),
         ("a.edges", "0 1 0.5\n1 0 -0.5\n", "has weight=-0.5 on the edge 1 -> 0"),
-        ("a.edges", "0 1\n1 2\n", "ranks 1 and 2 cannot reach rank 0, .*; u v was read as an edge from u to v alone"),
+        ("a.edges", "0 1\n1 2\n", "ranks 1 and 2 cannot reach rank 0, .*; u v was read as an edge from u to v only"),
         ("a.adjlist", "0 1\n1 0\n2\n", "a.adjlist: .* rank 2 has no edge"),
         ("a.csv", "0.5,0.5\n0.5,0.48\n", "a.csv: the matrix: column 1 sums to 0.98, not to 1"),
         (

@@ -157,7 +157,7 @@ def test_files(graphml):
         ("bad.graphml", {}, "bad.graphml: the file cannot be read as GraphML .ParseError"),
         ("my_graphs.py", {}, "; a function in a Python file is given as my_graphs:factory; there are"),
         ("notes.md", {}, "a file of that name exists, but its ending is none of .graphml"),
-        (Path("ring"), {}, "ring: the ending of a file says how it is read, and 'none' is not one of .graphml"),
+        (Path("ring"), {}, "ring: the ending of a file determines its format, and 'none' is not one of .graphml"),
         (nx.cycle_graph(4), {}, "not a Graph: a graph goes to topologies.from_networkx, a matrix to"),
     ],
 )

@@ -95,15 +95,15 @@ def test_one_rank_whole_numbers_and_idle_rounds():
     [
         (
             three(p22=0.48),
-            r"the matrix: column 2 sums to 0.98, not to 1: rank 2 must .* make P\[2, 2\], what it keeps, 0.5 instead "
+            r"the matrix: column 2 sums to 0.98, not to 1: rank 2 must .* make P\[2, 2\], the share it keeps, 0.5 instead "
             r"of 0.48, or divide every column by its sum, matrix / matrix.sum\(axis=0\)",
         ),
-        (three(p11=0.7), r"column 1 sums to 1.2, not to 1: .* make P\[1, 1\], what it keeps, 0.5 instead of 0.7"),
+        (three(p11=0.7), r"column 1 sums to 1.2, not to 1: .* make P\[1, 1\], the share it keeps, 0.5 instead of 0.7"),
         (three(p10=1.5), "column 0 sums to 2.25, not to 1: rank 0 must give away and keep .* no more, so divide every"),
         (three() * 0.98, r"column 0 sums to 0.98, not to 1 \(and 2 more columns like it\)"),
         (three().astype(np.float16) * np.float16(1.01), r"column 0 sums to 1.\d+, not to 1"),
         (three().T, "column 0 sums to 1.25, .* all rows do, so it looks transposed: .*; pass matrix.T"),
-        (three(p02=0, p22=0), r"column 2 sums to 0, .* rank 2 would lose its weight, .* P\[2, 2\] = 1 where it rests"),
+        (three(p02=0, p22=0), r"column 2 sums to 0, .* rank 2 would lose its weight, .* P\[2, 2\] = 1 if it rests"),
         (three(p00=0, p10=0.75), r"rank 0 keep nothing: P\[0, 0\] is 0, and every .*, \(P \+ numpy.eye\(n\)\) / 2"),
         (three(p00=1e-7, p10=0.75), r"rank 0 keep nothing: P\[0, 0\] is 1e-07"),
         (
@@ -124,7 +124,7 @@ def test_one_rank_whole_numbers_and_idle_rounds():
         (np.diag([1, 1, 0]), r"column 2 sums to 0, .* lose its weight"),
         (np.array([[False, True], [True, False]]), "rank 0 keep nothing"),
         (np.array([[0, 1], [1, 0]]), "rank 0 keep nothing"),
-        (three().astype(complex), "holds complex numbers .complex128., and a share is a real one: pass matrix.real"),
+        (three().astype(complex), "holds complex numbers .complex128., and a share is a real number: pass matrix.real"),
         (three().astype(object) + Fraction(0), "holds Python objects .dtype object.: pass matrix.astype.float."),
         (three().astype(str), "has '0.5' in row 0, column 0: a share is a number; matrix.astype.float."),
         ([[0.5, 0.5], [0.5, None]], "has None in row 1, column 1: a share is a number"),

@@ -1,1 +1,1 @@
-"""What a command prints: `report` as text or JSON, `tables` in columns, `units` as people write them."""
+"""The output of commands: `report` as text or JSON, `tables` in columns, `units` as people write them."""

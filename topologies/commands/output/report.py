@@ -1,4 +1,4 @@
-"""What a command has to say: the same as text and as one JSON document."""
+"""The result of a command, as text and as one JSON document."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 
 
 class Report(NamedTuple):
-    """The outcome of a command."""
+    """The result of a command."""
 
     lines: list[str]
     """For a person, on stdout."""
     document: dict[str, Any]
-    """For a program, on stdout in place of the lines where `--json` is given."""
+    """For a program, on stdout in place of the lines if `--json` is given."""
     code: int = 0
     """The exit code."""
     complaint: str = ""
-    """What is wrong, on stderr."""
+    """An error message for stderr."""
 
 
 def json_text(document: Mapping[str, Any]) -> str:
@@ -31,7 +31,7 @@ def json_text(document: Mapping[str, Any]) -> str:
       "gap": null
     }
     """
-    # In ASCII, or a terminal's encoding would decide whether it can be read.
+    # In ASCII, so that the output is legible in any encoding of the terminal.
     return json.dumps(_plain(document), indent=2, allow_nan=False)
 
 

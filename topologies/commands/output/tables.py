@@ -6,10 +6,10 @@ import textwrap
 from collections.abc import Sequence
 
 WIDTH = 108
-"""The most columns that a line takes."""
+"""The largest number of columns of a line."""
 
 NARROW = 24
-"""The columns that are left for a text, however much stands before it."""
+"""The smallest number of columns for a text, for any prefix."""
 
 GAP = "  "
 
@@ -17,7 +17,7 @@ GAP = "  "
 def table(titles: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
     """The lines of a table; the columns numbered in `left` are flush left, the others flush right.
 
-    The last column wraps where it is flush left and the line would become too long.
+    The last column wraps if it is flush left and the line would become too long.
 
     >>> print("\\n".join(table(["graph", "rounds"], [["base", "6"], ["ring", "291"]])))
     graph  rounds
@@ -41,7 +41,7 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[i
 
 
 def paragraph(text: str, before: str = "") -> list[str]:
-    """The lines of a text, wrapped to the width of a table; `before` stands before the first, its width before all.
+    """The lines of a text, wrapped to the width of a table; the first line begins with `before`, others are indented.
 
     >>> print("\\n".join(paragraph("Ring: each rank sends on.", "  ring  ")))
       ring  Ring: each rank sends on.

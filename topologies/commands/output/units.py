@@ -1,4 +1,4 @@
-"""Quantities as they are written on the command line: sizes, rates and times, and back to text."""
+"""Quantities as the command line writes them: sizes, rates and times, and back to text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RATES = {
     for unit in ("bit", "bit/s", "bps")
 }
 MOST_BYTES = 10**15
-"""A model of more than that is a slip of the pen, and the bytes of many messages would not fit 64 bits."""
+"""A larger model is a typing error, and the bytes of many messages would not fit 64 bits."""
 TIMES = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
@@ -92,7 +92,7 @@ def _quantity(text: str, units: Mapping[str, float]) -> float | None:
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([^\s0-9.][^\s]*)", text.strip())
     if match is None or match[2] not in units:
         return None
-    # Fractions, or 50us would be 4.9999999999999996e-05.
+    # Fractions, because 50us would be 4.9999999999999996e-05.
     try:
         return float(Fraction(match[1]) * Fraction(str(units[match[2]])))
     except (OverflowError, ValueError):  # more digits than a number may have
@@ -100,8 +100,8 @@ def _quantity(text: str, units: Mapping[str, float]) -> float | None:
 
 
 def _scaled(value: float, units: tuple[tuple[str, float], ...]) -> str:
-    """`value` in the largest of `units`, falling, in which it is at least 1."""
-    # Three digits first: 999.9 kB is 1 MB.
+    """`value` in the largest of `units` in which it is at least 1; `units` are in falling order."""
+    # Round to three digits first, because 999.9 kB is 1 MB.
     value = float(f"{value:.3g}")
     unit, scale = next((each for each in units if value >= each[1] * (1 - 1e-9)), units[-1])
     return f"{_three_digits(value / scale)} {unit}"

@@ -1,7 +1,7 @@
-"""Pictures of graphs: the rounds of a schedule side by side, and how fast several schedules agree.
+"""Pictures of graphs: the rounds of a schedule side by side, and the disagreement of several schedules as curves.
 
-Needs matplotlib, which is imported when a picture is made. `panels.py` sets rounds side by side, `scene.py` draws
-one of them, `layouts.py` says where ranks stand, `curves.py` compares schedules.
+`panels` sets rounds side by side, `scene` draws one of them, `layouts` computes the places of ranks, `curves` compares
+schedules, and `canvas` holds colours and files. matplotlib is imported when a picture is made.
 """
 
 from __future__ import annotations

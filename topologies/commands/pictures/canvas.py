@@ -1,4 +1,4 @@
-"""What all pictures share: colours, sizes, and the way into a file."""
+"""Common parts of all pictures: colours, sizes, and the way into a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INK, QUIET, GREY, FAINT = "#1c2733", "#55616e", "#a3adb8", "#e7ebef"
 
 DPI = 150
 COLUMNS = 4
-"""The most panels, or names in a legend, that stand side by side."""
+"""The largest number of panels, or of names in a legend, side by side."""
 
 
 def _figure_class() -> type[Figure]:
@@ -29,18 +29,18 @@ def _figure_class() -> type[Figure]:
 
 
 def canvas(width: float, height: float, title: str) -> Figure:
-    """A white figure of so many inches with a title at the top left; raises `PictureError` without matplotlib."""
+    """A white figure of `width` by `height` inches with a title at the top left; `PictureError` without matplotlib."""
     figure = _figure_class()(figsize=(width, height), facecolor="white")
     figure.text(0.18 / width, 1 - 0.16 / height, title, size=13, weight="bold", color=INK, va="top")
     return figure
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
-    """Check that a picture can go there, before it is made: matplotlib, ending, folder; raises `PictureError`."""
+    """Check matplotlib, the ending and the folder before a picture is made; raises `PictureError`."""
     formats = _figure_class()().canvas.get_supported_filetypes()
     folder, ending = os.path.dirname(path) or ".", os.path.splitext(path)[1][1:].lower()
     if ending not in formats:
-        # Without an ending, matplotlib would write to another file than was asked for.
+        # Without an ending, matplotlib would write to another file.
         raise PictureError(
             f"the picture cannot be written to {os.fspath(path)}: its ending says the format, as in .png or .svg, and "
             f"is {ending or 'none'!r}"
@@ -52,7 +52,7 @@ def check_file(path: str | os.PathLike[str]) -> None:
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure to a file, whose ending says the format; raises `PictureError` where that cannot be done."""
+    """Write a figure to a file, whose ending determines the format; raises `PictureError` if that fails."""
     check_file(path)
     try:
         figure.savefig(path, dpi=DPI)

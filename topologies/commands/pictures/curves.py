@@ -1,4 +1,4 @@
-"""How fast schedules agree, as curves."""
+"""The disagreement under several schedules, as curves."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FLOOR = 1e-14
-"""The lower end of the axis; curves that come to the exact mean end between here and `EXACT`."""
+"""The lower end of the axis; curves that reach the exact mean end between here and `EXACT`."""
 
-# Colours of Okabe and Ito, told apart by the colour-blind; line and marker tell them apart in grey.
+# Colours of Okabe and Ito, which the colour-blind can distinguish; line style and marker distinguish them in grey.
 LOOKS: tuple[dict[str, Any], ...] = (
     {"color": "#0072b2", "linestyle": "-", "marker": "o"},
     {"color": "#d55e00", "linestyle": "--", "marker": "s"},
@@ -35,14 +35,19 @@ UNITS = (("B", 1.0), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9), ("TB", 1e12))
 
 
 def comparison(runs: Mapping[str, Consensus], nbytes: int, title: str) -> Figure:
-    """How far ranks are from agreeing, against the rounds, and against the bytes that the busiest rank has carried,
-    sent or received, whichever is more.
+    """The disagreement of ranks against the rounds, and against the bytes that the busiest rank has carried.
 
-    A curve that ends with a large marker in the grey band has come to the exact mean. The axis of bytes goes as far as
-    the schedule that needs least, so that the curves there tell what the same traffic buys.
+    Carried bytes are sent or received, whichever are more. A curve that ends with a large marker in the grey band has
+    reached the exact mean. The axis of bytes ends with the schedule that needs least, so that the curves compare the
+    same traffic.
 
-    runs: what `topologies.analysis.consensus` returned, by the names in the legend, at least one. nbytes: of a message.
-    Raises `PictureError` without matplotlib.
+    Args:
+        runs: results of `topologies.analysis.consensus`, by their names in the legend, at least one.
+        nbytes: bytes of a message.
+        title: of the figure.
+
+    Raises:
+        PictureError: there is no matplotlib.
 
     >>> from topologies.analysis import consensus
     >>> runs = {"exponential": consensus(topologies.exponential(8), rounds=6)}
@@ -65,7 +70,7 @@ def comparison(runs: Mapping[str, Consensus], nbytes: int, title: str) -> Figure
     by_bytes.tick_params(labelleft=False)
 
     exact = [name for name, run in runs.items() if run.rounds_to_exact() is not None]
-    # Each at a height of its own, so that two that end in the same round are both seen.
+    # Every end has its own height, so that two ends in the same round are both visible.
     ends = dict(zip(exact, np.geomspace(EXACT / 4, FLOOR * 3, len(exact)), strict=True))
     every = max(1, rounds // 8)
     for place, (name, run) in enumerate(runs.items()):
@@ -74,7 +79,7 @@ def comparison(runs: Mapping[str, Consensus], nbytes: int, title: str) -> Figure
         shown = slice(0, run.rounds + 1 if last is None else last + 1)
         errors = np.maximum(run.errors[shown], ends.get(name, EXACT))
         for axes, across in ((by_rounds, np.arange(len(errors))), (by_bytes, run.bytes(nbytes)[shown] / scale)):
-            # Markers at other rounds for each curve, so that they do not hide one another.
+            # Every curve has markers at other rounds, so that markers do not hide one another.
             axes.plot(across, errors, label=name, **look, **LINE, markevery=(place % every, every))
             if name in ends and across[-1] <= axes.get_xlim()[1]:
                 axes.plot(across[-1:], errors[-1:], **look | END)
@@ -91,14 +96,14 @@ def comparison(runs: Mapping[str, Consensus], nbytes: int, title: str) -> Figure
 
 
 def _look(place: int) -> dict[str, Any]:
-    """After each lap through the colours, line and marker have moved on, each by a step of its own."""
+    """After each pass through the colours, line style and marker advance too, each by its own step."""
     lap, first = divmod(place, len(LOOKS))
     line, marker = LOOKS[(first + lap) % len(LOOKS)], LOOKS[(first + 3 * lap) % len(LOOKS)]
     return {**LOOKS[first], "linestyle": line["linestyle"], "marker": marker["marker"]}
 
 
 def _messages(runs: Mapping[str, Consensus]) -> int:
-    """How far the axis of bytes goes, in messages: to the most frugal schedule, and to exact ones that are near."""
+    """The end of the axis of bytes, in messages: the most frugal schedule, and exact ones that are near."""
     ends = [(int(run.messages[-1]), run.rounds_to_exact(), run) for run in runs.values()]
     frugal = min((messages for messages, exact, _ in ends if exact is None), default=0)
     needed = [int(run.messages[exact]) for _, exact, run in ends if exact is not None]

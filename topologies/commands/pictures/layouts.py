@@ -1,4 +1,4 @@
-"""Where ranks stand in a picture, so that the shape of a graph is seen."""
+"""The places of ranks in a picture, so that the shape of a graph is visible."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from topologies.families.node_aware import NodeAware
 from topologies.topology import Topology
 
 FEW = 4
-"""Below this many ranks everything is a circle."""
+"""Below this many ranks every layout is a circle."""
 
 HOST_GAP = 0.8
-"""The room between two hosts on the circle, in steps from one rank to the next."""
+"""The gap between two hosts on the circle, in steps from one rank to the next."""
 
 
 def layout(topology: Topology, rounds: Sequence[Edges]) -> Floats:
@@ -43,7 +43,7 @@ def layout(topology: Topology, rounds: Sequence[Edges]) -> Floats:
 
 
 def lattice(size: int, rounds: Sequence[Edges]) -> tuple[int, int] | None:
-    """Rows and columns where the edges of all rounds together are those of a grid or a torus, row after row.
+    """Rows and columns if the edges of all rounds together are those of a grid or a torus, row after row.
 
     >>> lattice(6, [topologies.from_networkx(nx.convert_node_labels_to_integers(nx.grid_2d_graph(2, 3))).edges(0)])
     (2, 3)
@@ -75,7 +75,7 @@ def _steps(here: Ranks, there: Ranks) -> set[tuple[int, int]]:
 
 
 def hosts(topology: Topology) -> Sequence[range]:
-    """The ranks of each host where the topology knows of several hosts, else nothing.
+    """The ranks of each host if the topology knows several hosts, else an empty list.
 
     >>> hosts(topologies.families.node_aware.node_aware(5, hosts=[3, 2]))
     [range(0, 3), range(3, 5)]

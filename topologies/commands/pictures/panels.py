@@ -22,20 +22,26 @@ if TYPE_CHECKING:
 MOST_RANKS = 512
 """With more ranks a picture shows nothing."""
 MOST_EDGES = 5000
-"""In all rounds together; more take many seconds and show a grey disc."""
+"""In all rounds together; a picture of more takes many seconds and shows a grey disc."""
 
 TITLE_ROOM = 0.3
 """Inches above a panel."""
 
 
 def rounds(topology: Topology, title: str, numbers: Sequence[int], rank: int = 0) -> Figure:
-    """The rounds with these `numbers` side by side, and how what `rank` held before them spreads.
+    """The rounds with these `numbers` side by side, and the spread of the value of `rank`.
 
-    An arrow j -> i says that j sends to i, a line that both send the same share; shares stand at the edges unless one
-    sentence tells them all. A blue rank has something of what `rank` held at the start, a blue edge brought it there.
+    An arrow j -> i means that j sends to i, and a line that both send the same share. Shares stand at the edges unless
+    one sentence covers them all. A blue rank has received a part of the value of `rank`, over the blue edges.
 
-    title: how the graph is called. numbers: at least one. Raises `PictureError` without matplotlib, and for graphs of
-    more than 512 ranks or 5000 edges in all.
+    Args:
+        topology: up to 512 ranks, and 5000 edges in all rounds together.
+        title: the name of the graph.
+        numbers: the rounds, at least one.
+        rank: the rank whose value is followed.
+
+    Raises:
+        PictureError: a larger graph, or no matplotlib.
 
     >>> figure = rounds(topologies.exponential(8), "exponential", range(3))
     >>> [panel.get_title() for panel in figure.axes]
@@ -80,7 +86,7 @@ def _cycle(topology: Topology, shown: int) -> str:
 
 
 def _spread(rank: int) -> str:
-    return f"Blue: where the news of rank {rank} has arrived, and the edges that brought it."
+    return f"Blue: the ranks that the value of rank {rank} has reached, and the edges that brought it."
 
 
 class _Sheet:
@@ -90,7 +96,7 @@ class _Sheet:
         rows = -(-panels // COLUMNS)
         self.columns = -(-panels // rows)
         self.limits = limits
-        # Panels keep the proportions of what they show.
+        # Panels keep the proportions of their content.
         self.across, self.up = inches * (limits[1] - limits[0]) / np.ptp(limits[:, 0])
         self.width = max(self.columns * self.across, 5.6)
         lines = textwrap.wrap(caption, int(self.width * 13.4))

@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 START, ARRIVED = "#c8500a", "#14568f"
 
 NUMBERED_RANKS = 64
-"""Up to so many ranks carry their numbers."""
+"""The largest number of ranks that carry their numbers."""
 MOST_LABELS = 24
-"""With more lines in a round, shares are told by the width of the lines."""
+"""With more lines in a round, the width of a line shows its share."""
 
 MARGIN = 0.28
 """Around the places of the ranks, which lie within -1 to 1."""
 BEND = 0.16
-"""Of two lines there and back: how far each middle is off the straight one, in halves of its length."""
+"""The distance of the middle of a bent line from the straight one, in halves of its length."""
 
 
 class Line(NamedTuple):
-    """An edge as it is drawn; two edges with the same share, there and back, are one."""
+    """An edge in a picture; two edges with the same share, there and back, are one line."""
 
     tail: int
     head: int
@@ -40,11 +40,11 @@ class Line(NamedTuple):
     bent: bool
     """Whether another line comes back, with another share."""
     fresh: bool
-    """Whether it brings something new."""
+    """Whether the edge brings the followed value to a rank for the first time."""
 
 
 def lines_of(edges: Edges, fresh: npt.NDArray[np.bool_]) -> list[Line]:
-    """The lines of a round; `fresh` says of each edge whether it brings something new."""
+    """The lines of a round; `fresh` holds `Line.fresh` for each edge."""
     ends = list(zip(edges.source.tolist(), edges.target.tolist(), strict=True))
     shares = dict(zip(ends, edges.share.tolist(), strict=True))
     news = dict(zip(ends, fresh.tolist(), strict=True))
@@ -59,7 +59,7 @@ def lines_of(edges: Edges, fresh: npt.NDArray[np.bool_]) -> list[Line]:
 
 
 class Scene:
-    """What the panels of one picture share: where ranks stand, how large they are, how shares are told."""
+    """Common facts of all panels of one picture: places of ranks, sizes, and the way to show shares."""
 
     def __init__(self, topology: Topology, told: Sequence[Edges], drawn: Sequence[Sequence[Line]]) -> None:
         self.places = layout(topology, told)
@@ -69,7 +69,7 @@ class Scene:
         self.hosts = hosts(topology)
         self.lattice = lattice(topology.size, told) is not None
         self.inches = _inches(topology.size, len(told))
-        # Points: a third of the way to the nearest rank, within what can be read and what is heavy.
+        # In points: a third of the distance to the nearest rank, within legible limits.
         self.radius = min(11.0, max(1.6, 72 * self.inches / (2 + 2 * MARGIN) * self.step * 0.3))
         self.numbered = topology.size <= NUMBERED_RANKS and self.radius >= 4
         lines = [line for each in drawn for line in each]
@@ -81,14 +81,14 @@ class Scene:
         self.usual = any(_usual(each) for each in drawn)
 
     def sentences(self) -> Iterable[str]:
-        """How edges and shares are to be read."""
+        """Sentences that explain edges and shares."""
         if not self.mutual:
-            yield "Nobody sends."
+            yield "No rank sends."
             return
         if False in self.mutual:
             yield "An arrow: one sends to the other."
         if True in self.mutual:
-            yield "A line: both do." if False in self.mutual else "A line: both send to each other."
+            yield "A line: both send to each other."
         if len(self.shares) == 1:
             yield f"Each edge carries the share {min(self.shares)} of the sender's weight, the rest stays."
         elif not self.mixed:
@@ -103,7 +103,7 @@ class Scene:
             yield "A grey band holds the ranks of one host."
 
     def share(self, lines: Sequence[Line]) -> str:
-        """What stands behind the number of a round: the usual share of its edges, where there are several."""
+        """The suffix of a round's title: the usual share of its edges, if shares differ."""
         shared = _usual(lines)
         return f", share {shared}" if shared and len(self.shares) > 1 and self.labelled >= self.mixed else ""
 
@@ -122,7 +122,7 @@ class Scene:
         self._ranks(axes, known, rank)
 
     def _bands(self, axes: Axes) -> None:
-        """What holds the ranks of a host together."""
+        """Grey bands behind the ranks of each host."""
         for ranks in self.hosts:
             first, last = (np.arctan2(*self.places[rank]) % (2 * np.pi) for rank in (ranks[0], ranks[-1]))
             angle = np.linspace(first, last, 50)
@@ -139,7 +139,7 @@ class Scene:
         return float(np.hypot(*(self.places[line.head] - self.places[line.tail])))
 
     def _bend(self, line: Line) -> float:
-        """How far the middle of a line is off the straight one, in halves of its length; to its right above 0."""
+        """The distance of a line's middle from the straight one, in halves of its length; above 0 to its right."""
         if line.bent:
             return BEND
         tail, way = self.places[line.tail], self.places[line.head] - self.places[line.tail]
@@ -148,7 +148,7 @@ class Scene:
         hidden = (along > node) & (along < reach - node) & (np.abs(aside) < 1.3 * node)
         if not hidden.any():
             return 0.0
-        # Towards the middle of the picture, past the ranks that it would run behind.
+        # Towards the middle of the picture, past the ranks in its way.
         inward = 1 if tail @ (-way[1], way[0]) >= 0 else -1
         return float(2 * (1.9 * node + (aside[hidden] * inward).max()) / reach * inward)
 
@@ -176,7 +176,7 @@ class Scene:
         )
 
     def _stubs(self, axes: Axes, line: Line) -> None:
-        """An edge round the back of a lattice: it leaves on one side and comes in on the other."""
+        """An edge around the back of a lattice: it leaves on one side and enters on the other."""
         tail, head = self.places[line.tail], self.places[line.head]
         out = (tail - head) / self._reach(line) * min(MARGIN - 0.02, 0.45 * self.step)
         for end, way in ((tail, out), (head, -out)):
@@ -198,7 +198,7 @@ class Scene:
     def _ranks(self, axes: Axes, known: npt.NDArray[np.bool_], rank: int) -> None:
         fills = [ARRIVED if here else "white" for here in known]
         borders = [ARRIVED if here else GREY for here in known]
-        # A border of its own tells the start from the others in grey too.
+        # The border distinguishes the start from the others in grey too.
         fills[rank], borders[rank] = START, INK
         x, y = self.places.T
         axes.scatter(x, y, s=(2 * self.radius) ** 2, c=fills, edgecolors=borders, linewidths=1.2, zorder=4)
@@ -217,13 +217,13 @@ class Scene:
 
 
 def _usual(lines: Sequence[Line]) -> str | None:
-    """The share of more than half of the lines, as it is written; None where there is none."""
+    """The share of more than half of the lines, as text; None if there is none."""
     shares = [fraction(line.share) for line in lines]
     return next((share for share in set(shares) if 2 * shares.count(share) > len(shares)), None)
 
 
 class _Spots:
-    """Places for texts at lines, each where it is farthest from the ranks and from the texts already there."""
+    """Places for texts at lines, each as far as possible from the ranks and from earlier texts."""
 
     def __init__(self, places: Floats) -> None:
         self.places = places
@@ -238,7 +238,7 @@ class _Spots:
         return best
 
     def _room(self, spot: Floats) -> float:
-        # Beyond a certain distance more room is no gain, and the first spot is the best.
+        # Beyond a certain distance more room is no gain, so the first such spot is taken.
         return min(0.34, float(np.hypot(*(np.array(self.taken) - spot).T).min()))
 
 
