@@ -95,8 +95,8 @@ def test_one_rank_whole_numbers_and_idle_rounds():
     [
         (
             three(p22=0.48),
-            r"the matrix: column 2 sums to 0.98, not to 1: rank 2 must .* make P\[2, 2\], the share it keeps, 0.5 instead "
-            r"of 0.48, or divide every column by its sum, matrix / matrix.sum\(axis=0\)",
+            r"the matrix: column 2 sums to 0.98, not to 1: rank 2 must .* make P\[2, 2\], the share it keeps, 0.5 "
+            r"instead of 0.48, or divide every column by its sum, matrix / matrix.sum\(axis=0\)",
         ),
         (three(p11=0.7), r"column 1 sums to 1.2, not to 1: .* make P\[1, 1\], the share it keeps, 0.5 instead of 0.7"),
         (three(p10=1.5), "column 0 sums to 2.25, not to 1: rank 0 must give away and keep .* no more, so divide every"),
