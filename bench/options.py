@@ -138,7 +138,8 @@ def add_topology(parser: argparse.ArgumentParser) -> None:
         "--topology",
         default="exponential",
         metavar="SPEC",
-        help="what `python -m topologies` calls SPEC, as in base,peers=2 or my_graphs:swing (default: exponential)",
+        help="what `python -m topologies` calls SPEC, as in base_graph,peers=2 or my_graphs:swing (default: "
+        "exponential)",
     )
 
 

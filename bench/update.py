@@ -25,7 +25,7 @@ Writes JSON, and beside it the same as CSV, as Markdown tables and as a bar char
 own figures too, for where one is a straggler, medians of all do not tell who waits for it.
 
 examples
-  mpirun -n 4 python -m bench update --sizes 1MB --compute 0.05,0.271 --topologies 'exponential;base,peers=2'
+  mpirun -n 4 python -m bench update --sizes 1MB --compute 0.05,0.271 --topologies 'exponential;base_graph,peers=2'
   python -m bench cluster --nodes 8 --slow 3=25mbit -- python -m bench update --algorithms none,ar,sgp,osgp
   mpirun -n 4 python -m bench update --algorithms none,sgp,osgp,ddp,ddp-overlap,decent-dp
   mpirun -n 4 python -m bench update --plan plan.json --out results
@@ -90,8 +90,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="extend",
         dest="topologies",
         metavar="SPEC;...",
-        help="what `python -m topologies` calls SPEC, as in base,peers=2 or my_graphs:swing; several are separated by "
-        "semicolons, or the option is repeated (default: exponential)",
+        help="what `python -m topologies` calls SPEC, as in base_graph,peers=2 or my_graphs:swing; several are "
+        "separated by semicolons, or the option is repeated (default: exponential)",
     )
     parser.add_argument("--steps", type=options.count, default=24, metavar="N", help="measured updates (default: 24)")
     parser.add_argument(

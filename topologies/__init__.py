@@ -17,7 +17,7 @@ from topologies.custom.matrices import from_matrix
 from topologies.custom.networkx_graphs import from_networkx
 from topologies.errors import SpecError, TopologyError
 from topologies.families.alternating_exponential import alternating_exponential
-from topologies.families.base import base
+from topologies.families.base_graph import base_graph
 from topologies.families.binary_tree import binary_tree
 from topologies.families.bipartite_exponential import bipartite_exponential
 from topologies.families.circulant import circulant
@@ -67,7 +67,7 @@ __all__ = [  # noqa: RUF022  grouped by use
     "torus",
     # another graph in each round
     "alternating_exponential",
-    "base",
+    "base_graph",
     "bipartite_exponential",
     "exponential",
     "hybrid",

@@ -17,8 +17,8 @@ EXAMPLES = """\
 examples
   python -m topologies show exponential --size 8
   python -m topologies check cluster.graphml
-  python -m topologies compare exponential base ring --size 24 --bytes 100MB --picture compare.png
-  python -m topologies draw base,peers=2 --size 6
+  python -m topologies compare exponential base_graph ring --size 24 --bytes 100MB --picture compare.png
+  python -m topologies draw base_graph,peers=2 --size 6
   python -m topologies advise --size 24 --rate 10gbit --latency 50us --bytes 100MB
 
 quantities

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from topologies.families.alternating_exponential import alternating_exponential
-from topologies.families.base import base
+from topologies.families.base_graph import base_graph
 from topologies.families.binary_tree import binary_tree
 from topologies.families.bipartite_exponential import bipartite_exponential
 from topologies.families.circulant import circulant
@@ -53,7 +53,7 @@ GROUPS: Mapping[str, tuple[Family, ...]] = MappingProxyType(
         ),
         "another graph in each round": (
             alternating_exponential,
-            base,
+            base_graph,
             bipartite_exponential,
             exponential,
             hybrid,

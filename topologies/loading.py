@@ -7,7 +7,9 @@ import functools
 import importlib
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from topologies.catalogue import CATALOGUE
@@ -18,9 +20,12 @@ from topologies.custom.files import READERS, check_path, from_file, is_file
 from topologies.custom.matrices import from_matrix, is_matrices
 from topologies.custom.networkx_graphs import from_networkx, is_graphs
 from topologies.errors import SpecError, TopologyError
-from topologies.specs import together
+from topologies.specs import combined
 from topologies.topology import Topology, positive
 from topologies.validation import validate
+
+RENAMED: Mapping[str, str] = MappingProxyType({"base": "base_graph"})
+"""From the former name of a family to its name; the former one is read for one more release."""
 
 
 def load(spec: str | os.PathLike[str], size: int, **options: Any) -> Topology:
@@ -55,13 +60,14 @@ def load(spec: str | os.PathLike[str], size: int, **options: Any) -> Topology:
     path = isinstance(spec, os.PathLike)
     spec = os.fspath(spec)
     if not path:
-        spec, options = together(spec, options)
+        name, options = combined(spec, options)
+        spec = _current(name)
     if path or is_file(spec):
         topology = from_file(spec, **options)
     else:
-        factory = _found(spec)
+        factory = _factory_of(spec)
         with named(spec):
-            topology = (call if spec in CATALOGUE else _made)(factory, size, options)
+            topology = (call if spec in CATALOGUE else _from_factory)(factory, size, options)
     if topology.size != size:
         raise TopologyError(
             f"{spec}: the graph has {topology.size} ranks, but the job has {size}: start "
@@ -82,11 +88,12 @@ def check_spec(spec: str, **options: Any) -> None:
     ...
     topologies.errors.SpecError: there is no topology 'rign'; did you mean ring?; ...
     """
-    spec, options = together(spec, options)
+    name, options = combined(spec, options)
+    spec = _current(name)
     if is_file(spec):
         check_path(spec, options)
         return
-    factory = _found(spec)
+    factory = _factory_of(spec)
     with named(spec):
         complaint = misfit(factory, _Size(), options)
         if complaint:
@@ -100,11 +107,23 @@ class _Size:
         return "N"
 
 
-def _found(spec: str) -> Callable[..., Any]:
+def _current(name: str) -> str:
+    """The present name of a family; a former one warns the caller of `load` or `check_spec`."""
+    if name not in RENAMED:
+        return name
+    warnings.warn(
+        f"the family {name!r} is now called {RENAMED[name]!r}, and the next release takes only that name",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return RENAMED[name]
+
+
+def _factory_of(spec: str) -> Callable[..., Any]:
     """The callable that a text without options names: a family, a declared family or a function of the user."""
     if ":" in spec:
         with named(spec):
-            return _factory(spec)
+            return _imported(spec)
     if spec in CATALOGUE:
         return CATALOGUE[spec]
     declared = entry_points.families()
@@ -114,7 +133,7 @@ def _found(spec: str) -> Callable[..., Any]:
         return declared[spec]()
 
 
-def _made(factory: Callable[..., Any], size: int, options: Mapping[str, Any]) -> Topology:
+def _from_factory(factory: Callable[..., Any], size: int, options: Mapping[str, Any]) -> Topology:
     """The validated topology that a function of the user makes."""
     culprit = "the factory"
     try:
@@ -137,7 +156,7 @@ def _made(factory: Callable[..., Any], size: int, options: Mapping[str, Any]) ->
     raise TopologyError(f"the factory returned a {type(result).__name__}: {advice}, one for each round")
 
 
-def _factory(spec: str) -> Callable[..., Any]:
+def _imported(spec: str) -> Callable[..., Any]:
     module_name, _, name = spec.partition(":")
     if not module_name or not name:
         raise SpecError("a factory is given as package.module:factory")
@@ -155,7 +174,7 @@ def _factory(spec: str) -> Callable[..., Any]:
     try:
         factory = functools.reduce(getattr, name.split("."), module)
     except AttributeError:
-        raise SpecError(f"the module {module_name} has no {name}{_alike(name, dir(module))}") from None
+        raise SpecError(f"the module {module_name} has no {name}{_suggestion(name, dir(module))}") from None
     if not callable(factory):
         raise SpecError(
             f"{name} is a {type(factory).__name__}, not a function: write one that takes the number of "
@@ -166,7 +185,7 @@ def _factory(spec: str) -> Callable[..., Any]:
 
 
 def _unknown(spec: str, known: list[str]) -> str:
-    hint = _alike(spec, known)
+    hint = _suggestion(spec, known)
     if "," in spec:
         name = spec.partition(",")[0].strip()
         hint = f"; an option is written name=value after a comma, without blanks, as in {name},option=2"
@@ -185,6 +204,6 @@ def _unknown(spec: str, known: list[str]) -> str:
     )
 
 
-def _alike(name: str, known: list[str]) -> str:
+def _suggestion(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name.lower(), known, n=3)
     return f"; did you mean {' or '.join(close)}?" if close else ""

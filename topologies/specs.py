@@ -15,8 +15,8 @@ from topologies.errors import SpecError
 def parsed(spec: str) -> tuple[str, dict[str, Any]]:
     """Name and options of a SPEC. A comma starts an option if `name=` follows it; any other comma belongs to a value.
 
-    >>> parsed("base,peers=2"), parsed("circulant,hops=1,2,5")
-    (('base', {'peers': 2}), ('circulant', {'hops': (1, 2, 5)}))
+    >>> parsed("base_graph,peers=2"), parsed("circulant,hops=1,2,5")
+    (('base_graph', {'peers': 2}), ('circulant', {'hops': (1, 2, 5)}))
     """
     name, *options = re.split(r",(?=[A-Za-z_]\w*=)", spec)
     return name, parse_options(options)
@@ -48,7 +48,7 @@ def parse_options(texts: Iterable[str]) -> dict[str, Any]:
     return options
 
 
-def together(spec: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def combined(spec: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Name and options of a SPEC, merged with further options; options that contradict raise `SpecError`."""
     name, all_options = parsed(spec)
     for option, value in options.items():

@@ -297,7 +297,9 @@ def slowly(machine: Machine, size: int, method: Method, graph: topologies.Topolo
 
 
 @pytest.mark.parametrize("eager", [False, True])
-@pytest.mark.parametrize(("spec", "size"), [("exponential", 8), ("ring", 5), ("base", 6), ("static_exponential", 9)])
+@pytest.mark.parametrize(
+    ("spec", "size"), [("exponential", 8), ("ring", 5), ("base_graph", 6), ("static_exponential", 9)]
+)
 @pytest.mark.parametrize("name", ["local", "sgp", "osgp", "sgp-slowmo", "osgp-slowmo"])
 def test_clocks_are_those_of_the_slow_twin(name: str, spec: str, size: int, eager: bool) -> None:
     machine = replace(NOISY, compute=0.1, jitter=0.3, slow_share=0.2, slow_rate=2.0, slow_compute=1.2, eager=eager)

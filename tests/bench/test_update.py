@@ -311,7 +311,7 @@ def test_a_wrong_plan_is_refused(plan: str, sentence: str, tmp_path: Path, capsy
 @pytest.mark.slow
 def test_a_plan_under_mpirun_and_its_four_files(tmp_path: Path) -> None:
     plan = {"algorithms": ["none", "ar", "sgp"], "sizes": "40kB", "compute": 0.001, "period": 2}
-    (tmp_path / "plan.json").write_text(json.dumps({**plan, "topologies": ["exponential", "base,peers=1"]}))
+    (tmp_path / "plan.json").write_text(json.dumps({**plan, "topologies": ["exponential", "base_graph,peers=1"]}))
     few = ["--steps", "4", "--warmup", "1", "--repeats", "2", "--out", str(tmp_path / "out")]
     outcome = run_mpirun(2, ["-m", "bench", "update", "--plan", str(tmp_path / "plan.json"), *few], 60)
     assert outcome.code == 0, outcome.output[-4000:]
@@ -330,11 +330,11 @@ def test_a_plan_under_mpirun_and_its_four_files(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [float(row["seconds_median"]) for row in rows] == [found["seconds"]["median"] for found in results]
     text = (tmp_path / "out" / "update.md").read_text()
-    assert text.count("| SGP | exponential |") == text.count("| SGP | base,peers=1 |") == 1
+    assert text.count("| SGP | exponential |") == text.count("| SGP | base_graph,peers=1 |") == 1
     assert (tmp_path / "out" / "update.png").read_bytes().startswith(b"\x89PNG")
     # What `bench scale` reads of it.
     points = measured.read(tmp_path / "out" / "update.json")
-    assert {point.topology for point in points.points} == {"exponential", "base,peers=1"}
+    assert {point.topology for point in points.points} == {"exponential", "base_graph,peers=1"}
     assert all(point.alone is not None for point in points.points)
 
 

@@ -69,7 +69,7 @@ FAMILIES = [
     family("sgp_graph", lambda size: size == 1 or size % 2 == 0, kind="DynamicBipartiteExponentialGraph"),
     family("circulant", hops=(1, 2, -3), one_by_one=True),
     family("one_peer_hypercube", power_of_two),
-    *(family("base", peers=peers) for peers in (1, 2, 3, 7)),
+    *(family("base_graph", peers=peers) for peers in (1, 2, 3, 7)),
     family("hybrid"),
     # drawn anew in each round
     family("equidyn"),
@@ -89,12 +89,12 @@ COMPOSED = [
     Shipped("lift", lambda size: topologies.lift(topologies.exponential(size), 1)),
     Shipped(
         "lift to pairs",
-        lambda size: topologies.lift(topologies.base(size // 2), topologies.ring(2)),
+        lambda size: topologies.lift(topologies.base_graph(size // 2), topologies.ring(2)),
         lambda size: size % 2 == 0,
     ),
     Shipped("interleave", lambda size: topologies.interleave(topologies.ring(size), topologies.random_pairs(size))),
     Shipped("repeat", lambda size: topologies.repeat(topologies.exponential(size), 3)),
-    Shipped("relabel", lambda size: topologies.relabel(topologies.base(size), range(size - 1, -1, -1))),
+    Shipped("relabel", lambda size: topologies.relabel(topologies.base_graph(size), range(size - 1, -1, -1))),
     Shipped("without", lambda size: topologies.without(topologies.exponential(size + 2), [0, size])),
     Shipped("without the hub", lambda size: topologies.without(topologies.star(size + 1), [0])),
     Shipped("reverse", lambda size: topologies.reverse(topologies.exponential(size))),

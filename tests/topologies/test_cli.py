@@ -94,7 +94,7 @@ def pixels(path):
 def test_it_says_what_it_offers(capsys, arguments):
     code, out, _ = run(capsys, *arguments)
     assert code == 0
-    for word in (*CATALOGUE, "peers=1", "package.module:factory", ".graphml", "--help", "base,peers=2"):
+    for word in (*CATALOGUE, "peers=1", "package.module:factory", ".graphml", "--help", "base_graph,peers=2"):
         assert word in out
     assert max(map(len, out.splitlines())) <= WIDTH
 
@@ -219,7 +219,7 @@ def test_sizes_are_written_to_three_digits(value):
     ("text", "name", "options"),
     [
         ("ring", "ring", {}),
-        ("base,peers=2", "base", {"peers": 2}),
+        ("base_graph,peers=2", "base_graph", {"peers": 2}),
         ("circulant,hops=1,-2,5,one_by_one=True", "circulant", {"hops": (1, -2, 5), "one_by_one": True}),
         ("circulant,hops=3,", "circulant", {"hops": (3,)}),
         ("my_graphs:star,centre=3", "my_graphs:star", {"centre": 3}),
@@ -328,14 +328,14 @@ def test_check_of_what_is_unfit_exits_with_1(capsys, folder):
         (("show", "ring", "--option", "hops=3"), "ring: ring(size, directed=False) is called with N, hops=3"),
         (("show", "ring,directed=True", "--option", "directed=False"), "leave one out"),
         (("draw", "rign"), "there is no topology 'rign'"),
-        (("compare", "base", "rign"), "there is no topology 'rign'"),
-        (("compare", "base", "rign", "--size", "1000000"), "there is no topology 'rign'"),
-        (("compare", "base", "absent.gml"), "absent.gml: there is no such file"),
-        (("compare", "base", "--picture", "x.docx"), "the picture cannot be written to x.docx: its ending says"),
-        (("compare", "base", "--picture", "absent/x.png"), "there is no folder absent, so make it first"),
+        (("compare", "base_graph", "rign"), "there is no topology 'rign'"),
+        (("compare", "base_graph", "rign", "--size", "1000000"), "there is no topology 'rign'"),
+        (("compare", "base_graph", "absent.gml"), "absent.gml: there is no such file"),
+        (("compare", "base_graph", "--picture", "x.docx"), "the picture cannot be written to x.docx: its ending says"),
+        (("compare", "base_graph", "--picture", "absent/x.png"), "there is no folder absent, so make it first"),
         (("draw", "ring", "--size", "1000", "--picture", "x"), "its ending says the format, as in .png or .svg"),
         (("advise", "rign"), "there is no topology 'rign'"),
-        (("advise", "base", "rign", "--size", "4"), "there is no topology 'rign'"),
+        (("advise", "base_graph", "rign", "--size", "4"), "there is no topology 'rign'"),
         (("advise", "complete", "rign", "--size", "100000", *NETWORK), "there is no topology 'rign'"),
         (("advise", "ring,hops=2"), "is called with N, hops=2"),
         (("advise", "--size", "none", "rign"), "the number of ranks is an integer"),
@@ -481,7 +481,7 @@ def test_shares_are_written_where_they_differ():
     assert arrows(axes) == [True] * 4
     [axes] = pictures.rounds(topologies.ring(6), "ring", [0]).axes
     assert [text.get_text() for text in axes.texts] == [str(rank) for rank in range(6)]
-    titles = [axes.get_title() for axes in pictures.rounds(CATALOGUE["base"](6), "base", range(4)).axes]
+    titles = [axes.get_title() for axes in pictures.rounds(CATALOGUE["base_graph"](6), "base_graph", range(4)).axes]
     assert titles == [f"round {number}, share {share}" for number, share in enumerate(("1/2", "2/3", "1/2", "1/2"))]
 
 

@@ -56,7 +56,7 @@ class Advice:
 
     @property
     def label(self) -> str:
-        """Name and options as `load` takes them: "base,peers=2"."""
+        """Name and options as `load` takes them: "base_graph,peers=2"."""
         return written(self.name, self.options)
 
     def as_dict(self) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def advise(size: int, link: Link, nbytes: int, error: float = 0.01, names: Itera
         link: the network card of each rank.
         nbytes: bytes of a message, from 1.
         error: the remaining disagreement to aim at, between 0 and 1.
-        names: SPECs as `load` takes them: "base", "base,peers=2", "package.module:factory". None stands for all
+        names: SPECs as `load` takes them: "ring", "base_graph,peers=2", "package.module:factory". None stands for all
             families, also with 2 and 3 peers.
 
     Raises:

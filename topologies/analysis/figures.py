@@ -13,7 +13,7 @@ import numpy as np
 from topologies.analysis.consensus import EXACT, rounds_to
 from topologies.analysis.spectrum import after, contraction, spectral_gap
 from topologies.families.alternating_exponential import alternating_exponential
-from topologies.families.base import base
+from topologies.families.base_graph import base_graph
 from topologies.families.circulant import circulant
 from topologies.families.complete import complete
 from topologies.families.exponential import exponential
@@ -181,8 +181,8 @@ def _claims() -> Iterator[Claim]:
         yield Claim(what, CODE, f"{2 * log - 1}", _later(_length, alternating_exponential, size))
     for peers, lengths in LENGTHS.items():
         for size, length in lengths.items():
-            what = f"rounds to exact of base({size}, peers={peers})"
-            yield Claim(what, BASE, f"{length}", _later(_length, partial(base, peers=peers), size))
+            what = f"rounds to exact of base_graph({size}, peers={peers})"
+            yield Claim(what, BASE, f"{length}", _later(_length, partial(base_graph, peers=peers), size))
 
 
 def _later(number: Callable[[Topology], float], family: Callable[[int], Topology], size: int) -> Callable[[], float]:

@@ -27,7 +27,7 @@ LEGEND = (
 EXAMPLES = """\
 examples
   python -m topologies advise --size 24 --rate 10gbit --latency 50us --bytes 100MB
-  python -m topologies advise base exponential my_graphs:star --size 24 --rate 25Gbit/s --bytes 2GB --error 0.001
+  python -m topologies advise base_graph exponential my_graphs:star --size 24 --rate 25Gbit/s --bytes 2GB --error 0.001
 """
 
 

@@ -30,8 +30,8 @@ LEGEND = (
 
 EXAMPLES = """\
 examples
-  python -m topologies compare exponential base ring torus --size 24
-  python -m topologies compare base base,peers=2 complete --size 25 --bytes 1.2GB --picture compare.png
+  python -m topologies compare exponential base_graph ring torus --size 24
+  python -m topologies compare base_graph base_graph,peers=2 complete --size 25 --bytes 1.2GB --picture compare.png
 """
 
 

@@ -28,7 +28,7 @@ MOST_ROUNDS = 64
 EXAMPLES = """\
 examples
   python -m topologies draw exponential
-  python -m topologies draw base --size 6 --picture base.png
+  python -m topologies draw base_graph --size 6 --picture base.png
   python -m topologies draw ring --size 12 --rounds 6 --rank 3
   python -m topologies draw random_pairs --size 10 --text
 """
@@ -90,7 +90,7 @@ def _rounds(topology: Topology) -> int:
 
 
 def _file(title: str) -> str:
-    """A file name in the current directory: base,peers=2 goes to base-peers-2.png."""
+    """A file name in the current directory: base_graph,peers=2 goes to base_graph-peers-2.png."""
     name = os.path.basename(title)
     if is_file(name):
         name = os.path.splitext(name)[0]

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from topologies.custom.files import READERS, from_file, is_file
 from topologies.errors import SpecError
 from topologies.loading import check_spec, load
-from topologies.specs import parse_options, together
+from topologies.specs import combined, parse_options
 from topologies.topology import Topology
 
 MOST_RANKS = 100_000_000
@@ -25,7 +25,7 @@ SPEC is one of
                            networkx graph, a weight matrix, or a list of these, one for each round
   path/to/graph.graphml    a file with the ranks 0 to n-1, u -> v where u sends to v; also
                            {" ".join(ending for ending in READERS if ending != ".graphml")}
-Options follow after commas, as in base,peers=2 or circulant,hops=1,2,5 or my_graphs:star,centre=3
+Options follow after commas, as in base_graph,peers=2 or circulant,hops=1,2,5 or my_graphs:star,centre=3
 """
 
 
@@ -78,7 +78,7 @@ def graph(spec: str, size: int | None, more: Sequence[str] = ()) -> Topology:
     options = parse_options(more)
     if size is not None:
         return load(spec, size, **options)
-    name, options = together(spec, options)
+    name, options = combined(spec, options)
     if is_file(name):
         return from_file(name, **options)
     # A misspelt name is reported before the missing size.

@@ -28,7 +28,7 @@ def one_peer_hypercube(size: int) -> OnePeerHypercube:
     symmetric.
 
     Args:
-        size: number of ranks n, a power of two; on other numbers `base` is exact.
+        size: number of ranks n, a power of two; on other numbers `base_graph` is exact.
 
     Raises:
         TopologyError: another size.
@@ -44,7 +44,7 @@ def one_peer_hypercube(size: int) -> OnePeerHypercube:
         below = 1 << size.bit_length() - 1
         raise TopologyError(
             f"a one-peer hypercube of {size} ranks does not exist, as {size} is no power of two: start {below} or "
-            f"{2 * below} ranks, or take base({size}), which is exact with one peer on any number of ranks"
+            f"{2 * below} ranks, or take base_graph({size}), which is exact with one peer on any number of ranks"
         )
     topology = OnePeerHypercube(size)
     validate(topology)

@@ -427,7 +427,7 @@ def test_a_dense_part_of_a_composition_is_never_laid_out():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["exponential", "base", "random_pairs"])
+@pytest.mark.parametrize("name", ["exponential", "base_graph", "random_pairs"])
 def test_fifty_rounds_of_a_hundred_thousand_ranks_take_seconds(name):
     topology = CATALOGUE[name](MANY)
     start = time.process_time()

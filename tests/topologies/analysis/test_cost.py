@@ -119,7 +119,7 @@ def test_advice_for_24_ranks():
     taken = [row.seconds for row in rows if row.seconds is not None]
     assert taken == sorted(taken)
     assert all(row.seconds is not None for row in rows[: len(taken)])
-    base = by_label["base"]
+    base = by_label["base_graph"]
     assert (base.kind, base.rounds, base.period, base.connected) == ("gossip", 6, 6, True)
     assert base.seconds == pytest.approx(6 * (0.08 + 50e-6))
     assert base.seconds_per_round == pytest.approx(0.08 + 50e-6)
@@ -169,17 +169,22 @@ def lopsided(size: int) -> Topology:
 
 
 def test_names_take_options_and_factories():
-    rows = advise(12, ETHERNET, 1000, names=["base,peers=2", "ring,directed=True", f"{__name__}:lopsided"])
-    assert {row.label for row in rows} == {"all-reduce", "base,peers=2", "ring,directed=True", f"{__name__}:lopsided"}
-    assert next(row for row in rows if row.name == "base").rounds == 3
+    rows = advise(12, ETHERNET, 1000, names=["base_graph,peers=2", "ring,directed=True", f"{__name__}:lopsided"])
+    assert {row.label for row in rows} == {
+        "all-reduce",
+        "base_graph,peers=2",
+        "ring,directed=True",
+        f"{__name__}:lopsided",
+    }
+    assert next(row for row in rows if row.name == "base_graph").rounds == 3
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("rign", "did you mean ring"),
-        ("base(peers=2)", r"there is no topology 'base\(peers=2\)'"),
-        ("base,peers", "there is no topology 'base,peers'"),
+        ("base_graph(peers=2)", r"there is no topology 'base_graph\(peers=2\)'"),
+        ("base_graph,peers", "there is no topology 'base_graph,peers'"),
         ("ring,colour=3", "colour"),
     ],
 )

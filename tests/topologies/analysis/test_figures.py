@@ -67,11 +67,11 @@ def shortest(size: int) -> tuple[int, list[str]]:
 
 @pytest.mark.parametrize(("size", "rounds"), [(24, 6), (25, 9), (33, 11)])
 def test_the_best_schedule_of_one_peer_is_as_short_as_published(size, rounds):
-    assert shortest(size) == (rounds, ["base"])
+    assert shortest(size) == (rounds, ["base_graph"])
 
 
 @pytest.mark.parametrize("size", [2, 4, 8, 16, 32, 64])
 def test_the_best_schedules_of_one_peer_take_log_n_rounds_on_powers_of_two(size):
     best, names = shortest(size)
     assert best == size.bit_length() - 1
-    assert {"base", "exponential", "one_peer_hypercube"} <= set(names)
+    assert {"base_graph", "exponential", "one_peer_hypercube"} <= set(names)

@@ -11,6 +11,7 @@ import pytest
 
 from topologies import SpecError, TopologyError, exponential, from_networkx, load, ring
 from topologies.custom.entry_points import families, hidden
+from topologies.loading import check_spec
 
 FACTORIES = """
 import networkx as nx
@@ -303,9 +304,12 @@ def test_what_a_declared_family_makes_is_checked(site):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("base,peer=2", r"unexpected keyword argument 'peer'; did you mean peers\?"),
-        ("base,peers", "an option is written name=value after a comma, without blanks, as in base,option=2"),
-        ("base, peers=2", "an option is written name=value after a comma, without blanks"),
+        ("base_graph,peer=2", r"unexpected keyword argument 'peer'; did you mean peers\?"),
+        (
+            "base_graph,peers",
+            "an option is written name=value after a comma, without blanks, as in base_graph,option=2",
+        ),
+        ("base_graph, peers=2", "an option is written name=value after a comma, without blanks"),
         ("without", "topologies.without makes a graph of others in Python"),
         ("node_aware,hosts=2", r"give the ranks on each host, as in hosts=4,4,3, or local_size=4"),
         ("torus,shape=2x4", "on a command line 1,2, not '2x4'"),
@@ -317,7 +321,17 @@ def test_what_people_write_at_first(spec, message):
 
 
 def test_options_in_the_text_and_beside_it():
-    assert load("base,peers=2", 9).describe() == load("base", 9, peers=2).describe()
-    assert load("base,peers=2", 9, peers=2).period == 2
-    with pytest.raises(SpecError, match="base,peers=2 says peers=2, and peers=3 stands beside it: leave one out"):
-        load("base,peers=2", 9, peers=3)
+    assert load("base_graph,peers=2", 9).describe() == load("base_graph", 9, peers=2).describe()
+    assert load("base_graph,peers=2", 9, peers=2).period == 2
+    with pytest.raises(SpecError, match="base_graph,peers=2 says peers=2, and peers=3 stands beside it: leave one out"):
+        load("base_graph,peers=2", 9, peers=3)
+
+
+@pytest.mark.parametrize(("spec", "options"), [("base", {"peers": 2}), ("base,peers=2", {})])
+def test_the_former_name_of_a_family_loads_it_with_a_warning(spec, options):
+    with pytest.warns(DeprecationWarning, match="'base' is now called 'base_graph'") as caught:
+        topology = load(spec, 9, **options)
+    assert topology.describe() == load("base_graph", 9, peers=2).describe()
+    assert [warning.filename for warning in caught] == [__file__]
+    with pytest.warns(DeprecationWarning, match="'base' is now called 'base_graph'"):
+        check_spec(spec, **options)

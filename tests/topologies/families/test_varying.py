@@ -17,7 +17,7 @@ from topologies.catalogue import CATALOGUE
 from topologies.custom.networkx_graphs import from_networkx
 from topologies.errors import TopologyError
 from topologies.families.alternating_exponential import alternating_exponential
-from topologies.families.base import Base, base
+from topologies.families.base_graph import BaseGraph, base_graph
 from topologies.families.bipartite_exponential import BipartiteExponential, bipartite_exponential
 from topologies.families.complete import complete
 from topologies.families.equidyn import UndirectedEquiDyn, equidyn, walked
@@ -41,7 +41,7 @@ PERIODIC: dict[str, Callable[[int], Topology]] = {
     "sgp_graph of linear hops": lambda size: sgp_graph(
         size, "DynamicDirectedLinearGraph", min(3, 2 * (size // 2) or 1)
     ),
-    **{f"base {peers}": lambda size, peers=peers: base(size, peers) for peers in (1, 2, 3, 4, 7)},
+    **{f"base {peers}": lambda size, peers=peers: base_graph(size, peers) for peers in (1, 2, 3, 4, 7)},
 }
 APERIODIC: dict[str, Callable[[int, int], Topology]] = {
     "equidyn": lambda size, seed: equidyn(size, seed=seed),
@@ -117,8 +117,8 @@ def test_options_are_told_apart_also_where_the_first_rounds_agree():
         matcha(8, budget=0.5 + 1e-15),
         matcha(8, exponential(8, peers=7)),
         matcha(8, from_networkx(nx.path_graph(8))),
-        base(4),
-        base(4, peers=2),
+        base_graph(4),
+        base_graph(4, peers=2),
     ]
     assert len({repr(topology) for topology in different}) == len(different)
 
@@ -131,8 +131,8 @@ def test_powers_of_two(size):
     bits = size.bit_length() - 1
     assert one_peer_hypercube(size).period == max(1, bits)
     assert residual(one_peer_hypercube(size)) == 0
-    assert base(size).period == max(1, bits)
-    assert residual(base(size)) < 1e-15
+    assert base_graph(size).period == max(1, bits)
+    assert residual(base_graph(size)) < 1e-15
     alternating = alternating_exponential(size)
     assert alternating.period == max(1, 2 * bits - 1)
     assert residual(alternating) < 1e-15
@@ -148,14 +148,14 @@ def test_powers_of_two(size):
     ],
 )
 def test_published_lengths_of_base(peers, lengths):
-    assert {size: base(size, peers).period for size in lengths} == lengths
-    assert all(residual(base(size, peers)) < 1e-14 for size in lengths)
+    assert {size: base_graph(size, peers).period for size in lengths} == lengths
+    assert all(residual(base_graph(size, peers)) < 1e-14 for size in lengths)
 
 
 @pytest.mark.parametrize("peers", [1, 2, 3, 4])
 def test_base_is_exact_for_every_number_of_ranks(peers):
     for size in range(1, 66):
-        topology = base(size, peers)
+        topology = base_graph(size, peers)
         for round in range(window(topology)):
             matrix = topology.matrix(round)
             assert (matrix == matrix.T).all()
@@ -167,7 +167,7 @@ def test_base_is_exact_for_every_number_of_ranks(peers):
 
 @pytest.mark.parametrize(("size", "peers"), [(1000, 1), (1000, 9), (65_537, 3), (100_000, 1), (99_991, 2)])
 def test_base_is_exact_on_many_ranks(size, peers):
-    topology = Base(size, peers)
+    topology = BaseGraph(size, peers)
     values = np.random.default_rng(0).normal(size=size)
     mixed = values
     for round in range(window(topology)):
@@ -177,10 +177,10 @@ def test_base_is_exact_on_many_ranks(size, peers):
 
 def test_base_where_it_is_something_else():
     for size, peers in [(7, 6), (5, 9), (2, 3)]:
-        assert base(size, peers).period == 1
-        np.testing.assert_allclose(base(size, peers).matrix(0), complete(size).matrix(0), atol=1e-16)
+        assert base_graph(size, peers).period == 1
+        np.testing.assert_allclose(base_graph(size, peers).matrix(0), complete(size).matrix(0), atol=1e-16)
     for round in range(4):
-        np.testing.assert_array_equal(base(16).matrix(round), one_peer_hypercube(16).matrix(round))
+        np.testing.assert_array_equal(base_graph(16).matrix(round), one_peer_hypercube(16).matrix(round))
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,9 @@ def test_bipartite_sgp_graphs_need_an_even_number_of_ranks():
 
 @pytest.mark.parametrize(("size", "near"), [(3, "2 or 4"), (24, "16 or 32"), (33, "32 or 64")])
 def test_one_peer_hypercube_needs_a_power_of_two(size, near):
-    with pytest.raises(TopologyError, match=rf"{size} is no power of two: start {near} ranks, or take base\({size}\)"):
+    with pytest.raises(
+        TopologyError, match=rf"{size} is no power of two: start {near} ranks, or take base_graph\({size}\)"
+    ):
         one_peer_hypercube(size)
 
 
@@ -469,7 +471,7 @@ def test_what_matcha_refuses(options, message):
 @pytest.mark.parametrize(
     ("family", "options", "message"),
     [
-        ("base", {"peers": 0}, "the number of peers of a base graph must be an integer of at least 1, not 0"),
+        ("base_graph", {"peers": 0}, "the number of peers of a base graph must be an integer of at least 1, not 0"),
         ("equidyn", {"eta": 0}, "eta of an EquiDyn schedule must be a number above 0 and at most 1, not 0"),
         ("equidyn", {"eta": 1.5}, "at most 1, not 1.5"),
         ("equidyn", {"seed": 1.5}, "an integer of at least 0, not 1.5"),
@@ -490,7 +492,7 @@ def test_what_families_refuse(family, options, message):
 
 NAMES = [
     "alternating_exponential",
-    "base",
+    "base_graph",
     "bipartite_exponential",
     "equidyn",
     "linear",
@@ -517,8 +519,8 @@ def test_a_rank_outside(name):
 
 MANY: dict[str, Callable[[int], Any]] = {
     "alternating_exponential": alternating_exponential,
-    "base": lambda size: Base(size, 1),
-    "base of 3 peers": lambda size: Base(size, 3),
+    "base_graph": lambda size: BaseGraph(size, 1),
+    "base of 3 peers": lambda size: BaseGraph(size, 3),
     "bipartite_exponential": BipartiteExponential,
     "equidyn": equidyn,
     "equidyn undirected": lambda size: UndirectedEquiDyn(size, 0.5, 0),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from topologies.arrays.edges import Edges
-from topologies.families.base_parts import Cliques, Meeting, Part, joined
+from topologies.families.base_graph_parts import Cliques, Meeting, Part, joined
 from topologies.topology import Topology, Turn, positive, refuse_rank
 from topologies.validation import validate
 
@@ -23,8 +23,8 @@ class Step(NamedTuple):
     """From the first place of a row to the last."""
 
 
-class Base(Topology):
-    """The schedule that `base` returns: O(log² n) numbers, from which a turn follows in O(log n + peers)."""
+class BaseGraph(Topology):
+    """The schedule that `base_graph` returns: O(log² n) numbers, from which a turn follows in O(log n + peers)."""
 
     def __init__(self, size: int, peers: int) -> None:
         self.peers = peers
@@ -56,10 +56,11 @@ class Base(Topology):
         )
 
     def __repr__(self) -> str:
+        # Checkpoints hold this text, and a run goes on only if it is the same.
         return f"Base(size={self.size}, peers={self.peers}, period={self.period})"
 
 
-def base(size: int, peers: int = 1) -> Base:
+def base_graph(size: int, peers: int = 1) -> BaseGraph:
     """Base-(k+1) graph: at most k = `peers` peers a round, undirected, and the exact average on any number of ranks.
 
     There are three schedules, and each is built from the one before it:
@@ -86,9 +87,9 @@ def base(size: int, peers: int = 1) -> Base:
     Raises:
         TopologyError: other values.
 
-    >>> base(3).turn(rank=0, round=1)
+    >>> base_graph(3).turn(rank=0, round=1)
     Turn(keep=0.333..., sends={2: 0.666...}, receives={2: 0.666...})
-    >>> [base(size).period for size in (24, 25, 33)]
+    >>> [base_graph(size).period for size in (24, 25, 33)]
     [6, 9, 11]
 
     Source: Takezawa, Sato, Bao, Niwa, Yamada: Beyond Exponential Graph, NeurIPS 2023, arXiv 2305.11420, section 4.
@@ -102,7 +103,7 @@ def base(size: int, peers: int = 1) -> Base:
     """
     size = positive(size, "the size of a base graph")
     peers = positive(peers, "the number of peers of a base graph")
-    topology = Base(size, peers)
+    topology = BaseGraph(size, peers)
     validate(topology)
     return topology
 
