@@ -1,8 +1,7 @@
-"""The papers' recursions, dense, in plain NumPy float64: the only reference that the runtime is compared with.
+"""The papers' recursions, dense, in plain NumPy float64: the only reference implementation.
 
-Everything stands in the numerator form of push-sum: rank i holds x_i and w_i, and its model is z_i = x_i / w_i.
-Rows are ranks: `x` is (n, d) for n ranks and d parameters, `w` is (n,). The runtime keeps z and merges with lerps
-instead, so the two share no formula.
+Push-sum is in numerator form: rank i holds x_i and w_i, and its model is z_i = x_i / w_i. Rows are ranks: `x` is (n, d)
+for n ranks and d parameters, `w` is (n,). The runtime keeps z and merges with lerps, so the two share no formula.
 
 Sources: Assran et al., ICML 2019, arXiv 1811.10792 (SGP, OSGP); Wang et al., ICLR 2020, arXiv 1910.00643 (SlowMo).
 """
@@ -19,7 +18,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 Gradient = Callable[[int, int, Array], Array]
-"""g(rank, step, z) -> (d,); NaN stands where a parameter has no gradient in that step."""
+"""g(rank, step, z) -> (d,); NaN for a parameter without a gradient in that step."""
 Rate = Callable[[int], "float | Array"]
 """The learning rate of a step, one number or one for each of the d parameters."""
 Matrices = Callable[[int], Array]
@@ -27,7 +26,7 @@ Matrices = Callable[[int], Array]
 
 
 class Network:
-    """What n ranks hold and what is between them."""
+    """The mass that n ranks hold, and the mass in flight between them."""
 
     def __init__(self, start: Array) -> None:
         self.x = start.astype(np.float64)
@@ -42,27 +41,25 @@ class Network:
     @property
     def total(self) -> tuple[Array, float]:
         """Σ x and Σ w, held and in flight."""
-        x, w = self.x.sum(axis=0), float(self.w.sum())
-        for _, flying, weights in self.flights:
-            x, w = x + flying.sum(axis=0), w + float(weights.sum())
-        return x, w
+        _, x, w = zip((0, self.x, self.w), *self.flights, strict=True)
+        return np.sum(x, axis=(0, 1)), float(np.sum(w))
 
     def post(self, P: Array, due: int) -> None:
-        """Give away shares: x_i <- P_ii x_i at once, and Σ_{j≠i} P_ij x_j is on its way to i; so for w."""
+        """Give away shares: x_i <- P_ii x_i at once, and Σ_{j≠i} P_ij x_j is in flight to i; likewise w."""
         keep = np.diag(P)
         sends = P - np.diag(keep)
         self.flights.append((due, sends @ self.x, sends @ self.w))
         self.x, self.w = keep[:, None] * self.x, keep * self.w
 
     def land(self, step: int) -> None:
-        """Add what is due."""
+        """Add the flights that are due."""
         for due, x, w in self.flights:
             if due <= step:
                 self.x, self.w = self.x + x, self.w + w
         self.flights = [flight for flight in self.flights if flight[0] > step]
 
     def settle(self) -> None:
-        """Add all that is in flight."""
+        """Add all flights."""
         self.land(max((due for due, _, _ in self.flights), default=0))
 
     def average(self) -> None:
@@ -75,14 +72,12 @@ class Network:
 class SGD:
     """Stochastic gradient descent as torch computes it: momentum μ, weight decay λ on z."""
 
-    def __init__(
-        self, momentum: float | Array = 0.0, weight_decay: float | Array = 0.0, nesterov: bool = False
-    ) -> None:
+    def __init__(self, momentum: float | Array = 0, weight_decay: float | Array = 0, nesterov: bool = False) -> None:
         self.momentum, self.weight_decay, self.nesterov = momentum, weight_decay, nesterov
         self.buffer: Array | None = None
 
     def change(self, g: Array, z: Array, rate: float | Array) -> Array:
-        """Δ, zero where there is no gradient."""
+        """Δ, zero without a gradient."""
         used = ~np.isnan(g)
         buffer = np.zeros_like(z) if self.buffer is None else self.buffer
         # g <- g + λ z
@@ -97,10 +92,7 @@ class SGD:
 
 @dataclass(frozen=True)
 class SlowMo:
-    """The outer step's options; `average` is "exact", "none", or the matrices of a push-sum.
-
-    `shared`: after the outer step u is the mean over the ranks.
-    """
+    """Options of the outer step; `average` is "exact", "none" or matrices; `shared` averages u over the ranks."""
 
     period: int
     momentum: float = 0.5
@@ -113,7 +105,7 @@ class SlowMo:
 
 
 class History(NamedTuple):
-    """The models (steps, n, d) and weights (steps, n) after each step, and the same once all has landed."""
+    """Models (steps, n, d) and weights (steps, n) after each step, and both after the last flight has landed."""
 
     z: Array
     w: Array
@@ -135,11 +127,7 @@ def train(
     slowmo: SlowMo | None = None,
     average_gradients: bool = False,
 ) -> History:
-    """Train n ranks from `start` (n, d).
-
-    `matrices` and `overlap` are push-sum's, posted every `every` steps; `exact_every` adds an exact average.
-    The gradient of step t is taken at the models between the steps t-1 and t, before what is in flight has landed.
-    """
+    """Train n ranks from `start` (n, d): push-sum posts every `every` steps, exact averages follow `exact_every`."""
     n = len(start)
     net, sgd = Network(start), sgd or SGD()
     rounds = outer_rounds = 0
@@ -148,13 +136,12 @@ def train(
     rates: list[Array] = []
     z, w = [], []
     for t in range(steps):
+        # The gradient at the models of step t - 1. Then the flights of step t - overlap are due.
         g = np.stack([gradient(i, t, net.z[i]) for i in range(n)])
-        # What step t - overlap posted is due now.
         net.land(t)
         if average_gradients:
-            # g = Σ g_j / n; a rank without a gradient adds nothing, and without one on any rank there is none.
-            mean = np.where(np.isnan(g).all(axis=0), np.nan, np.nansum(g, axis=0) / n)
-            g = np.tile(mean, (n, 1))
+            # g = Σ g_j / n; a rank without a gradient adds 0. Without a gradient on any rank there is none.
+            g = np.tile(np.where(np.isnan(g).all(axis=0), np.nan, np.nansum(g, axis=0) / n), (n, 1))
         # The change counts for mass 1: z <- z + Δ/w is x <- x + Δ.
         net.x = net.x + sgd.change(g, net.z, rate(t))
         rates.append(rate(t) * np.ones_like(net.x))
@@ -213,17 +200,16 @@ def stream(
     net, sgd = Network(start), SGD()
     anchor, u = start[0].astype(np.float64), np.zeros(d)
     rates: list[list[float]] = [[] for _ in range(shards)]
-    aloft: list[tuple[int, slice, Array, Array, float]] = []
-    alike = matrices is not None and delay > 0
+    sums: list[tuple[int, slice, Array, Array, float]] = []
     z = []
 
     def take(t: int) -> None:
-        while aloft and aloft[0][0] <= t:
-            _, part, own, omega, gamma = aloft.pop(0)
+        while sums and sums[0][0] <= t:
+            _, part, own, omega, gamma = sums.pop(0)
             mean = (omega[:, None] * own).sum(axis=0) / omega.sum()
             anchor[part], u[part] = outer_step(slowmo, anchor[part], mean, u[part], np.full_like(mean, gamma))
-            # z <- z + (a − mean) over gossip that went on meanwhile, else z <- a + (z − own); x = w z.
-            net.x[:, part] += net.w[:, None] * (anchor[part] - (mean if alike else own))
+            # With gossip during the delay z <- z + (a − mean), else z <- a + (z − own); x = w z.
+            net.x[:, part] += net.w[:, None] * (anchor[part] - (mean if matrices is not None and delay > 0 else own))
 
     for t in range(steps):
         g = np.stack([gradient(i, t, net.z[i]) for i in range(n)])
@@ -235,10 +221,10 @@ def stream(
         take(t)
         for shard, iteration in enumerate(rates):
             iteration.append(rate(t))
-            # Shard s ends its iterations (s + 1)/shards of a period after those of the last one.
+            # Iterations of shard s end (s + 1)/shards of a period after those of the last shard.
             if (t + 1) % slowmo.period == (shard + 1) * slowmo.period // shards % slowmo.period:
                 part = slice(shard * d // shards, (shard + 1) * d // shards)
-                aloft.append((t + delay, part, net.z[:, part], net.w.copy(), float(np.mean(iteration))))
+                sums.append((t + delay, part, net.z[:, part], net.w.copy(), float(np.mean(iteration))))
                 iteration.clear()
         if delay == 0:
             take(t)
@@ -249,16 +235,12 @@ def stream(
 
 
 def outer_step(slowmo: SlowMo, anchor: Array, z: Array, u: Array, rate: Array) -> tuple[Array, Array]:
-    """x_{t+1,0} and u_{t+1} from x_{t,0} = `anchor`, x_{t,τ} = `z` and γ_t = `rate`.
-
-    Where the rate is 0 the outer iteration stands: x_{t+1,0} = x_{t,τ}, u_{t+1} = u_t; but not where u is of
-    differences that no rate rescales, whose γ is 1.
-    """
+    """x_{t+1,0} and u_{t+1} from x_{t,0} = `anchor`, x_{t,τ} = `z`, γ_t = `rate`; at rate 0, x_{t,τ} and u_t."""
     moved = rate > 0 if slowmo.rescale else np.ones_like(rate, dtype=bool)
     gamma = np.where(moved, rate, 1.0) if slowmo.rescale else np.ones_like(rate)
     # u_{t+1} = β u_t + (x_{t,0} - x_{t,τ}) / γ_t
     slow = slowmo.momentum * u + (anchor - z) / gamma
-    # With Nesterov momentum, β u_{t+1} + (x_{t,0} - x_{t,τ}) / γ_t stands for u_{t+1} below.
+    # Nesterov momentum replaces u_{t+1} below by β u_{t+1} + (x_{t,0} - x_{t,τ}) / γ_t.
     along = slowmo.momentum * slow + (anchor - z) / gamma if slowmo.nesterov else slow
     # x_{t+1,0} = x_{t,0} - α γ_t u_{t+1}
     x = anchor - slowmo.lr * gamma * along
@@ -266,11 +248,11 @@ def outer_step(slowmo: SlowMo, anchor: Array, z: Array, u: Array, rate: Array) -
 
 
 def matrix(graph: nx.DiGraph[int]) -> Array:
-    """P of one round: u -> v carries the edge's share of u, or 1 / (out-degree + 1) where no edge has one."""
+    """P of one round: u -> v carries the edge's share of u, or 1 / (out-degree + 1) if edges have none."""
     P = np.zeros((len(graph), len(graph)))
     for u, v in graph.edges:
         P[v, u] = graph.edges[u, v].get("weight", 1 / (graph.out_degree(u) + 1))
-    # What is not sent is kept.
+    # A rank keeps the rest.
     return P + np.diag(1 - P.sum(axis=0))
 
 
@@ -282,23 +264,16 @@ def cycle(graphs: Sequence[nx.DiGraph[int]]) -> Matrices:
 
 def exponential(size: int) -> Matrices:
     """The one-peer exponential graph: in round t rank j sends half of its weight to j + 2^(t mod ⌈log₂ n⌉)."""
-    hops = [1 << i for i in range((size - 1).bit_length())]
-    return cycle([hop_graph(size, hop) for hop in hops] or [hop_graph(1, 0)])
-
-
-def hop_graph(size: int, hop: int) -> nx.DiGraph[int]:
-    """j -> j + hop, modulo the size."""
-    graph: nx.DiGraph[int] = nx.DiGraph()
-    graph.add_nodes_from(range(size))
-    graph.add_edges_from((j, (j + hop) % size) for j in range(size) if hop)
-    return graph
+    hops = [1 << i for i in range((size - 1).bit_length())] or [0]
+    # P = (I + S^h) / 2
+    return lambda t: (np.eye(size) + np.roll(np.eye(size), hops[t % len(hops)], axis=0)) / 2
 
 
 def random_digraphs(size: int, count: int, seed: int, weighted: bool = True) -> list[nx.DiGraph[int]]:
-    """A cycle of irregular digraphs, each on its own perhaps unconnected, their union strongly connected.
+    """A cycle of irregular digraphs whose union is strongly connected; one alone need not be connected.
 
-    In every round each rank sends to any number of peers, often to none. With `weighted` the shares differ too;
-    every rank keeps at least a fifth of its weight.
+    In every round a rank sends to up to three peers, often to none. With `weighted` the shares differ too, and every
+    rank keeps at least a fifth of its weight.
     """
     random = np.random.default_rng((size, count, seed))
     graphs: list[nx.DiGraph[int]] = []
@@ -306,11 +281,10 @@ def random_digraphs(size: int, count: int, seed: int, weighted: bool = True) -> 
         graph: nx.DiGraph[int] = nx.DiGraph()
         graph.add_nodes_from(range(size))
         for u in range(size):
-            others = np.delete(np.arange(size), u)
-            some = random.permutation(others)[: random.integers(0, min(3, size - 1) + 1)]
-            graph.add_edges_from((u, int(v)) for v in some)
+            others = random.permutation(np.delete(np.arange(size), u))
+            graph.add_edges_from((u, int(v)) for v in others[: random.integers(0, min(3, size - 1) + 1)])
         graphs.append(graph)
-    # A closed tour, each of its edges in some round, connects the union.
+    # A closed tour with each edge in some round connects the union.
     tour = [int(rank) for rank in random.permutation(size)]
     for u, v in zip(tour, tour[1:] + tour[:1], strict=True):
         if u != v:
