@@ -1,4 +1,4 @@
-"""`python -m topologies`: what it prints, draws, refuses, and with which exit code it ends."""
+"""`python -m topologies`: output, pictures, refusals and exit codes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import matplotlib.image
 import networkx as nx
 import numpy as np
 import pytest
+from topologies.commands.output.tables import WIDTH, table
 
 import topologies
 from topologies import exponential, from_networkx
@@ -22,7 +23,6 @@ from topologies.catalogue import CATALOGUE
 from topologies.commands import figures as figures_command
 from topologies.commands import pictures
 from topologies.commands.output import units
-from topologies.commands.output.tables import WIDTH, table
 from topologies.commands.pictures.layouts import layout
 from topologies.errors import PictureError
 from topologies.families.node_aware import node_aware
@@ -44,7 +44,7 @@ NETWORK = ("--rate", "10gbit", "--latency", "50us", "--bytes", "100MB")
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Where the commands run: a module of graphs, and a file with one."""
+    """The current folder of the commands, with a module of graphs and a graph file."""
     (tmp_path / "my_graphs.py").write_text(FACTORIES)
     graph = nx.DiGraph()
     graph.add_weighted_edges_from([(2, 0, 0.5), (0, 1, 0.25), (0, 2, 0.25), (1, 2, 0.5)])
@@ -75,7 +75,7 @@ def document(capsys, *arguments):
 
 
 def rows(out, title):
-    """The lines of a table by what stands in their first column."""
+    """The lines of a table by their first column."""
     lines = out.splitlines()
     [start] = [number for number, line in enumerate(lines) if line.startswith(title)]
     body = lines[start + 1 :]
@@ -87,11 +87,11 @@ def pixels(path):
     return matplotlib.image.imread(path).shape[:2]
 
 
-# --- what it offers
+# --- list and help
 
 
 @pytest.mark.parametrize("arguments", [(), ("list",)])
-def test_it_says_what_it_offers(capsys, arguments):
+def test_listing_names_every_family(capsys, arguments):
     code, out, _ = run(capsys, *arguments)
     assert code == 0
     for word in (*CATALOGUE, "peers=1", "package.module:factory", ".graphml", "--help", "base_graph,peers=2"):
@@ -148,7 +148,7 @@ def test_every_command_has_a_help_and_json(capsys, command):
 
 @pytest.mark.parametrize("command", ["main", *COMMANDS])
 def test_the_examples_of_the_help_work(capsys, folder, command):
-    """All but those that need the reader's own files and modules, or seconds."""
+    """All examples except those that need files or modules of the user, or take seconds."""
     _, out, _ = run(capsys, *([] if command == "main" else [command]), "--help")
     examples = re.findall(r"^  python -m topologies (.*)$", out, re.MULTILINE)
     for example in examples:
@@ -201,7 +201,7 @@ def test_quantities(read, text, value):
         ("--error", "small", "0.01"),
     ],
 )
-def test_a_wrong_quantity_is_answered_with_an_example(capsys, option, text, example):
+def test_a_wrong_quantity_is_refused_with_an_example(capsys, option, text, example):
     code, out, err = run(capsys, "advise", "--size", "8", *NETWORK, f"{option}={text}")
     assert (code, out) == (2, "")
     assert f"argument {option}: {text!r} is n" in err
@@ -227,7 +227,7 @@ def test_sizes_are_written_to_three_digits(value):
         ("a,b.graphml", "a,b.graphml", {}),
     ],
 )
-def test_a_graph_and_its_options_are_one_word(text, name, options):
+def test_a_spec_holds_a_graph_and_its_options(text, name, options):
     assert parsed(text) == (name, options)
     assert written(name, options) == text
 
@@ -260,7 +260,7 @@ def test_show(capsys):
     )
 
 
-def test_show_takes_rounds_far_away(capsys):
+def test_show_takes_late_rounds(capsys):
     code, found = document(capsys, "show", "exponential", "--size", "16", "--rank", "3", "--round", "1001..1002")
     assert code == 0
     assert [turn["round"] for turn in found["turns"]] == [1001, 1002]
@@ -277,7 +277,7 @@ def test_check(capsys, folder):
     assert document(capsys, "check", "three.graphml")[1]["fit"] is True
 
 
-def test_check_of_what_is_unfit_exits_with_1(capsys, folder):
+def test_check_of_an_unfit_graph_exits_with_1(capsys, folder):
     code, out, err = run(capsys, "check", "my_graphs:apart", "--size", "4")
     assert code == 1
     assert not out
@@ -319,7 +319,7 @@ def test_check_of_what_is_unfit_exits_with_1(capsys, folder):
         (("advise", "tours", "--size", "4", *NETWORK), "there is no topology 'tours'"),
         (("advise", *NETWORK), "advise needs --size, as in"),
         (("advise", "--size", "4", "--bytes", "1MB", "ring"), "advise needs --rate, as in"),
-        # What is wrong in itself is told before what is missing, and before anything is simulated.
+        # A wrong argument is reported before a missing one, and before any simulation.
         (("show", "rign"), "there is no topology 'rign'; did you mean ring?"),
         (("check", "train.py"), "a function in a Python file is given as train:factory"),
         (("check", "my_graphs:stra"), "the module my_graphs has no stra; did you mean star?"),
@@ -356,7 +356,7 @@ def test_compare_counts_rounds_and_bytes(capsys):
     code, out, _ = run(capsys, "compare", "exponential", "ring", "exponential,peers=3", "--size", "16")
     found = rows(out, "graph")
     assert code == 0
-    # 16 = 2^4 = 4^2: one peer needs 4 rounds of one message, three peers 2 rounds of three.
+    # 16 = 2^4 = 4^2, so one peer needs 4 rounds of one message, and three peers 2 rounds of three.
     assert found["exponential"].split()[1:] == ["4", "1", "4", "400", "MB", "4", "400", "MB", "<1e-10", "1"]
     assert found["exponential,peers=3"].split()[1:] == ["2", "3", "2", "600", "MB", "2", "600", "MB", "<1e-10", "1"]
     assert found["ring"].split()[6:8] == ["-", "-"]
@@ -375,7 +375,7 @@ def test_compare_as_json_holds_the_curves(capsys):
     assert star["messages"] == [7 * round for round in range(6)]
 
 
-def test_compare_takes_files_of_one_size_without_being_told(capsys, folder):
+def test_compare_takes_the_size_from_files(capsys, folder):
     code, found = document(capsys, "compare", "three.graphml")
     assert (code, found["size"]) == (0, 3)
 
@@ -414,7 +414,7 @@ def test_curves_differ_in_colour_line_and_marker():
 # --- draw
 
 
-def test_draw_writes_a_picture_beside_you_and_says_where(capsys, folder):
+def test_draw_writes_a_picture_to_the_current_folder(capsys, folder):
     code, out, _ = run(capsys, "draw", "exponential,peers=2", "--size", "9")
     assert (code, out) == (0, "written to exponential-peers-2.png\n")
     height, width = pixels("exponential-peers-2.png")
@@ -425,7 +425,7 @@ def test_draw_writes_a_picture_beside_you_and_says_where(capsys, folder):
     assert (folder / "other.svg").read_text().startswith("<?xml")
 
 
-def test_draw_says_what_it_leaves_out(capsys, folder):
+def test_draw_names_the_rounds_it_leaves_out(capsys, folder):
     code, out, _ = run(capsys, "draw", "circulant,hops=1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,one_by_one=True")
     assert code == 0
     assert "the first 16 rounds; a period has 17" in out
@@ -454,7 +454,7 @@ def arrows(axes):
     return [type(patch.get_arrowstyle()).__name__ != "Curve" for patch in axes.patches]
 
 
-def test_news_doubles_in_each_round_of_the_exponential_graph():
+def test_values_reach_twice_as_many_ranks_in_each_exponential_round():
     figure = pictures.rounds(exponential(8), "exponential", range(3))
     assert [axes.get_title() for axes in figure.axes] == ["round 0", "round 1", "round 2"]
     reached = [sum(fill != "#ffffff" for fill in colours(axes)) for axes in figure.axes]
@@ -471,7 +471,7 @@ def test_many_rounds_wrap_into_rows():
     assert all(axes.get_position().y0 >= 0 and axes.get_position().x1 <= 1 for axes in figure.axes)
 
 
-def test_shares_are_written_where_they_differ():
+def test_shares_are_drawn_at_edges_if_they_differ():
     graph = nx.DiGraph()
     graph.add_weighted_edges_from([(0, 1, 1 / 3), (1, 0, 0.25), (1, 2, 0.25), (2, 0, 0.5)])
     [axes] = pictures.rounds(from_networkx(graph), "mine", [0]).axes
@@ -514,7 +514,7 @@ def test_every_family_can_be_drawn(name, size):
     figure = pictures.rounds(topology, name, numbers)
     assert [axes.get_title().partition(",")[0] for axes in figure.axes] == [f"round {number}" for number in numbers]
     figure.draw_without_rendering()
-    # Inches: about as wide as a page, whatever the graph.
+    # In inches: about as wide as a page for any graph.
     assert 5 <= figure.get_figwidth() <= 12
     assert 1.5 <= figure.get_figheight() <= 8
 
@@ -557,7 +557,7 @@ def test_advise_has_every_family_and_says_why_one_does_not_fit(capsys):
     assert (hypercube["kind"], hypercube["seconds"]) == ("refused", None)
 
 
-def test_figures_stand_side_by_side(capsys, monkeypatch):
+def test_figures_prints_known_and_computed_numbers(capsys, monkeypatch):
     told = [
         Figure("rounds of something", "a paper", 6.0, 6.0, 0),
         Figure("gap of something", "a paper", 0.0128, 0.01281, 4),
@@ -593,7 +593,7 @@ def python_m(folder, *arguments, **options):
     )
 
 
-def test_as_a_module(folder):
+def test_the_package_runs_as_a_module(folder):
     found = python_m(folder, "check", "my_graphs:star", "--size", "6")
     assert (found.returncode, found.stderr) == (0, "")
     missing = python_m(folder, "show", "rnig", "--size", "6")
@@ -601,7 +601,7 @@ def test_as_a_module(folder):
     assert "did you mean ring?" in missing.stderr
 
 
-def test_a_reader_who_stops_early_sees_no_traceback(folder):
+def test_a_closed_pipe_gives_no_traceback(folder):
     root = Path(__file__).parents[2]
     command = f"set -o pipefail; {sys.executable} -m topologies show random_peer --size 64 --round 0..999 | head -1"
     found = subprocess.run(

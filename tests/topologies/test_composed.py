@@ -1,4 +1,4 @@
-"""Topologies made of topologies: each obeys the laws, and is what its formula says."""
+"""Topologies made of topologies: each obeys the laws and equals its formula."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from topologies.proof import sound
 
 from topologies import Topology, TopologyError, Turn, complete, exponential, from_networkx, ring, validate
 from topologies.arrays.draws import Shuffle, draw
@@ -25,7 +26,6 @@ from topologies.families.node_aware import node_aware
 from topologies.kinds.circulants import Columns
 from topologies.kinds.pairing import Pairing
 from topologies.kinds.table import Table
-from topologies.proof import sound
 from topologies.topology import refuse_rank
 from topologies.validation import laws
 
@@ -50,7 +50,7 @@ class Meetings(Pairing):
 
 
 class Visits(Topology):
-    """A ring, and one rank in turn that also visits another one: no period, rows that do not sum to 1."""
+    """A ring in which one rank sends to another one too: no period, rows that do not sum to 1."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size, None)
@@ -73,7 +73,7 @@ class Visits(Topology):
 
 
 class Clock(Columns):
-    """A ring whose shares tell the hour and which clock it is, so that no two rounds of two clocks are the same."""
+    """A ring whose shares encode the round and the clock, so that no two rounds of two clocks are equal."""
 
     def __init__(self, size: int, period: int, number: int = 0) -> None:
         shares = [1 / (3 + number + hour / 100) for hour in range(period)]
@@ -81,7 +81,7 @@ class Clock(Columns):
 
 
 class Scripted(Topology):
-    """Rounds as lists of (source, target, share), in turn, for ever: a topology with nothing but `turn`."""
+    """Rounds as lists of (source, target, share), in turn, for ever; only `turn` is defined."""
 
     def __init__(self, size: int, *rounds: list[tuple[int, int, float]]) -> None:
         super().__init__(size, len(rounds))
@@ -95,7 +95,7 @@ class Scripted(Topology):
 
 @functools.cache
 def irregular(size: int, seed: int, rounds: int = 1) -> Table:
-    """Random digraphs with random shares that connect, and seldom are doubly stochastic."""
+    """Random connected digraphs with random shares, seldom doubly stochastic."""
     dice = np.random.default_rng(seed)
     graphs = []
     for _ in range(rounds):
@@ -173,7 +173,7 @@ def complement(matrix: np.ndarray, dead: list[int]) -> np.ndarray:
 
 
 def lawful(topology: Topology) -> None:
-    """Turns and arrays agree to the last bit or nearly so, columns sum to 1, and each edge is told by both ends."""
+    """Turns and arrays agree to the last bit or nearly so, columns sum to 1, and both ends of an edge agree."""
     for round in judged(topology, most=10):
         matrix, told = topology.matrix(round), Topology.edges(topology, round).matrix()
         np.testing.assert_allclose(matrix, told, rtol=0, atol=1e-15)
@@ -187,7 +187,7 @@ def lawful(topology: Topology) -> None:
             assert type(turn.keep) is float
             assert all(type(peer) is int and type(share) is float for peer, share in turn.sends.items())
             assert all(type(peer) is int and type(share) is float for peer, share in turn.receives.items())
-            # The share is the same at both ends: each works it out by itself.
+            # The share is the same at both ends, although each computes it by itself.
             assert turn.receives == {
                 peer: share
                 for peer in range(topology.size)
@@ -207,7 +207,7 @@ def test_compositions_of_compositions_obey_the_laws(topology):
 
 @settings(max_examples=60)
 @given(compositions)
-def test_the_long_proof_agrees_with_the_short_one(topology):
+def test_both_checks_of_the_laws_agree(topology):
     if (topology.period or 0) <= JUDGED:
         laws.dispatch(Topology)(topology)
 
@@ -225,7 +225,7 @@ def test_push_sum_reaches_the_mean(topology, seed):
 
 
 @given(compositions)
-def test_compositions_travel_and_say_who_they_are(topology):
+def test_compositions_pickle_and_keep_their_text(topology):
     for other in (copy.deepcopy(topology), pickle.loads(pickle.dumps(topology))):
         assert other.describe() == topology.describe()
         assert repr(other) == repr(topology)
@@ -233,7 +233,7 @@ def test_compositions_travel_and_say_who_they_are(topology):
 
 
 @given(compositions)
-def test_no_other_rank_and_no_other_error(topology):
+def test_an_outside_rank_raises_a_topology_error(topology):
     for rank in (-1, topology.size):
         with pytest.raises(TopologyError, match=f"rank {rank} asked for its turn in a topology of "):
             topology.turn(rank, 3)
@@ -243,7 +243,7 @@ def test_no_other_rank_and_no_other_error(topology):
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=3))
-def test_the_period_is_the_first_time_that_everything_repeats(clocks):
+def test_the_period_is_the_smallest_one(clocks):
     parts = [Clock(3, period, number) for number, (period, _) in enumerate(clocks)]
     rounds = [count for _, count in clocks]
     topology = interleave(*parts, rounds=rounds)
@@ -256,7 +256,7 @@ def test_the_period_is_the_first_time_that_everything_repeats(clocks):
         assert len(repeats) == 1
 
 
-def test_parts_walk_on_through_their_own_schedules():
+def test_interleaved_parts_continue_their_own_schedules():
     first, second = Clock(3, 5), Clock(3, 2, number=1)
     topology = interleave(first, second, rounds=[2, 1])
     expected = [(first, 0), (first, 1), (second, 0), (first, 2), (first, 3), (second, 1), (first, 4), (first, 0)]
@@ -265,14 +265,14 @@ def test_parts_walk_on_through_their_own_schedules():
 
 
 @given(st.integers(1, 9).flatmap(simple), st.integers(1, 3))
-def test_a_topology_that_takes_turns_with_itself_repeats(topology, times):
+def test_interleaving_a_topology_with_itself_repeats_rounds(topology, times):
     same(interleave(*[topology] * times), repeat(topology, times))
     same(interleave(topology, rounds=[times]), topology)
     same(repeat(repeat(topology, times), 2), repeat(topology, 2 * times))
     assert interleave(*[topology] * times).period == repeat(topology, times).period
 
 
-def test_without_a_period_there_is_none():
+def test_interleaving_an_aperiodic_part_has_no_period():
     for topology in (
         interleave(exponential(6), Meetings(6)),
         repeat(Meetings(6), 2),
@@ -288,7 +288,7 @@ def test_without_a_period_there_is_none():
         validate(topology)
 
 
-def test_parts_may_connect_together_only():
+def test_parts_may_connect_only_together():
     half = 0.5
     pairs = Scripted(4, [(0, 1, half), (1, 0, half), (2, 3, half), (3, 2, half)])
     other = Scripted(4, [(1, 2, half), (2, 1, half)])
@@ -300,7 +300,7 @@ def test_parts_may_connect_together_only():
         interleave(pairs, pairs)
 
 
-def test_what_is_wrong_with_a_part_is_said():
+def test_errors_of_a_part_are_reported():
     with pytest.raises(TopologyError, match=r"Interleaved.*in round 1 column 0 sums to 0.9, not to 1"):
         interleave(ring(2), Broken(2))
     for compose in (
@@ -325,7 +325,7 @@ class Broken(Topology):
         return Turn(0.4, {1 - rank: 0.5}, {1 - rank: 0.5})
 
 
-def test_a_switch_begins_the_second_schedule_at_its_beginning():
+def test_a_switch_starts_the_second_schedule_at_round_0():
     topology = switch(Clock(3, 2), 5, Clock(3, 4, number=1))
     for round in range(5):
         assert topology.turn(0, round) == Clock(3, 2).turn(0, round)
@@ -343,7 +343,7 @@ def test_relabelling_permutes_rows_and_columns(drawn):
     relabelled = relabel(topology, order)
     for round in range(4):
         np.testing.assert_array_equal(relabelled.matrix(round), topology.matrix(round)[np.ix_(order, order)])
-        # Exactly, and not only within rounding.
+        # Exactly, without rounding.
         np.testing.assert_array_equal(relabel(relabelled, inverse).matrix(round), topology.matrix(round))
     assert relabelled.period == topology.period
 
@@ -360,7 +360,7 @@ def test_reversing_transposes_and_divides_by_the_row_sums(topology):
             np.testing.assert_array_equal(reverse(reversed).matrix(round), matrix)
 
 
-def test_row_sums_are_the_same_by_table_and_by_asking():
+def test_row_sums_are_equal_with_and_without_a_table():
     topology = irregular(8, seed=4, rounds=2)
     endless = switch(topology, 64, topology)
     for round in range(3):
@@ -485,7 +485,7 @@ def test_survivors_of_every_family(name):
 
 
 def survivors(topology: Topology, dead: list[int]) -> None:
-    """What must hold of any topology without any of its ranks."""
+    """Check the laws of any topology without any of its ranks."""
     left = without(topology, dead)
     assert left.size == topology.size - len(dead)
     assert left.period is None or sound(left, left.period)
@@ -502,7 +502,7 @@ def survivors(topology: Topology, dead: list[int]) -> None:
             np.testing.assert_allclose(after, after.T, rtol=0, atol=1e-12)
         if not trapped(before, dead):
             np.testing.assert_allclose(after, complement(before, dead), rtol=0, atol=1e-12)
-        # One message a rank stays one message a rank.
+        # A rank that sent one message still sends one.
         if np.count_nonzero(before, axis=0).max() <= 2 and np.count_nonzero(before, axis=1).max() <= 2:
             assert np.count_nonzero(after, axis=0).max() <= 2
     values = np.arange(left.size) % 3 - 0.5
@@ -533,10 +533,10 @@ def test_survivors_of_any_composition(drawn):
         lambda size: st.tuples(simple(size), st.permutations(range(size)), st.integers(1, size - 2))
     )
 )
-def test_deaths_one_after_the_other_are_deaths_at_once(drawn):
+def test_successive_deaths_equal_simultaneous_deaths(drawn):
     topology, order, first = drawn
     dead, later = sorted(order[:first]), order[first]
-    # Where the survivors have to be bridged, more rounds are interleaved after each death.
+    # If the survivors have to be bridged, more rounds are interleaved after each death.
     once = without(topology, [*dead, later])
     alive = [rank for rank in range(topology.size) if rank not in dead]
     before = without(topology, dead)
@@ -544,18 +544,18 @@ def test_deaths_one_after_the_other_are_deaths_at_once(drawn):
         same(without(before, [alive.index(later)]), once, rounds=8)
 
 
-def test_a_message_goes_on_to_the_next_survivor():
+def test_a_message_for_a_dead_rank_travels_on_to_a_survivor():
     assert without(ring(6, directed=True), [2, 3]).turn(1, 0) == Turn(0.5, {2: 0.5}, {0: 0.5})
-    # Hop 4 on 8 ranks: the message for the dead partner comes back, and is kept.
+    # Hop 4 on 8 ranks, so the message for the dead partner comes back and is kept.
     assert without(exponential(8), [4]).turn(0, 2) == Turn(1.0, {}, {})
 
 
-def test_survivors_of_a_hub_talk_to_each_other():
+def test_survivors_of_a_hub_exchange_with_each_other():
     star = from_networkx(nx.star_graph(4))
     np.testing.assert_allclose(without(star, [0]).matrix(0), np.full((4, 4), 0.05) + 0.8 * np.eye(4), atol=1e-15)
 
 
-def test_a_share_for_dead_ranks_that_keep_to_themselves_is_kept():
+def test_a_share_for_dead_ranks_without_way_to_survivors_is_kept():
     # In round 0 ranks 3 and 4 send to each other only. In round 1 all stand in a ring.
     half = 0.5
     topology = Scripted(
@@ -565,13 +565,13 @@ def test_a_share_for_dead_ranks_that_keep_to_themselves_is_kept():
     )
     left = without(topology, [3, 4])
     np.testing.assert_array_equal(left.matrix(0), [[half, 0, 0], [half, 0.75, 0], [0, 0.25, 1]])
-    # The same where the message passes another dead rank, 1, half of whose messages would have got through.
+    # The message passes another dead rank, 1, half of whose messages would have reached a survivor.
     np.testing.assert_array_equal(without(topology, [1, 3, 4]).matrix(0), [[0.75, 0], [0.25, 1]])
     lawful(left)
 
 
-def test_survivors_who_were_linked_by_the_dead_alone_are_bridged():
-    # Ranks 0 to 3 meet rank 4 one after the other, so that without it nobody meets anybody.
+def test_survivors_linked_by_the_dead_only_are_bridged():
+    # Ranks 0 to 3 meet only rank 4, one after the other, so without it no two ranks meet.
     visits = [[(j, 4, 0.5), (4, j, 0.5)] for j in range(4)]
     left = without(Scripted(5, *visits), [4])
     assert "bridged by one-peer exponential rounds" in repr(left)
@@ -583,12 +583,12 @@ def test_survivors_who_were_linked_by_the_dead_alone_are_bridged():
     survivors(Scripted(5, *visits), [4, 0])
 
 
-def test_without_nobody_nothing_changes():
+def test_without_no_ranks_is_the_topology_itself():
     topology = exponential(5)
     assert without(topology, []) is topology
 
 
-def test_only_the_dead_ranks_that_edges_meet_are_asked():
+def test_only_dead_ranks_that_edges_reach_are_read():
     asked: list[int] = []
 
     class Counted(Clock):
@@ -660,12 +660,12 @@ def test_only_the_dead_ranks_that_edges_meet_are_asked():
         (lambda: node_aware(8, inner="ring", inner_peers=2), "inner_peers=2 does not fit: leave it out"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_a_sentence(compose: Callable[[], Topology], message: str):
+def test_misfits_are_refused_with_a_sentence(compose: Callable[[], Topology], message: str):
     with pytest.raises(TopologyError, match=message):
         compose()
 
 
-def test_descriptions_tell_compositions_apart():
+def test_descriptions_distinguish_compositions():
     e, r, late = exponential(8), ring(8), switch(complete(8), 40, ring(8))
     different = [
         interleave(e, r),
@@ -704,7 +704,7 @@ def test_descriptions_tell_compositions_apart():
     assert max(map(len, said)) < 200
 
 
-def test_rounds_of_long_periods_are_not_all_looked_at():
+def test_not_all_rounds_of_long_periods_are_read():
     start = time.process_time()
     topology = interleave(*(Clock(1000, period) for period in (7, 11, 13, 17, 19)))
     assert topology.period == 5 * 7 * 11 * 13 * 17 * 19
@@ -747,5 +747,5 @@ def test_large_compositions_are_cheap(make):
         for round in range(50):
             topology.turn(rank, round)
         costs.append((time.process_time() - start) / 50)
-    # The cheapest of several looks: the machine may be busy with something else.
+    # The fastest of several tries, because the machine may be busy.
     assert min(costs) < 100e-6

@@ -1,4 +1,4 @@
-"""Odd input is taken as it was meant or refused with a sentence; nothing is taken for something else."""
+"""Odd input is understood or refused with a sentence; no input is taken for another one."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from topologies.commands.output.tables import WIDTH, paragraph, table
 
 import topologies
 import topologies.commands.pictures
@@ -21,7 +22,6 @@ from topologies import SpecError, TopologyError, load
 from topologies.analysis import consensus, rounds_to
 from topologies.catalogue import CATALOGUE
 from topologies.commands.output import units
-from topologies.commands.output.tables import WIDTH, paragraph, table
 from topologies.commands.show import span
 
 INTEGERS = (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64)
@@ -43,14 +43,14 @@ def test_numpy_integers_are_ranks_and_rounds(name, kind, rank, round, size):
     ("name", "option"),
     [("ring", "directed"), ("equistatic", "directed"), ("equidyn", "directed"), ("circulant", "one_by_one")],
 )
-def test_a_text_is_neither_true_nor_false(name, option):
+def test_a_text_is_refused_as_a_bool(name, option):
     for said in ("no", "false", "0"):
         with pytest.raises(TopologyError, match=f"{option} of .* must be True or False, not"):
             load(f"{name},{option}={said if said != '0' else '[]'}", 6)
     assert load(f"{name},{option}=False", 6).describe() == CATALOGUE[name](6, **{option: np.False_}).describe()
 
 
-def test_a_file_is_directed_or_not(tmp_path):
+def test_the_option_directed_of_a_file_is_a_bool(tmp_path):
     path = tmp_path / "path.edges"
     path.write_text("0 1\n1 2\n")
     assert load(f"{path},directed=False", 3).turn(0, 0).sends.keys() == {1}
@@ -93,14 +93,14 @@ def test_an_option_may_be_an_array():
         topologies.from_matrix([[np.array(2)]])
 
 
-def test_an_option_is_given_once():
+def test_an_option_given_twice_is_refused():
     assert load("exponential,peers=2,peers=2", 9).period == 2
     with pytest.raises(SpecError, match="the option peers is given twice, as 2 and as 3"):
         load("exponential,peers=2,peers=3", 9)
 
 
 @pytest.mark.parametrize("value", ["{[]:1}", "(" * 300, "-" * 20_000 + "1", "\0"])
-def test_what_python_cannot_read_is_a_text(value):
+def test_an_option_that_is_no_python_literal_is_a_text(value):
     with pytest.raises(TopologyError, match="must be a sequence of integers"):
         load(f"circulant,hops={value}", 8)
 
@@ -142,7 +142,7 @@ def leaves(size):
         ("leaves", "the factory raised SystemExit for 4 ranks"),
     ],
 )
-def test_what_other_code_raises_is_said_of_it(tmp_path, monkeypatch, factory, said):
+def test_errors_of_foreign_code_name_their_source(tmp_path, monkeypatch, factory, said):
     (tmp_path / "odd_mine.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(TopologyError, match=said):
@@ -159,7 +159,7 @@ def test_the_text_of_a_function_has_no_order_of_a_set():
     assert "names={'alpha', 'beta', 'delta', 'gamma'}" in told
 
 
-def test_a_script_that_exits_when_imported_is_no_graph(tmp_path, monkeypatch):
+def test_a_script_that_exits_on_import_is_refused(tmp_path, monkeypatch):
     (tmp_path / "odd_script.py").write_text("raise SystemExit(0)\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(SpecError, match="could not be imported: SystemExit"):
@@ -180,7 +180,7 @@ def test_quantities_have_bounds():
     assert (units.size("1000TB"), units.rate("1bit"), len(span("5..1004"))) == (10**15, 1.0, 1000)
 
 
-def test_a_long_name_leaves_room_for_the_text_behind_it():
+def test_a_long_name_leaves_room_for_the_text():
     name = "x" * (WIDTH + 10)
     text = "one two three four five six seven eight nine ten"
     assert "\n".join(table(["a", "b"], [[name, text]], left=(0, 1))).split() == ["a", "b", name, *text.split()]
@@ -199,7 +199,7 @@ def command(*arguments: str, redirect: str = "", **environment: str) -> subproce
     )
 
 
-def test_any_encoding_and_no_output_at_all():
+def test_any_encoding_and_a_closed_stdout_work():
     text = command("list", PYTHONIOENCODING="ascii")
     assert (text.returncode, text.stderr) == (0, b"")
     assert b"Erd\\u0151s" in text.stdout
@@ -211,21 +211,21 @@ def test_any_encoding_and_no_output_at_all():
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device /dev/full, which Linux has")
-def test_a_full_disk_is_said():
+def test_a_full_disk_is_reported():
     full = command("check", "ring", "--size", "4", redirect="> /dev/full")
     assert full.returncode == 2
     assert full.stderr.startswith(b"python -m topologies: the output cannot be written:")
     assert full.stderr.count(b"\n") == 1
 
 
-def test_so_many_ranks_are_refused():
+def test_too_many_ranks_are_refused():
     refused = command("show", "star", "--size", "99999999999")
     assert refused.returncode == 2
     assert b"integer of at most 100000000" in refused.stderr
 
 
 @pytest.mark.parametrize("name", ["plain", ".png"])
-def test_a_picture_is_written_where_it_is_said(tmp_path, name):
+def test_a_picture_is_written_to_the_given_path(tmp_path, name):
     pytest.importorskip("matplotlib", reason="pictures need matplotlib, which the extra bench brings")
     figure = topologies.commands.pictures.rounds(topologies.ring(3), "ring", [0])
     with pytest.raises(topologies.errors.PictureError, match="its ending says the format"):

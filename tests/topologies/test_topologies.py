@@ -89,7 +89,7 @@ def test_push_sum_reaches_the_mean(topology, seed):
     np.testing.assert_allclose((sweeps @ x) / (sweeps @ w), values.mean(), rtol=0, atol=1e-9)
 
 
-def test_a_turn_given_away_cannot_change_the_topology():
+def test_changing_a_returned_turn_leaves_the_topology_unchanged():
     for topology in (exponential(6), from_networkx(nx.cycle_graph(6))):
         topology.turn(0, 0).sends.clear()
         assert topology.turn(0, 0).sends
@@ -116,7 +116,7 @@ def test_k_peer_exponential_is_exact_on_powers_of_its_base(size, peers):
 
 
 @pytest.mark.parametrize(("size", "expected"), [(6, 0.22), (12, 0.21), (24, 0.21), (33, 0.03)])
-def test_one_peer_exponential_elsewhere_leaves_a_residual(size, expected):
+def test_one_peer_exponential_on_other_sizes_leaves_a_residual(size, expected):
     assert residual(exponential(size)) == pytest.approx(expected, abs=0.005)
 
 
@@ -162,7 +162,7 @@ def test_hops_of_the_exponential_graph(size, peers, round, hops):
     ],
     ids=["one", "two", "three", "complete", "cycle", "directed cycle"],
 )
-def test_graphs_that_are_the_same(others):
+def test_graphs_that_equal_other_graphs(others):
     for topology in others[1:]:
         assert period(topology) == 1
         np.testing.assert_allclose(topology.matrix(0), others[0].matrix(0), atol=1e-15)
@@ -170,7 +170,7 @@ def test_graphs_that_are_the_same(others):
 
 @pytest.mark.parametrize("family", [exponential, ring, complete])
 @pytest.mark.parametrize("size", [0, -1, 2.0, "4", True, None])
-def test_sizes_that_are_none(family, size):
+def test_wrong_sizes_are_refused(family, size):
     with pytest.raises(TopologyError, match=r"the size of a.* must be an integer of at least 1"):
         family(size)
 
@@ -188,19 +188,19 @@ def test_sizes_that_are_none(family, size):
         (4, 1.5, "must be an integer of at least 1, not 1.5"),
     ],
 )
-def test_peers_that_do_not_fit(size, peers, message):
+def test_too_many_peers_are_refused(size, peers, message):
     with pytest.raises(TopologyError, match=message):
         exponential(size, peers)
 
 
 @pytest.mark.parametrize("topology", [exponential(4), from_networkx(nx.cycle_graph(4))])
 @pytest.mark.parametrize("rank", [-1, 4])
-def test_a_rank_outside(topology, rank):
+def test_a_rank_outside_the_topology_is_refused(topology, rank):
     with pytest.raises(TopologyError, match=f"rank {rank} asked for its turn in a topology of 4 ranks, 0 to 3"):
         topology.turn(rank, 0)
 
 
-def test_descriptions_tell_schedules_apart():
+def test_descriptions_distinguish_schedules():
     different = [
         exponential(8),
         exponential(8, peers=2),
@@ -217,7 +217,7 @@ def test_descriptions_tell_schedules_apart():
     assert exponential(8).describe() == exponential(8).describe()
 
 
-def test_a_large_description_says_what_it_leaves_out():
+def test_a_large_description_names_the_turns_it_covers():
     graphs = [nx.cycle_graph(20_000), nx.cycle_graph(20_000, create_using=nx.DiGraph)]
     assert "one turn in" not in from_networkx(nx.cycle_graph(100)).describe()
     assert "of one turn in 3" in from_networkx(graphs).describe()

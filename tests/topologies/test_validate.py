@@ -1,4 +1,4 @@
-"""A topology of the user's own is checked before any communication, and told what to change."""
+"""A topology of the user is checked before any communication, and the error names a remedy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from topologies import Topology, TopologyError, Turn, ring, validate
 
 
 class Given(Topology):
-    """The turns of each round, as they stand; round after round."""
+    """The given turns, round after round."""
 
     def __init__(self, *rounds, period="all"):
         super().__init__(len(rounds[0]), len(rounds) if period == "all" else period)
@@ -25,7 +25,7 @@ IDLE = [Turn(1.0, {}, {})] * 2
 
 
 def lame(rank, turn):
-    """Two ranks that exchange halves, but for one bad turn."""
+    """Two ranks that exchange halves, except for one bad turn."""
     return Given([turn if other == rank else HALF[other] for other in range(2)])
 
 
@@ -81,7 +81,7 @@ def test_a_subclass_with_a_turn_is_enough():
         (Given(HALF, IDLE, period=1), "rank 0 has another turn in round 1 than in round 0, one period before"),
     ],
 )
-def test_what_is_refused(topology, message):
+def test_wrong_arguments_are_refused(topology, message):
     with pytest.raises(TopologyError, match=message):
         validate(topology)
 
@@ -98,7 +98,7 @@ def test_a_late_fault_is_found_without_a_period():
         validate(Given(*[HALF] * 63, bad, period=None))
 
 
-def test_one_way_streets_are_named_in_their_direction():
+def test_missing_paths_are_named_in_their_direction():
     into = [Turn(0.5, {1: 0.5}, {}), Turn(1.0, {}, {0: 0.5})]
     with pytest.raises(TopologyError, match="rank 1 cannot reach rank 0"):
         validate(Given(into))
@@ -108,7 +108,7 @@ def test_one_way_streets_are_named_in_their_direction():
     validate(Given(into, out_of))
 
 
-def test_columns_alone_are_enough_and_rows_are_computed():
+def test_column_stochastic_matrices_are_enough():
     # Rank 0 hears from 1 and 2 but sends to 1 only: columns sum to 1, rows do not.
     lopsided = Given(
         [
@@ -131,7 +131,7 @@ def test_without_a_period_every_round_is_judged_by_itself():
     assert topology.describe().endswith(" in the first 16 rounds")
 
 
-def test_a_schedule_with_a_memory_is_refused():
+def test_a_function_with_state_is_refused():
     class Unseeded(Topology):
         def turn(self, rank, round):
             hop = generator.randrange(1, self.size)
@@ -152,7 +152,7 @@ def test_a_schedule_with_a_memory_is_refused():
         validate(Counting(HALF))
 
 
-def test_what_is_no_topology():
+def test_other_objects_are_refused_as_topologies():
     with pytest.raises(TopologyError, match=r"a list is no topology: subclass topologies.Topology"):
         validate([[0.5, 0.5], [0.5, 0.5]])  # type: ignore[arg-type]
 
@@ -173,7 +173,7 @@ def test_what_is_no_topology():
         Given([])
 
 
-def test_one_rank_needs_nobody():
+def test_a_single_rank_is_a_valid_topology():
     validate(Given([Turn(1.0, {}, {})]))
 
 

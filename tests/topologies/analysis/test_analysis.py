@@ -1,4 +1,4 @@
-"""What analysis tells of a topology: equal to dense numpy and networkx, lawful, and quick at any size."""
+"""Analysis of topologies: equal to dense numpy and networkx, lawful, and fast at any size."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MANY = 100_000
 
 
 class Plain(Topology):
-    """The turns of another topology and nothing else: no symmetry, no arrays."""
+    """The turns of another topology only, without symmetry or arrays."""
 
     def __init__(self, topology: Topology, period: int | None) -> None:
         super().__init__(topology.size, period)
@@ -127,7 +127,7 @@ def test_circulant_graphs_are_judged_by_fourier_as_by_matrix(topology):
         assert spectral_gap(topology) == pytest.approx(spectral_gap(plain(topology)), abs=1e-12)
 
 
-def test_many_ranks_with_few_edges_are_multiplied_alike():
+def test_sparse_products_equal_dense_ones():
     topology = from_networkx([nx.random_regular_graph(3, 300, seed=seed) for seed in range(3)])
     np.testing.assert_allclose(product(topology), swept(topology), rtol=0, atol=1e-13)
 
@@ -137,7 +137,7 @@ def test_a_period_of_the_exponential_graph_leaves_nothing_on_powers_of_two(size)
     assert contraction(exponential(size)) < 1e-15
 
 
-def test_what_cannot_be_judged_says_what_can():
+def test_refusals_of_analysis_name_another_function():
     with pytest.raises(TopologyError, match=r"one graph for all rounds, and this one changes: ask contraction\(\)"):
         spectral_gap(exponential(8))
     for judge in (product, contraction):
@@ -204,7 +204,7 @@ def test_messages_are_those_of_the_busiest_rank(topology, rounds):
     assert run.rounds == rounds
 
 
-def test_push_sum_is_judged_by_what_ranks_hold_not_by_their_numerators():
+def test_push_sum_is_judged_by_values_not_numerators():
     everyone_to_the_hub = nx.DiGraph([(0, 1), (1, 0), (2, 0), (3, 0), (0, 2), (0, 3)])
     run = consensus(from_networkx(everyone_to_the_hub), 400)
     assert run.errors[-1] < EXACT
@@ -212,7 +212,7 @@ def test_push_sum_is_judged_by_what_ranks_hold_not_by_their_numerators():
 
 
 @pytest.mark.parametrize("size", [257, 1000])
-def test_many_ranks_are_simulated_edge_by_edge_alike(size):
+def test_simulation_edge_by_edge_equals_the_dense_one(size):
     run, other = consensus(exponential(size, peers=2), 20), consensus(plain(exponential(size, peers=2)), 20)
     np.testing.assert_allclose(other.errors, run.errors, rtol=1e-9, atol=1e-14)
     np.testing.assert_array_equal(other.messages, run.messages)
@@ -230,7 +230,7 @@ def test_exponential_agrees_in_log_n_rounds_on_powers_of_two(size):
     assert rounds_to(endless(exponential(32)), EXACT) == 5
 
 
-def test_coming_ever_closer_is_not_exact():
+def test_a_converging_schedule_is_not_exact():
     run = consensus(ring(8), 400)
     assert run.errors[-1] <= EXACT
     assert run.rounds_to_exact() is None
@@ -239,19 +239,19 @@ def test_coming_ever_closer_is_not_exact():
     assert rounds_to(ring(8), 1e-3, limit=3) is None
 
 
-def test_two_seeds_draw_other_values_and_one_the_same():
+def test_different_seeds_draw_different_values():
     assert consensus(ring(9), 5, seed=1).errors.tolist() == consensus(ring(9), 5, seed=1).errors.tolist()
     assert consensus(ring(9), 5, seed=1).errors.tolist() != consensus(ring(9), 5, seed=2).errors.tolist()
 
 
 @pytest.mark.parametrize("rounds", [-1, 2.5, None])
-def test_rounds_that_are_none(rounds):
+def test_wrong_rounds_are_refused(rounds):
     with pytest.raises(TopologyError, match="the number of rounds to simulate"):
         consensus(ring(4), rounds)
 
 
 @pytest.mark.parametrize("error", [0, -1.0, float("nan")])
-def test_an_error_that_is_never_reached(error):
+def test_an_error_of_0_or_less_is_refused(error):
     with pytest.raises(TopologyError, match="is never reached: give a number above 0"):
         rounds_to(ring(4), error)
 
@@ -260,7 +260,7 @@ def test_an_error_that_is_never_reached(error):
 
 
 def shortest(topology: Topology, rounds: int) -> int | None:
-    """The window by trying all of them."""
+    """The window by trial of all windows."""
     starts = rounds if topology.period else 1
     for length in range(1, rounds + 1):
         graphs = []
@@ -288,7 +288,7 @@ def test_the_window_of_circulant_graphs_needs_no_edges(topology):
 
 
 class Once(Topology):
-    """Never repeats: a ring in the rounds given, and nothing in all others."""
+    """A ring in the given rounds, and no edges in all others; no period."""
 
     def __init__(self, size: int, rounds: set[int]) -> None:
         super().__init__(size, None)
@@ -329,7 +329,7 @@ def test_degrees_are_those_of_the_turns(topology):
 
 
 @given(circulants())
-def test_facts_do_not_depend_on_how_a_topology_is_written(topology):
+def test_facts_depend_on_turns_only(topology):
     found, other = facts(topology).as_dict(), facts(plain(topology)).as_dict()
     assert found.pop("name") != other.pop("name")
     for fact in ("contraction", "spectral_gap"):
@@ -404,7 +404,7 @@ def test_one_rank_agrees_with_itself():
     ],
     ids=["switch", "circulant", "mixed"],
 )
-def test_compositions_are_judged_as_their_turns_are(compose, size):
+def test_analysis_of_a_composition_equals_that_of_its_turns(compose, size):
     topology = compose(size)
     other = plain(topology)
     run, again = consensus(topology, 20), consensus(other, 20)
@@ -417,7 +417,7 @@ def test_compositions_are_judged_as_their_turns_are(compose, size):
         assert contraction(topology) == pytest.approx(contraction(other), abs=1e-12)
 
 
-def test_a_dense_part_of_a_composition_is_never_laid_out():
+def test_a_dense_part_of_a_composition_is_never_expanded():
     found = facts(switch(complete(MANY), 3, exponential(MANY)))
     assert found.degrees.out.high == MANY - 1
     assert found.rounds_to_exact == 1
@@ -437,9 +437,9 @@ def test_fifty_rounds_of_a_hundred_thousand_ranks_take_seconds(name):
     assert run.messages[-1] <= 50 * degrees(topology, 50).into.high
 
 
-def test_rounds_that_come_again_are_kept_within_bounds():
+def test_remembered_rounds_stay_within_bounds():
     class Asked(Topology):
-        """Counts how often its edges are asked for."""
+        """Counts the calls of `edges`."""
 
         asked = 0
 

@@ -1,4 +1,4 @@
-"""Rounds turned into seconds, and advice that follows from them."""
+"""Rounds turned into seconds, and the advice that follows from them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_model_of_100_megabytes_takes_82_ms_over_ethernet():
 
 
 @given(st.integers(2, 40), links, st.integers(1, 10**9))
-def test_messages_of_a_round_share_the_network_card_and_travel_at_once(size, link, nbytes):
+def test_messages_of_a_round_share_one_network_card_and_latency(size, link, nbytes):
     wire = nbytes * 8 / link.rate
     assert round_seconds(exponential(size), link, nbytes) == pytest.approx(link.latency + wire)
     assert round_seconds(complete(size), link, nbytes) == pytest.approx(link.latency + (size - 1) * wire)
@@ -69,7 +69,7 @@ def test_an_all_reduce_takes_no_longer_than_a_ring_and_no_less_than_its_bytes(si
     wire, seconds = nbytes * 8 / link.rate, allreduce_seconds(size, link, nbytes)
     assert seconds <= 2 * (size - 1) * link.latency + 2 * (size - 1) / size * wire
     assert seconds >= (2 * np.log2(size) - 2) * link.latency - 1e-12
-    # A power of two below n averages no more than half of what n does, and hands over the rest whole.
+    # A power of two below n averages at most half as much as n does, and the other ranks hand over whole values.
     assert seconds >= 2 * (size - 1) / size * wire * (1 - 1e-9)
 
 
@@ -91,13 +91,13 @@ def test_few_bytes_are_all_reduced_in_log_n_steps():
         (1e9, float("nan"), "cannot be"),
     ],
 )
-def test_links_that_are_none(rate, latency, message):
+def test_wrong_links_are_refused(rate, latency, message):
     with pytest.raises(TopologyError, match=message):
         Link(rate, latency)
 
 
 @pytest.mark.parametrize("nbytes", [0, -5, 1.5])
-def test_messages_that_are_none(nbytes):
+def test_wrong_message_sizes_are_refused(nbytes):
     for ask in (
         lambda: round_seconds(ring(4), ETHERNET, nbytes),
         lambda: elapsed(consensus(ring(4), 1), ETHERNET, nbytes),
@@ -156,7 +156,7 @@ def test_advice_is_simulated_with_the_error_asked_for():
         assert row.reason.startswith(f"one graph for all rounds: each leaves {contraction(ring(12)):.2g} of the")
 
 
-def test_what_never_agrees_in_time_is_said_to():
+def test_advice_names_graphs_that_never_agree_in_time():
     (row,) = [row for row in advise(2000, ETHERNET, 1000, names=["ring"]) if row.name == "ring"]
     assert (row.seconds, row.rounds, row.bytes_per_rank) == (None, None, None)
     assert row.seconds_per_round is not None
@@ -164,7 +164,7 @@ def test_what_never_agrees_in_time_is_said_to():
 
 
 def lopsided(size: int) -> Topology:
-    """One's own factory."""
+    """A factory of the user."""
     return from_networkx(nx.path_graph(size))
 
 
@@ -188,12 +188,12 @@ def test_names_take_options_and_factories():
         ("ring,colour=3", "colour"),
     ],
 )
-def test_names_that_lead_nowhere(name, message):
+def test_unknown_names_are_refused(name, message):
     with pytest.raises(SpecError, match=message):
         advise(12, ETHERNET, 1000, names=[name])
 
 
 @pytest.mark.parametrize("error", [0, 1, -0.1, float("nan")])
-def test_an_error_that_cannot_be_aimed_at(error):
+def test_an_error_outside_0_to_1_is_refused(error):
     with pytest.raises(TopologyError, match="cannot be aimed at"):
         advise(4, ETHERNET, 1000, error)

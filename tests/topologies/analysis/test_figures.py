@@ -43,7 +43,7 @@ def test_all_figures_take_a_few_seconds_and_are_json():
         (0.442, 0.40, 3, 0.05, False),
     ],
 )
-def test_agreeing_means_to_the_digits_published(published, computed, decimals, within, agrees):
+def test_figures_agree_to_the_published_digits(published, computed, decimals, within, agrees):
     assert Figure("a number", "a paper", published, computed, decimals, within).agrees is agrees
 
 

@@ -1,4 +1,4 @@
-"""Graphs and matrices in files, and what is wrong with one, by line."""
+"""Graphs and matrices in files; errors name the line."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_what_networkx_writes_is_read_with_its_shares(folder, name):
+def test_files_written_by_networkx_keep_their_shares(folder, name):
     WRITERS[name](WEIGHTED, name)
     for path in (name, Path(name)):
         assert from_file(path).describe() == from_networkx(WEIGHTED).describe()
@@ -49,7 +49,7 @@ def test_what_networkx_writes_is_read_with_its_shares(folder, name):
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_self_loops_in_a_file_may_say_what_is_kept(folder, name):
+def test_self_loops_in_a_file_may_hold_the_kept_share(folder, name):
     looped = nx.from_numpy_array(MATRIX.T, create_using=nx.DiGraph)
     assert nx.number_of_selfloops(looped) == 3
     WRITERS[name](looped, name)
@@ -57,7 +57,7 @@ def test_self_loops_in_a_file_may_say_what_is_kept(folder, name):
 
 
 @pytest.mark.parametrize("name", ["a.graphml", "a.gml", "a.gexf"])
-def test_formats_that_say_whether_they_are_directed(folder, name):
+def test_formats_that_hold_the_direction(folder, name):
     WRITERS[name](UNDIRECTED, name)
     assert from_file(name).describe() == from_networkx(UNDIRECTED).describe()
 
@@ -66,7 +66,7 @@ def test_formats_that_say_whether_they_are_directed(folder, name):
     ("name", "write"),
     [("a.edgelist", nx.write_edgelist), ("a.txt", nx.write_edgelist), ("a.adjlist", nx.write_adjlist)],
 )
-def test_formats_that_do_not(folder, name, write):
+def test_formats_without_a_direction_take_the_option(folder, name, write):
     write(UNDIRECTED, name)
     assert from_file(name, directed=False).describe() == from_networkx(UNDIRECTED).describe()
     with pytest.raises(TopologyError, match=r"cannot reach .* pass directed=False if edges go both ways"):
@@ -75,7 +75,7 @@ def test_formats_that_do_not(folder, name, write):
     assert from_file(name).describe() == from_networkx(PLAIN).describe()
 
 
-def test_edge_lists_by_hand(folder):
+def test_handwritten_edge_lists_are_read(folder):
     Path("a.edges").write_text(
         "\ufeff# who  whom  share\n\n0 1 0.25\n0\t2 0.125 # and keeps the rest\n1 2 .75\n2 0 5e-1\n"
     )
@@ -112,7 +112,7 @@ def test_matrices(folder):
     assert from_file("a.csv").describe() == both
 
 
-def test_every_ending_is_tried_here():
+def test_every_file_ending_is_tested():
     assert set(READERS) == {Path(name).suffix.lower() for name in WRITERS} | {".adjlist", ".npy", ".npz", ".csv"}
     assert is_file("graphs/ring.GEXF")
     assert not is_file("graphs.py")
@@ -181,7 +181,7 @@ def test_files_that_cannot_be_read(folder, name, text, options, message):
         from_file(name, **options)
 
 
-def test_a_folder_is_no_file(folder):
+def test_a_folder_is_refused_as_a_file(folder):
     Path("a.edges").mkdir()
     with pytest.raises(SpecError, match=r"cannot be read as an edge list .IsADirectoryError"):
         from_file("a.edges")
@@ -208,7 +208,7 @@ def test_a_folder_is_no_file(folder):
         ("a.csv", "0.5,0.5\n" * 2 + "0.5,nan\n" * 2, "the matrix of round 1 has nan in row 0, column 1"),
     ],
 )
-def test_graphs_that_are_wrong(folder, name, text, message):
+def test_wrong_graphs_are_refused(folder, name, text, message):
     Path(name).write_text(text)
     with pytest.raises(TopologyError, match=message) as raised:
         from_file(name)
@@ -219,7 +219,7 @@ def test_arrays_of_objects_and_sparse_archives_are_not_unpickled(folder):
     np.save("a.npy", np.array([[None]]), allow_pickle=True)
     with pytest.raises(SpecError, match="Object arrays cannot be loaded when allow_pickle=False"):
         from_file("a.npy")
-    # What scipy.sparse.save_npz writes.
+    # The format of scipy.sparse.save_npz.
     np.savez("a.npz", indices=[0], indptr=[0, 1], format=b"csr", shape=(1, 1), data=[1.0])
     with pytest.raises(SpecError, match=r"holds a scipy sparse matrix: topologies.from_matrix.scipy.sparse.load_npz"):
         from_file("a.npz")
@@ -236,7 +236,7 @@ def mutations(folder, count, seed):
 
 
 def test_mutated_files(tmp_path):
-    """None crashes the interpreter, hangs or runs code, and what loads keeps the laws."""
+    """No file crashes the interpreter, hangs or runs code, and a graph that loads obeys the laws."""
     said = mutations(tmp_path, 300, 0)
     assert ".npz, refused" in said
     assert ".graphml, loaded" in said

@@ -39,7 +39,7 @@ def mixed(round):
 
 
 def one_seed(round):
-    """The way of many scripts: one generator for the whole process, seeded for each round."""
+    """The global random generator, seeded for each round, as many scripts do it."""
     random.seed(round)
     ranks = list(range(8))
     for place in range(8):
@@ -52,7 +52,7 @@ def one_seed(round):
 
 
 @given(st.integers(0, 300), st.integers(0, 4))
-def test_a_round_is_what_the_function_returns(round, rank):
+def test_a_round_is_the_graph_that_the_function_returns(round, rank):
     topology = from_function(lambda round: GRAPHS[round % 3], size=5, period=3)
     assert topology.turn(rank, round) == from_networkx(GRAPHS).turn(rank, round)
 
@@ -73,12 +73,12 @@ def test_graphs_matrices_and_topologies_in_turn():
     topology = from_function(mixed, size=4)
     assert topology.turn(0, 4).sends == dict.fromkeys((1, 3), 1 / 3)
     assert topology.turn(0, 5).sends == topology.turn(0, 7).sends == dict.fromkeys((1, 2, 3), 0.25)
-    # Of the exponential graph round 6 counts, which is its round 0; then its round 1.
+    # Round 6 of the exponential graph counts, which equals its round 0; then its round 1.
     assert topology.turn(0, 6).sends == topologies.exponential(4).turn(0, 6).sends == {1: 0.5}
     assert topology.turn(0, 6).receives == {3: 0.5}
 
 
-def test_the_function_is_asked_lately_and_not_again_while_it_is_remembered():
+def test_the_function_is_called_late_and_once_for_a_remembered_round():
     asked = []
 
     def counted(round):
@@ -86,7 +86,7 @@ def test_the_function_is_asked_lately_and_not_again_while_it_is_remembered():
         return GRAPHS[round % 3]
 
     topology = from_function(counted, size=5)
-    # Each round twice, so that a function with a memory is found.
+    # Every round twice, so that a function with state is found.
     assert len(asked) <= 3 * 64
     asked.clear()
     for _ in range(10):
@@ -109,7 +109,7 @@ def test_the_function_is_asked_lately_and_not_again_while_it_is_remembered():
     assert max(asked) < 200
 
 
-def test_a_turn_that_is_remembered_takes_microseconds():
+def test_a_remembered_turn_takes_microseconds():
     topology = from_function(lambda round: nx.cycle_graph(10_000), size=10_000, period=1)
     start = time.process_time()
     for rank in range(10_000):
@@ -134,7 +134,7 @@ def test_ranks_that_are_threads_see_the_same_rounds():
     assert [found[rank] for rank in range(8)] == tables
 
 
-def test_it_travels_where_its_function_does():
+def test_a_function_topology_pickles_if_its_function_does():
     topology = from_function(functools.partial(gnp, p=0.5), size=8)
     topology.turn(0, 70)
     for other in (pickle.loads(pickle.dumps(topology)), copy.deepcopy(topology)):
@@ -156,7 +156,7 @@ def test_descriptions_name_the_function():
 
 
 def fails_from(round, result):
-    """A function that goes wrong in some round."""
+    """A function whose graph is wrong from some round on."""
     return lambda asked: result if asked >= round else nx.cycle_graph(4)
 
 
@@ -204,7 +204,7 @@ def broken(round):
         (np.eye(4), {}, "a ndarray is no function of the round: .* a matrix to topologies.from_matrix"),
     ],
 )
-def test_what_is_refused(function, options, message):
+def test_wrong_arguments_are_refused(function, options, message):
     if message is None:
         assert from_function(function, **options).size == 3
         return
@@ -219,7 +219,7 @@ def test_a_late_fault_names_its_round():
         topology.turn(0, 1000)
 
 
-def test_a_function_that_changes_its_mind_is_refused():
+def test_an_impure_function_is_refused():
     generator = random.Random(0)
     counter = itertools.count()
     rounds = iter([nx.cycle_graph(4), nx.path_graph(4)] * 1000)
@@ -234,7 +234,7 @@ def test_a_function_that_changes_its_mind_is_refused():
 
 
 @pytest.mark.parametrize("rank", [-1, 6])
-def test_a_rank_outside(rank):
+def test_a_rank_outside_the_topology_is_refused(rank):
     with pytest.raises(TopologyError, match=f"rank {rank} asked for its turn in a topology of 6 ranks"):
         from_function(cycle, 6, 2).turn(rank, 0)
 

@@ -128,7 +128,7 @@ def test_a_topology_is_named_by_its_class(factories):
     assert topology.turn(0, 1).sends == {4: 0.5}
 
 
-def test_files(graphml):
+def test_graphs_are_loaded_from_files(graphml):
     for spec in (graphml, Path(graphml)):
         topology = load(spec, 3)
         assert topology.turn(0, 0) == (0.5, {1: 0.25, 2: 0.25}, {2: 0.5})
@@ -162,7 +162,7 @@ def test_files(graphml):
         (nx.cycle_graph(4), {}, "not a Graph: a graph goes to topologies.from_networkx, a matrix to"),
     ],
 )
-def test_texts_that_lead_nowhere(factories, spec, options, message):
+def test_texts_that_name_no_graph_are_refused(factories, spec, options, message):
     Path("bad.graphml").write_text("nodes: 4")
     Path("notes.md").write_text("a ring")
     with pytest.raises(SpecError, match=message):
@@ -195,26 +195,26 @@ def test_texts_that_lead_nowhere(factories, spec, options, message):
         ),
     ],
 )
-def test_graphs_that_are_wrong(factories, graphml, spec, message):
+def test_wrong_graphs_are_refused(factories, graphml, spec, message):
     nx.write_graphml(nx.Graph([("amsterdam", "berlin")]), "named.graphml")
     with pytest.raises(TopologyError, match=message) as raised:
         load(spec, 4)
     assert not isinstance(raised.value, SpecError)
 
 
-def test_a_file_takes_the_options_of_its_kind(graphml):
+def test_a_file_takes_the_options_of_its_format(graphml):
     with pytest.raises(SpecError, match=r"ends in .graphml has options weight, and was given peers=2"):
         load(graphml, 3, peers=2)
 
 
 @pytest.mark.parametrize("size", [0, "4", None])
-def test_sizes_that_are_none(size):
+def test_wrong_sizes_are_refused(size):
     with pytest.raises(TopologyError, match="the number of ranks must be an integer of at least 1"):
         load("ring", size)
 
 
 def install(site, distribution, declared, **modules):
-    """What pip leaves of a package: its modules, and what it declares."""
+    """An installed package: its modules and its entry points."""
     for name, source in modules.items():
         (site / f"{name}.py").write_text(source)
     info = site / f"{distribution.replace('-', '_')}-1.0.dist-info"
@@ -264,7 +264,7 @@ def test_nothing_is_imported_before_it_is_used(site):
     assert "wheels_of" not in sys.modules
 
 
-def test_a_family_that_ships_wins_over_one_of_its_name(site):
+def test_a_family_of_this_package_hides_a_declared_one(site):
     assert load("ring", 8).describe() == ring(8).describe()
     assert "ring" not in families()
     assert hidden()["ring"].spec == "wheels_of:hexagon"
@@ -290,12 +290,12 @@ def test_a_family_that_ships_wins_over_one_of_its_name(site):
         ("wheel", {"hub": 1}, r"wheel: wheel\(size, weight=None\) is called with 6, hub=1: got an unexpected keyword"),
     ],
 )
-def test_declarations_that_lead_nowhere(site, name, options, message):
+def test_wrong_declarations_are_refused(site, name, options, message):
     with pytest.raises(SpecError, match=message):
         load(name, 6, **options)
 
 
-def test_what_a_declared_family_makes_is_checked(site):
+def test_a_graph_of_a_declared_family_is_checked(site):
     with pytest.raises(TopologyError, match=r"class: Wheel.* rank 0 cannot reach ranks 1 and 2") as raised:
         load("class", 3)
     assert not isinstance(raised.value, SpecError)
@@ -315,7 +315,7 @@ def test_what_a_declared_family_makes_is_checked(site):
         ("torus,shape=2x4", "on a command line 1,2, not '2x4'"),
     ],
 )
-def test_what_people_write_at_first(spec, message):
+def test_usual_mistakes_in_specs_get_advice(spec, message):
     with pytest.raises(TopologyError, match=message):
         load(spec, 8)
 

@@ -1,4 +1,4 @@
-"""Weight matrices of the user's own, and what is wrong with one, by row and column."""
+"""Weight matrices of the user; errors name row and column."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def stochastic(draw: st.DrawFn) -> np.ndarray:
 
 
 def three(**entries: float) -> np.ndarray:
-    """A good matrix of three ranks, but for `p01=...`."""
+    """A correct matrix of three ranks, except for `p01=...`."""
     matrix = np.array([[0.5, 0.25, 0.5], [0.25, 0.5, 0.0], [0.25, 0.25, 0.5]])
     for place, value in entries.items():
         matrix[int(place[1]), int(place[2])] = value
@@ -56,7 +56,7 @@ def test_the_rounds_are_the_matrices(matrices, given_as):
             assert set(turn.receives) == set(np.flatnonzero(matrix[rank])) - {rank}
 
 
-def test_a_matrix_that_is_right_is_kept_to_the_last_bit():
+def test_a_correct_matrix_is_kept_to_the_last_bit():
     np.testing.assert_array_equal(from_matrix(three()).matrix(0), three())
     # 1 - 0.9 is not 0.1
     matrix = np.array([[0.1, 0.9], [0.9, 0.1]])
@@ -83,7 +83,7 @@ def test_a_symmetric_matrix_stays_doubly_stochastic_when_it_was_rounded(size, se
     np.testing.assert_allclose(topology.matrix(0).sum(axis=1), 1, rtol=0, atol=1e-12)
 
 
-def test_one_rank_whole_numbers_and_idle_rounds():
+def test_one_rank_integers_and_idle_rounds_are_accepted():
     assert from_matrix([[1]]).turn(0, 0) == (1.0, {}, {})
     topology = from_matrix([np.eye(2, dtype=int), np.full((2, 2), 0.5)])
     assert topology.turn(0, 0) == (1.0, {}, {})
@@ -151,12 +151,12 @@ def test_one_rank_whole_numbers_and_idle_rounds():
         ),
     ],
 )
-def test_what_is_refused(matrix, message):
+def test_wrong_arguments_are_refused(matrix, message):
     with pytest.raises(TopologyError, match=message):
         from_matrix(matrix)
 
 
-def test_what_looks_like_matrices():
+def test_values_in_the_form_of_matrices():
     class Frame:
         def __array__(self, dtype=None, copy=None):
             return three()
@@ -168,7 +168,7 @@ def test_what_looks_like_matrices():
     np.testing.assert_array_equal(from_matrix(Frame()).matrix(0), three())
 
 
-def test_an_array_that_cannot_be_read_is_said():
+def test_an_unreadable_array_is_refused():
     class Remote:
         def __array__(self, dtype=None, copy=None):
             raise RuntimeError("it lies on another device")

@@ -1,4 +1,4 @@
-"""Graphs of the user's own, through networkx."""
+"""Graphs of the user from networkx."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_given_shares_are_the_matrix(graphs):
 
 
 @given(irregular(weighted=False))
-def test_a_digraph_shares_evenly(graphs):
+def test_a_digraph_without_weights_shares_evenly(graphs):
     topology = from_networkx(graphs)
     for round, graph in enumerate(graphs):
         for rank in graph:
@@ -142,7 +142,7 @@ def test_ranks_that_rest_may_say_so_by_a_self_loop():
     assert from_networkx(nx.from_numpy_array(np.ones((1, 1)))).turn(0, 0) == (1.0, {}, {})
 
 
-def test_another_attribute_or_none():
+def test_the_weight_option_names_another_attribute_or_none():
     graph = nx.cycle_graph(4)
     nx.set_edge_attributes(graph, 7.5, "weight")  # a distance, say
     nx.set_edge_attributes(graph, 0.125, "share")
@@ -277,12 +277,12 @@ def with_ranks(size, *edges):
         (nx.DiGraph([(0, 1), (1, 2), (2, 1)]), "in its one graph ranks 1 and 2 cannot reach rank 0, .* the latter$"),
     ],
 )
-def test_what_is_refused(graph, message):
+def test_wrong_arguments_are_refused(graph, message):
     with pytest.raises(TopologyError, match=message):
         from_networkx(graph)
 
 
-def test_a_late_graph_is_named():
+def test_a_bad_graph_of_a_late_round_is_named():
     bad = weighted((0, 1, 0.5), (1, 0, 1.5))
     with pytest.raises(TopologyError, match=r"the graph of round 2 has weight=1.5 on the edge 1 -> 0"):
         from_networkx([nx.path_graph(2), nx.path_graph(2), bad])

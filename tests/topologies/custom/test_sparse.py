@@ -1,4 +1,4 @@
-"""Sparse weight matrices, known by what they can do: the library never imports scipy."""
+"""Sparse weight matrices, recognised by their methods, because the library never imports scipy."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def test_sparse_matrices_of_any_kind(kind):
     np.testing.assert_array_equal(topology.matrix(0), P)
 
 
-def test_entries_add_up_and_written_zeros_are_no_edges():
+def test_sparse_entries_add_up_and_zeros_are_no_edges():
     rows, columns = np.nonzero(P)
-    # Every share in two parts, and a zero that is written down.
+    # Every share in two parts, and a stored zero.
     halves, twice = np.tile(P[rows, columns] / 2, 2), (np.tile(rows, 2), np.tile(columns, 2))
     where = (np.append(twice[0], 1), np.append(twice[1], 2))
     topology = from_matrix(sparse.coo_array((np.append(halves, 0.0), where), shape=(3, 3)))
@@ -38,7 +38,7 @@ def test_a_large_sparse_matrix_is_never_made_dense():
     assert from_matrix(ring.tocsr()).turn(size - 1, 0) == (0.5, {0: 0.5}, {size - 2: 0.5})
 
 
-def test_a_sequence_of_them():
+def test_a_sequence_of_graphs_is_one_round_each():
     topology = from_matrix([sparse.csr_array(P), sparse.eye_array(3)])
     assert topology.period == 2
     np.testing.assert_array_equal(topology.matrix(1), np.eye(3))
@@ -57,6 +57,6 @@ def test_a_sequence_of_them():
         (np.array([[0, 1], [1, 0]]), "rank 0 keep nothing"),
     ],
 )
-def test_what_is_refused(matrix, message):
+def test_wrong_arguments_are_refused(matrix, message):
     with pytest.raises(TopologyError, match=message):
         from_matrix(sparse.csr_array(matrix))

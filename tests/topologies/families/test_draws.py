@@ -1,4 +1,4 @@
-"""Random choices that every rank makes alike: pure, the same everywhere, and as even as a die."""
+"""Random choices that agree on all ranks: pure, the same on every machine, and uniform."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ naturals = st.integers(0, 2**80)
 
 
 def excess(counts: list[int], expected: float) -> float:
-    """By how many standard deviations χ² passes its mean where all of them are equally likely."""
+    """The distance of χ² from its mean, in standard deviations, for equally likely outcomes."""
     degrees = len(counts) - 1
     return (sum((count - expected) ** 2 / expected for count in counts) - degrees) / math.sqrt(2 * degrees)
 
 
 @given(naturals, st.lists(naturals, max_size=3))
-def test_a_draw_is_a_word_and_the_same_again(seed, indices):
+def test_a_draw_is_32_bits_and_repeats(seed, indices):
     assert 0 <= draw(seed, *indices) < WORD
     assert draw(seed, *indices) == draw(seed, *indices)
 
 
 @given(naturals, naturals, st.lists(st.integers(0, WORD - 1), min_size=1, max_size=20))
-def test_draws_of_an_array_are_those_one_by_one(seed, round, indices):
+def test_draws_of_an_array_equal_single_draws(seed, round, indices):
     word = draw(seed, round)
     expected = [draw(seed, round, index) for index in indices]
     assert draws(word, np.array(indices)).tolist() == expected
@@ -46,21 +46,21 @@ def test_seeds_and_rounds_of_any_size_count():
     assert len({draw(seed, round) for seed in seeds for round in seeds}) == len(seeds) ** 2
 
 
-def test_no_seed_draws_zero_all_the_way():
+def test_no_seed_draws_only_zeros():
     # 0 is a fixed point of the mixing of bits.
     assert draw(0, 0) != 0
     assert draw(0, 0, 0) != draw(0, 0)
 
 
-def test_the_numbers_themselves():
-    # Ranks may run different releases: what a seed means never changes.
+def test_draws_of_seeds_never_change():
+    # Ranks may run different releases, so the draws of a seed never change.
     assert [draw(0), draw(0, 0), draw(7, 3, 5), draw(2**40, 1)] == [1684164658, 340428713, 1534561602, 4105683280]
     shuffle = Shuffle(10, draw(1, 2))
     assert [shuffle.place(x) for x in range(10)] == [1, 7, 3, 8, 6, 0, 4, 2, 5, 9]
 
 
 @pytest.mark.parametrize("stream", ["indices", "rounds", "seeds"])
-def test_draws_are_even(stream):
+def test_draws_are_uniform(stream):
     sample = 12_800
     make = {
         "indices": lambda number: draw(3, 5, number),
@@ -70,7 +70,7 @@ def test_draws_are_even(stream):
     drawn = [make(number) for number in range(sample)]
     counts = Counter(below(64, word) for word in drawn)
     assert abs(excess([counts[value] for value in range(64)], sample / 64)) < 4
-    # One after another they know nothing of each other.
+    # Successive draws are independent.
     pairs = Counter((below(8, one), below(8, other)) for one, other in itertools.pairwise(drawn))
     assert abs(excess([pairs[pair] for pair in itertools.product(range(8), repeat=2)], (sample - 1) / 64)) < 4
 
@@ -88,7 +88,7 @@ def test_a_shuffle_is_a_permutation(size, seed):
 
 
 @given(st.integers(1, 2**31), naturals, st.integers(0, 2**31))
-def test_a_shuffle_of_many_lays_nothing_out(size, seed, x):
+def test_a_large_shuffle_stores_nothing(size, seed, x):
     shuffle, x = Shuffle(size, draw(seed)), x % size
     place = shuffle.place(x)
     assert 0 <= place < size
@@ -98,7 +98,7 @@ def test_a_shuffle_of_many_lays_nothing_out(size, seed, x):
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5])
-def test_all_permutations_of_few_are_as_likely(size):
+def test_all_permutations_of_few_ranks_are_equally_likely(size):
     orders = list(itertools.permutations(range(size)))
     counts: Counter[tuple[int, ...]] = Counter()
     for number in range(30 * len(orders)):
@@ -107,7 +107,7 @@ def test_all_permutations_of_few_are_as_likely(size):
 
 
 @pytest.mark.parametrize("size", [6, 8, 9, 17])
-def test_every_rank_goes_everywhere_and_sits_by_everybody(size):
+def test_every_rank_takes_every_place_of_a_shuffle(size):
     sample = 800
     places = np.array([Shuffle(size, draw(12, number)).places(np.arange(size)) for number in range(sample)])
     where = np.array([np.bincount(places[:, rank], minlength=size) for rank in range(size)])
@@ -120,7 +120,7 @@ def test_every_rank_goes_everywhere_and_sits_by_everybody(size):
     assert min(met) > 0.5 * sum(met) / len(met)
 
 
-def test_other_processes_draw_the_same():
+def test_draws_are_equal_in_other_processes():
     program = (
         "from topologies.arrays.draws import *\n"
         "print([draw(2**40, 3, 5), *[Shuffle(1000, draw(9)).place(x) for x in range(20)]])"

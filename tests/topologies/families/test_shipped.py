@@ -55,11 +55,11 @@ def test_rounds_are_column_stochastic_and_agree(graph):
             assert (matrix.diagonal() > 0).all()
             # Σ_i P[i, j] = 1
             np.testing.assert_allclose(matrix.sum(axis=0), 1, rtol=0, atol=1e-12)
-            # What i receives is what the others send it.
+            # Receives of i equal the sends of the others.
             for i, turn in enumerate(turns):
                 expected = {j: matrix[i, j] for j in range(size) if j != i and matrix[i, j] > 0}
                 assert turn.receives == pytest.approx(expected, rel=0, abs=1e-12)
-            # The arrays say the same, and so does the same round, a period later.
+            # The arrays agree, and so does the round one period later.
             np.testing.assert_allclose(topology.edges(round).matrix(), matrix, rtol=0, atol=1e-15)
             assert topology.doubly_stochastic(round) == bool(np.allclose(matrix.sum(axis=1), 1, rtol=0, atol=1e-12))
             assert topology.keeps_alike(round) == bool(np.ptp(matrix.diagonal()) <= 1e-12)
@@ -96,7 +96,7 @@ def test_mass_is_conserved_and_push_sum_reaches_the_mean(graph):
 
 
 @pytest.mark.parametrize("graph", FAMILIES, ids=str)
-def test_only_sizes_that_mathematics_forbids_are_refused(graph):
+def test_only_impossible_sizes_are_refused(graph):
     for size in SIZES:
         if not graph.fits(size):
             with pytest.raises(TopologyError, match=r"\w+ \w+ .*[a-z0-9]"):
@@ -104,7 +104,7 @@ def test_only_sizes_that_mathematics_forbids_are_refused(graph):
 
 
 @every_graph
-def test_it_travels_between_processes(graph):
+def test_a_topology_pickles(graph):
     size = next(size for size in (12, 16) if graph.fits(size))
     topology = graph.make(size)
     other = pickle.loads(pickle.dumps(topology))
@@ -112,8 +112,8 @@ def test_it_travels_between_processes(graph):
     assert other.turn(3, 5) == topology.turn(3, 5)
 
 
-def test_other_processes_have_the_same_schedules():
-    """And so, with a shared seed, other hosts: nothing depends on Python's own hashes or on a generator's state."""
+def test_schedules_are_equal_in_other_processes():
+    """So other hosts with the same seed agree: no draw depends on Python's hashes or on a generator's state."""
     code = "import json, shipped; print(json.dumps(shipped.descriptions()))"
     path = os.pathsep.join(map(str, (spawn.SUPPORT, spawn.ROOT)))
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "12345"}
@@ -123,7 +123,7 @@ def test_other_processes_have_the_same_schedules():
 
 @every_graph
 def test_a_turn_costs_microseconds_at_any_size(graph):
-    """The cheapest of several looks, since machines are shared: at 64 ranks and at 1024 it is about the same."""
+    """The fastest of several tries, because machines are shared: about the same at 64 and at 1024 ranks."""
     if graph.label.startswith(("complete", "star", "without the hub", "hybrid", "switch")):
         pytest.skip("a rank of this graph has n - 1 peers in some rounds, so a turn grows with n")
 
@@ -141,12 +141,12 @@ def test_a_turn_costs_microseconds_at_any_size(graph):
 
 
 def test_distinct_schedules_have_distinct_descriptions():
-    # At 37 ranks, a prime, where hardly two graphs coincide.
+    # 37 ranks, because few graphs coincide at a prime.
     said = [graph.make(37).describe() for graph in SHIPPED if graph.fits(37)]
     assert len(set(said)) == len(said)
 
 
-def test_shares_are_sums_of_one_to_the_last_digit():
+def test_shares_sum_to_one_to_the_last_digit():
     for graph in SHIPPED:
         for size in (5, 16):
             if graph.fits(size):

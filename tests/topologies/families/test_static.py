@@ -1,4 +1,4 @@
-"""Graphs that stay the same in all rounds: what they are, what the literature says of them, and what is refused."""
+"""Graphs that stay the same in all rounds: their shares, figures of the literature, and refusals."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_shares_follow_from_degrees(case):
 
 
 @given(undirected(), st.integers(0, 69))
-def test_a_turn_is_a_column_and_a_row(case, rank):
+def test_a_turn_is_a_column_and_a_row_of_the_matrix(case, rank):
     topology, _ = case
     rank %= topology.size
     matrix = topology.matrix(0)
@@ -103,7 +103,7 @@ def test_a_turn_is_a_column_and_a_row(case, rank):
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_one_rank_has_nobody_to_send_to(family):
+def test_a_single_rank_keeps_all(family):
     topology = family(1)
     assert topology.period == 1
     assert topology.turn(0, 3) == (1.0, {}, {})
@@ -118,7 +118,7 @@ def test_two_ranks_share_evenly(family):
 def test_star_and_binary_tree(size):
     same_graph(star(size), nx.star_graph(size - 1))
     same_graph(binary_tree(size), nx.full_rary_tree(2, size))
-    # The hub keeps 1/n, the others all but 1/n.
+    # The hub keeps 1/n, and every other rank 1 - 1/n.
     assert star(size).edges(0).keep == pytest.approx([1 / size] + [1 - 1 / size] * (size - 1))
     assert star(size, weights="uniform").edges(0).rows()[0] == pytest.approx(1 / size + (size - 1) / 2)
 
@@ -134,7 +134,7 @@ def test_the_most_square_shape(size, shape):
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4))
 def test_boxes_of_any_number_of_axes(shape):
     size = math.prod(shape)
-    # networkx names its axes the other way round, and a single one by plain numbers.
+    # networkx names its axes in reverse order, and nodes of a single axis by plain numbers.
     same_graph(grid(size, shape), nx.grid_graph(shape[::-1]))
     same_graph(torus(size, shape), nx.grid_graph(shape[::-1], periodic=True))
 
@@ -154,7 +154,7 @@ def test_hypercubes(dimensions):
 
 
 @given(sizes)
-def test_circulants_that_have_other_names(size):
+def test_circulants_that_equal_named_families(size):
     same_matrices(circulant(size), ring(size))
     same_matrices(circulant(size, [1, -1]), ring(size))
     same_matrices(circulant(size, [1 + size]), ring(size, directed=True))
@@ -176,7 +176,7 @@ def test_shares_given_for_hops():
     # On two ranks both hops are one edge, and on one rank both stay.
     assert circulant(2, [1, -1], weights=[0.5, 0.125]).turn(0, 0) == (0.375, {1: 0.625}, {1: 0.625})
     assert circulant(1, [1, -1], weights=[0.5, 0.125]).turn(0, 0) == (1, {}, {})
-    # One by one, each hop has the round for itself.
+    # With one_by_one every hop has its own round.
     rounds = circulant(5, [1, -1], one_by_one=True, weights=[0.75, 0.5])
     assert [rounds.turn(0, round).keep for round in (0, 1, 2)] == [0.25, 0.5, 0.25]
 
@@ -266,7 +266,7 @@ def test_equistatic_by_its_definition(size, hops, directed, seed):
     np.testing.assert_allclose(topology.matrix(0), w if directed else (w + w.T) / 2, rtol=0, atol=1e-15)
 
 
-def test_equistatic_hops_are_drawn_evenly():
+def test_equistatic_hops_are_uniform():
     drawn = Counter(next(iter(equistatic(11, hops=1, seed=seed).turn(0, 0).sends)) for seed in range(5000))
     assert set(drawn) == set(range(1, 11))
     assert max(drawn.values()) < 500 + 5 * math.sqrt(450)
@@ -274,14 +274,14 @@ def test_equistatic_hops_are_drawn_evenly():
 
 
 def test_equistatic_agrees_as_fast_on_many_ranks():
-    # Its rate depends on the number of hops alone: 16 of them at every size.
+    # The rate depends on the number of hops only, which is 16 at every size.
     gaps = [np.mean([gap(equistatic(size, 16, seed=seed)) for seed in range(5)]) for size in (50, 100, 200)]
     assert min(gaps) > 0.3
     assert gap(static_exponential(200)) < 0.23
 
 
 @pytest.mark.parametrize("family", DRAWN)
-def test_the_seed_decides_alone(family):
+def test_draws_depend_on_the_seed_only(family):
     drawn = [family(50, seed=seed) for seed in range(20)]
     again = [family(50, seed=seed) for seed in range(20)]
     assert [one.describe() for one in drawn] == [other.describe() for other in again]
@@ -292,7 +292,7 @@ def test_the_seed_decides_alone(family):
 
 @pytest.mark.parametrize("family", ALL)
 @pytest.mark.parametrize("size", [0, -1, 2.0, "4", True, None])
-def test_sizes_that_are_none(family, size):
+def test_wrong_sizes_are_refused(family, size):
     with pytest.raises(TopologyError, match=r"^the size of a.* must be an integer of at least 1, not "):
         family(size)
 
@@ -300,7 +300,7 @@ def test_sizes_that_are_none(family, size):
 @pytest.mark.parametrize("family", UNDIRECTED)
 @pytest.mark.parametrize("size", [1, 4])
 @pytest.mark.parametrize("rule", ["equal", "", None, 0.5, ["metropolis"]])
-def test_weights_that_are_none(family, size, rule):
+def test_wrong_weights_are_refused(family, size, rule):
     with pytest.raises(TopologyError) as caught:
         family(size, weights=rule)
     assert str(caught.value) == f"there are no weights {rule!r}: pass weights='metropolis' or weights='uniform'"
@@ -308,7 +308,7 @@ def test_weights_that_are_none(family, size, rule):
 
 @pytest.mark.parametrize("family", DRAWN)
 @pytest.mark.parametrize("seed", [-1, 1.0, "1", None, True])
-def test_seeds_that_are_none(family, seed):
+def test_wrong_seeds_are_refused(family, seed):
     with pytest.raises(TopologyError, match=r"^the seed of an? .* must be an integer of at least 0, not "):
         family(4, seed=seed)
 
@@ -438,14 +438,14 @@ def test_seeds_that_are_none(family, seed):
         ),
     ],
 )
-def test_refusals(make, sentence):
+def test_wrong_options_are_refused(make, sentence):
     with pytest.raises(TopologyError) as caught:
         make()
     assert str(caught.value) == sentence
 
 
-def test_small_worlds_that_fall_to_pieces(monkeypatch):
-    # One in seven of these connects, so that a hundred draws would find one.
+def test_a_small_world_that_never_connects_is_refused(monkeypatch):
+    # One in seven of these graphs connects, so a hundred draws would find one.
     for module in ("topologies.arrays.drawn", "topologies.families.small_world"):
         monkeypatch.setattr(f"{module}.TRIES", 1)
     with pytest.raises(TopologyError) as caught:
@@ -474,14 +474,14 @@ def test_a_hundred_thousand_ranks(family):
 
 
 def test_erdos_renyi_graphs_of_many_ranks():
-    """Of fewer than the others, as their million edges come from networkx one by one."""
+    """Fewer ranks than for other families, because networkx makes their million edges one by one."""
     start = time.process_time()
     assert erdos_renyi(30_000).doubly_stochastic(0)
     assert time.process_time() - start < 10
 
 
-def test_the_hub_of_a_large_star_keeps_what_it_should():
-    """Where shares are added one by one, rounding alone would break the laws here."""
+def test_the_hub_of_a_large_star_keeps_its_share():
+    """At this size, rounding of shares that are added one by one would break the laws."""
     edges = star(100_000).edges(0)
     assert edges.keep[0] == pytest.approx(1e-5, rel=1e-9)
     assert np.abs(edges.rows() - 1).max() < 1e-14

@@ -1,4 +1,4 @@
-"""The graphs that change from round to round: their laws at any size, and what the literature says of each."""
+"""Graphs that change from round to round: their laws at any size, and figures of the literature."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def residual(topology: Topology, rounds: int | None = None) -> float:
 
 
 @given(varying(), st.integers(0, 1000))
-def test_rows_sum_to_one_unless_ranks_choose_alone(topology, round):
+def test_rows_sum_to_one_unless_ranks_choose_independently(topology, round):
     if isinstance(topology, RandomPeer) and topology.size > 2:
         assert sum(not topology.doubly_stochastic(round) for round in range(16)) > 3
         return
@@ -98,7 +98,7 @@ def test_partners_are_partners_of_each_other(topology, round):
 
 
 @pytest.mark.parametrize("make", APERIODIC.values(), ids=APERIODIC)
-def test_aperiodic_schedules_say_what_they_are_drawn_from(make):
+def test_the_text_of_aperiodic_schedules_names_the_seed(make):
     assert make(9, 3).period is None
     assert make(1, 3).period == 1
     assert "seed=3" in repr(make(9, 3))
@@ -106,7 +106,7 @@ def test_aperiodic_schedules_say_what_they_are_drawn_from(make):
     assert make(9, 3).describe() != make(9, 4).describe()
 
 
-def test_options_are_told_apart_also_where_the_first_rounds_agree():
+def test_descriptions_distinguish_options_with_equal_first_rounds():
     different = [
         equidyn(8),
         equidyn(8, directed=False),
@@ -161,7 +161,7 @@ def test_base_is_exact_for_every_number_of_ranks(peers):
             assert (matrix == matrix.T).all()
             assert np.count_nonzero(matrix, axis=0).max() <= peers + 1
         assert residual(topology) < 1e-14, (size, peers)
-        # Fewer rounds are not enough, or one of them would be to no purpose.
+        # Fewer rounds are not enough, so every round is needed.
         assert size == 1 or residual(topology, window(topology) - 1) > 1e-3 or window(topology) == 1
 
 
@@ -175,7 +175,7 @@ def test_base_is_exact_on_many_ranks(size, peers):
     assert abs(mixed - values.mean()).max() < 1e-12
 
 
-def test_base_where_it_is_something_else():
+def test_base_graphs_that_equal_other_graphs():
     for size, peers in [(7, 6), (5, 9), (2, 3)]:
         assert base_graph(size, peers).period == 1
         np.testing.assert_allclose(base_graph(size, peers).matrix(0), complete(size).matrix(0), atol=1e-16)
@@ -245,7 +245,7 @@ def test_sgp_graphs_send_over_the_published_hops(kind, size, peers, hops):
         np.testing.assert_allclose(topology.matrix(round), expected, rtol=0, atol=1e-15)
 
 
-def test_where_other_families_are_sgp_graphs_and_where_not():
+def test_families_that_equal_sgp_graphs_on_some_sizes():
     for size in (2, 5, 8, 24):
         npeer = sgp_graph(size, NPEER)
         assert all(np.array_equal(npeer.matrix(round), exponential(size).matrix(round)) for round in range(10))
@@ -253,7 +253,7 @@ def test_where_other_families_are_sgp_graphs_and_where_not():
     assert twice == [[1], [7], [2], [6], [4], [4]]
     assert [list(alternating_exponential(8).turn(0, round).sends) for round in range(6)] == [*twice[:5], [1]]
     assert sgp_graph(8, peers=2).turn(0, 2).sends == {4: 2 / 3}
-    # Ranks 0 and 1 are partners in the one, and send round the ring in the other.
+    # Ranks 0 and 1 are partners in one schedule, and send round the ring in the other.
     assert bipartite_exponential(8).turn(1, 0).sends.keys() == {0}
     assert sgp_graph(8, BIPARTITE).turn(1, 0).sends.keys() == {2}
 
@@ -264,7 +264,7 @@ def test_an_sgp_graph_of_one_rank_keeps_all(kind):
 
 
 @pytest.mark.parametrize("size", [4, 8, 12, 16, 24, 32])
-def test_what_linear_leaves(size):
+def test_residuals_of_linear(size):
     assert residual(linear(size)) == pytest.approx(2 ** (-size / 4))
 
 
@@ -284,7 +284,7 @@ def test_bipartite_exponential_joins_even_and_odd(size):
         assert resting == size % 2
 
 
-def test_what_bipartite_exponential_leaves():
+def test_residuals_of_bipartite_exponential():
     assert residual(bipartite_exponential(16)) == pytest.approx(0.604, abs=0.001)
 
 
@@ -378,14 +378,14 @@ def test_rounds_of_random_pairs_are_independent():
 
 
 @pytest.mark.parametrize(("hops", "expected", "published"), [("exponential", 0.43, 0.442), ("any", 0.205, 0.210)])
-def test_what_random_peers_leave_after_five_rounds(hops, expected, published):
+def test_residuals_of_random_peers_after_five_rounds(hops, expected, published):
     squares = [np.linalg.svd(product(RandomPeer(32, hops, seed), 5), compute_uv=False)[1] ** 2 for seed in range(150)]
     assert np.mean(squares) == pytest.approx(expected, abs=0.02)
     assert np.mean(squares) == pytest.approx(published, rel=0.07)
 
 
 @pytest.mark.parametrize("size", [2, 8, 33, 34, 1000])
-def test_random_peers_choose_alone_among_all_their_hops(size):
+def test_random_peers_choose_independently_among_all_hops(size):
     for hops in ("exponential", "any"):
         topology = random_peer(size, hops=hops, seed=3)
         found = set()
@@ -421,7 +421,7 @@ def test_matchings_have_no_rank_in_common_and_hold_every_edge(size, density, see
     assert edges == {frozenset(edge) for edge in graph.edges}
 
 
-def test_matcha_that_wakes_everything_is_its_base():
+def test_matcha_with_all_matchings_is_its_base():
     graph = nx.star_graph(6)
     metropolis = from_networkx(graph).matrix(0)
     for round in range(3):
@@ -437,13 +437,13 @@ def test_matcha_sends_its_budget(budget):
     assert sent / rounds / len(base.edges(0).source) == pytest.approx(budget, abs=0.02)
 
 
-def test_matchings_wake_independently():
+def test_matchings_are_active_independently():
     topology = matcha(12, seed=2)
     assert topology.matchings == 2
     states = np.array(
         [[len(topology.turn(0, round).sends), len(topology.turn(1, round).sends)] for round in range(4000)]
     )
-    # Two matchings, each awake in half of the rounds: none, one or both at a rank.
+    # Two matchings, each active in half of the rounds: none, one or both at a rank.
     assert (np.bincount(states[:, 0], minlength=3) / 4000).tolist() == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
 
 
@@ -460,7 +460,7 @@ def test_matchings_wake_independently():
         ({"seed": -1}, "the seed of a MATCHA schedule must be an integer of at least 0, not -1"),
     ],
 )
-def test_what_matcha_refuses(options, message):
+def test_wrong_options_of_matcha_are_refused(options, message):
     with pytest.raises(TopologyError, match=message):
         matcha(4, **options)
 
@@ -485,7 +485,7 @@ def test_what_matcha_refuses(options, message):
         ("random_peer", {"seed": True}, "an integer of at least 0, not True"),
     ],
 )
-def test_what_families_refuse(family, options, message):
+def test_wrong_options_of_families_are_refused(family, options, message):
     with pytest.raises(TopologyError, match=message):
         CATALOGUE[family](8, **options)
 
@@ -506,13 +506,13 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [0, -1, 2.0, "4", True, None])
-def test_sizes_that_are_none(name, size):
+def test_wrong_sizes_are_refused(name, size):
     with pytest.raises(TopologyError, match=r"the size of .* must be an integer of at least 1"):
         CATALOGUE[name](size)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_rank_outside(name):
+def test_a_rank_outside_the_topology_is_refused(name):
     with pytest.raises(TopologyError, match="rank 4 asked for its turn in a topology of 4 ranks, 0 to 3"):
         CATALOGUE[name](4).turn(4, 0)
 
@@ -549,5 +549,5 @@ def test_many_ranks(make):
         for round, rank in enumerate(ranks):
             topology.turn(rank, round)
         seconds.append((time.process_time() - start) / len(ranks))
-    # The least of ten: other processes take time from this one, and never give it any.
+    # The minimum of ten, because other processes can only slow this one down.
     assert min(seconds) < 100e-6
