@@ -1,4 +1,4 @@
-"""Checks of arguments; each returns the value in its usual type."""
+"""Checks of arguments; those of options return the value in its usual type."""
 
 from __future__ import annotations
 
@@ -10,14 +10,23 @@ import numpy as np
 from topologies.errors import TopologyError
 
 
+def positive(value: int, what: str) -> int:
+    """`value` as an int of at least 1; any other value raises a `TopologyError` that begins with `what`."""
+    return _integer(value, what, least=1)
+
+
 def natural(value: int, what: str) -> int:
     """`value` as an int of at least 0; any other value raises a `TopologyError` that begins with `what`."""
+    return _integer(value, what, least=0)
+
+
+def _integer(value: int, what: str, least: int) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        number = -1
-    if number < 0 or isinstance(value, bool):
-        raise TopologyError(f"{what} must be an integer of at least 0, not {value!r}")
+        number = least - 1
+    if number < least or isinstance(value, bool):
+        raise TopologyError(f"{what} must be an integer of at least {least}, not {value!r}")
     return number
 
 
@@ -42,3 +51,12 @@ def integers(values: Iterable[int] | str, what: str) -> tuple[int, ...]:
     except TypeError:
         written = ", on a command line 1,2" if isinstance(values, str) else ""
         raise TopologyError(f"{what} must be a sequence of integers, as in [1, 2]{written}, not {values!r}") from None
+
+
+def check_rank(rank: int, size: int) -> None:
+    """Check that `rank` is one of 0 … n - 1; raises `TopologyError`."""
+    if not 0 <= rank < size:
+        raise TopologyError(
+            f"rank {rank} asked for its turn in a topology of {size} ranks, 0 to {size - 1}: "
+            "make the topology with the size of the world"
+        )

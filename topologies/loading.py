@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from topologies.catalogue import CATALOGUE
+from topologies.checks import positive
 from topologies.composition import __all__ as COMPOSITIONS
 from topologies.custom import entry_points
 from topologies.custom.calls import call, misfit, named
@@ -21,7 +22,7 @@ from topologies.custom.matrices import from_matrix, is_matrices
 from topologies.custom.networkx_graphs import from_networkx, is_graphs
 from topologies.errors import SpecError, TopologyError
 from topologies.specs import combined
-from topologies.topology import Topology, positive
+from topologies.topology import Topology
 from topologies.validation import validate
 
 RENAMED: Mapping[str, str] = MappingProxyType({"base": "base_graph"})

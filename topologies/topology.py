@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median_high
@@ -13,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from topologies.arrays.edges import Edges, Floats
-from topologies.errors import TopologyError
+from topologies.checks import positive
 
 TOLERANCE = 1e-12
 """The largest distance of a sum of shares from 1."""
@@ -183,25 +182,6 @@ class Topology(ABC):
     def _representatives(self) -> Sequence[int]:
         """Ranks whose turns determine those of all others; fewer than all if a class has a symmetry."""
         return range(self.size)
-
-
-def positive(value: int, what: str) -> int:
-    """`value` as an int of at least 1; any other value raises a `TopologyError` that begins with `what`."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TopologyError(f"{what} must be an integer of at least 1, not {value!r}") from None
-    if number < 1 or isinstance(value, bool):
-        raise TopologyError(f"{what} must be an integer of at least 1, not {value!r}")
-    return number
-
-
-def refuse_rank(rank: int, size: int) -> TopologyError:
-    """The error for a rank outside 0 … n - 1."""
-    return TopologyError(
-        f"rank {rank} asked for its turn in a topology of {size} ranks, 0 to {size - 1}: "
-        "make the topology with the size of the world"
-    )
 
 
 def _canonical(turn: Turn) -> bytes:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import singledispatch
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import numpy as np
 
-from topologies.arrays.connectivity import reached
+from topologies.array_laws import obeys_laws
+from topologies.arrays.connectivity import reachable
+from topologies.checks import positive
 from topologies.errors import TopologyError
-from topologies.proof import sound
-from topologies.topology import TOLERANCE, Topology, Turn, positive
+from topologies.topology import TOLERANCE, Topology, Turn
+
+T = TypeVar("T", bound=Topology)
 
 APERIODIC_ROUNDS = 64
 """The number of first rounds that are checked if a topology has no period."""
@@ -36,6 +39,12 @@ def validate(topology: Topology) -> None:
         topology.__dict__["_validated"] = True
 
 
+def validated(topology: T) -> T:
+    """The topology itself, once it has passed `validate`."""
+    validate(topology)
+    return topology
+
+
 def check_kind(topology: object) -> None:
     """Check that the argument is a topology with a size and a period; raises `TopologyError`."""
     if not isinstance(topology, Topology):
@@ -57,7 +66,7 @@ def check_kind(topology: object) -> None:
 def laws(topology: Topology) -> None:
     """Check the turns of all ranks; a base class with a symmetry registers a shorter check of the same laws."""
     told_as_arrays = type(topology).edges is not Topology.edges
-    if told_as_arrays and sound(topology, rounds_of(topology)):
+    if told_as_arrays and obeys_laws(topology, rounds_of(topology)):
         return
     size = topology.size
     pairs: set[tuple[int, int]] = set()
@@ -205,11 +214,11 @@ def _check_connected(topology: Topology, pairs: set[tuple[int, int]]) -> None:
     idle = np.setdiff1d(np.arange(topology.size), np.concatenate([source, target]))
     if 0 < len(idle) < topology.size:
         refuse_idle(topology, idle.tolist())
-    forward = reached(topology.size, source, target)
+    forward = reachable(topology.size, source, target)
     if not forward.all():
         answers = bool(np.any(~forward[source] & forward[target]))
         refuse_unconnected(topology, np.flatnonzero(forward).tolist(), np.flatnonzero(~forward).tolist(), answers)
-    backward = reached(topology.size, target, source)
+    backward = reachable(topology.size, target, source)
     if not backward.all():
         refuse_unconnected(topology, np.flatnonzero(~backward).tolist(), np.flatnonzero(backward).tolist())
 

@@ -13,7 +13,6 @@ import matplotlib.image
 import networkx as nx
 import numpy as np
 import pytest
-from topologies.commands.output.tables import WIDTH, table
 
 import topologies
 from topologies import exponential, from_networkx
@@ -23,6 +22,7 @@ from topologies.catalogue import CATALOGUE
 from topologies.commands import figures as figures_command
 from topologies.commands import pictures
 from topologies.commands.output import units
+from topologies.commands.output.report import WIDTH, table
 from topologies.commands.pictures.layouts import layout
 from topologies.errors import PictureError
 from topologies.families.node_aware import node_aware

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from topologies.proof import sound
 
 from topologies import Topology, TopologyError, Turn, complete, exponential, from_networkx, ring, validate
+from topologies.array_laws import obeys_laws
 from topologies.arrays.draws import Shuffle, draw
 from topologies.catalogue import CATALOGUE
+from topologies.checks import check_rank
 from topologies.composition import interleave, lift, relabel, repeat, reverse, switch, without
 from topologies.composition.without import Bridged, Without
 from topologies.families.hybrid import hybrid
@@ -26,7 +27,6 @@ from topologies.families.node_aware import node_aware
 from topologies.kinds.circulants import Columns
 from topologies.kinds.pairing import Pairing
 from topologies.kinds.table import Table
-from topologies.topology import refuse_rank
 from topologies.validation import laws
 
 JUDGED = 64
@@ -56,8 +56,7 @@ class Visits(Topology):
         super().__init__(size, None)
 
     def turn(self, rank: int, round: int) -> Turn:
-        if not 0 <= rank < self.size:
-            raise refuse_rank(rank, self.size)
+        check_rank(rank, self.size)
         return Turn(1.0 - sum(self.shares(rank, round).values()), self.shares(rank, round), self.received(rank, round))
 
     def shares(self, rank: int, round: int) -> dict[int, float]:
@@ -405,7 +404,7 @@ def test_an_inner_number_is_the_complete_graph_and_the_inner_period_the_usual_nu
 def test_node_aware_rounds_stay_on_a_host_or_among_equal_local_ranks(size, options):
     topology = node_aware(size, **options)
     k = options.get("local_size", 4)
-    assert sound(topology, topology.period)
+    assert obeys_laws(topology, topology.period)
     for round in range(topology.period):
         edges = topology.edges(round)
         inside = edges.source // k == edges.target // k
@@ -488,7 +487,7 @@ def survivors(topology: Topology, dead: list[int]) -> None:
     """Check the laws of any topology without any of its ranks."""
     left = without(topology, dead)
     assert left.size == topology.size - len(dead)
-    assert left.period is None or sound(left, left.period)
+    assert left.period is None or obeys_laws(left, left.period)
     graph = left.schedule.parts[0] if isinstance(left, Bridged) else left
     assert isinstance(graph, Without)
     assert graph.period == topology.period

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from topologies.commands.output.tables import WIDTH, paragraph, table
 
 import topologies
 import topologies.commands.pictures
@@ -22,6 +21,7 @@ from topologies import SpecError, TopologyError, load
 from topologies.analysis import consensus, rounds_to
 from topologies.catalogue import CATALOGUE
 from topologies.commands.output import units
+from topologies.commands.output.report import WIDTH, paragraph, table
 from topologies.commands.show import span
 
 INTEGERS = (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64)

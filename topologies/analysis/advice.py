@@ -14,10 +14,11 @@ from topologies.analysis.consensus import EXACT, Consensus, left_by_a_period, un
 from topologies.analysis.cost import Link, allreduce_seconds, elapsed, round_seconds
 from topologies.analysis.reach import connected
 from topologies.catalogue import CATALOGUE
+from topologies.checks import positive
 from topologies.errors import SpecError, TopologyError
 from topologies.loading import check_spec, load
 from topologies.specs import parsed, written
-from topologies.topology import Topology, positive
+from topologies.topology import Topology
 from topologies.validation import rounds_of
 
 LONG = 1000

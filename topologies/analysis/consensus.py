@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from topologies.analysis.rounds import busiest, column, played
+from topologies.analysis.rounds import SMALL, Rounds, column
 from topologies.analysis.spectrum import contraction, quick
-from topologies.arrays.edges import Edges, Floats, Ranks
+from topologies.arrays.edges import Floats, Ranks
 from topologies.checks import natural
 from topologies.errors import TopologyError
 from topologies.kinds.circulants import MANY_HOPS, Circulant
@@ -24,9 +24,6 @@ EXACT = 1e-12
 SUDDEN = 1e-6
 """A schedule is exact if one round reduces the error at least by this factor; other schedules only converge."""
 
-REMEMBERED = 12_000_000
-"""The largest count of numbers of a periodic schedule that are kept between rounds, about 100 MB."""
-
 SCANT = 1e-290
 """The weight below which its digits are lost."""
 
@@ -35,9 +32,6 @@ LIMIT = 10_000
 
 WORK = 500_000_000
 """The largest count of numbers that `until` moves, a few seconds."""
-
-SMALL = 256
-"""Up to this number of ranks several values a rank are simulated at once, and a round is one dense product."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +179,7 @@ def states(topology: Topology, seed: int = 0) -> Iterator[State]:
     x = x - mean
     start = float(np.linalg.norm(x)) or 1.0
     w, z = np.ones(size), x
-    rounds = _Rounds(topology)
+    rounds = Rounds(topology)
     messages, low, high, even = 0, 1.0, 1.0, True
     yield State(float(size > 1), messages, low, high)
     for round in itertools.count():
@@ -203,56 +197,6 @@ def states(topology: Topology, seed: int = 0) -> Iterator[State]:
         z = x if even else np.divide(x.T, w, out=z.T.copy(), where=w > SCANT).T
         messages += step.load
         yield State(float(np.linalg.norm(z)) / start, messages, low, high)
-
-
-class _Round(NamedTuple):
-    """One round, ready to be applied."""
-
-    operator: Circulant | Edges | Floats
-    round: int
-    """The number of the round in a circulant schedule."""
-    load: int
-    """Messages that the busiest rank sends or receives."""
-    held: int
-    """The count of numbers in memory."""
-
-    def mix(self, values: Floats) -> Floats:
-        if isinstance(self.operator, Circulant):
-            return self.operator.mix(values, self.round)
-        if isinstance(self.operator, Edges):
-            return self.operator.mix(values)
-        mixed: Floats = self.operator @ values
-        return mixed
-
-
-class _Rounds:
-    """The rounds of a topology; those that come again are remembered."""
-
-    def __init__(self, topology: Topology) -> None:
-        self.topology = topology
-        self.kept: dict[int, _Round] = {}
-        self.room = REMEMBERED
-
-    def of(self, round: int) -> _Round:
-        period = self.topology.period
-        phase = round if period is None else round % period
-        if phase in self.kept:
-            return self.kept[phase]
-        made = self._made(phase)
-        if period is not None and made.held <= self.room:
-            self.kept[phase] = made
-            self.room -= made.held
-        return made
-
-    def _made(self, round: int) -> _Round:
-        size = self.topology.size
-        turning, phase = played(self.topology, round)
-        if isinstance(turning, Circulant) and size > SMALL:
-            return _Round(turning, phase, len(turning.column(phase)) - 1, held=1)
-        edges = self.topology.edges(round)
-        if size <= SMALL:
-            return _Round(edges.matrix(), phase, busiest(edges), held=size**2)
-        return _Round(edges, phase, busiest(edges), held=size + 3 * len(edges.source))
 
 
 def _gathered(topology: Topology, history: Sequence[State]) -> Consensus:

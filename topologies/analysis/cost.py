@@ -15,8 +15,9 @@ import numpy as np
 from topologies.analysis.consensus import Consensus
 from topologies.analysis.reach import loads
 from topologies.arrays.edges import Floats, Ranks
+from topologies.checks import positive
 from topologies.errors import TopologyError
-from topologies.topology import Topology, positive
+from topologies.topology import Topology
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from statistics import fmean
 import numpy as np
 
 from topologies.analysis.rounds import busiest, column
-from topologies.arrays.connectivity import strongly_connected
+from topologies.arrays.connectivity import is_strongly_connected
 from topologies.arrays.edges import Ranks
 from topologies.topology import Topology
 from topologies.validation import rounds_of
@@ -155,7 +155,7 @@ class _Union:
         self.work += size + len(pairs)
         # Most windows that are too short leave out a rank, and this is cheaper to test than a missing path.
         ends = (np.bincount(end, minlength=size).all() for end in (source, target))
-        return all(ends) and strongly_connected(size, source, target)
+        return all(ends) and is_strongly_connected(size, source, target)
 
     def _pairs(self, round: int) -> Ranks:
         phase = round % rounds_of(self.topology)

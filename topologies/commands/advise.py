@@ -9,8 +9,7 @@ from topologies.analysis import Advice, Link
 from topologies.analysis import advise as advice
 from topologies.commands.options import SPECS, Commands, add_command, add_size
 from topologies.commands.output import units
-from topologies.commands.output.report import Report
-from topologies.commands.output.tables import paragraph, table
+from topologies.commands.output.report import Report, paragraph, table
 from topologies.errors import SpecError
 from topologies.loading import check_spec
 
@@ -36,6 +35,7 @@ def add(commands: Commands) -> None:
     command = add_command(
         commands,
         "advise",
+        run,
         help="which graph for this network? candidates by predicted time",
         description="Rank graphs by the predicted time of communication until the ranks agree up to an error, with "
         "an all-reduce as the baseline and a reason for each.",
@@ -55,7 +55,6 @@ def add(commands: Commands) -> None:
         metavar="E",
         help="the part of the disagreement that may be left (default: 0.01)",
     )
-    command.set_defaults(run=run)
 
 
 def fraction_of_one(text: str) -> float:

@@ -28,13 +28,13 @@ def add(commands: Commands) -> None:
     command = add_command(
         commands,
         "check",
+        run,
         help="is a graph fit for gossip?",
         description="Check that columns sum to 1, that sends and receives agree, that no rank sends to itself, and "
         "that all ranks connect over a period.",
         epilog=f"{SPECS}\n{EXAMPLES}",
     )
     add_spec(command)
-    command.set_defaults(run=run)
 
 
 def run(given: argparse.Namespace) -> Report:

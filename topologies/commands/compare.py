@@ -11,8 +11,7 @@ from topologies.analysis.facts import Facts, facts
 from topologies.commands import pictures
 from topologies.commands.options import SPECS, Commands, add_command, add_size, count, graph
 from topologies.commands.output import units
-from topologies.commands.output.report import Report
-from topologies.commands.output.tables import paragraph, table
+from topologies.commands.output.report import Report, paragraph, table
 from topologies.commands.show import EXACT_LEFT
 from topologies.errors import SpecError
 from topologies.loading import check_spec
@@ -40,6 +39,7 @@ def add(commands: Commands) -> None:
     command = add_command(
         commands,
         "compare",
+        run,
         help="how fast several graphs agree, by rounds and by bytes: a table and a picture",
         description="Simulate gossip over each graph and compare how many rounds, and how many bytes of the busiest "
         "rank, it takes until the ranks agree.",
@@ -58,7 +58,6 @@ def add(commands: Commands) -> None:
         help=f"how far the picture and the curves in the JSON go (default: {ROUNDS})",
     )
     command.add_argument("--picture", metavar="FILE", help="draw error against rounds and bytes; .png, .svg or .pdf")
-    command.set_defaults(run=run)
 
 
 def run(given: argparse.Namespace) -> Report:

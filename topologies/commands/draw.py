@@ -10,8 +10,7 @@ from typing import Any
 from topologies.arrays.edges import Edges
 from topologies.commands import pictures
 from topologies.commands.options import SPECS, Commands, add_command, add_spec, count, graph
-from topologies.commands.output.report import Report
-from topologies.commands.output.tables import paragraph
+from topologies.commands.output.report import Report, paragraph
 from topologies.custom.files import is_file
 from topologies.errors import SpecError
 from topologies.specs import parsed
@@ -39,6 +38,7 @@ def add(commands: Commands) -> None:
     command = add_command(
         commands,
         "draw",
+        run,
         help="a picture of the rounds side by side",
         description="Draw the edges of each round, the rounds side by side, and how far the value of one rank has "
         "spread after each.",
@@ -57,7 +57,6 @@ def add(commands: Commands) -> None:
     where = command.add_mutually_exclusive_group()
     where.add_argument("--picture", metavar="FILE", help=".png, .svg or .pdf (default: the graph's name and .png)")
     where.add_argument("--text", action="store_true", help="print the edges of each round instead of drawing them")
-    command.set_defaults(run=run)
 
 
 def run(given: argparse.Namespace) -> Report:

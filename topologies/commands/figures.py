@@ -8,8 +8,7 @@ import math
 from topologies.analysis import Figure
 from topologies.analysis import figures as known
 from topologies.commands.options import Commands, add_command
-from topologies.commands.output.report import Report
-from topologies.commands.output.tables import table
+from topologies.commands.output.report import Report, table
 
 TITLES = ("known", "computed", "agree", "source", "figure")
 
@@ -22,15 +21,15 @@ exit codes
 
 def add(commands: Commands) -> None:
     """The arguments of `figures`."""
-    command = add_command(
+    add_command(
         commands,
         "figures",
+        run,
         help="figures of the literature beside those computed here",
         description="Compute known figures about these graphs again, and compare: rounds until the mean is exact, "
         "spectral gaps, the disagreement that a sweep leaves.",
         epilog=EXAMPLES,
     )
-    command.set_defaults(run=run)
 
 
 def run(given: argparse.Namespace) -> Report:

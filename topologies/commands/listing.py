@@ -9,8 +9,7 @@ from typing import Any
 
 from topologies.catalogue import GROUPS
 from topologies.commands.options import SPECS, Commands, add_command
-from topologies.commands.output.report import Report
-from topologies.commands.output.tables import paragraph
+from topologies.commands.output.report import Report, paragraph
 from topologies.custom.entry_points import Declared, families, hidden
 from topologies.errors import TopologyError
 
@@ -23,15 +22,15 @@ NAMES = 23
 
 def add(commands: Commands) -> None:
     """The arguments of `list`."""
-    command = add_command(
+    add_command(
         commands,
         "list",
+        run,
         help="list the families and their options",
         description="List the families of graphs in groups, with their options and defaults, and those that installed "
         "packages declare under the entry point group gossip.topologies.",
         epilog="example\n  python -m topologies list",
     )
-    command.set_defaults(run=run)
 
 
 def run(given: argparse.Namespace) -> Report:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+from topologies.commands.output.report import Report
 from topologies.custom.files import READERS, from_file, is_file
 from topologies.errors import SpecError
 from topologies.loading import check_spec, load
@@ -29,7 +30,9 @@ Options follow after commas, as in base_graph,peers=2 or circulant,hops=1,2,5 or
 """
 
 
-def add_command(commands: Commands, name: str, *, help: str, description: str, epilog: str) -> argparse.ArgumentParser:
+def add_command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], Report], help: str, description: str, epilog: str
+) -> argparse.ArgumentParser:
     """A command whose help keeps the lines of `epilog`; every command takes `--json`."""
     command = commands.add_parser(
         name,
@@ -39,6 +42,7 @@ def add_command(commands: Commands, name: str, *, help: str, description: str, e
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+    command.set_defaults(run=run)
     return command
 
 

@@ -32,6 +32,7 @@ def add(commands: Commands) -> None:
     command = add_command(
         commands,
         "show",
+        run,
         help="facts about a graph, and the turns of one rank",
         description="Print size, period, peers, messages, whether the matrices are doubly stochastic, how fast ranks "
         "agree, and the turn of one rank in each round.",
@@ -47,7 +48,6 @@ def add(commands: Commands) -> None:
         metavar="A[..B]",
         help=f"which rounds, the last one included (default: one period, at most {SHOWN_ROUNDS})",
     )
-    command.set_defaults(run=run)
 
 
 def span(text: str) -> range:

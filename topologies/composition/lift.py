@@ -6,13 +6,14 @@ import operator
 
 import numpy as np
 
+from topologies.checks import positive
 from topologies.composition.composed import Arranged
-from topologies.composition.interleave import Interleaved
+from topologies.composition.order import Interleaved
 from topologies.composition.side_by_side import SideBySide
 from topologies.errors import TopologyError
 from topologies.kinds.circulants import Columns, uniform
-from topologies.topology import Topology, positive
-from topologies.validation import validate
+from topologies.topology import Topology
+from topologies.validation import validate, validated
 
 
 class Lifted(Arranged):
@@ -80,6 +81,4 @@ def lift(outer: Topology, inner: Topology | int, rounds: int | None = None) -> L
                 f"the inner level of lift, {inner!r}, has no period: pass rounds=, the number of inner rounds before "
                 "each outer one"
             )
-    topology = Lifted(outer, inner, positive(rounds, "the inner rounds of lift"))
-    validate(topology)
-    return topology
+    return validated(Lifted(outer, inner, positive(rounds, "the inner rounds of lift")))

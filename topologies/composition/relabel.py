@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from topologies.arrays.edges import Edges, Floats
-from topologies.checks import integers
+from topologies.checks import check_rank, integers
 from topologies.composition.composed import Composed, shown
 from topologies.errors import TopologyError
-from topologies.topology import Topology, Turn, refuse_rank
-from topologies.validation import validate
+from topologies.topology import Topology, Turn
+from topologies.validation import validate, validated
 
 
 class Relabelled(Composed):
@@ -27,8 +27,7 @@ class Relabelled(Composed):
 
     def turn(self, rank: int, round: int) -> Turn:
         """The turn of order[rank] in the other topology, with the peers by their new numbers."""
-        if not 0 <= rank < self.size:
-            raise refuse_rank(rank, self.size)
+        check_rank(rank, self.size)
         name = self.played_by
         turn = self.parts[0].turn(self.order[rank], round)
         return Turn(
@@ -74,9 +73,7 @@ def relabel(topology: Topology, order: Iterable[int]) -> Relabelled:
     validate(topology)
     permutation = integers(order, "the order of relabel")
     _check(permutation, topology.size)
-    relabelled = Relabelled(topology, permutation)
-    validate(relabelled)
-    return relabelled
+    return validated(Relabelled(topology, permutation))
 
 
 def _check(order: Sequence[int], size: int) -> None:

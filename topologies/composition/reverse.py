@@ -9,7 +9,7 @@ import numpy as np
 from topologies.arrays.edges import Edges, Floats
 from topologies.composition.composed import Composed
 from topologies.topology import TOLERANCE, Topology, Turn
-from topologies.validation import validate
+from topologies.validation import validate, validated
 
 REMEMBERED = 4_000_000
 """About the largest number of row sums that are kept."""
@@ -71,9 +71,7 @@ def reverse(topology: Topology) -> Reversed:
     Turn(keep=0.5, sends={6: 0.5}, receives={2: 0.5})
     """
     validate(topology)
-    transpose = Reversed(topology)
-    validate(transpose)
-    return transpose
+    return validated(Reversed(topology))
 
 
 def _settled(sums: Floats) -> Floats:

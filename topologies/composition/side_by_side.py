@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from topologies.arrays.edges import Edges, Ranks
-from topologies.topology import Topology, Turn, refuse_rank
+from topologies.checks import check_rank
+from topologies.topology import Topology, Turn
 
 
 class SideBySide(Topology):
@@ -29,8 +30,7 @@ class SideBySide(Topology):
             self._group[members], self._place[members] = np.indices(members.shape)
 
     def turn(self, rank: int, round: int) -> Turn:
-        if not 0 <= rank < self.size:
-            raise refuse_rank(rank, self.size)
+        check_rank(rank, self.size)
         topology, members = self.blocks[self._block[rank]]
         names = members[self._group[rank]]
         turn = topology.turn(int(self._place[rank]), self._phase(round))

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from topologies.arrays.connectivity import reached
+from topologies.arrays.connectivity import reachable
 from topologies.arrays.edges import Edges, Floats, Ranks
-from topologies.checks import integers
+from topologies.checks import check_rank, integers
 from topologies.composition.composed import Arranged, Composed, shown
-from topologies.composition.interleave import Interleaved
+from topologies.composition.order import Interleaved
 from topologies.errors import TopologyError
 from topologies.kinds.circulants import Columns, uniform
-from topologies.topology import Topology, Turn, refuse_rank
-from topologies.validation import rounds_of, validate
+from topologies.topology import Topology, Turn
+from topologies.validation import rounds_of, validate, validated
 
 FIRST_LOOK = 16
 """The number of rounds after which connectivity of the survivors is first tested."""
@@ -38,8 +38,7 @@ class Without(Composed):
 
     def turn(self, rank: int, round: int) -> Turn:
         """The turn of survivor `rank`; only dead ranks that its edges reach over dead ranks are read."""
-        if not 0 <= rank < self.size:
-            raise refuse_rank(rank, self.size)
+        check_rank(rank, self.size)
         number, own = self.number, int(self.survivors[rank])
         turn = self.parts[0].turn(own, round)
         keep, sends, receives = turn.keep, dict(turn.sends), dict(turn.receives)
@@ -158,9 +157,7 @@ def without(topology: Topology, ranks: Iterable[int]) -> Topology:
     if not dead:
         return topology
     survivors = Without(topology, dead)
-    remaining = survivors if _connects(survivors) else Bridged(survivors)
-    validate(remaining)
-    return remaining
+    return validated(survivors if _connects(survivors) else Bridged(survivors))
 
 
 def _check(dead: Sequence[int], size: int) -> None:
@@ -241,6 +238,6 @@ def _connects(survivors: Without) -> bool:
         if round == last or (round + 1 >= FIRST_LOOK and round & (round + 1) == 0):
             nodes = size + deaths * (round + 1)
             source, target = np.concatenate(sources), np.concatenate(targets)
-            if all(reached(nodes, *ends)[:size].all() for ends in ((source, target), (target, source))):
+            if all(reachable(nodes, *ends)[:size].all() for ends in ((source, target), (target, source))):
                 return True
     return False

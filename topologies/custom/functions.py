@@ -12,12 +12,13 @@ import networkx as nx
 import numpy as np
 
 from topologies.arrays.edges import Edges
+from topologies.checks import check_rank
 from topologies.custom.calls import misfit
 from topologies.custom.matrices import is_matrices, matrix_edges
 from topologies.custom.networkx_graphs import graph_edges
 from topologies.errors import TopologyError
 from topologies.kinds.table import Table
-from topologies.topology import Topology, Turn, refuse_rank
+from topologies.topology import Topology, Turn
 from topologies.validation import rounds_of, validate
 
 RECENT_ROUNDS = 8
@@ -42,8 +43,7 @@ class Function(Topology):
         self._recent: dict[int, tuple[int, Topology]] = {}
 
     def turn(self, rank: int, round: int) -> Turn:
-        if not 0 <= rank < self.size:
-            raise refuse_rank(rank, self.size)
+        check_rank(rank, self.size)
         return self._round(round).turn(rank, round)
 
     def edges(self, round: int) -> Edges:

@@ -14,7 +14,7 @@ from topologies.arrays.edges import Edges, Floats, Ranks, totals
 from topologies.errors import TopologyError
 from topologies.kinds.table import Table
 from topologies.topology import TOLERANCE
-from topologies.validation import validate
+from topologies.validation import validated
 
 ROUNDING = 1e-5
 """The largest distance of a column's sum from 1: float32 misses by 1e-7, texts of six digits by a few 1e-6."""
@@ -52,9 +52,7 @@ def from_matrix(matrix_or_sequence: Any) -> Table:
                 f"{name} is {size} x {size}, but the matrix of round 0 is {first} x {first}: all matrices of a "
                 "sequence need the same ranks, and one that is idle has a 1 on the diagonal"
             )
-    topology = Table(rounds)
-    validate(topology)
-    return topology
+    return validated(Table(rounds))
 
 
 def is_matrices(value: object) -> bool:

@@ -14,7 +14,7 @@ from topologies.custom.matrices import ROUNDING
 from topologies.errors import TopologyError
 from topologies.kinds.table import Table
 from topologies.topology import TOLERANCE
-from topologies.validation import is_share, validate
+from topologies.validation import is_share, validated
 
 USUAL = "weight"
 """The default name of the edge attribute with the shares."""
@@ -65,9 +65,7 @@ def from_networkx(graph_or_sequence: Any, weight: str | None = USUAL) -> Table:
                 f"{name} has {len(graph)} nodes, but the graph of round 0 has {len(graphs[0])}: all graphs of "
                 "a sequence need the same ranks, so add those that are idle with add_nodes_from"
             )
-    topology = Table(rounds)
-    validate(topology)
-    return topology
+    return validated(Table(rounds))
 
 
 def is_graphs(value: object) -> bool:

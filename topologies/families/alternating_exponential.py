@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from topologies.checks import positive
 from topologies.families.exponential import powers
 from topologies.kinds.circulants import Columns, uniform
-from topologies.topology import positive
-from topologies.validation import validate
+from topologies.validation import validated
 
 
 class AlternatingExponential(Columns):
@@ -36,6 +36,4 @@ def alternating_exponential(size: int) -> AlternatingExponential:
     """
     size = positive(size, "the size of an alternating exponential schedule")
     hops = dict.fromkeys(sign * power % size for power in powers(2, size) for sign in (1, -1))
-    topology = AlternatingExponential(size, [uniform(size, [hop]) for hop in hops])
-    validate(topology)
-    return topology
+    return validated(AlternatingExponential(size, [uniform(size, [hop]) for hop in hops]))

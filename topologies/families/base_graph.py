@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from topologies.arrays.edges import Edges
+from topologies.checks import check_rank, positive
 from topologies.families.base_graph_parts import Cliques, Meeting, Part, joined
-from topologies.topology import Topology, Turn, positive, refuse_rank
-from topologies.validation import validate
+from topologies.topology import Topology, Turn
+from topologies.validation import validated
 
 
 class Step(NamedTuple):
@@ -32,8 +33,7 @@ class BaseGraph(Topology):
         super().__init__(size, period=len(self.steps))
 
     def turn(self, rank: int, round: int) -> Turn:
-        if not 0 <= rank < self.size:
-            raise refuse_rank(rank, self.size)
+        check_rank(rank, self.size)
         rows, parts = self.steps[round % len(self.steps)]
         place = rank % (self.size // rows)
         for part in parts:
@@ -103,9 +103,7 @@ def base_graph(size: int, peers: int = 1) -> BaseGraph:
     """
     size = positive(size, "the size of a base graph")
     peers = positive(peers, "the number of peers of a base graph")
-    topology = BaseGraph(size, peers)
-    validate(topology)
-    return topology
+    return validated(BaseGraph(size, peers))
 
 
 def _shortest(size: int, base: int) -> list[Step]:

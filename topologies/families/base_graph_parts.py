@@ -38,12 +38,14 @@ class Cliques(NamedTuple):
     """The number of values of the digit, which is the size of a clique; stride · radix divides the size."""
 
     def turn(self, place: int) -> tuple[float, dict[int, float]]:
+        """The same share to every member of the clique, itself included."""
         share = 1 / self.radix
         digit = place // self.stride % self.radix
         first = place - digit * self.stride
         return share, {first + other * self.stride: share for other in range(self.radix) if other != digit}
 
     def edges(self) -> Edges:
+        """All turns as arrays."""
         share = 1 / self.radix
         place = np.arange(self.size)
         digit = place // self.stride % self.radix
@@ -66,6 +68,7 @@ class Meeting(NamedTuple):
 
     @property
     def size(self) -> int:
+        """The number of places."""
         return self.groups * self.width + self.rest
 
     @property
@@ -75,6 +78,7 @@ class Meeting(NamedTuple):
         return self.width / self.size
 
     def turn(self, place: int) -> tuple[float, dict[int, float]]:
+        """A further place meets one place of each group; a place in a group meets at most one further place."""
         behind = self.groups * self.width
         if place >= behind:
             # 1 - n_j / S_j
@@ -88,6 +92,7 @@ class Meeting(NamedTuple):
         return (self.size - self.width) / self.size, {behind + number: self.share}
 
     def edges(self) -> Edges:
+        """All turns as arrays."""
         behind = self.groups * self.width
         number = np.arange(self.rest)
         met = (number + np.arange(self.groups)[:, None] * self.width).ravel()

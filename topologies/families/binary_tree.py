@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from topologies.arrays.weights import undirected
+from topologies.checks import positive
 from topologies.kinds.table import Table
-from topologies.topology import positive
-from topologies.validation import validate
+from topologies.validation import validated
 
 
 class BinaryTree(Table):
@@ -34,6 +34,4 @@ def binary_tree(size: int, weights: str = "metropolis") -> BinaryTree:
     """
     size = positive(size, "the size of a binary tree")
     ranks = np.arange(1, size)
-    topology = BinaryTree([undirected(size, np.stack([(ranks - 1) // 2, ranks], axis=1), weights)])
-    validate(topology)
-    return topology
+    return validated(BinaryTree([undirected(size, np.stack([(ranks - 1) // 2, ranks], axis=1), weights)]))

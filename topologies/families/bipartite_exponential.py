@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from topologies.checks import positive
 from topologies.families.exponential import powers
 from topologies.kinds.pairing import Pairing, R, choose
-from topologies.topology import positive
-from topologies.validation import validate
+from topologies.validation import validated
 
 
 class BipartiteExponential(Pairing):
@@ -50,6 +50,4 @@ def bipartite_exponential(size: int) -> BipartiteExponential:
     1710.06952. The distances are after Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv
     1811.10792.
     """
-    topology = BipartiteExponential(positive(size, "the size of a bipartite exponential schedule"))
-    validate(topology)
-    return topology
+    return validated(BipartiteExponential(positive(size, "the size of a bipartite exponential schedule")))

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from topologies.checks import flag, integers
+from topologies.checks import flag, integers, positive
 from topologies.errors import TopologyError
 from topologies.kinds.circulants import Columns, uniform
-from topologies.topology import TOLERANCE, positive
-from topologies.validation import is_share, validate
+from topologies.topology import TOLERANCE
+from topologies.validation import is_share, validated
 
 R = TypeVar("R", int, float)
 
@@ -55,9 +55,7 @@ def circulant(
     else:
         shares = _rounds(_shares(hops, weights), one_by_one)
         columns = [_column(size, *part) for part in zip(_rounds(hops, one_by_one), shares, strict=True)]
-    topology = CirculantGraph(size, columns)
-    validate(topology)
-    return topology
+    return validated(CirculantGraph(size, columns))
 
 
 def _rounds(values: Sequence[R], one_by_one: bool) -> list[Sequence[R]]:

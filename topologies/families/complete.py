@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from topologies.checks import positive
 from topologies.kinds.circulants import Columns, uniform
-from topologies.topology import positive
-from topologies.validation import validate
+from topologies.validation import validated
 
 
 class Complete(Columns):
@@ -29,6 +29,4 @@ def complete(size: int) -> Complete:
     Turn(keep=0.25, sends={2: 0.25, 3: 0.25, 0: 0.25}, receives={0: 0.25, 3: 0.25, 2: 0.25})
     """
     size = positive(size, "the size of a complete graph")
-    topology = Complete(size, [uniform(size, range(size))])
-    validate(topology)
-    return topology
+    return validated(Complete(size, [uniform(size, range(size))]))

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from topologies.arrays.draws import below, draw
-from topologies.checks import flag, natural
+from topologies.checks import flag, natural, positive
 from topologies.errors import TopologyError
 from topologies.kinds.circulants import Circulant
 from topologies.kinds.pairing import Pairing, R, choose
-from topologies.topology import positive
-from topologies.validation import is_share, validate
+from topologies.validation import is_share, validated
 
 
 class DirectedEquiDyn(Circulant):
@@ -82,9 +81,7 @@ def equidyn(size: int, directed: bool = True, eta: float = 0.5, seed: int = 0) -
         raise TopologyError(f"the eta of an EquiDyn schedule must be a number above 0 and at most 1, not {eta!r}")
     seed = natural(seed, "the seed of an EquiDyn schedule")
     directed = flag(directed, "the option directed of an EquiDyn schedule")
-    topology = (DirectedEquiDyn if directed else UndirectedEquiDyn)(size, float(eta), seed)
-    validate(topology)
-    return topology
+    return validated((DirectedEquiDyn if directed else UndirectedEquiDyn)(size, float(eta), seed))
 
 
 def walked(rank: R, size: int, hop: int, start: int) -> R:

@@ -7,10 +7,9 @@ import math
 from collections import Counter
 
 from topologies.arrays.draws import below, draw
-from topologies.checks import flag, natural
+from topologies.checks import flag, natural, positive
 from topologies.kinds.circulants import Columns
-from topologies.topology import positive
-from topologies.validation import validate
+from topologies.validation import validated
 
 
 class EquiStatic(Columns):
@@ -49,9 +48,7 @@ def equistatic(size: int, hops: int | None = None, directed: bool = True, seed: 
     both = drawn if directed else [*drawn, *(size - hop for hop in drawn)]
     # P[j, j] = 1/n ;  P[j + a, j] = (n - 1)/n · (draws of a)/(all draws)
     shares = {hop: (size - 1) / size * often / len(both) for hop, often in Counter(both).items()}
-    topology = EquiStatic(size, [{0: 1 / size, **shares}])
-    validate(topology)
-    return topology
+    return validated(EquiStatic(size, [{0: 1 / size, **shares}]))
 
 
 def _connecting(size: int, count: int, seed: int) -> list[int]:

@@ -7,12 +7,11 @@ import math
 import networkx as nx
 
 from topologies import checks
-from topologies.arrays.drawn import TRIES, first_connected
+from topologies.arrays.connectivity import first_connected
 from topologies.arrays.weights import undirected
-from topologies.errors import TopologyError
+from topologies.checks import positive
 from topologies.kinds.table import Table
-from topologies.topology import positive
-from topologies.validation import validate
+from topologies.validation import validated
 
 
 class ErdosRenyi(Table):
@@ -46,12 +45,10 @@ def erdos_renyi(size: int, probability: float | None = None, seed: int = 0, weig
     seed = checks.natural(seed, "the seed of an Erdős-Rényi graph")
     usual = 2 * math.log(size) / size
     p = usual if probability is None else checks.probability(probability, "the probability of an Erdős-Rényi graph")
-    ends = first_connected(seed, lambda seed: nx.fast_gnp_random_graph(size, p, seed))
-    if ends is None:
-        raise TopologyError(
-            f"an Erdős-Rényi graph of {size} ranks with probability={p:g} was not connected in any of {TRIES} draws: "
-            f"pass probability={math.ceil(usual * 1000) / 1000:g} or more"
-        )
-    topology = ErdosRenyi([undirected(size, ends, weights)])
-    validate(topology)
-    return topology
+    ends = first_connected(
+        seed,
+        lambda seed: nx.fast_gnp_random_graph(size, p, seed),
+        f"an Erdős-Rényi graph of {size} ranks with probability={p:g}",
+        f"pass probability={math.ceil(usual * 1000) / 1000:g} or more",
+    )
+    return validated(ErdosRenyi([undirected(size, ends, weights)]))

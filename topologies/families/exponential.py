@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from topologies.checks import positive
 from topologies.errors import TopologyError
 from topologies.kinds.circulants import Columns, uniform
-from topologies.topology import positive
-from topologies.validation import validate
+from topologies.validation import validated
 
 
 class Exponential(Columns):
@@ -46,9 +46,7 @@ def exponential(size: int, peers: int = 1) -> Exponential:
             "ranks"
         )
     hops = ([j * power for j in range(1, peers + 1)] for power in powers(peers + 1, size))
-    topology = Exponential(size, [uniform(size, round) for round in hops])
-    validate(topology)
-    return topology
+    return validated(Exponential(size, [uniform(size, round) for round in hops]))
 
 
 def powers(base: int, size: int) -> list[int]:

@@ -9,11 +9,10 @@ import numpy as np
 
 from topologies.arrays.edges import Ranks
 from topologies.arrays.weights import undirected
-from topologies.checks import integers
+from topologies.checks import integers, positive
 from topologies.errors import TopologyError
 from topologies.kinds.table import Table
-from topologies.topology import positive
-from topologies.validation import validate
+from topologies.validation import validated
 
 
 class Grid(Table):
@@ -47,9 +46,7 @@ def grid(size: int, shape: Sequence[int] | None = None, weights: str = "metropol
     Optimization, Proceedings of the IEEE 2018, arXiv 1709.08765.
     """
     size = positive(size, "the size of a grid")
-    topology = Grid([undirected(size, _neighbours(_box(size, shape, "grid"), wrapped=False), weights)])
-    validate(topology)
-    return topology
+    return validated(Grid([undirected(size, _neighbours(_box(size, shape, "grid"), wrapped=False), weights)]))
 
 
 def torus(size: int, shape: Sequence[int] | None = None, weights: str = "metropolis") -> Torus:
@@ -74,9 +71,7 @@ def torus(size: int, shape: Sequence[int] | None = None, weights: str = "metropo
     Source: as for `grid`.
     """
     size = positive(size, "the size of a torus")
-    topology = Torus([undirected(size, _neighbours(_box(size, shape, "torus"), wrapped=True), weights)])
-    validate(topology)
-    return topology
+    return validated(Torus([undirected(size, _neighbours(_box(size, shape, "torus"), wrapped=True), weights)]))
 
 
 def _box(size: int, shape: Sequence[int] | None, name: str) -> tuple[int, ...]:

@@ -1,11 +1,15 @@
-"""Dense gossip at first, sparse gossip afterwards."""
+"""Dense gossip at first, sparse gossip afterwards; and graphs by name, as composed families take them."""
 
 from __future__ import annotations
 
-from topologies.composition.switch import Switched
-from topologies.families.named import named
-from topologies.topology import positive
-from topologies.validation import validate
+from topologies.checks import positive
+from topologies.composition.order import Switched
+from topologies.errors import TopologyError
+from topologies.families.complete import complete
+from topologies.families.exponential import exponential
+from topologies.families.ring import ring
+from topologies.topology import Topology
+from topologies.validation import validated
 
 
 class Hybrid(Switched):
@@ -49,6 +53,30 @@ def hybrid(
     """
     size = positive(size, "the size of a hybrid")
     rounds = positive(rounds, "the first rounds of a hybrid")
-    topology = Hybrid(named(first, size, first_peers, "first"), rounds, named(then, size, then_peers, "then"))
-    validate(topology)
-    return topology
+    return validated(
+        Hybrid(graph_by_name(first, size, first_peers, "first"), rounds, graph_by_name(then, size, then_peers, "then"))
+    )
+
+
+NAMES = ("complete", "exponential", "ring")
+
+
+def graph_by_name(name: str, size: int, peers: int, option: str) -> Topology:
+    """The complete graph, the ring, or the exponential graph with `peers`, on `size` ranks.
+
+    Raises:
+        TopologyError: another name, or peers that the graph does not have; the message begins with `option`.
+    """
+    if not isinstance(name, str) or name not in NAMES:
+        raise TopologyError(
+            f"{option}={name!r} is none of {', '.join(map(repr, NAMES))}: choose one of these, or put other graphs "
+            "together with topologies.switch or topologies.lift"
+        )
+    if name == "exponential":
+        return exponential(size, peers)
+    if positive(peers, f"{option}_peers") != 1:
+        raise TopologyError(
+            f"{option}={name!r} has its peers by its nature, so {option}_peers={peers!r} does not fit: leave it out, "
+            f"or pass {option}='exponential'"
+        )
+    return complete(size) if name == "complete" else ring(size)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from topologies.arrays.weights import undirected
+from topologies.checks import positive
 from topologies.errors import TopologyError
 from topologies.kinds.table import Table
-from topologies.topology import positive
-from topologies.validation import validate
+from topologies.validation import validated
 
 
 class Hypercube(Table):
@@ -45,6 +45,4 @@ def hypercube(size: int, weights: str = "metropolis") -> Hypercube:
     ranks = np.arange(size)
     lower = [ranks[ranks >> i & 1 == 0] for i in range(dimensions)]
     pairs = [np.stack([low, low + (1 << i)], axis=1) for i, low in enumerate(lower)]
-    topology = Hypercube([undirected(size, np.concatenate([np.empty((0, 2), dtype=np.int64), *pairs]), weights)])
-    validate(topology)
-    return topology
+    return validated(Hypercube([undirected(size, np.concatenate([np.empty((0, 2), dtype=np.int64), *pairs]), weights)]))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from topologies.checks import positive
 from topologies.kinds.circulants import Circulant, uniform
-from topologies.topology import positive
-from topologies.validation import validate
+from topologies.validation import validated
 
 
 class Linear(Circulant):
@@ -42,6 +42,4 @@ def linear(size: int) -> Linear:
     Source: after one half of the schedule of Assran, Loizou, Ballas, Rabbat: Stochastic Gradient Push, ICML 2019, arXiv
     1811.10792.
     """
-    topology = Linear(positive(size, "the size of a linear schedule"))
-    validate(topology)
-    return topology
+    return validated(Linear(positive(size, "the size of a linear schedule")))

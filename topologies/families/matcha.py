@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from topologies.arrays.connectivity import strongly_connected
+from topologies.arrays.connectivity import is_strongly_connected
 from topologies.arrays.draws import draw, draws
 from topologies.arrays.edges import Edges, Ranks
 from topologies.arrays.weights import metropolis
-from topologies.checks import natural
+from topologies.checks import check_rank, natural, positive
 from topologies.errors import TopologyError
 from topologies.families.ring import ring
-from topologies.topology import Topology, Turn, positive, refuse_rank
+from topologies.topology import Topology, Turn
 from topologies.validation import is_share, rounds_of, validate
 
 
@@ -32,8 +32,7 @@ class Matcha(Topology):
         self.matchings = int(self._matching.max(initial=-1)) + 1
 
     def turn(self, rank: int, round: int) -> Turn:
-        if not 0 <= rank < self.size:
-            raise refuse_rank(rank, self.size)
+        check_rank(rank, self.size)
         links = self._links[rank]
         active = self._active(round, set(links).union(*(self._links[peer] for peer in links.values())))
         own = len(active & links.keys())
@@ -67,7 +66,7 @@ class Matcha(Topology):
         active = np.zeros(len(self._matching), dtype=np.bool_)
         for round in range(rounds):
             active |= self._draws(round) < self._bound
-        return strongly_connected(self.size, self._source[active], self._target[active])
+        return is_strongly_connected(self.size, self._source[active], self._target[active])
 
     def __repr__(self) -> str:
         return f"Matcha(size={self.size}, base={self._base}, budget={self.budget}, seed={self.seed})"

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from topologies.arrays.edges import Ranks
-from topologies.checks import integers
+from topologies.checks import integers, positive
 from topologies.composition.composed import Arranged, shown
-from topologies.composition.interleave import Interleaved
+from topologies.composition.order import Interleaved
 from topologies.composition.side_by_side import SideBySide
 from topologies.errors import TopologyError
-from topologies.families.named import named
-from topologies.topology import Topology, positive
-from topologies.validation import validate
+from topologies.families.hybrid import graph_by_name
+from topologies.topology import Topology
+from topologies.validation import validated
 
 LOCAL_SIZE = 4
 """The default number of ranks on a host."""
@@ -93,13 +93,13 @@ def node_aware(
     counts = _hosts(size, local_size, hosts)
     inner_peers = positive(inner_peers, "the inner peers of a node-aware graph")
     outer_peers = positive(outer_peers, "the outer peers of a node-aware graph")
-    topology = NodeAware(
-        counts,
-        lambda k: named(inner, k, _fitting(inner, inner_peers, k), "inner"),
-        lambda m: named(outer, m, _fitting(outer, outer_peers, m), "outer"),
+    return validated(
+        NodeAware(
+            counts,
+            lambda k: graph_by_name(inner, k, _fitting(inner, inner_peers, k), "inner"),
+            lambda m: graph_by_name(outer, m, _fitting(outer, outer_peers, m), "outer"),
+        )
     )
-    validate(topology)
-    return topology
 
 
 def _groups(groups: Sequence[Ranks], graph: Graph) -> SideBySide:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from topologies.checks import positive
 from topologies.errors import TopologyError
 from topologies.kinds.pairing import Pairing, R
-from topologies.topology import positive
-from topologies.validation import validate
+from topologies.validation import validated
 
 
 class OnePeerHypercube(Pairing):
@@ -46,6 +46,4 @@ def one_peer_hypercube(size: int) -> OnePeerHypercube:
             f"a one-peer hypercube of {size} ranks does not exist, as {size} is no power of two: start {below} or "
             f"{2 * below} ranks, or take base_graph({size}), which is exact with one peer on any number of ranks"
         )
-    topology = OnePeerHypercube(size)
-    validate(topology)
-    return topology
+    return validated(OnePeerHypercube(size))

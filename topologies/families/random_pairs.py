@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from topologies.arrays.draws import Shuffle, draw
-from topologies.checks import natural
+from topologies.checks import natural, positive
 from topologies.kinds.pairing import Pairing, R
-from topologies.topology import positive
-from topologies.validation import validate
+from topologies.validation import validated
 
 
 class RandomPairs(Pairing):
@@ -59,6 +58,4 @@ def random_pairs(size: int, seed: int = 0) -> RandomPairs:
     2006; Lian, Zhang, Zhang, Liu: Asynchronous Decentralized Parallel SGD, ICML 2018, arXiv 1710.06952.
     """
     size = positive(size, "the size of random pairs")
-    topology = RandomPairs(size, natural(seed, "the seed of random pairs"))
-    validate(topology)
-    return topology
+    return validated(RandomPairs(size, natural(seed, "the seed of random pairs")))

@@ -6,11 +6,11 @@ import numpy as np
 
 from topologies.arrays.draws import below, draw, draws
 from topologies.arrays.edges import Edges, Ranks
-from topologies.checks import natural
+from topologies.checks import check_rank, natural, positive
 from topologies.errors import TopologyError
 from topologies.families.exponential import powers
-from topologies.topology import Topology, Turn, positive, refuse_rank
-from topologies.validation import validate
+from topologies.topology import Topology, Turn
+from topologies.validation import validated
 
 CANDIDATES = 32
 """The number of hops that a round offers. A rank checks as many ranks to find its in-peers."""
@@ -33,8 +33,7 @@ class RandomPeer(Topology):
 
     def turn(self, rank: int, round: int) -> Turn:
         size = self.size
-        if not 0 <= rank < size:
-            raise refuse_rank(rank, size)
+        check_rank(rank, size)
         if size == 1:
             return Turn(1.0, {}, {})
         rank = int(rank)
@@ -92,6 +91,4 @@ def random_peer(size: int, hops: str = "exponential", seed: int = 0) -> RandomPe
     size = positive(size, "the size of a random peer schedule")
     if not isinstance(hops, str) or hops not in HOPS:
         raise TopologyError(f"the hops of a random peer schedule are {' or '.join(map(repr, HOPS))}, not {hops!r}")
-    topology = RandomPeer(size, hops, natural(seed, "the seed of a random peer schedule"))
-    validate(topology)
-    return topology
+    return validated(RandomPeer(size, hops, natural(seed, "the seed of a random peer schedule")))

@@ -5,15 +5,14 @@ from __future__ import annotations
 import networkx as nx
 import numpy as np
 
-from topologies.arrays.drawn import TRIES, ends_of, first_connected
+from topologies.arrays.connectivity import ends_of, first_connected
 from topologies.arrays.draws import Shuffle, draw
 from topologies.arrays.edges import Ranks
 from topologies.arrays.weights import undirected
-from topologies.checks import natural
+from topologies.checks import natural, positive
 from topologies.errors import TopologyError
 from topologies.kinds.table import Table
-from topologies.topology import positive
-from topologies.validation import validate
+from topologies.validation import validated
 
 
 class RandomRegular(Table):
@@ -48,9 +47,7 @@ def random_regular(size: int, degree: int | None = None, seed: int = 0, weights:
     size = positive(size, "the size of a random regular graph")
     seed = natural(seed, "the seed of a random regular graph")
     degree = min(4, size - 1) if degree is None else _fitting(size, degree)
-    topology = RandomRegular([undirected(size, _ends(size, degree, seed), weights)])
-    validate(topology)
-    return topology
+    return validated(RandomRegular([undirected(size, _ends(size, degree, seed), weights)]))
 
 
 def _fitting(size: int, degree: int) -> int:
@@ -83,6 +80,10 @@ def _ends(size: int, degree: int, seed: int) -> Ranks:
         # A connected 2-regular graph is a ring in some order. Drawing until it connects takes ever longer with n.
         order = Shuffle(size, draw(seed)).places(np.arange(size))
         return np.stack([order, np.roll(order, -1)], axis=1)
-    ends = first_connected(seed, lambda seed: nx.random_regular_graph(degree, size, seed))
-    assert ends is not None, f"{TRIES} draws of degree {degree}, nearly all of which connect"
-    return ends
+    # Nearly all graphs of degree 3 or more are connected.
+    return first_connected(
+        seed,
+        lambda seed: nx.random_regular_graph(degree, size, seed),
+        f"a random regular graph of {size} ranks with degree={degree}",
+        "pass another seed",
+    )

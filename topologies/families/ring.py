@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from topologies.checks import flag
+from topologies.checks import flag, positive
 from topologies.kinds.circulants import Columns, uniform
-from topologies.topology import positive
-from topologies.validation import validate
+from topologies.validation import validated
 
 
 class Ring(Columns):
@@ -34,6 +33,4 @@ def ring(size: int, directed: bool = False) -> Ring:
     1705.09056.
     """
     size = positive(size, "the size of a ring")
-    topology = Ring(size, [uniform(size, (1,) if flag(directed, "the option directed of a ring") else (1, -1))])
-    validate(topology)
-    return topology
+    return validated(Ring(size, [uniform(size, (1,) if flag(directed, "the option directed of a ring") else (1, -1))]))

@@ -7,11 +7,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from topologies.checks import positive
 from topologies.errors import TopologyError
 from topologies.families.exponential import powers
 from topologies.kinds.circulants import Columns
-from topologies.topology import positive
-from topologies.validation import validate
+from topologies.validation import validated
 
 
 class SgpGraph(Columns):
@@ -96,9 +96,7 @@ def sgp_graph(size: int, kind: str = "DynamicDirectedExponentialGraph", peers: i
             f"peers={peers} does not fit a {kind} of {size} ranks, whose list has {len(hops)} "
             f"hop{'s' * (len(hops) > 1)}: pass peers={len(hops)} or less"
         )
-    topology = SgpGraph(size, _rounds(size, hops, peers) if size > 1 else [{0: 1.0}])
-    validate(topology)
-    return topology
+    return validated(SgpGraph(size, _rounds(size, hops, peers) if size > 1 else [{0: 1.0}]))
 
 
 def _rounds(size: int, hops: Sequence[int], peers: int) -> list[dict[int, float]]:

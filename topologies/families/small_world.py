@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import networkx as nx
 
-from topologies.arrays.drawn import TRIES, first_connected
+from topologies.arrays.connectivity import first_connected
 from topologies.arrays.weights import undirected
-from topologies.checks import natural, probability
+from topologies.checks import natural, positive, probability
 from topologies.errors import TopologyError
 from topologies.kinds.table import Table
-from topologies.topology import positive
-from topologies.validation import validate
+from topologies.validation import validated
 
 
 class SmallWorld(Table):
@@ -51,12 +50,10 @@ def small_world(
             f"neighbours={neighbours} is odd, and half of them stand on each side in a small world: pass "
             f"neighbours={max(2, neighbours - 1)} or neighbours={neighbours + 1}"
         )
-    ends = first_connected(seed, lambda seed: nx.watts_strogatz_graph(size, min(neighbours, size), rewire, seed))
-    if ends is None:
-        raise TopologyError(
-            f"a small world of {size} ranks with neighbours={neighbours} and rewire={rewire:g} was not connected in "
-            f"any of {TRIES} draws: pass neighbours={neighbours + 2} or more, or a smaller rewire"
-        )
-    topology = SmallWorld([undirected(size, ends, weights)])
-    validate(topology)
-    return topology
+    ends = first_connected(
+        seed,
+        lambda seed: nx.watts_strogatz_graph(size, min(neighbours, size), rewire, seed),
+        f"a small world of {size} ranks with neighbours={neighbours} and rewire={rewire:g}",
+        f"pass neighbours={neighbours + 2} or more, or a smaller rewire",
+    )
+    return validated(SmallWorld([undirected(size, ends, weights)]))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from topologies.arrays.weights import undirected
+from topologies.checks import positive
 from topologies.kinds.table import Table
-from topologies.topology import positive
-from topologies.validation import validate
+from topologies.validation import validated
 
 
 class Star(Table):
@@ -37,6 +37,4 @@ def star(size: int, weights: str = "metropolis") -> Star:
     """
     size = positive(size, "the size of a star")
     others = np.arange(1, size)
-    topology = Star([undirected(size, np.stack([np.zeros_like(others), others], axis=1), weights)])
-    validate(topology)
-    return topology
+    return validated(Star([undirected(size, np.stack([np.zeros_like(others), others], axis=1), weights)]))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from topologies.checks import positive
 from topologies.families.exponential import powers
 from topologies.kinds.circulants import Columns, uniform
-from topologies.topology import positive
-from topologies.validation import validate
+from topologies.validation import validated
 
 
 class StaticExponential(Columns):
@@ -33,6 +33,4 @@ def static_exponential(size: int) -> StaticExponential:
     NeurIPS 2021, arXiv 2110.13363, section 3.
     """
     size = positive(size, "the size of a static exponential graph")
-    topology = StaticExponential(size, [uniform(size, powers(2, size))])
-    validate(topology)
-    return topology
+    return validated(StaticExponential(size, [uniform(size, powers(2, size))]))

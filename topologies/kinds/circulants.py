@@ -10,7 +10,8 @@ from typing import final
 import numpy as np
 
 from topologies.arrays.edges import Edges, Floats
-from topologies.topology import Topology, Turn, refuse_rank
+from topologies.checks import check_rank
+from topologies.topology import Topology, Turn
 from topologies.validation import check_period, check_turn, laws, refuse_unconnected, rounds_of
 
 MANY_HOPS = 64
@@ -33,8 +34,7 @@ class Circulant(Topology):
     @final
     def turn(self, rank: int, round: int) -> Turn:
         size = self.size
-        if not 0 <= rank < size:
-            raise refuse_rank(rank, size)
+        check_rank(rank, size)
         # Python's integers, because small numpy integers wrap and unsigned ones have no rank - hop below 0.
         rank, column = int(rank), self.column(int(round))
         return Turn(

@@ -8,7 +8,8 @@ from typing import Any, TypeVar, cast, final
 import numpy as np
 
 from topologies.arrays.edges import Edges, Ranks
-from topologies.topology import Topology, Turn, refuse_rank
+from topologies.checks import check_rank
+from topologies.topology import Topology, Turn
 
 R = TypeVar("R", int, Ranks)
 
@@ -32,8 +33,7 @@ class Pairing(Topology):
 
     @final
     def turn(self, rank: int, round: int) -> Turn:
-        if not 0 <= rank < self.size:
-            raise refuse_rank(rank, self.size)
+        check_rank(rank, self.size)
         # Python's integers, because small numpy integers wrap and unsigned ones have no values below 0.
         rank = int(rank)
         partner = self.partner(rank, int(round))

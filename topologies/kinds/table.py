@@ -8,7 +8,8 @@ from typing import final
 import numpy as np
 
 from topologies.arrays.edges import Edges, Floats, Ranks
-from topologies.topology import Topology, Turn, refuse_rank
+from topologies.checks import check_rank
+from topologies.topology import Topology, Turn
 
 
 class Table(Topology):
@@ -24,8 +25,7 @@ class Table(Topology):
 
     @final
     def turn(self, rank: int, round: int) -> Turn:
-        if not 0 <= rank < self.size:
-            raise refuse_rank(rank, self.size)
+        check_rank(rank, self.size)
         return self._rounds[round % len(self._rounds)].turn(rank)
 
     @final

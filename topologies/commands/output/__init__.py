@@ -1,1 +1,1 @@
-"""The output of commands: `report` as text or JSON, `tables` in columns, `units` as people write them."""
+"""The output of commands: `report` as text, tables or JSON, `units` as people write them; imports nothing of ours."""

@@ -1,7 +1,8 @@
 """Pictures of graphs: the rounds of a schedule side by side, and the disagreement of several schedules as curves.
 
-`panels` sets rounds side by side, `scene` draws one of them, `layouts` computes the places of ranks, `curves` compares
-schedules, and `canvas` holds colours and files. matplotlib is imported when a picture is made.
+`panels` sets rounds side by side, `scene` draws one round, `layouts` computes the places of ranks. `curves` compares
+schedules, and `canvas` holds colours and files. The room imports `analysis` and the rooms before it, and matplotlib
+when a picture is made.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from topologies.arrays.connectivity import strongly_connected
+from topologies.arrays.connectivity import is_strongly_connected
 from topologies.arrays.edges import Edges, Ranks
 from topologies.topology import TOLERANCE, Topology
 
@@ -12,7 +12,7 @@ SAMPLED = 8
 """The number of ranks a round whose turns are compared with the arrays."""
 
 
-def sound(topology: Topology, rounds: int) -> bool:
+def obeys_laws(topology: Topology, rounds: int) -> bool:
     """Whether the first `rounds` rounds obey the laws, according to the arrays and the turns of some ranks.
 
     The answer costs O(edges). On False, the check of every turn finds the law that is broken.
@@ -22,7 +22,7 @@ def sound(topology: Topology, rounds: int) -> bool:
     asked = np.unique(np.linspace(0, size - 1, SAMPLED, dtype=np.int64)).tolist()
     for round in range(rounds):
         edges = topology.edges(round)
-        if not _fit(edges, size) or not all(_tell_the_same(topology, edges, rank, round) for rank in asked):
+        if not _are_lawful(edges, size) or not all(_turn_agrees(topology, edges, rank, round) for rank in asked):
             return False
         if connected:
             continue
@@ -32,11 +32,11 @@ def sound(topology: Topology, rounds: int) -> bool:
             source: Ranks
             target: Ranks
             source, target = np.divmod(pairs, size)
-            connected = strongly_connected(size, source, target)
+            connected = is_strongly_connected(size, source, target)
     return connected
 
 
-def _fit(edges: Edges, size: int) -> bool:
+def _are_lawful(edges: Edges, size: int) -> bool:
     keep, source, target, share = edges
     if keep.shape != (size,) or not len(source) == len(target) == len(share):
         return False
@@ -57,7 +57,7 @@ def _distinct(numbers: Ranks) -> Ranks:
     return ordered[np.diff(ordered, prepend=-1) > 0]
 
 
-def _tell_the_same(topology: Topology, edges: Edges, rank: int, round: int) -> bool:
+def _turn_agrees(topology: Topology, edges: Edges, rank: int, round: int) -> bool:
     turn = topology.turn(rank, round)
     keep, source, target, share = edges
     out, into = source == rank, target == rank

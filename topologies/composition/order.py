@@ -1,4 +1,4 @@
-"""Topologies that take turns."""
+"""The rounds of other topologies in another order: taking turns, repeated, or one topology after another."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
-from topologies.checks import integers
+from topologies.checks import integers, positive
 from topologies.composition.composed import Arranged, same_size
 from topologies.errors import TopologyError
-from topologies.topology import Topology, positive
-from topologies.validation import check_kind, laws, validate
+from topologies.topology import Topology
+from topologies.validation import check_kind, laws, validate, validated
 
 
 class Interleaved(Arranged):
@@ -69,9 +69,7 @@ def interleave(*topologies: Topology, rounds: Sequence[int] | None = None) -> In
         )
     for number, count in enumerate(counts):
         positive(count, f"the rounds of part {number} of interleave")
-    topology = Interleaved(topologies, counts)
-    validate(topology)
-    return topology
+    return validated(Interleaved(topologies, counts))
 
 
 def _cycles(parts: Sequence[Topology], rounds: Sequence[int]) -> int | None:
@@ -94,3 +92,82 @@ def _(topology: Interleaved) -> None:
             validate(part)
     except TopologyError:
         laws.dispatch(Topology)(topology)
+
+
+class Repeated(Arranged):
+    """The schedule that `repeat` returns."""
+
+    def __init__(self, topology: Topology, times: int) -> None:
+        """`times`: rounds for each round of `topology`, at least 1."""
+        super().__init__(topology.size, topology.period and topology.period * times, [topology])
+        self.times = times
+
+    def at(self, round: int) -> tuple[Topology, int]:
+        return self.parts[0], round // self.times
+
+    def options(self) -> str:
+        return f"times={self.times}"
+
+
+def repeat(topology: Topology, times: int) -> Repeated:
+    """Every round is played `times` times before the next one.
+
+        P'(t) = P(⌊t / times⌋)
+
+    So a peer stays the same for several steps, and the period becomes `times` as long.
+
+    Args:
+        topology: any topology.
+        times: an integer of at least 1.
+
+    Raises:
+        TopologyError: other values, or a topology that breaks the laws.
+
+    >>> [dict(repeat(exponential(8), 2).turn(0, round).sends) for round in range(4)]
+    [{1: 0.5}, {1: 0.5}, {2: 0.5}, {2: 0.5}]
+    """
+    validate(topology)
+    return validated(Repeated(topology, positive(times, "the number of times that repeat holds a round")))
+
+
+class Switched(Arranged):
+    """The schedule that `switch` returns."""
+
+    def __init__(self, first: Topology, rounds: int, then: Topology) -> None:
+        """`rounds`: rounds of `first`, at least 1."""
+        super().__init__(first.size, None, [first, then])
+        self.rounds = rounds
+
+    def at(self, round: int) -> tuple[Topology, int]:
+        first, then = self.parts
+        return (first, round) if round < self.rounds else (then, round - self.rounds)
+
+    def options(self) -> str:
+        return f"rounds={self.rounds}"
+
+
+def switch(first: Topology, rounds: int, then: Topology) -> Switched:
+    """`first` for a number of rounds, and then `then`, from its round 0 on, for ever.
+
+        P(t) = P_first(t)    for t < rounds,    P(t) = P_then(t - rounds)    from then on
+
+    The schedule has no period, even if its parts have one. `topologies.hybrid` is a switch.
+
+    Args:
+        first: a topology that obeys the laws by itself.
+        rounds: an integer of at least 1. Rounds count posts, so with a post at every step they are steps.
+        then: likewise, on the same ranks.
+
+    Raises:
+        TopologyError: other values, or parts on different numbers of ranks.
+
+    >>> dense_then_sparse = switch(complete(4), 100, exponential(4))
+    >>> [len(dense_then_sparse.turn(0, round).sends) for round in (99, 100)]
+    [3, 1]
+    """
+    if isinstance(rounds, Topology):
+        raise TopologyError("the second argument of switch is how many rounds the first graph lasts: switch(a, 100, b)")
+    validate(first)
+    validate(then)
+    same_size([first, then], "switch")
+    return validated(Switched(first, positive(rounds, "the rounds of the first part of switch"), then))
