@@ -19,8 +19,10 @@ LAYERS = ("topologies", "gossip", "slowmo", "bench")
 
 # Inside a layer nothing reaches what stands after it in one of these chains.
 CHAINS = (
-    ("topologies", ("arrays.edges", "topology", "validation", "kinds.circulants", "composition", "catalogue")),
-    ("topologies", ("catalogue", "loading", "analysis", "commands")),
+    ("topologies", ("errors", "arrays", "topology", "array_laws", "validation", "kinds", "composition", "families")),
+    ("topologies", ("errors", "checks", "topology")),
+    ("topologies", ("errors", "specs", "loading")),
+    ("topologies", ("families", "catalogue", "custom", "loading", "analysis", "commands")),
     ("gossip", ("observe.slot", "observe.board", "observe.signals", "transports", "world")),
     ("gossip", ("errors", "transports", "observe.ending", "world", "averagers.base")),
     ("gossip", ("errors", "state.buckets", "state.mass", "averagers.base", "training.parameters", "optimizer")),
