@@ -2,7 +2,7 @@
 
 The rooms, in the order of imports: `arrays/`, `topology.py` with `validation.py`, `kinds/` (bases of families),
 `composition/` (graphs made of graphs), `families/` and `catalogue.py`, `custom/` and `loading.py` (graphs of the user),
-`analysis/`, `commands/`. Each may import the rooms before it, and outside of this package only numpy and networkx.
+`analysis/`, `commands/`. A room may import the rooms before it, and outside of this package only numpy and networkx.
 `python -m topologies` is the command line.
 """
 

@@ -33,16 +33,14 @@ def load(spec: str | os.PathLike[str], size: int, **options: Any) -> Topology:
     """The topology that a short text names, for `size` ranks.
 
     Args:
-        spec: one of
-        - a family: "exponential", "ring", "complete", …, with its own options;
-        - a family that another package declares as an entry point of the group `gossip.topologies`; families of this
-            package come first;
-        - "package.module:factory": a Python function, or a subclass of `Topology`, called as factory(size, **options).
-            It returns a `Topology`, or a value that `from_networkx` or `from_matrix` takes;
-        - "path/to/graph.graphml", or another file that `from_file` reads, with its options.
+        spec: one of four kinds of text. "exponential", "ring", …: a family of this package. Another name: a family that
+            another package declares as an entry point of the group `gossip.topologies`. "package.module:factory": a
+            Python function, or a subclass of `Topology`, called as factory(size, **options). The factory returns a
+            `Topology`, or a value that `from_networkx` or `from_matrix` takes. "path/to/graph.graphml": a file that
+            `from_file` reads.
         size: number of ranks n, from 1.
-        options: of the family, factory or file. They may also stand in the text, after commas: "exponential,peers=2" or
-            "circulant,hops=1,2,5".
+        options: of the family, factory or file. Options may also stand in the text, after commas:
+            "exponential,peers=2" or "circulant,hops=1,2,5".
 
     Raises:
         SpecError: the text names no graph; the message begins with the text.

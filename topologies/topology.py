@@ -103,7 +103,7 @@ class Topology(ABC):
     def matrix(self, round: int) -> Floats:
         """P(round), shape (n, n), float64: entry [i, j] is the share of rank j's weight that goes to rank i.
 
-        It holds n² numbers, so it serves for small graphs. The runtime only calls `turn`.
+        The matrix holds n² numbers, so it serves for small graphs. The runtime only calls `turn`.
         """
         return self.edges(round).matrix()
 

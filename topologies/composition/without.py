@@ -131,7 +131,7 @@ def without(topology: Topology, ranks: Iterable[int]) -> Topology:
 
         P' = P_SS + P_SD (I - P_DD)⁻¹ P_DS
 
-    It is column-stochastic again, doubly stochastic if P was, and symmetric if P was. With one peer a rank sends about
+    P' is column-stochastic again, doubly stochastic if P was, and symmetric if P was. With one peer a rank sends about
     one message, as before. If a rank of degree k dies, its neighbours exchange with each other, over up to k² edges. A
     rank keeps a share that comes back to it, and a share for dead ranks that pass nothing on to survivors.
 

@@ -66,14 +66,14 @@ def base_graph(size: int, peers: int = 1) -> BaseGraph:
     There are three schedules, and each is built from the one before it:
 
     - *H* serves n = r_1 · r_2 ⋯ r_L with all r_m <= k + 1. In round m the r_m ranks that differ in digit m only take
-      their average. It has L rounds.
+      their average. H has L rounds.
     - *Simple* serves every other n = Σ_l a_l (k+1)^p_l, the digits of n to the base k + 1, greatest p_l first. The
       ranks form blocks V_l, each of a_l groups of (k+1)^p_l ranks. First every block averages by H. Then comes one
       round for each block V_j except the last. In it every rank of the later blocks meets one rank of each group of
       V_j. Both give the share n_j / (S_j a_j), where n_j = |V_j| and S_j = n_j + n_{j+1} + …. Afterwards each rank of
       the later blocks holds the mean of all ranks, and so does each group of V_j on average. From then on the groups of
-      V_j run H. It has 2 p_1 + 1 rounds, and one more where a_1 > 1.
-    - *Base* writes n = s · q, where q holds the prime factors up to k + 1. It runs Simple in rows of s ranks and then H
+      V_j run H. Simple has 2 p_1 + 1 rounds, and one more where a_1 > 1.
+    - *Base* writes n = s · q, where q holds the prime factors up to k + 1. Simple runs in rows of s ranks and then H
       down the columns, or Simple on all ranks if that is shorter.
 
     On powers of k + 1 it takes log(n) rounds, as `exponential` does. On other n it takes O(log n) rounds: with one peer
@@ -94,8 +94,8 @@ def base_graph(size: int, peers: int = 1) -> BaseGraph:
 
     Source: Takezawa, Sato, Bao, Niwa, Yamada: Beyond Exponential Graph, NeurIPS 2023, arXiv 2305.11420, section 4.
 
-    CECA (Ding et al., ICML 2023) takes ⌈log₂ n⌉ rounds for every n, and needs two values a rank. These are the mean x
-    of m + 1 ranks and the mean y of the m others among them. A rank sends one of the two and changes both on receipt.
+    CECA (Ding et al., ICML 2023) takes ⌈log₂ n⌉ rounds for every n, and needs two values a rank, the mean x of m + 1
+    ranks and the mean y of the m others among them. A rank sends one of the two and changes both on receipt.
     In a round that sends y, x_i ← ((m + 1) x_i + m y_j)/(2m + 1). This keeps Σx only while Σy equals it, so every
     update of the optimizer has to reach y as well. Thus y is a second copy of the parameters, and its share of the
     weight differs from round to round. Gossip here has one value a rank, the parameters themselves, so CECA is not

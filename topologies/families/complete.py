@@ -16,8 +16,8 @@ def complete(size: int) -> Complete:
 
         P = 1 1ᵀ / n
 
-    A round costs n - 1 messages a rank. It serves for comparison on few ranks; an exact average by all-reduce moves far
-    fewer bytes.
+    A round costs n - 1 messages a rank. The family serves for comparison on few ranks; an exact average by all-reduce
+    moves far fewer bytes.
 
     Args:
         size: number of ranks n, from 1.

@@ -24,8 +24,8 @@ def linear(size: int) -> Linear:
 
         P(t) = (I + S^h)/2,    h = 2 (t mod ⌊n/2⌋) + 1,    S[(j + 1) mod n, j] = 1
 
-    The SGP authors' linear schedules go h ahead and then h behind, and keep hops that come twice. Those are `sgp_graph`
-    with kind="DynamicDirectedLinearGraph".
+    The SGP authors' linear schedules go h ahead and then h behind, and keep hops that come twice. In this package they
+    are `sgp_graph` with kind="DynamicDirectedLinearGraph".
 
     This family serves for comparison. A period of ⌊n/2⌋ rounds leaves 2^(-n/4) of a disagreement if n is a multiple of
     4. On powers of two `exponential` leaves nothing after log₂(n) rounds.

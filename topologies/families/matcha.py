@@ -78,13 +78,13 @@ def matcha(size: int, base: Topology | None = None, budget: float = 0.5, seed: i
         P(t)[i, j] = 1 / (1 + max(d_i, d_j))    along the active edges of round t, d their number at a rank
 
     A matching is a set of edges without a common rank, so a rank has one message for each active matching. The edges go
-    in order into the first matching with room for them. A graph of degree at most d has at most 2 d - 1 matchings. Each
-    is active independently, drawn from (seed, round, matching).
+    in order into the first matching with room for them. A graph of degree at most d has at most 2 d - 1 matchings.
+    Every matching is active independently, drawn from (seed, round, matching).
 
-    The probability is the same for all matchings. The paper optimises one for each, and the weight besides. That takes
-    eigenvalues whose last digits differ from host to host, and all ranks have to agree on the active matchings.
+    The probability is the same for all matchings. The paper optimises one for each, and the weight besides. But the
+    last digits of eigenvalues differ from host to host, and all ranks have to agree on the active matchings.
 
-    A turn takes one draw for each matching at the rank and at its peers. That is microseconds on a sparse base, and
+    A turn takes one draw for each matching at the rank and at its peers: microseconds on a sparse base, and
     milliseconds beside a hub with thousands of edges.
 
     Args:

@@ -70,9 +70,9 @@ def random_peer(size: int, hops: str = "exponential", seed: int = 0) -> RandomPe
         P(t)[j, j] = 1/2,    P(t)[(j + h_j(t)) mod n, j] = 1/2,    h_j(t) drawn for each j and t
 
     Several ranks may choose the same peer, so columns sum to 1 and rows do not. Weights vary, and only push-sum keeps
-    the mean. This is the cost of one peer without any agreement between ranks: a rank sends one message and receives 0
-    to O(log n) of them. On 32 ranks 5 rounds leave .43 of the worst squared disagreement in the mean if hops are
-    exponential, .20 if they are any. `exponential` leaves nothing.
+    the mean. The schedule shows the cost of one peer without any agreement between ranks: a rank sends one message and
+    receives 0 to O(log n) of them. On 32 ranks 5 rounds leave .43 of the worst squared disagreement in the mean if hops
+    are exponential, .20 if they are any. `exponential` leaves nothing.
 
     Args:
         size: number of ranks n, from 1.

@@ -15,7 +15,7 @@ from topologies.topology import Topology, Turn
 class Table(Topology):
     """The given rounds, in turn, for ever.
 
-    It holds the edges of every round, sorted by sender and by receiver, so a turn costs O(degree).
+    A table holds the edges of every round, sorted by sender and by receiver, so a turn costs O(degree).
     """
 
     def __init__(self, rounds: Sequence[Edges]) -> None:
