@@ -1,4 +1,4 @@
-"""What the documentation shows works as written: docstrings, and the README's code."""
+"""The examples of the documentation run as written: docstrings, and the README's code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_docstring_examples_run(name: str) -> None:
     module = importlib.import_module(name)
     names = {"gossip": gossip, "slowmo": slowmo, "topologies": topologies, "nx": networkx, "np": numpy}
     if name.startswith("topologies."):
-        # Graphs are many, and examples short: they stand as after `from topologies import *`.
+        # Examples of graphs are short, so their names are those of `from topologies import *`.
         names |= {name: getattr(topologies, name) for name in topologies.__all__}
     outcome = doctest.testmod(module, globs={**names, **vars(module)}, optionflags=doctest.ELLIPSIS)
     assert outcome.failed == 0
@@ -88,8 +88,8 @@ def test_the_loop_over_uneven_shards_of_the_readme_ends_on_every_rank() -> None:
     assert testing.run(2, rank) == [(10, 1.0), (10, 1.0)]
 
 
-def test_the_mean_of_the_readme_honours_weights_and_may_be_asked_for_in_every_epoch() -> None:
-    """Settled it is the mean of everything, otherwise of what is held; and the run does not notice."""
+def test_the_mean_of_the_readme_honours_weights_and_leaves_the_run_unchanged() -> None:
+    """After settling, the mean covers all mass; before, only the held mass. The run does not change."""
     import copy
 
     import torch
@@ -136,7 +136,7 @@ def test_the_mean_of_the_readme_honours_weights_and_may_be_asked_for_in_every_ep
 
 
 def test_mixed_precision_of_the_readme_learns_over_ranks() -> None:
-    """Under torch.autocast, and in bfloat16 with masters; both loops are the same."""
+    """Under torch.autocast, and in bfloat16 with master weights; both loops are the same."""
     import torch
 
     from gossip import testing
@@ -177,7 +177,7 @@ def test_mixed_precision_of_the_readme_learns_over_ranks() -> None:
             assert losses[-1] < 0.5 * losses[0]
 
 
-def test_the_loop_of_the_readme_is_the_users_own_with_lines_added() -> None:
+def test_the_loop_of_the_readme_adds_lines_to_the_users_loop() -> None:
     [diff] = blocks("diff")
     code = "\n".join(line[1:] for line in diff.splitlines() if not line.startswith("-"))
     import torch

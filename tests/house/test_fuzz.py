@@ -1,6 +1,6 @@
-"""Anything at all in environment variables, on command lines, in headers of messages and at the store's door.
+"""Random input in environment variables, on command lines, in headers of messages and on the store's socket.
 
-Graph files are in `test_topologies_files.py`, checkpoints in `test_checkpoint.py`.
+Graph files are in `tests/topologies/custom/test_files.py`, checkpoints in `tests/checkpoint/`.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
         lambda names: st.dictionaries(st.sampled_from(names.split()), NUMBERS | TEXTS, max_size=6)
     )
 )
-def test_environment(environ: dict[str, str]) -> None:
-    """A launcher that can be, or a sentence."""
+def test_random_environment_variables_give_a_launcher_or_an_error(environ: dict[str, str]) -> None:
     try:
         found = detect(environ)
     except gossip.UsageError:
@@ -94,8 +93,8 @@ WORDS = [
 
 @settings(max_examples=150)
 @given(st.lists(st.sampled_from(WORDS) | TEXTS, max_size=6))
-def test_command_line_of_topologies(words: list[str]) -> None:
-    """It does what is asked, or says what is wrong and exits with 1 or 2."""
+def test_random_command_lines_of_topologies_end_without_a_traceback(words: list[str]) -> None:
+    """The command succeeds, or prints an error and exits with 1 or 2."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
@@ -115,8 +114,8 @@ OPTIONS = "--sizes --compute --algorithms --period --steps --ranks --rate --size
     st.sampled_from(sorted(bench.COMMANDS)),
     st.lists(st.sampled_from([*OPTIONS.split(), *WORDS, "none,sgp", "1..4", "0.1,0.1"]) | TEXTS, max_size=5),
 )
-def test_command_line_of_bench(command: str, words: list[str]) -> None:
-    """Everything is looked at before anything is started."""
+def test_random_command_lines_of_bench_are_checked_before_a_run(command: str, words: list[str]) -> None:
+    """Every argument is checked before any process starts."""
     said, code = io.StringIO(), None
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
@@ -130,8 +129,8 @@ def test_command_line_of_bench(command: str, words: list[str]) -> None:
     assert code != 0 or "--help" in words or any(word.startswith("-h") for word in words)
 
 
-def test_headers() -> None:
-    """Bits of an envelope that do not fit the round are refused, also those of the weight."""
+def test_headers_with_flipped_bits_are_refused() -> None:
+    """An envelope whose bits do not fit the round is refused, also if the weight is wrong."""
     world = gossip.init()
     push_sum = gossip.PushSum(world, topologies.exponential(1))
     gossip.GossipOptimizer(torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=0.1), push_sum)
@@ -156,8 +155,8 @@ def test_headers() -> None:
     assert refused > 7_000
 
 
-def test_the_door_of_the_store() -> None:
-    """Whatever a stranger says, and whatever one who knows the secret says, the others are served on."""
+def test_the_store_serves_others_after_random_requests() -> None:
+    """Requests are random, with and without the secret, and other clients are still served."""
     server, draw = StoreServer(("127.0.0.1", 0), b"secret"), random.Random(0)
     ours = StoreClient(("127.0.0.1", server.port), b"secret", 5, 0)
     ours.set("address", b"here")
@@ -175,6 +174,6 @@ def test_the_door_of_the_store() -> None:
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a command writes beside itself."""
+    """Commands run in an empty folder, which must stay empty before the test."""
     monkeypatch.chdir(tmp_path_factory.mktemp("fuzz"))
     assert not list(Path().iterdir())

@@ -1,4 +1,4 @@
-"""Who may import whom, read from the sources: the layers of CONTRIBUTING.md hold."""
+"""The layers of CONTRIBUTING.md hold, according to the imports in the sources."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Each layer may import those before it.
 LAYERS = ("topologies", "gossip", "slowmo", "bench")
 
-# Inside a layer nothing reaches what stands after it in one of these chains.
+# Inside a layer no module reaches a module after it in one of these chains.
 CHAINS = (
     ("topologies", ("errors", "arrays", "topology", "array_laws", "validation", "kinds", "composition", "families")),
     ("topologies", ("errors", "checks", "topology")),
@@ -44,7 +44,7 @@ DEPENDENCIES = {
     "slowmo": {"torch", "numpy"},
 }
 
-# What an extra brings is reached from one place, and only when it is used: the rest works without.
+# The library of an extra is imported in one place, and only when it is used, so that other code works without it.
 OPTIONAL = {"topologies.commands.pictures": "matplotlib", "gossip.state.kernels": "triton"}
 
 
@@ -57,7 +57,7 @@ SOURCES = {module_name(path): path for layer in LAYERS for path in sorted((ROOT 
 
 
 def imports(source: str, module: str, is_package: bool) -> Iterator[str]:
-    """Every name that a source imports, wherever in it: a module, or a name out of one, as far as it is written."""
+    """Every name that a source imports, at any place in it: a module, or a name of a module."""
     package = module if is_package else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -76,21 +76,21 @@ IMPORTS = {name: set(imports(path.read_text(), name, path.name == "__init__.py")
 
 
 def target(name: str) -> str | None:
-    """The module of ours that an imported name stands for or comes from."""
+    """The module of this project that an imported name is or belongs to."""
     while name and name not in SOURCES:
         name = name.rpartition(".")[0]
     return name or None
 
 
 def unit(name: str) -> str:
-    """The module, or the room that counts as one."""
+    """The module, or the room that counts as one module."""
     if name == "gossip.transports.contract":  # is above worlds
         return "gossip.contract"
     return "gossip.transports" if is_in(name, "gossip.transports") or name == "gossip.recovery.survival" else name
 
 
 def graph(package: str) -> nx.DiGraph:
-    """The modules of a package, an edge to each that is imported."""
+    """The modules of a package, with an edge to each imported module."""
     found = nx.DiGraph()
     for name in SOURCES:
         if not name.startswith(f"{package}."):
@@ -106,7 +106,7 @@ def is_in(name: str, module: str) -> bool:
     return name == module or name.startswith(f"{module}.")
 
 
-def test_the_reader_sees_every_kind_of_import() -> None:
+def test_every_kind_of_import_is_read() -> None:
     source = """
 import a.b as c
 from d import e
@@ -135,7 +135,7 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_nothing_points_back(layer: str) -> None:
+def test_no_layer_imports_a_later_one(layer: str) -> None:
     above = LAYERS[LAYERS.index(layer) + 1 :]
     back = {
         f"{name} imports {imported}"
@@ -148,12 +148,12 @@ def test_nothing_points_back(layer: str) -> None:
 
 
 @pytest.mark.parametrize("layer", LAYERS[:-1])
-def test_no_module_imports_itself_by_way_of_others(layer: str) -> None:
+def test_imports_have_no_circles(layer: str) -> None:
     assert not list(nx.simple_cycles(graph(layer)))
 
 
 @pytest.mark.parametrize(("layer", "chain"), CHAINS, ids=lambda part: part if isinstance(part, str) else "-".join(part))
-def test_the_chains_inside_a_layer(layer: str, chain: tuple[str, ...]) -> None:
+def test_no_module_reaches_a_later_room_of_its_chain(layer: str, chain: tuple[str, ...]) -> None:
     inside = graph(layer)
     rooms = [[name for name in inside if is_in(name, f"{layer}.{each}")] for each in chain]
     assert all(rooms), "a module was renamed: name it here and in CONTRIBUTING.md"
@@ -192,7 +192,7 @@ def test_a_layer_imports_only_what_it_depends_on(layer: str) -> None:
 
 
 @pytest.mark.parametrize(("place", "library"), OPTIONAL.items())
-def test_what_an_extra_brings_is_not_needed_to_load_a_layer(place: str, library: str) -> None:
+def test_a_layer_loads_without_the_library_of_an_extra(place: str, library: str) -> None:
     layer = place.partition(".")[0]
     modules = sorted(name for name in SOURCES if is_in(name, layer) and not name.endswith(("__main__", ".kernels")))
     script = f"import importlib, sys\nfor name in {modules}: importlib.import_module(name)\n"
@@ -201,5 +201,5 @@ def test_what_an_extra_brings_is_not_needed_to_load_a_layer(place: str, library:
 
 
 @pytest.mark.parametrize("module", ["errors", "launching.launchers", "launching.cores", "launching.labels"])
-def test_what_reads_the_surroundings_does_so_without_torch(module: str) -> None:
+def test_modules_that_read_the_environment_do_not_import_torch(module: str) -> None:
     assert not {imported for imported in IMPORTS[f"gossip.{module}"] if is_in(imported, "torch")}

@@ -1,4 +1,4 @@
-"""The oracle against itself: each recursion against a second way to say it."""
+"""The oracle against itself: each recursion against a second formula."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def pull(targets: oracle.Array) -> oracle.Gradient:
 
 
 def problem(size: int, seed: int = 0) -> tuple[oracle.Array, oracle.Gradient]:
-    """One start for all ranks, and a gradient of each rank's own."""
+    """One start for all ranks, and a different gradient for each rank."""
     random = np.random.default_rng((size, seed))
     return np.tile(random.standard_normal(4), (size, 1)), pull(random.standard_normal((size, 4)))
 
@@ -67,7 +67,7 @@ def test_exponential_graph_reaches_the_mean(size: int) -> None:
 @pytest.mark.parametrize("size", [2, 3, 5])
 @pytest.mark.parametrize("overlap", [1, 2])
 def test_overlap_is_a_product_of_wider_matrices(size: int, overlap: int) -> None:
-    """What is in flight is one more rank for each step of delay: y = (held, posted last, posted before ...)."""
+    """Flights count as one more rank for each step of delay: y = (held, posted last, posted before ...)."""
     P = oracle.cycle(oracle.random_digraphs(size, 3, seed=2))
     start = np.random.default_rng(size).standard_normal((size, 4))
     net, y = oracle.Network(start), np.vstack([start, np.zeros((overlap * size, 4))])
@@ -76,7 +76,7 @@ def test_overlap_is_a_product_of_wider_matrices(size: int, overlap: int) -> None
         net.post(P(t), due=t + overlap)
         keep = np.diag(np.diag(P(t)))
         blocks = np.zeros((overlap + 1, overlap + 1, size, size))
-        # What is oldest lands first and is then given away with the rest.
+        # The oldest flight lands first and is then given away with the held mass.
         blocks[0, [0, overlap]] = keep
         blocks[1, [0, overlap]] = P(t) - keep
         for age in range(2, overlap + 1):
@@ -87,7 +87,7 @@ def test_overlap_is_a_product_of_wider_matrices(size: int, overlap: int) -> None
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("overlap", [0, 1])
-def test_giving_weight_and_merging_values_is_the_same(size: int, overlap: int) -> None:
+def test_merging_values_equals_the_numerator_form(size: int, overlap: int) -> None:
     """w <- w + w'; z <- z + (w'/w)(z' - z); an update counts for mass 1."""
     P, (start, gradient) = oracle.cycle(oracle.random_digraphs(size, 3, seed=3)), problem(size)
     history = oracle.train(start, gradient, lambda t: 0.05, 20, matrices=P, overlap=overlap)
@@ -113,7 +113,7 @@ def test_giving_weight_and_merging_values_is_the_same(size: int, overlap: int) -
 
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
-def test_one_rank_is_torch(momentum: float, nesterov: bool) -> None:
+def test_sgd_on_one_rank_equals_torch(momentum: float, nesterov: bool) -> None:
     start, gradient = problem(1)
     sgd = oracle.SGD(momentum=momentum, weight_decay=0.01, nesterov=nesterov)
 
@@ -150,7 +150,7 @@ def test_slowmo_at_every_step_is_heavy_ball(size: int) -> None:
 
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_slowmo_without_rescaling_is_an_outer_sgd(nesterov: bool) -> None:
-    """DiLoCo: torch's SGD on the outer gradient x_{t,0} − x_{t,τ}, whatever the inner rates."""
+    """DiLoCo: torch's SGD on the outer gradient x_{t,0} − x_{t,τ}, for any inner rates."""
     size, period = 3, 5
     start, gradient = problem(size)
 
@@ -193,7 +193,7 @@ def test_slowmo_needs_no_division(average: str) -> None:
 
 @pytest.mark.parametrize("overlap", [0, 1, 2])
 def test_no_average_leaves_weights_and_anchors_to_each_rank(overlap: int) -> None:
-    """With β = 0, α = 1 a no-average outer step is none at all; with momentum, weights are still push-sum's alone."""
+    """With β = 0, α = 1 a no-average outer step changes nothing; with momentum, only push-sum changes weights."""
     P, (start, gradient) = oracle.cycle(oracle.random_digraphs(5, 3, seed=4)), problem(5)
     plain = oracle.train(start, gradient, lambda t: 0.05, 20, matrices=P, overlap=overlap)
     for momentum in (0.0, 0.5):

@@ -1,4 +1,4 @@
-"""What is installed is what is written: metadata, versions, type hints, and a docstring for every public name."""
+"""The installed package: metadata, versions, type hints, and a docstring for every public name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def requirements(text: str) -> list[str]:
     return [re.split(r"[^A-Za-z0-9_.-]", line)[0] for line in lines]
 
 
-def test_the_metadata_is_that_of_setup_cfg() -> None:
+def test_the_installed_metadata_equals_setup_cfg() -> None:
     metadata = importlib.metadata.metadata(NAME)
     assert metadata["Version"] == SETUP["metadata"]["version"]
     assert metadata["License-Expression"] == "Apache-2.0"
@@ -49,7 +49,7 @@ def test_the_python_in_use_is_admitted() -> None:
     assert all(f"Python :: {version}" in classifiers for version in ("3.10", "3.11", "3.12", "3.13"))
 
 
-def test_every_dependency_has_a_version_that_is_tested() -> None:
+def test_every_dependency_has_a_pinned_version_in_ci() -> None:
     options = SETUP["options"]["install_requires"] + "".join(SETUP["options.extras_require"].values())
     pinned = dict(
         re.match(r"([A-Za-z0-9_.-]+)==([^;\s]+)", line).groups()  # type: ignore[union-attr]
@@ -65,7 +65,7 @@ def test_type_hints_ship(package: str) -> None:
     assert SETUP["options.package_data"]["*"] == "py.typed"
 
 
-def test_the_licence_is_whole() -> None:
+def test_the_licence_is_complete() -> None:
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License" in text
     assert "END OF TERMS AND CONDITIONS" in text
@@ -92,7 +92,7 @@ def public(package: str) -> Iterator[tuple[str, object]]:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_every_public_name_says_what_it_does(package: str) -> None:
+def test_every_public_name_has_a_docstring(package: str) -> None:
     """Its own docstring or that of the method it overrides."""
     silent = [
         name
