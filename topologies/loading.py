@@ -16,7 +16,7 @@ from topologies.catalogue import CATALOGUE
 from topologies.checks import positive
 from topologies.composition import __all__ as COMPOSITIONS
 from topologies.custom import entry_points
-from topologies.custom.calls import call, misfit, named
+from topologies.custom.calls import call, error_prefix, misfit
 from topologies.custom.files import READERS, check_path, from_file, is_file
 from topologies.custom.matrices import from_matrix, is_matrices
 from topologies.custom.networkx_graphs import from_networkx, is_graphs
@@ -65,7 +65,7 @@ def load(spec: str | os.PathLike[str], size: int, **options: Any) -> Topology:
         topology = from_file(spec, **options)
     else:
         factory = _factory_of(spec)
-        with named(spec):
+        with error_prefix(spec):
             topology = (call if spec in CATALOGUE else _from_factory)(factory, size, options)
     if topology.size != size:
         raise TopologyError(
@@ -93,7 +93,7 @@ def check_spec(spec: str, **options: Any) -> None:
         check_path(spec, options)
         return
     factory = _factory_of(spec)
-    with named(spec):
+    with error_prefix(spec):
         complaint = misfit(factory, _Size(), options)
         if complaint:
             raise SpecError(complaint)
@@ -121,14 +121,14 @@ def _current(name: str) -> str:
 def _factory_of(spec: str) -> Callable[..., Any]:
     """The callable that a text without options names: a family, a declared family or a function of the user."""
     if ":" in spec:
-        with named(spec):
+        with error_prefix(spec):
             return _imported(spec)
     if spec in CATALOGUE:
         return CATALOGUE[spec]
     declared = entry_points.families()
     if spec not in declared:
         raise SpecError(_unknown(spec, [*CATALOGUE, *declared]))
-    with named(spec):
+    with error_prefix(spec):
         return declared[spec]()
 
 

@@ -42,9 +42,9 @@ def parse_options(texts: Iterable[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():
             raise SpecError(f"the option {text!r} is not of the form name=value, as in peers=2")
-        said = _read(value)
-        if options.setdefault(name, said) != said:
-            raise SpecError(f"the option {name} is given twice, as {options[name]!r} and as {said!r}: leave one out")
+        read = _read(value)
+        if options.setdefault(name, read) != read:
+            raise SpecError(f"the option {name} is given twice, as {options[name]!r} and as {read!r}: leave one out")
     return options
 
 

@@ -159,25 +159,25 @@ def _reason(topology: Topology, run: Consensus, rounds: int | None, left: float 
     if size == 1:
         return "a single rank agrees with itself"
     if exact is not None:
-        said = f"exact after {_rounds(exact)} of {count}{'' if exact == 1 else ' each'}"
-        return said if high == 1 else f"{said}, which share the network card"
+        reason = f"exact after {_rounds(exact)} of {count}{'' if exact == 1 else ' each'}"
+        return reason if high == 1 else f"{reason}, which share the network card"
     if period is None:
-        said = f"never repeats: a round leaves about {_share(_rate(run))} of the disagreement"
+        reason = f"never repeats: a round leaves about {_share(_rate(run))} of the disagreement"
     elif period == 1:
-        said = (
+        reason = (
             f"one graph for all rounds: each leaves {_share(_rate(run) if left is None else left)} of the disagreement"
         )
     elif left is None:
-        said = f"not exact within {_rounds(run.rounds)}: each leaves about {_share(_rate(run))} of the disagreement"
+        reason = f"not exact within {_rounds(run.rounds)}: each leaves about {_share(_rate(run))} of the disagreement"
     elif left > EXACT:
-        said = f"never exact at {size}: {_share(left)} left after a sweep of {_rounds(period)}"
+        reason = f"never exact at {size}: {_share(left)} left after a sweep of {_rounds(period)}"
     else:
-        said = f"nothing left only after a sweep of {_rounds(period)}"
+        reason = f"nothing left only after a sweep of {_rounds(period)}"
     if high > 1:
-        said += f"; {count} a round share the network card"
+        reason += f"; {count} a round share the network card"
     if rounds is None:
-        said += f"; still {run.errors[-1]:.2g} left after {_rounds(run.rounds)}, as many as are simulated"
-    return said
+        reason += f"; still {run.errors[-1]:.2g} left after {_rounds(run.rounds)}, as many as are simulated"
+    return reason
 
 
 def _share(left: float) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from topologies.analysis.rounds import SMALL, Rounds, column
-from topologies.analysis.spectrum import contraction, quick
+from topologies.analysis.spectrum import contraction, is_quick
 from topologies.arrays.edges import Floats, Ranks
 from topologies.checks import natural
 from topologies.errors import TopologyError
@@ -157,7 +157,7 @@ def left_by_a_period(topology: Topology, run: Consensus) -> float | None:
     exact = run.rounds_to_exact()
     if topology.period is not None and exact is not None and exact <= topology.period:
         return 0.0
-    return contraction(topology) if quick(topology) else None
+    return contraction(topology) if is_quick(topology) else None
 
 
 def effort(topology: Topology) -> int:

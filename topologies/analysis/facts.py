@@ -10,7 +10,7 @@ import numpy as np
 from topologies.analysis.consensus import EXACT, effort, left_by_a_period, until
 from topologies.analysis.reach import Degrees, degrees, window
 from topologies.analysis.rounds import column
-from topologies.analysis.spectrum import quick, spectral_gap
+from topologies.analysis.spectrum import is_quick, spectral_gap
 from topologies.topology import TOLERANCE, Topology
 from topologies.validation import APERIODIC_ROUNDS, rounds_of
 
@@ -91,7 +91,7 @@ def facts(topology: Topology) -> Facts:
         messages_per_round=float(run.messages[judged]) / judged,
         doubly_stochastic_rounds=sum(topology.doubly_stochastic(round) for round in range(judged)),
         symmetric=all(_symmetric(topology, round) for round in range(judged)),
-        spectral_gap=spectral_gap(topology) if period == 1 and quick(topology) else None,
+        spectral_gap=spectral_gap(topology) if period == 1 and is_quick(topology) else None,
         contraction=left_by_a_period(topology, run),
         rounds_to_exact=run.rounds_to_exact(),
         rounds_to_thousandth=run.rounds_to(1e-3),

@@ -61,7 +61,7 @@ def degrees(topology: Topology, rounds: int | None = None) -> Degrees:
             edges = topology.edges(round)
             sent.append(_span(np.bincount(edges.source, minlength=size)))
             received.append(_span(np.bincount(edges.target, minlength=size)))
-    return Degrees(_together(sent), _together(received))
+    return Degrees(_over_rounds(sent), _over_rounds(received))
 
 
 def loads(topology: Topology, rounds: int | None = None) -> Ranks:
@@ -169,7 +169,7 @@ def _span(peers: Ranks) -> Span:
     return Span(int(peers.min()), int(peers.max()), float(peers.mean()))
 
 
-def _together(rounds: Sequence[Span]) -> Span:
+def _over_rounds(rounds: Sequence[Span]) -> Span:
     return Span(
         min(span.low for span in rounds), max(span.high for span in rounds), fmean(span.mean for span in rounds)
     )

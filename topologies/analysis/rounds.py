@@ -83,9 +83,9 @@ class Rounds:
 
     def _prepared(self, round: int) -> PreparedRound:
         size = self.topology.size
-        turning, phase = played(self.topology, round)
-        if isinstance(turning, Circulant) and size > SMALL:
-            return PreparedRound(turning, phase, len(turning.column(phase)) - 1, held=1)
+        playing, phase = played(self.topology, round)
+        if isinstance(playing, Circulant) and size > SMALL:
+            return PreparedRound(playing, phase, len(playing.column(phase)) - 1, held=1)
         edges = self.topology.edges(round)
         if size <= SMALL:
             return PreparedRound(edges.matrix(), phase, busiest(edges), held=size**2)

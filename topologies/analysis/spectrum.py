@@ -120,7 +120,7 @@ def contraction(topology: Topology) -> float:
     return float(np.linalg.norm(result / result.sum(axis=1, keepdims=True) - 1 / topology.size, 2))
 
 
-def quick(topology: Topology) -> bool:
+def is_quick(topology: Topology) -> bool:
     """Whether `contraction`, and `spectral_gap` if there is one, take about a second at most."""
     if topology.period is None:
         return False

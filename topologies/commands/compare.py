@@ -69,8 +69,8 @@ def run(given: argparse.Namespace) -> Report:
     graphs = {spec: graph(spec, given.size) for spec in given.specs}
     sizes = {spec: topology.size for spec, topology in graphs.items()}
     if len(set(sizes.values())) > 1:
-        told = ", ".join(f"{spec} has {size}" for spec, size in sizes.items())
-        raise SpecError(f"graphs on different numbers of ranks do not compare: {told}")
+        listed = ", ".join(f"{spec} has {size}" for spec, size in sizes.items())
+        raise SpecError(f"graphs on different numbers of ranks do not compare: {listed}")
     size = next(iter(sizes.values()))
     compared = [_compared(spec, topology, given.rounds, given.bytes) for spec, topology in graphs.items()]
     title = f"{size} rank{'s' * (size > 1)}, messages of {units.bytes_text(given.bytes)}"

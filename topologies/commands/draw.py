@@ -71,9 +71,9 @@ def run(given: argparse.Namespace) -> Report:
     title = ",".join([given.spec, *given.option])
     document: dict[str, Any] = {"spec": given.spec, "size": topology.size, "period": topology.period}
     if given.text:
-        told = [topology.edges(number) for number in numbers]
-        document["rounds"] = [_document(number, edges) for number, edges in zip(numbers, told, strict=True)]
-        lines = [line for number, edges in zip(numbers, told, strict=True) for line in _text(number, edges)]
+        rounds = [(number, topology.edges(number)) for number in numbers]
+        document["rounds"] = [_document(number, edges) for number, edges in rounds]
+        lines = [line for number, edges in rounds for line in _text(number, edges)]
         return Report([f"{title}, {topology.size} ranks", *lines], document)
     figure = pictures.rounds(topology, title, numbers, given.rank)
     path = str(pictures.save(figure, given.picture or _file(title)))
@@ -110,8 +110,8 @@ def _text(number: int, edges: Edges) -> list[str]:
 
 
 def _document(number: int, edges: Edges) -> dict[str, Any]:
-    told = [{"from": j, "to": i, "share": share} for (j, i), share in sorted(_shares(edges).items())]
-    return {"round": number, "edges": told}
+    listed = [{"from": j, "to": i, "share": share} for (j, i), share in sorted(_shares(edges).items())]
+    return {"round": number, "edges": listed}
 
 
 def _shares(edges: Edges) -> dict[tuple[int, int], float]:

@@ -98,7 +98,7 @@ def fact_lines(topology: Topology, found: Facts) -> list[str]:
     tried = "more rounds than were simulated"
     closer = tried if found.rounds_to_thousandth is None else "never, the error only shrinks"
     low, high = found.weights
-    told = [
+    rows = [
         ("ranks", str(found.size)),
         ("period", "1, the same in every round" if found.period == 1 else str(found.period or "none")),
         ("out-peers", f"{_span(found.degrees.out)} a rank and round"),
@@ -114,7 +114,7 @@ def fact_lines(topology: Topology, found: Facts) -> list[str]:
         ("weights", "1" if low == high == 1 else f"{low:.3g} to {high:.3g}"),
         ("description", topology.describe()),
     ]
-    return [f"  {name:<20} {text}" for name, text in told if text]
+    return [f"  {name:<20} {text}" for name, text in rows if text]
 
 
 def _left(left: float | None) -> str:

@@ -12,7 +12,7 @@ from topologies.errors import SpecError, TopologyError
 
 
 @contextmanager
-def named(source: str) -> Iterator[None]:
+def error_prefix(source: str) -> Iterator[None]:
     """Prefix every `TopologyError` inside with the source of the graph."""
     try:
         yield

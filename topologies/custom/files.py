@@ -14,7 +14,7 @@ import networkx as nx
 import numpy as np
 
 from topologies.checks import flag
-from topologies.custom.calls import named
+from topologies.custom.calls import error_prefix
 from topologies.custom.matrices import from_matrix
 from topologies.custom.networkx_graphs import from_networkx
 from topologies.errors import SpecError, TopologyError
@@ -52,7 +52,7 @@ def from_file(path: str | os.PathLike[str], **options: Any) -> Topology:
         raise SpecError(f"from_file takes a path, not a {type(path).__name__}")
     path = os.fspath(path)
     check_path(path, options)
-    with named(path):
+    with error_prefix(path):
         if "directed" in options:
             options["directed"] = flag(options["directed"], "the option directed of a file")
         return READERS[os.path.splitext(path)[1].lower()](path, **options)
@@ -60,7 +60,7 @@ def from_file(path: str | os.PathLike[str], **options: Any) -> Topology:
 
 def check_path(path: str, options: Mapping[str, Any]) -> None:
     """Check that the file exists and that its format has these options; raises `SpecError` with the path."""
-    with named(path):
+    with error_prefix(path):
         ending = os.path.splitext(path)[1].lower()
         if ending not in READERS:
             raise SpecError(
@@ -230,8 +230,8 @@ def _check_repeats(lines: list[tuple[int, str]], directed: bool) -> None:
     for number, line in lines:
         u, v, *share = line.split(maxsplit=2)
         ends = (u, v) if directed else tuple(sorted((u, v)))
-        first, said = seen.setdefault(ends, (number, "".join(share)))
-        if said != "".join(share):
+        first, first_share = seen.setdefault(ends, (number, "".join(share)))
+        if first_share != "".join(share):
             raise SpecError(
                 f"line {number} gives the edge {u} {v} another share than line {first} does: leave one of them out"
             )

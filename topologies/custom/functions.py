@@ -159,14 +159,17 @@ def _entries(edges: Edges) -> Any:
 def _name(function: Callable[..., Any]) -> str:
     """A name that is the same in every process."""
     if isinstance(function, functools.partial):
-        fixed = [*map(_told, function.args), *(f"{name}={_told(value)}" for name, value in function.keywords.items())]
+        fixed = [
+            *map(_text, function.args),
+            *(f"{name}={_text(value)}" for name, value in function.keywords.items()),
+        ]
         # The default text of an object holds its address, which differs between processes.
         return re.sub(r" at 0x[0-9a-fA-F]+", "", f"{_name(function.func)}({', '.join(['…', *fixed])})")
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def _told(value: object) -> str:
+def _text(value: object) -> str:
     # The order of a set of texts differs between processes.
     if isinstance(value, (set, frozenset)):
         return f"{{{', '.join(sorted(map(repr, value)))}}}"

@@ -182,10 +182,10 @@ def _check_dtype(array: npt.NDArray[Any], name: str) -> None:
         )
     for place, entry in np.ndenumerate(array):
         if not isinstance(entry, Real):
-            said = entry.item() if isinstance(entry, np.generic) else entry
+            shown = entry.item() if isinstance(entry, np.generic) else entry
             row, column = place if len(place) == 2 else ("?", "?")
             raise TopologyError(
-                f"{name} has {said!r} in row {row}, column {column}: a share is a number; matrix.astype(float) "
+                f"{name} has {shown!r} in row {row}, column {column}: a share is a number; matrix.astype(float) "
                 "makes numbers of texts"
             )
     raise TopologyError(f"{name} holds Python objects (dtype {array.dtype}): pass matrix.astype(float)")

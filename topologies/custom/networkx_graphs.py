@@ -78,14 +78,14 @@ def is_graphs(value: object) -> bool:
 def graph_edges(graph: Any, weight: str | None, name: str) -> Edges:
     """The edges of one graph; a `TopologyError` begins with `name`."""
     _check_shape(graph, name)
-    made = _given(graph, weight, name)
-    if made is None:
+    edges = _given(graph, weight, name)
+    if edges is None:
         ends = np.array([(u, v) for u, v in graph.edges if u != v], dtype=np.int64).reshape(-1, 2)
         if graph.is_directed():
-            made = weighted(len(graph), ends[:, 0], ends[:, 1], "uniform")
+            edges = weighted(len(graph), ends[:, 0], ends[:, 1], "uniform")
         else:
-            made = undirected(len(graph), ends, "metropolis")
-    return _with_loops(graph, weight, made, name)
+            edges = undirected(len(graph), ends, "metropolis")
+    return _with_loops(graph, weight, edges, name)
 
 
 def _graphs(graph_or_sequence: Any) -> Sequence[Any]:
@@ -121,12 +121,12 @@ def _check_shape(graph: Any, name: str) -> None:
         )
     # A set, because a range searches itself for a label that is a numpy number.
     ranks = set(range(size))
-    strangers = [label for label in graph if label not in ranks]
-    if strangers:
+    unknown = [label for label in graph if label not in ranks]
+    if unknown:
         missing = [rank for rank in range(size) if rank not in graph]
         raise TopologyError(
             f"{name} has {size} nodes, so their labels must be the ranks 0 to {size - 1}, but it has "
-            f"{_some(strangers)} and not {_some(missing)}: {_renaming(graph)}"
+            f"{_some(unknown)} and not {_some(missing)}: {_renaming(graph)}"
         )
 
 
@@ -209,34 +209,34 @@ def _check_shares(written: Sequence[tuple[Any, Any, Any]], weight: str | None, a
             )
 
 
-def _with_loops(graph: Any, weight: str | None, made: Edges, name: str) -> Edges:
+def _with_loops(graph: Any, weight: str | None, edges: Edges, name: str) -> Edges:
     """The edges, once the weights of self-loops agree: the weight of a loop is P[j, j]."""
     loops = [] if weight is None else list(nx.selfloop_edges(graph, data=weight))
     loops = [loop for loop in loops if loop[2] is not None]
     if not loops:
-        return made
+        return edges
     _check_shares(loops, weight, "->" if graph.is_directed() else "-", name)
     rank = np.array([u for u, *_ in loops], dtype=np.int64)
-    said = np.array([share for *_, share in loops], dtype=np.float64)
-    off = np.abs(said - made.keep[rank])
+    loop_share = np.array([share for *_, share in loops], dtype=np.float64)
+    off = np.abs(loop_share - edges.keep[rank])
     for place in np.flatnonzero(off > ROUNDING).tolist():
-        own, kept = int(rank[place]), float(made.keep[rank[place]])
+        own, kept = int(rank[place]), float(edges.keep[rank[place]])
         raise TopologyError(
-            f"{name} has {weight}={said[place]:.9g} on the self-loop of rank {own}, whose other edges leave it "
-            f"{kept:.9g} of its weight to keep: {_remedy(graph, made, rank, said)}"
+            f"{name} has {weight}={loop_share[place]:.9g} on the self-loop of rank {own}, whose other edges leave it "
+            f"{kept:.9g} of its weight to keep: {_remedy(graph, edges, rank, loop_share)}"
         )
-    keep = made.keep.copy()
+    keep = edges.keep.copy()
     # As in from_matrix, unchanged if the sum already is 1.
     close = off <= TOLERANCE / 2
-    keep[rank[close]] = said[close]
-    return made._replace(keep=keep)
+    keep[rank[close]] = loop_share[close]
+    return edges._replace(keep=keep)
 
 
-def _remedy(graph: Any, made: Edges, rank: Ranks, said: Floats) -> str:
+def _remedy(graph: Any, edges: Edges, rank: Ranks, loop_share: Floats) -> str:
     """Advice for a self-loop that contradicts the other edges."""
-    kept = made.keep.copy()
-    kept[rank] = said
-    if graph.is_directed() and np.abs(made._replace(keep=kept).rows() - 1).max() <= ROUNDING:
+    kept = edges.keep.copy()
+    kept[rank] = loop_share
+    if graph.is_directed() and np.abs(edges._replace(keep=kept).rows() - 1).max() <= ROUNDING:
         return (
             "the shares that arrive at each rank sum to 1 with its loop, so the graph looks reversed: an edge u -> v "
             "is the share of u that goes to v; pass graph.reverse(), or the matrix to topologies.from_matrix"

@@ -96,12 +96,12 @@ class Meeting(NamedTuple):
         behind = self.groups * self.width
         number = np.arange(self.rest)
         met = (number + np.arange(self.groups)[:, None] * self.width).ravel()
-        guests = np.tile(behind + number, self.groups)
+        further = np.tile(behind + number, self.groups)
         keep = np.ones(self.size)
         keep[met] = (self.size - self.width) / self.size
         keep[behind:] = self.rest / self.size
         return Edges(
-            keep, np.concatenate([met, guests]), np.concatenate([guests, met]), np.full(2 * len(met), self.share)
+            keep, np.concatenate([met, further]), np.concatenate([further, met]), np.full(2 * len(met), self.share)
         )
 
 

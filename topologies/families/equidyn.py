@@ -42,7 +42,7 @@ class UndirectedEquiDyn(Pairing):
         if self.size == 1:
             return rank
         start = below(self.size, draw(self.seed, round, 1))
-        return walked(rank, self.size, _hop(self.size, self.seed, round), start)
+        return walk_partner(rank, self.size, _hop(self.size, self.seed, round), start)
 
     def __repr__(self) -> str:
         return f"UndirectedEquiDyn(size={self.size}, eta={self.eta}, seed={self.seed})"
@@ -84,10 +84,10 @@ def equidyn(size: int, directed: bool = True, eta: float = 0.5, seed: int = 0) -
     return validated((DirectedEquiDyn if directed else UndirectedEquiDyn)(size, float(eta), seed))
 
 
-def walked(rank: R, size: int, hop: int, start: int) -> R:
+def walk_partner(rank: R, size: int, hop: int, start: int) -> R:
     """The partner of `rank` when i = start, start + 1, … in turn take i + hop if both are free; itself if it has none.
 
-    >>> [walked(rank, 5, hop=2, start=0) for rank in range(5)]
+    >>> [walk_partner(rank, 5, hop=2, start=0) for rank in range(5)]
     [2, 3, 0, 1, 4]
     """
     return choose(

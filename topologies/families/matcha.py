@@ -133,9 +133,9 @@ def _check_base(base: Topology, size: int) -> None:
             f"base={base!r} changes from round to round: give one graph for all rounds, as in base=torus({size})"
         )
     edges = base.edges(0)
-    lonely = np.setdiff1d(edges.source * size + edges.target, edges.target * size + edges.source)
-    if len(lonely):
-        j, i = divmod(int(lonely[0]), size)
+    one_way = np.setdiff1d(edges.source * size + edges.target, edges.target * size + edges.source)
+    if len(one_way):
+        j, i = divmod(int(one_way[0]), size)
         raise TopologyError(
             f"base={base!r} has the edge {j} -> {i} and not {i} -> {j}: in a matching both ranks send, so give a graph "
             "whose edges go both ways"

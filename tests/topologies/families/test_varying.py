@@ -20,7 +20,7 @@ from topologies.families.alternating_exponential import alternating_exponential
 from topologies.families.base_graph import BaseGraph, base_graph
 from topologies.families.bipartite_exponential import BipartiteExponential, bipartite_exponential
 from topologies.families.complete import complete
-from topologies.families.equidyn import UndirectedEquiDyn, equidyn, walked
+from topologies.families.equidyn import UndirectedEquiDyn, equidyn, walk_partner
 from topologies.families.exponential import exponential
 from topologies.families.linear import Linear, linear
 from topologies.families.matcha import Matcha, matcha
@@ -315,7 +315,7 @@ def test_the_walk_of_equidyn_is_the_greedy_one():
                 if free[i] and free[j]:
                     expected[i], expected[j] = j, i
                     free[i] = free[j] = False
-            assert walked(ranks, size, hop, start).tolist() == expected, (size, hop, start)
+            assert walk_partner(ranks, size, hop, start).tolist() == expected, (size, hop, start)
 
 
 @pytest.mark.parametrize("directed", [True, False])

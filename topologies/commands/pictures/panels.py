@@ -51,23 +51,23 @@ def rounds(topology: Topology, title: str, numbers: Sequence[int], rank: int = 0
         raise PictureError(
             f"a picture of {topology.size} ranks shows nothing: draw at most {MOST_RANKS}, as with --size 16"
         )
-    told = [topology.edges(number) for number in numbers]
-    if (count := sum(len(edges.source) for edges in told)) > MOST_EDGES:
+    rounds_edges = [topology.edges(number) for number in numbers]
+    if (count := sum(len(edges.source) for edges in rounds_edges)) > MOST_EDGES:
         raise PictureError(
-            f"{count} edges in {len(told)} rounds show nothing: draw at most {MOST_EDGES}, of fewer ranks or rounds"
+            f"{count} edges in {len(numbers)} rounds show nothing: draw at most {MOST_EDGES}, of fewer ranks or rounds"
         )
     drawn: list[list[Line]] = []
     knowing: list[npt.NDArray[np.bool_]] = []
     known = np.arange(topology.size) == rank
-    for edges in told:
+    for edges in rounds_edges:
         fresh = known[edges.source] & ~known[edges.target]
         known = known.copy()
         known[edges.target[fresh]] = True
         drawn.append(lines_of(edges, fresh))
         knowing.append(known)
-    scene = Scene(topology, told, drawn)
+    scene = Scene(topology, rounds_edges, drawn)
     caption = " ".join([_cycle(topology, len(numbers)), *scene.sentences(), _spread(rank)])
-    sheet = _Sheet(len(told), scene.inches, scene.limits, title, caption)
+    sheet = _Sheet(len(rounds_edges), scene.inches, scene.limits, title, caption)
     for place, number in enumerate(numbers):
         axes = sheet.panel(place, f"round {number}{scene.share(drawn[place])}")
         scene.draw(axes, drawn[place], knowing[place], rank)

@@ -47,13 +47,13 @@ def lines_of(edges: Edges, fresh: npt.NDArray[np.bool_]) -> list[Line]:
     """The lines of a round; `fresh` holds `Line.fresh` for each edge."""
     ends = list(zip(edges.source.tolist(), edges.target.tolist(), strict=True))
     shares = dict(zip(ends, edges.share.tolist(), strict=True))
-    news = dict(zip(ends, fresh.tolist(), strict=True))
+    is_fresh = dict(zip(ends, fresh.tolist(), strict=True))
     lines = []
     for (j, i), share in shares.items():
         back = shares.get((i, j))
         mutual = back is not None and abs(back - share) <= TOLERANCE
         if not mutual or j < i:
-            new = news[j, i] or (mutual and news[i, j])
+            new = is_fresh[j, i] or (mutual and is_fresh[i, j])
             lines.append(Line(j, i, share, mutual, back is not None and not mutual, new))
     return lines
 
@@ -61,14 +61,14 @@ def lines_of(edges: Edges, fresh: npt.NDArray[np.bool_]) -> list[Line]:
 class Scene:
     """Common facts of all panels of one picture: places of ranks, sizes, and the way to show shares."""
 
-    def __init__(self, topology: Topology, told: Sequence[Edges], drawn: Sequence[Sequence[Line]]) -> None:
-        self.places = layout(topology, told)
+    def __init__(self, topology: Topology, rounds: Sequence[Edges], drawn: Sequence[Sequence[Line]]) -> None:
+        self.places = layout(topology, rounds)
         low, high = self.places[:, 1].min(), self.places[:, 1].max()
         self.limits = np.array([(-1 - MARGIN, low - MARGIN), (1 + MARGIN, high + MARGIN)])
         self.step = _step(self.places)
         self.hosts = hosts(topology)
-        self.lattice = lattice(topology.size, told) is not None
-        self.inches = _inches(topology.size, len(told))
+        self.lattice = lattice(topology.size, rounds) is not None
+        self.inches = _inches(topology.size, len(rounds))
         # In points: a third of the distance to the nearest rank, within legible limits.
         self.radius = min(11.0, max(1.6, 72 * self.inches / (2 + 2 * MARGIN) * self.step * 0.3))
         self.numbered = topology.size <= NUMBERED_RANKS and self.radius >= 4
