@@ -30,8 +30,19 @@ def validate(topology: Topology) -> None:
 
     Every public constructor calls this function, and so does the runtime for a topology of the user.
 
+    Args:
+        topology: an instance of `Topology`.
+
     Raises:
         TopologyError: a law is broken; the message names the round and the rank or column.
+
+    >>> class Lonely(Topology):
+    ...     def turn(self, rank, round):
+    ...         return Turn(1.0, {}, {})
+    >>> validate(Lonely(2, period=1))
+    Traceback (most recent call last):
+    ...
+    topologies.errors.TopologyError: Lonely(size=2, period=1): in its one graph rank 0 cannot reach rank 1, ...
     """
     check_kind(topology)
     if "_validated" not in topology.__dict__:

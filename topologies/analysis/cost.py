@@ -64,7 +64,10 @@ def round_seconds(topology: Topology, link: Link, nbytes: int) -> float:
     Args:
         topology: the schedule.
         link: the network card of each rank.
-        nbytes: bytes of a message, which is the size of the model.
+        nbytes: bytes of a message, from 1; the size of the model.
+
+    Raises:
+        TopologyError: another number of bytes.
 
     >>> from topologies.analysis import Link, round_seconds
     >>> round_seconds(topologies.exponential(8), Link(rate=1e9), nbytes=1_000_000)
@@ -80,7 +83,10 @@ def elapsed(run: Consensus, link: Link, nbytes: int) -> Floats:
     Args:
         run: the result of `consensus`.
         link: the network card of each rank.
-        nbytes: bytes of a message.
+        nbytes: bytes of a message, from 1.
+
+    Raises:
+        TopologyError: another number of bytes.
 
     >>> from topologies.analysis import Link, consensus, elapsed
     >>> elapsed(consensus(topologies.exponential(8), rounds=3), Link(rate=1e9), nbytes=1_000_000).tolist()
@@ -104,7 +110,10 @@ def allreduce_seconds(size: int, link: Link, nbytes: int) -> float:
     Args:
         size: number of ranks n, from 1.
         link: the network card of each rank.
-        nbytes: bytes that each rank contributes.
+        nbytes: bytes that each rank contributes, from 1.
+
+    Raises:
+        TopologyError: other numbers.
 
     >>> from topologies.analysis import Link, allreduce_seconds
     >>> allreduce_seconds(8, Link(rate=1e9), nbytes=1_000_000)

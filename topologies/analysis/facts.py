@@ -73,6 +73,9 @@ class Facts:
 def facts(topology: Topology) -> Facts:
     """The results of all other functions of `topologies.analysis` for a topology, in a few seconds.
 
+    Args:
+        topology: the schedule, on any number of ranks.
+
     >>> from topologies.analysis import facts
     >>> found = facts(topologies.exponential(8))
     >>> found.rounds_to_exact, found.degrees.out.high, found.doubly_stochastic, found.spectral_gap

@@ -86,6 +86,9 @@ def loads(topology: Topology, rounds: int | None = None) -> Ranks:
 def connected(topology: Topology) -> bool:
     """Whether the edges of all rounds of a period, or of the first 64, lead from every rank to every other one.
 
+    Args:
+        topology: the schedule.
+
     >>> from topologies.analysis import connected
     >>> connected(topologies.exponential(8))
     True

@@ -65,8 +65,11 @@ def spectral_gap(topology: Topology) -> float:
 def product(topology: Topology) -> Floats:
     """P(L - 1) … P(1) P(0), shape (n, n): the effect of one period of L rounds.
 
+    Args:
+        topology: a schedule with a period, on up to 2048 ranks.
+
     Raises:
-        TopologyError: a schedule without a period, or more than 2048 ranks.
+        TopologyError: a schedule without a period, or more ranks.
 
     >>> from topologies.analysis import product
     >>> product(topologies.exponential(4)).tolist()[0]

@@ -9,7 +9,7 @@ from topologies.analysis import Advice, Link
 from topologies.analysis import advise as advice
 from topologies.commands.options import SPECS, Commands, add_command, add_size
 from topologies.commands.output import units
-from topologies.commands.output.report import Report, paragraph, table
+from topologies.commands.output.report import Report, cell, paragraph, table
 from topologies.errors import SpecError
 from topologies.loading import check_spec
 
@@ -100,9 +100,9 @@ def run(given: argparse.Namespace) -> Report:
 def _row(each: Advice) -> list[str]:
     return [
         each.label,
-        "-" if each.seconds is None else units.seconds_text(each.seconds),
-        "-" if each.rounds is None else str(each.rounds),
-        "-" if each.seconds_per_round is None else units.seconds_text(each.seconds_per_round),
-        "-" if each.bytes_per_rank is None else units.bytes_text(each.bytes_per_rank),
+        cell(each.seconds, units.seconds_text),
+        cell(each.rounds),
+        cell(each.seconds_per_round, units.seconds_text),
+        cell(each.bytes_per_rank, units.bytes_text),
         each.reason,
     ]

@@ -11,7 +11,7 @@ from topologies.analysis.facts import Facts, facts
 from topologies.commands import pictures
 from topologies.commands.options import SPECS, Commands, add_command, add_size, count, graph
 from topologies.commands.output import units
-from topologies.commands.output.report import Report, paragraph, table
+from topologies.commands.output.report import Report, cell, paragraph, table
 from topologies.commands.show import EXACT_LEFT
 from topologies.errors import SpecError
 from topologies.loading import check_spec
@@ -89,7 +89,7 @@ class Compared(NamedTuple):
     spec: str
     facts: Facts
     curve: Consensus
-    """The number of rounds of `--rounds`."""
+    """Errors and messages over the rounds of `--rounds`."""
     to_thousandth: int | None
     """Bytes that the busiest rank has carried until an error of 1e-3."""
     to_exact: int | None
@@ -103,15 +103,11 @@ class Compared(NamedTuple):
             self.spec,
             str(facts.period or "none"),
             str(peers.low) if peers.low == peers.high else f"{peers.low} to {peers.high}",
-            _count(facts.rounds_to_thousandth),
-            _bytes(self.to_thousandth),
-            _count(facts.rounds_to_exact),
-            _bytes(self.to_exact),
-            "-"
-            if facts.contraction is None
-            else f"<{EXACT_LEFT:g}"
-            if facts.contraction < EXACT_LEFT
-            else f"{facts.contraction:.2g}",
+            cell(facts.rounds_to_thousandth),
+            cell(self.to_thousandth, units.bytes_text),
+            cell(facts.rounds_to_exact),
+            cell(self.to_exact, units.bytes_text),
+            cell(facts.contraction, lambda left: f"<{EXACT_LEFT:g}" if left < EXACT_LEFT else f"{left:.2g}"),
             "1" if low == high == 1 else f"{low:.2g} to {high:.2g}",
         ]
 
@@ -135,11 +131,3 @@ def _compared(spec: str, topology: Topology, rounds: int, nbytes: int) -> Compar
     curve = dataclasses.replace(run, errors=run.errors[shown], messages=run.messages[shown])
     carried = [None if end is None else int(run.bytes(nbytes)[end]) for end in ends]
     return Compared(spec, found, curve, *carried)
-
-
-def _count(rounds: int | None) -> str:
-    return "-" if rounds is None else str(rounds)
-
-
-def _bytes(carried: int | None) -> str:
-    return "-" if carried is None else units.bytes_text(carried)

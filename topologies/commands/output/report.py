@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -48,6 +48,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
+V = TypeVar("V")
+
 WIDTH = 108
 """The largest number of columns of a line."""
 
@@ -81,6 +83,11 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[i
         else:
             lines.append(GAP.join(placed).rstrip())
     return lines
+
+
+def cell(value: V | None, text: Callable[[V], str] = str) -> str:
+    """The text of a value in a table; "-" without a value."""
+    return "-" if value is None else text(value)
 
 
 def paragraph(text: str, before: str = "") -> list[str]:
