@@ -23,12 +23,7 @@ class Lifted(Arranged):
         """`rounds`: inner rounds before each outer one."""
         # Row a has the ranks of node a.
         ranks = np.arange(outer.size * inner.size).reshape(outer.size, inner.size)
-        levels: list[tuple[Topology, int]] = []
-        if inner.size > 1 or outer.size == 1:
-            levels.append((SideBySide([(inner, ranks)]), rounds))
-        if outer.size > 1:
-            levels.append((SideBySide([(outer, ranks.T)]), 1))
-        self.schedule = Interleaved(*zip(*levels, strict=True))
+        self.schedule = two_levels(SideBySide([(inner, ranks)]), rounds, SideBySide([(outer, ranks.T)]))
         super().__init__(self.schedule.size, self.schedule.period, [outer, inner])
         self.rounds = rounds
 
@@ -37,6 +32,16 @@ class Lifted(Arranged):
 
     def options(self) -> str:
         return f"rounds={self.rounds}"
+
+
+def two_levels(inside: SideBySide, rounds: int, across: SideBySide) -> Interleaved:
+    """In each cycle `rounds` rounds inside the hosts and one round across them.
+
+    A level whose groups all have a single rank takes no round.
+    """
+    levels = [(inside, rounds), (across, 1)]
+    busy = [level for level in levels if any(members.shape[1] > 1 for _, members in level[0].blocks)]
+    return Interleaved(*zip(*busy or levels[:1], strict=True))
 
 
 def lift(outer: Topology, inner: Topology | int, rounds: int | None = None) -> Lifted:

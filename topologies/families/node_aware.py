@@ -9,7 +9,7 @@ import numpy as np
 from topologies.arrays.edges import Ranks
 from topologies.checks import integers, positive
 from topologies.composition.composed import Arranged, shown
-from topologies.composition.order import Interleaved
+from topologies.composition.lift import two_levels
 from topologies.composition.side_by_side import SideBySide
 from topologies.errors import TopologyError
 from topologies.families.hybrid import graph_by_name
@@ -33,13 +33,8 @@ class NodeAware(Arranged):
         inside = _groups([np.arange(start, start + k) for start, k in zip(starts, hosts, strict=True)], inner)
         # Local rank l on all hosts that have one.
         across = _groups([starts[sizes > place] + place for place in range(max(hosts))], outer)
-        levels: list[tuple[SideBySide, int]] = []
-        if max(hosts) > 1 or len(hosts) == 1:
-            levels.append((inside, inside.period or 1))
-        if len(hosts) > 1:
-            levels.append((across, 1))
-        self.schedule = Interleaved(*zip(*levels, strict=True))
-        parts = [topology for level, _ in levels for topology, _ in level.blocks]
+        self.schedule = two_levels(inside, inside.period or 1, across)
+        parts = [topology for level in (inside, across) if level in self.schedule.parts for topology, _ in level.blocks]
         super().__init__(self.schedule.size, self.schedule.period, parts)
 
     def at(self, round: int) -> tuple[Topology, int]:
