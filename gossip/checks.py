@@ -1,4 +1,4 @@
-"""Arguments of the wrong kind, refused in one manner: the argument, what it is, and what belongs there."""
+"""Checks of arguments. Each error names the argument, the value that was given, and the value that is expected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .errors import UsageError
 
 
 def shown(value: Any) -> str:
-    """`value` in a sentence: numbers and text as they are written, anything else by its type.
+    """`value` as an error sentence shows it: numbers and text as they are written, any other object by its type.
 
     >>> shown(3), shown("three"), shown([3]), shown(int)
     ('3', "'three'", 'a list', 'the class int')
@@ -31,20 +31,20 @@ def shown(value: Any) -> str:
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Return where `value` is True or False.
+    """Check that `value` is True or False; a text such as "no" would count as True.
 
     Raises:
-        UsageError: otherwise. A text such as "no" would count as True.
+        UsageError: it is neither.
     """
     if not isinstance(value, (bool, np.bool_)):
         raise UsageError(f"{name} is {shown(value)}, but it is True or False")
 
 
 def check_choice(name: str, value: Any, choices: Collection[str | None]) -> None:
-    """Return where `value` is one of `choices`.
+    """Check that `value` is one of `choices`.
 
     Raises:
-        UsageError: naming all of them.
+        UsageError: it is none of them; the sentence names all.
     """
     if not (value is None or isinstance(value, str)) or value not in choices:
         *some, last = map(repr, choices)
@@ -52,10 +52,10 @@ def check_choice(name: str, value: Any, choices: Collection[str | None]) -> None
 
 
 def whole(value: Any, sentence: str, least: int = 0) -> int:
-    """`value` as an int of at least `least`; numpy's integers count, True and False do not.
+    """`value` as an int of at least `least`. NumPy's integers are accepted, True and False are not.
 
     Raises:
-        UsageError: `sentence`, with `value` in the place of {}.
+        UsageError: with `sentence`, in which `value` replaces {}.
 
     >>> whole(np.int64(3), "period is {}, but it is a number of steps")
     3
@@ -71,10 +71,10 @@ def whole(value: Any, sentence: str, least: int = 0) -> int:
 
 
 def real(value: Any, sentence: str) -> float:
-    """`value` as a finite float; numpy's numbers count, True and False do not.
+    """`value` as a finite float. NumPy's numbers are accepted, True and False are not.
 
     Raises:
-        UsageError: `sentence`, with `value` in the place of {}.
+        UsageError: with `sentence`, in which `value` replaces {}.
     """
     value = _single(value)
     if isinstance(value, numbers.Real) and value is not True and value is not False and math.isfinite(value):
@@ -83,15 +83,15 @@ def real(value: Any, sentence: str) -> float:
 
 
 def _single(value: Any) -> Any:
-    """The number in a tensor or an array without dimensions; anything else as it is."""
+    """The number in a zero-dimensional tensor or array; any other value unchanged."""
     return value.item() if isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim == 0 else value
 
 
 def ranks_of(value: Any, size: int) -> list[int]:
-    """`value` as a list of ranks, each of which exists and is named once.
+    """`value` as a list of existing ranks, each named once.
 
     Raises:
-        UsageError: otherwise.
+        UsageError: it is no such list.
 
     >>> ranks_of(range(2), 4)
     [0, 1]
@@ -107,10 +107,10 @@ def ranks_of(value: Any, size: int) -> list[int]:
 
 
 def check_bytes(data: Any) -> None:
-    """Return where `data` can be gathered.
+    """Check that `data` is bytes.
 
     Raises:
-        UsageError: saying how bytes are made of it.
+        UsageError: it is not; the sentence says how to convert it.
     """
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise UsageError(
@@ -120,10 +120,15 @@ def check_bytes(data: Any) -> None:
 
 
 def check_tensors(act: str, tensors: Any, flat: bool) -> None:
-    """Return where `tensors` is a list that the collective `act` can change in place; `flat`: of one dimension each.
+    """Check that the collective `act` can change `tensors` in place.
+
+    Args:
+        act: the collective's name.
+        tensors: a list of dense tensors.
+        flat: each tensor must have one dimension.
 
     Raises:
-        UsageError: another kind of object, or a tensor that cannot be written so.
+        UsageError: it is no list of tensors, or one of them cannot be changed in place.
     """
     if not isinstance(tensors, (list, tuple)):
         raise UsageError(

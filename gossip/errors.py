@@ -1,16 +1,16 @@
-"""What can go wrong, as a tree.
+"""All errors of the runtime, as a tree.
 
-    GossipError                      everything below; a RuntimeError
+    GossipError                      the root; a RuntimeError
     ├── UsageError                   an argument that cannot work; also a ValueError
-    ├── TransportUnavailable         this machine or process cannot run the transport that was asked for
-    ├── Disagreement                 ranks hold different things; raised alike on every rank
-    ├── CheckpointError              a checkpoint cannot be written, read or taken up; raised alike on every rank
+    ├── TransportUnavailable         this machine or process cannot run the requested transport
+    ├── Disagreement                 ranks hold different models or options; raised alike on every rank
+    ├── CheckpointError              a checkpoint cannot be written, read or loaded; raised alike on every rank
     ├── PeerTimeout                  a peer did not answer before the deadline; also a TimeoutError
     └── PeerLost                     the connection to a peer broke
-        └── PeerDied                 its process ended, and what is left may go on without it
+        └── PeerDied                 the peer's process ended, and the survivors may continue without it
 
-`topologies.TopologyError`, a ValueError, says what is wrong with a graph.
-Errors of MPI and of torch.distributed are turned into these where they enter, in `gossip.transports`.
+`topologies.TopologyError`, a ValueError, reports a fault of a graph.
+`gossip.transports` turns the errors of MPI and of torch.distributed into these.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class GossipError(RuntimeError):
     """The root of every error that the runtime raises by itself.
 
     Attributes:
-        speaks: whether this rank is the one to print it, where several raise the same and nobody catches it.
+        speaks: whether this rank prints the error. Where all ranks raise the same sentence, one rank prints it.
     """
 
     def __init__(self, sentence: str, speaks: bool = True) -> None:
@@ -37,7 +37,7 @@ class UsageError(GossipError, ValueError):
 
 
 class TransportUnavailable(GossipError):
-    """The transport that was asked for does not run on this machine or in this process."""
+    """This machine or process cannot run the requested transport."""
 
 
 class Disagreement(GossipError):
@@ -45,7 +45,7 @@ class Disagreement(GossipError):
 
 
 class CheckpointError(GossipError):
-    """A checkpoint cannot be written, is not what was written, or does not fit. Every rank raises the same sentence."""
+    """A checkpoint cannot be written, is altered, or does not fit. Every rank raises the same sentence."""
 
 
 class PeerTimeout(GossipError, TimeoutError):
@@ -53,15 +53,15 @@ class PeerTimeout(GossipError, TimeoutError):
 
 
 class PeerLost(GossipError):
-    """The connection to a peer broke, or the message that arrived was not the one expected."""
+    """The connection to a peer broke, or an unexpected message arrived."""
 
 
 class PeerDied(PeerLost):
-    """A rank's process has ended. Those that are left can go on: `GossipOptimizer(..., on_failure="shrink")`."""
+    """A rank's process has ended. The survivors can continue: `GossipOptimizer(..., on_failure="shrink")`."""
 
 
 def levels_to_the_user() -> int:
-    """How far above the caller of this the user's code is, counted as `warnings.warn` does."""
+    """Frames between the caller and the user's code, for the `stacklevel` of `warnings.warn`."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and str(frame.f_globals.get("__name__")).split(".")[0] in OURS:
         level, frame = level + 1, frame.f_back

@@ -1,8 +1,7 @@
 """Runs an unchanged script on every rank of a job: `mpirun -n 4 python -m gossip.launch train.py`.
 
-What it adds to `mpirun -n 4 python train.py`: as many threads as each rank has cores for; on request the rank in front
-of every line, and a timeline of every rank; and when one rank fails, that rank's traceback and the end of the whole
-job, where the others would otherwise wait for it.
+Compared with `mpirun -n 4 python train.py`, each rank uses as many threads as it has cores. On request each line begins
+with the rank, and each rank writes a timeline. When one rank fails, its traceback is shown and the whole job ends.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ examples:
   mkdir -p out/run && mpirun -n 4 python -m gossip.launch --resume out/run train.py
 
 The script sees sys.argv, sys.path and __main__ as under plain python, and needs no change. Options for launch stand
-before the script; all that follows it is the script's.
+before the script; all arguments after it are the script's.
 
-With --resume, gossip.checkpoint.load(None, ...) in the script goes on from the newest sound checkpoint in the folder,
-and starts from the beginning while there is none; save(None, ...) adds to them. So the same line starts a job and takes
-it up again, as often as a scheduler likes. A folder that is not there is refused: a wrong path would start anew.
+With --resume, gossip.checkpoint.load(None, ...) in the script continues from the newest sound checkpoint in the folder,
+and starts from the beginning while there is none; save(None, ...) adds to them. So the same line starts a job and
+resumes it, as often as a scheduler likes. The folder has to exist: a wrong path would start the job anew.
 
 When the script raises on one rank, that rank's traceback is printed once and every rank of the job is ended.
 
@@ -50,12 +49,12 @@ exit code: the script's own, for the whole job; 1 when it raises, 2 for wrong op
 launcher has one of its own for that, as mpirun has.
 """
 
-# Long enough for rank 0 to start and say what is wrong, and for its launcher to end the others.
+# Seconds for rank 0 to start and print the error, and for its launcher to end the others.
 _PATIENCE = 5.0
 
 
 class _Parser(argparse.ArgumentParser):
-    """Every rank reads the same options, so rank 0 speaks for all."""
+    """A parser that prints on rank 0 only, since every rank reads the same options."""
 
     rank = 0
 
@@ -66,14 +65,14 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Refuse the options, with exit code 2."""
         if self.rank != 0:
-            # A launcher kills all ranks as soon as one fails, rank 0 as well, perhaps before it has spoken. So this
-            # one leaves it to rank 0 to fail first, and is killed here.
+            # A launcher kills all ranks as soon as one fails, perhaps before rank 0 has printed. So rank 0 fails
+            # first, and this rank is killed here.
             threading.Event().wait(_PATIENCE)
         super().error(message)
 
 
 def main() -> None:
-    """Read the options, then become the script."""
+    """Read the options, then run the script."""
     parser = _Parser(
         prog="python -m gossip.launch",
         description="Run a Python script unchanged on every rank that mpirun, torchrun or srun has started.",
@@ -93,14 +92,13 @@ def main() -> None:
         "--trace",
         type=_folder,
         metavar="FOLDER",
-        help="write there what each rank does and what is in flight, for Perfetto; python -m gossip.trace FOLDER "
-        "joins the ranks",
+        help="write there the timeline of each rank, for Perfetto; python -m gossip.trace FOLDER joins them",
     )
     parser.add_argument(
         "--resume",
         type=os.path.abspath,
         metavar="FOLDER",
-        help="where gossip.checkpoint.load and save of the script find and keep their checkpoints; it has to be there",
+        help="the script's gossip.checkpoint.load and save use this folder, which has to exist",
     )
     parser.add_argument("-m", dest="module", action="store_true", help="run a module, as python -m does")
     parser.add_argument("script", help="the script's path, or the module's name after -m")
@@ -129,7 +127,7 @@ def main() -> None:
 
 
 def _refuse_missing(what: str, launcher: Launcher) -> NoReturn:
-    # Said by each rank that misses it: it may be there on some hosts only.
+    # Each rank prints this, for the path may exist on some hosts only.
     print(
         f"gossip.launch: rank {launcher.rank} on {socket.gethostname()} finds no {what}: is the path right, and is the "
         "folder there on every host?",
@@ -139,7 +137,7 @@ def _refuse_missing(what: str, launcher: Launcher) -> NoReturn:
 
 
 def run(script: str, arguments: list[str], *, module: bool = False) -> None:
-    """Run a script or a module as `__main__`, and end the whole job if it fails. Returns when it has ended well."""
+    """Run a script or a module as `__main__`; returns when it succeeds, and ends the whole job when it fails."""
     sys.argv = [script, *arguments]
     try:
         if module:
@@ -148,7 +146,7 @@ def run(script: str, arguments: list[str], *, module: bool = False) -> None:
             _run_path(script)
     except SystemExit as request:
         if isinstance(request.code, int):
-            # What the system would keep of it: 256 would pass for success.
+            # The system keeps eight bits of it: 256 would pass for success.
             code = request.code and (request.code & 0xFF or 1)
         else:
             code = 0 if request.code is None else 1
@@ -162,14 +160,14 @@ def run(script: str, arguments: list[str], *, module: bool = False) -> None:
         error = error.with_traceback(_of_the_script(error.__traceback__))
         sys.excepthook(type(error), error, error.__traceback__)
         if isinstance(error, GossipError) and not error.speaks:
-            sys.exit(1)  # another rank says so and ends the job
+            sys.exit(1)  # another rank prints it and ends the job
         end_job(1)
 
 
 def set_threads(wanted: int | None, launcher: Launcher) -> None:
-    """Set the number of threads of this rank, in torch, and in the environment of what it starts.
+    """Set the number of threads of this rank, in torch and in the environment of its children.
 
-    A number asked for counts first, then OMP_NUM_THREADS, which torchrun sets to 1, then the share of the host's cores.
+    The number is `wanted`, else OMP_NUM_THREADS, which torchrun sets to 1, else the share of the host's cores.
     """
     if wanted is None and os.environ.get("OMP_NUM_THREADS"):
         return
@@ -202,8 +200,8 @@ def _run_path(script: str) -> None:
         return
     if first:
         sys.path[0] = os.path.dirname(os.path.realpath(script))
-    # As python does it and runpy.run_path does not: __file__ is absolute while sys.argv[0] is as given, __main__ has a
-    # loader, and it is still there when the exit handlers run.
+    # Unlike runpy.run_path, python makes __file__ absolute while sys.argv[0] stays as given, gives __main__ a loader,
+    # and keeps __main__ until the exit handlers have run.
     path = os.path.join(os.getcwd(), script)
     loader = SourceFileLoader("__main__", path)
     module = sys.modules["__main__"] = ModuleType("__main__")

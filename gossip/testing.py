@@ -1,4 +1,4 @@
-"""For tests, of this project and of yours: ranks as threads, and the contract that every transport keeps."""
+"""Tools for tests, this project's and yours: ranks as threads, and the contract of a transport."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def run(
     network: Network | None = None,
     hosts: Sequence[str] | None = None,
 ) -> list[Result]:
-    """Run `function(world)` on `size` ranks that are threads of this process; what each returned, by rank.
+    """Run `function(world)` on `size` threads of this process, one for each rank; returns the results by rank.
 
-    A rank whose function raises `Killed` has died, and is left out of what is returned.
+    A rank whose function raises `Killed` has died, and has no result.
 
-    Deterministic, as long as the function draws from generators of its own: torch's global one is shared by threads.
+    Runs are deterministic if the function draws from its own generators: threads share torch's global one.
 
     Args:
         size: number of ranks.
-        function: what each rank does.
+        function: called once on each rank.
         timeout: seconds that any wait of a rank may take.
-        network: what connects the ranks, to delay or lose messages.
-        hosts: on which host each rank plays to be, for `world.node` and `world.across`.
+        network: connects the ranks; it can delay or lose messages.
+        hosts: a host name for each rank, for `world.node` and `world.across`.
 
     Raises:
-        the error of the rank that failed first; the others are woken, and theirs is its consequence.
+        Exception: the error of the rank that failed first. The other ranks are woken and end too.
 
     >>> run(3, lambda world: world.rank)
     [0, 1, 2]
@@ -72,7 +72,7 @@ def run(
             thread.start()
         for thread in threads:
             thread.join()
-    except BaseException as interrupt:  # Ctrl-C: no rank is left behind
+    except BaseException as interrupt:  # Ctrl-C: end all threads
         wires.break_off(interrupt)
         raise
     if errors:

@@ -1,10 +1,9 @@
-"""One picture of all ranks: `python -m gossip.trace FOLDER` joins the timelines that a traced run has written there.
+"""`python -m gossip.trace FOLDER` joins the timelines of all ranks of a traced run into one file.
 
-Hosts have clocks of their own. Every rank's file says when the rank left one and the same barrier, the one that ends
-the making of its first optimizer. Ranks of one machine share a clock and are laid over one another by that, to the
-microsecond. Machines are laid over one another by the barrier, as exactly as ranks leave it together: a message and a
-thread's waking, 0 to 2 ms where each rank has a core and 5 ms with two on each; groups that never meet are laid as if
-they had. From there on the pictures of two machines drift as their clocks do.
+Ranks of one machine share a clock, and their times are aligned by it to the microsecond. The clocks of two machines are
+aligned by the barrier at the end of the construction of the first optimizer, whose time every file holds. Ranks leave
+that barrier within 0 to 2 ms where each rank has a core, and within 5 ms with two ranks on each. Groups that never meet
+are aligned as if they had met. Later the times of two machines drift as their clocks do.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ examples:
   python -m gossip.trace out/trace                      writes out/trace/trace.json
   python -m gossip.trace out/trace picture.json.gz
 
-Open what it writes at https://ui.perfetto.dev or chrome://tracing. Where hosts share no folder, copy their files into
-one first. A file that a killed rank left unfinished is taken as far as it goes.
+Open the result at https://ui.perfetto.dev or chrome://tracing. If hosts share no folder, copy their files into one
+first. The file of a killed rank is read up to its last whole step.
 
-exit code: 0, or 2 where there is nothing to join or it cannot be written.
+exit code: 0; 2 if there is nothing to join or the result cannot be written.
 """
 
 LEFT_OVER = 5.0
-"""Seconds between the barriers of two files, by their wall clocks, from which on they are hardly of one run."""
+"""If the barriers of two files are more seconds apart, by wall clock, the files are likely from different runs."""
 
 
 class Mark(NamedTuple):
-    """A rank's barrier: `met` seconds after the `origin` of its file's times, both by the clock that `clock` names."""
+    """A rank's barrier: `met` seconds after `origin`, the zero of its file's times; `clock` names the clock of both."""
 
     clock: str
     origin: float
@@ -47,7 +46,7 @@ class Mark(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """What came of it: events written, and a sentence for everything that a reader should know."""
+    """The result of `join`: numbers of ranks and of events written, and remarks for the reader."""
 
     ranks: int
     events: int
@@ -77,10 +76,10 @@ def main() -> None:
 
 
 def join(folder: Path, out: Path) -> Joined:
-    """Write the events of all ranks in `folder` to `out`, with times that count from the first of them.
+    """Write the events of all ranks in `folder` to `out`, with times that count from the first event.
 
     Raises:
-        UsageError: there is no such folder, nothing of a traced run in it, or `out` cannot be written.
+        UsageError: `folder` does not exist or holds no timeline, or `out` cannot be written.
     """
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}: it is the one that {VARIABLE} or --trace named in the run")
@@ -94,7 +93,7 @@ def join(folder: Path, out: Path) -> Joined:
     marks = {rank: each for rank, each in found.items() if each is not None}
     remarks = [f"{paths[rank].name} ends before all ranks had met, and is left out" for rank in found.keys() - marks]
     if not marks:
-        raise UsageError(f"no rank in {folder} came as far as its first step: there is nothing to draw")
+        raise UsageError(f"no rank in {folder} reached its first step: there is nothing to draw")
     remarks += _doubts(marks, paths)
     shifts, count = offsets(marks), 0
     try:
@@ -112,7 +111,7 @@ def join(folder: Path, out: Path) -> Joined:
 
 
 def offsets(marks: Mapping[int, Mark]) -> dict[int, int]:
-    """Microseconds to add to the times of each rank, so that none is below 0 and all stand on one clock.
+    """Microseconds to add to the times of each rank, so that all ranks are on one clock and no time is below 0.
 
     >>> here, there = Mark("a", 100.0, 0.5, 0.0), Mark("b", 7.0, 0.25, 0.0)
     >>> offsets({0: here, 1: here._replace(origin=100.125), 2: there})
@@ -120,7 +119,7 @@ def offsets(marks: Mapping[int, Mark]) -> dict[int, int]:
     """
     left: dict[str, float] = {}
     for clock, origin, met, _ in marks.values():
-        # The first of a machine's ranks to leave the barrier is the one that was woken with the least delay.
+        # On each machine the first rank to leave the barrier was woken with the least delay.
         left[clock] = min(left.get(clock, math.inf), origin + met)
     zeros = {rank: each.origin - left[each.clock] for rank, each in marks.items()}
     first = min(zeros.values())
@@ -128,7 +127,7 @@ def offsets(marks: Mapping[int, Mark]) -> dict[int, int]:
 
 
 def mark(path: Path) -> Mark | None:
-    """The first barrier that `path` tells of."""
+    """The first barrier in `path`."""
     for events in lines(path, []):
         for event in events:
             if event["name"] == MET:
@@ -138,14 +137,14 @@ def mark(path: Path) -> Mark | None:
 
 
 def lines(path: Path, remarks: list[str]) -> Iterator[list[dict[str, Any]]]:
-    """The events of a rank's file, a step at a time, up to where it breaks off; that is a remark."""
+    """The events of a rank's file, one step at a time; a file that breaks off adds a remark."""
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             text = line.strip().strip("[],")
             try:
                 events = json.loads(f"[{text}]")
             except json.JSONDecodeError:
-                remarks.append(f"{path.name} breaks off in line {number}, and is taken up to there")
+                remarks.append(f"{path.name} breaks off in line {number}, and is read up to there")
                 return
             if events:
                 yield events

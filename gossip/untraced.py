@@ -1,4 +1,4 @@
-"""Functions that torch.compile leaves alone: it breaks the graph where they are called, and they run as they stand."""
+"""Functions that communicate run outside of torch.compile's graphs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ Result = TypeVar("Result")
 
 
 def untraced(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """`function`, which communicates: a trace would hand fake tensors to the transports, and leave ranks waiting.
+    """`function`, with a graph break where compiled code calls it.
+
+    A trace would hand fake tensors to the transports, and leave other ranks waiting.
 
     >>> untraced(lambda x: x + 1)(1)
     2

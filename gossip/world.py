@@ -1,4 +1,4 @@
-"""Who takes part: this process's rank among the others, its device, and the transport between them."""
+"""A world: this process's rank among the others, its device, and the transport between them."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from .untraced import untraced
 TRANSPORTS = ("auto", "mpi", "gloo", "nccl")
 
 SHARED = "GOSSIP_SHARED_GPU"
-"""Set to 1, ranks may share a GPU over NCCL, to which they pass for ranks of different hosts: for tests, and slow."""
+"""If set to 1, ranks may share a GPU over NCCL, which takes them for ranks of different hosts: for tests, and slow."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class World:
     """Ranks 0..size-1 and this process's place among them. Immutable, and a context manager that closes itself.
 
-    A sub-world (`node`, `across`, `group`) is a World too, with its ranks renumbered. Making one is an act of its
-    members alone; each of them makes it, in the same order.
+    A sub-world (`node`, `across`, `group`) is a World too, with its ranks renumbered. Its members make it, all of them
+    and in the same order; no other rank takes part.
 
     Attributes:
-        rank, size: this process's number and how many there are.
+        rank, size: this process's number, and the number of ranks.
         local_rank, local_size: the same, among the ranks of this world on this host.
-        device: where this rank's tensors belong.
+        device: the device of this rank's tensors.
         transport: "mpi", "gloo", "nccl" or "memory".
         hosts: the host name of every rank.
 
@@ -60,24 +60,24 @@ class World:
 
     @property
     def node(self) -> World:
-        """The ranks of this world that share this host; made when it is first asked for."""
+        """The ranks of this world on this host; made by the first access."""
         return self._once("node", [rank for rank, host in enumerate(self.hosts) if host == self.hosts[self.rank]])
 
     @property
     def survivors(self) -> World:
-        """The ranks that are left of this world, renumbered; all of them while none has died."""
+        """The ranks of this world that have not died, renumbered."""
         hosts = dict(zip(self._called, self.hosts, strict=True))
         return _world(self.base, tuple(hosts[rank] for rank in self.base.ranks), self.device)
 
     @property
     def across(self) -> World:
-        """The ranks that have this local rank, one on every host that has so many; made when it is first asked for."""
-        places = list(dict.fromkeys(self.hosts))  # of hosts, the same for each local rank, however ranks are numbered
+        """The ranks with this local rank, at most one on each host; made by the first access."""
+        places = list(dict.fromkeys(self.hosts))  # one order of hosts for each local rank, however ranks are numbered
         counterparts = [r for r in range(self.size) if local_place(self.hosts, r)[0] == self.local_rank]
         return self._once("across", sorted(counterparts, key=lambda r: places.index(self.hosts[r])))
 
     def _once(self, name: str, ranks: list[int]) -> World:
-        # functools.cached_property of Python 3.11 and older would hold a lock that ranks in other threads wait for.
+        # functools.cached_property of Python 3.11 and older holds a lock, for which ranks in other threads would wait.
         if name not in self._made:
             with self.base.board.calling(f"world.{name}"):
                 self._made[name] = self.group(ranks)
@@ -85,25 +85,28 @@ class World:
 
     @untraced
     def group(self, ranks: Sequence[int]) -> World:
-        """Some ranks as a world of their own, renumbered in the order given. Every one of them makes this call.
+        """A sub-world of some ranks, renumbered in the given order. Each of them makes this call.
+
+        Args:
+            ranks: of this world.
 
         Raises:
             UsageError: this rank is not one of them, or a rank is named twice or does not exist.
         """
         if self.base.size < self.size:
-            raise UsageError("ranks of this world have died: ask world.survivors, where the others are renumbered")
+            raise UsageError("ranks of this world have died: use world.survivors, where the others are renumbered")
         self.base.refuse_closed("the making of a group")
         ranks = ranks_of(ranks, self.size)
         with self.base.board.calling("world.group(...)"):
             return _world(self.base.group(ranks), tuple(self.hosts[rank] for rank in ranks), self.device)
 
     def channel(self) -> Transport:
-        """A new channel between all ranks, numbered in the order of these calls: the same order on every rank."""
+        """A new channel between all ranks. Every rank makes its channels in the same order."""
         return self.base.channel()
 
     @untraced
     def gather(self, data: bytes) -> list[bytes]:
-        """What every rank gave, by rank, on every rank: for small things such as a count of batches.
+        """The bytes of every rank, by rank, on every rank: for small data such as a count of batches.
 
         >>> with init() as world:
         ...     batches = max(int(count) for count in world.gather(b"%d" % 9))
@@ -119,11 +122,11 @@ class World:
 
     @untraced
     def asked_to_stop(self) -> bool:
-        """Whether any rank was asked to end, by a scheduler's warning (SIGTERM, SIGUSR2) or Ctrl-C; all ranks agree.
+        """Whether a scheduler (SIGTERM, SIGUSR2) or Ctrl-C asked any rank to end; the same answer on every rank.
 
-        Every rank calls it at the same step, such as every tenth: it costs a small gather. Where a loop asks, the first
-        signal leaves it the time to save a checkpoint, and a second one, or no question for half a minute, ends the
-        job. Where none asks, a first signal ends it.
+        Every rank calls it at the same step, such as every tenth: it costs a small all-gather. A loop that calls it has
+        the time to save a checkpoint after the first signal. The job ends at a second signal, or if the loop does not
+        call it for 30 s. Without any call a first signal ends the job.
 
         >>> with init() as world:
         ...     for number in range(100):
@@ -141,7 +144,7 @@ class World:
 
     @untraced
     def close(self) -> None:
-        """Wait for every rank, then give the transport back, which its sub-worlds share. Optimizers have settled."""
+        """Wait for every rank, then close the transport, which sub-worlds share. Optimizers have to settle before."""
         if self.base.closed:
             return
         with self.base.board.calling("world.close()"):
@@ -153,15 +156,15 @@ class World:
             forget_children()
 
     def __repr__(self) -> str:
-        """Whose place it is among whom, where, and over what."""
+        """This rank's place, its device and its transport."""
         place = f"local rank {self.local_rank} of {self.local_size} on {self.hosts[self.rank]}"
         return f"World(rank {self.rank} of {self.size}, {place}, {self.device}, over {self.transport})"
 
     def __reduce__(self) -> NoReturn:
-        """Refused: two Worlds of one process cannot share one mailbox."""
+        """Refuse copies, which would receive each other's messages."""
         raise UsageError(
-            f"rank {self.rank} cannot copy or pickle a World, nor what holds one, such as an averager: it stands for a "
-            "running process. Use the same World everywhere, and call gossip.init() in another process"
+            f"rank {self.rank} cannot copy or pickle a World, nor an object that holds one, such as an averager: it "
+            "stands for a running process. Use the same World everywhere, and call gossip.init() in another process"
         )
 
     def __enter__(self) -> World:
@@ -170,15 +173,15 @@ class World:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:  # after an error the other ranks may never come to the barrier
+        if kind is None:  # after an error the other ranks may never reach the barrier
             self.close()
 
 
 def check_world(world: Any, sentence: str) -> None:
-    """Return where `world` is a World.
+    """Check that `world` is a World.
 
     Raises:
-        UsageError: `sentence`, with the argument in the place of {}.
+        UsageError: with `sentence`, in which the argument replaces {}.
     """
     if not isinstance(world, World):
         raise UsageError(sentence.format(shown(world)) + " (gossip.init() returns one)")
@@ -190,32 +193,32 @@ def _world(base: Transport, hosts: tuple[str, ...], device: torch.device) -> Wor
 
 
 def memory_world(network: Network, rank: int, size: int, timeout: float, hosts: Sequence[str] | None = None) -> World:
-    """Rank `rank` of `size` threads; `hosts` plays on which host each of them stands."""
+    """The world of rank `rank` of `size` threads; `hosts` are the names of pretended hosts, one for each rank."""
     names = tuple(hosts) if hosts is not None else (socket.gethostname(),) * size
     return _world(MemoryTransport(network, rank, size, timeout), names, torch.device("cpu"))
 
 
 def init(transport: str = "auto", timeout: float = 300.0) -> World:
-    """Take part in the job that mpirun, torchrun or srun started; plain `python` is a job of one rank.
+    """Join the job that mpirun, torchrun or srun started; plain `python` is a job of one rank.
 
-    Where none of them did, the ranks are those of an initialised torch.distributed: call this after
-    `init_process_group` in what mp.spawn, Lightning or Accelerate started.
+    In processes of mp.spawn, Lightning or Accelerate the ranks are those of torch.distributed: call this after
+    `init_process_group`.
 
     Args:
         transport: "mpi" (the default under mpirun for CPU tensors), "nccl" (the default with a GPU for each rank),
             "gloo" (the default under torchrun without), or "auto". The variable GOSSIP_TRANSPORT replaces "auto".
-        timeout: seconds after which any wait ends with an error that says who waited for whom.
+        timeout: seconds after which any wait ends with an error that names the rank and its peer.
 
-    In a job of several ranks, an exception that nobody catches ends the whole job from now on, with its traceback and
-    a code other than 0: otherwise the ranks that did not fail would wait for their deadline. SIGTERM ends it with code
-    143, unless the loop asks for that (`asked_to_stop`). SIGUSR1 makes a rank write to stderr where it is, and the
-    stacks of its threads; so does a deadline that ends the job.
+    In a job of several ranks an uncaught exception ends the whole job, with its traceback and a code other than 0:
+    the other ranks would wait for their deadline. SIGTERM ends the job with code 143, unless the loop calls
+    `asked_to_stop`. On SIGUSR1 a rank writes its position and the stacks of its threads to stderr, and so it does
+    before a deadline ends the job.
 
     Raises:
-        UsageError: an unknown transport, launcher variables that contradict each other, or a process that is no rank
-            but the child of one.
+        UsageError: an unknown transport, launcher variables that contradict each other, or a process that is the child
+            of a rank.
         TransportUnavailable: this machine or process cannot run the transport.
-        PeerTimeout: not every rank came.
+        PeerTimeout: a rank did not come.
 
     >>> with init() as world:  # alone, under plain python
     ...     print(world.rank, world.size, world.transport)
@@ -248,13 +251,13 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
 
 
 def _launcher(timeout: float) -> Launcher:
-    """Who started this process, and as which rank; torch.distributed where no launcher knows of others."""
+    """The launcher and this process's rank, from torch.distributed if no launcher started other ranks."""
     try:
         launcher = detect()
     except UsageError:
         if ranks_of_torch() == 1:
             raise
-        launcher = Launcher("none")  # some of torchrun's variables, which the program has set
+        launcher = Launcher("none")  # the program has set some of torchrun's variables
     return launcher if launcher.size > 1 else place_in_torch(timeout) or launcher
 
 
@@ -278,14 +281,14 @@ def _choose(transport: str, launcher: Launcher) -> str:
 
 
 def _gpu_each(launcher: Launcher) -> bool:
-    """Whether every rank of this host has a GPU to itself; a launcher may also show each rank only its own."""
+    """Whether every rank of this host has a GPU to itself; Slurm may show each rank only its own."""
     return torch.cuda.is_available() and (
         torch.cuda.device_count() >= launcher.local_size or "SLURM_GPUS_PER_TASK" in os.environ
     )
 
 
 def _device(name: str, launcher: Launcher) -> torch.device:
-    """The GPU of the launcher's local rank, which is also what a launcher that shows each rank its own goes by."""
+    """The GPU of the local rank, or the CPU; a launcher may show each rank only its own GPU."""
     if name != "gloo" and torch.cuda.is_available():
         gpu = launcher.local_rank if launcher.gpu is None else launcher.gpu
         device = torch.device("cuda", gpu % torch.cuda.device_count())
@@ -295,7 +298,7 @@ def _device(name: str, launcher: Launcher) -> torch.device:
 
 
 def _connect(name: str, launcher: Launcher, timeout: float) -> Transport:
-    """The transport between all ranks, in a group that no other world of this process uses."""
+    """The transport between all ranks, on channels that no other world of this process uses."""
     if name == "memory":
         return MemoryTransport(Network(), 0, 1, timeout)
     if name == "mpi":

@@ -1,4 +1,4 @@
-"""Checkpoints of a running job: every rank writes what it holds, and a resumed run ends in the same bits.
+"""Checkpoints of a running job: every rank writes its state, and a resumed run ends in the same bits.
 
     saved = gossip.checkpoint.load("out/run", world, model=model, optimizer=optimizer, scheduler=scheduler)
     for step in range(saved.step if saved else 0, steps):
@@ -6,9 +6,10 @@
         if (step + 1) % 500 == 0:
             gossip.checkpoint.save("out/run", world, step + 1, model=model, optimizer=optimizer, scheduler=scheduler)
 
-`saving` and `loading` are the two calls, `consensus` is what all shards hold together, `files` and `manifest` say what
-lies on disk, `plain` what may go into a file, `randomness` keeps the generators. `python -m gossip.checkpoint FOLDER`
-looks at them.
+`saving` and `loading` hold the two calls, and `consensus` averages the shards of all ranks. `files` and `manifest`
+define the layout on disk, `plain` the content of a file, `randomness` the states of random generators.
+`python -m gossip.checkpoint FOLDER` checks the checkpoints of a folder.
+May import: anything of gossip but `launch`.
 """
 
 from .loading import Saved, consensus, load

@@ -1,4 +1,4 @@
-"""Looks at checkpoints: `python -m gossip.checkpoint FOLDER` says which are sound, `--export` makes a model of one."""
+"""`python -m gossip.checkpoint FOLDER` checks the checkpoints of a folder; `--export` writes the consensus model."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from .loading import consensus
 _EPILOG = """\
 examples:
   python -m gossip.checkpoint out/run                         every checkpoint, and whether each of its shards is sound
-  python -m gossip.checkpoint out/run --export model.pt       the mean of all ranks, weights and what was in flight
-                                                              honoured, as an ordinary state_dict
+  python -m gossip.checkpoint out/run --export model.pt       the weighted mean of all ranks, messages in flight
+                                                              included, as an ordinary state_dict
   python -m gossip.checkpoint out/run --export critic.pt --model critic       another module that was saved beside it
 
   model.load_state_dict(torch.load("model.pt", weights_only=True))
 
-Where hosts keep their shards on disks of their own, copy the folders into one first.
+If hosts keep their shards on their own disks, copy the folders into one first.
 
-exit code: 0, or 2 where the folder holds no sound checkpoint or the model cannot be written.
+exit code: 0; 2 if the folder holds no sound checkpoint or the model cannot be written.
 """
 
 
 def main() -> None:
-    """Read the options, then look or export."""
+    """Read the options, then check or export."""
     parser = argparse.ArgumentParser(
         prog="python -m gossip.checkpoint",
-        description="Look at the checkpoints in a folder, or make an ordinary model file of the newest.",
+        description="Check the checkpoints in a folder, or export the newest as an ordinary model file.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, help="what the script gave to gossip.checkpoint.save")
+    parser.add_argument("folder", type=Path, help="the folder given to gossip.checkpoint.save")
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the consensus model there")
-    parser.add_argument("--model", default="model", metavar="NAME", help='another module that was saved, as "critic"')
+    parser.add_argument("--model", default="model", metavar="NAME", help='another saved module, such as "critic"')
     given = parser.parse_args()
     try:
         if given.export is None:
-            sys.exit(0 if look(given.folder) else 2)
+            sys.exit(0 if check(given.folder) else 2)
         export(given.folder, given.export, given.model)
     except (GossipError, OSError) as error:
         print(f"gossip.checkpoint: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def look(folder: Path) -> bool:
-    """Print a line for each checkpoint; whether one is sound."""
+def check(folder: Path) -> bool:
+    """Print a line for each checkpoint; returns whether one is sound."""
     found, damaged = files.manifests(folder)
     for reason in damaged:
         print(reason)

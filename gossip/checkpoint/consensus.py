@@ -1,10 +1,10 @@
-"""What all shards of a checkpoint hold together, taken in one after another, for any other number of ranks.
+"""The consensus of all shards of a checkpoint, for the published model and for another number of ranks.
 
-    z <- Σ w z / Σ w     parameters or their masters, over what the ranks held and what was in flight, weights honoured
-    s <- Σ s / n         SlowMo's anchors and momenta, the base optimizer's moments, floating-point buffers; n counts
-                         the ranks that hold the element, where each has its part
+    z <- Σ w z / Σ w     parameters or their masters, over ranks and messages in flight
+    s <- Σ s / n         SlowMo's anchors and momenta, the base optimizer's moments, floating-point buffers
 
-Where all ranks hold the same bits, these are the bits that come out. Counters, rates and whole numbers are rank 0's.
+Here n is the number of ranks that hold the element. The mean of equal bits has the same bits. Counters, rates and whole
+numbers are rank 0's. Shards are read one after another, so that memory holds two of them.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ Place = tuple[Any, ...]
 
 
 class Mean:
-    """A mean to which values come one by one, in float32 or wider."""
+    """A running weighted mean in float32 or wider."""
 
     def __init__(self, values: torch.Tensor, weight: float) -> None:
         self._dtype = values.dtype
         self._values = wide_copy(values)
         self._weight = weight
 
-    def take(self, values: torch.Tensor, weight: float) -> None:
-        """Merge, as ranks do it."""
+    def add(self, values: torch.Tensor, weight: float) -> None:
+        """Merge `values`, as ranks merge messages."""
         # w <- w + w' ;   z <- z + (w'/w)·(z' − z)
         self._weight += weight
         self._values.lerp_(values.to(self._values.dtype), weight / self._weight)
 
     def result(self) -> torch.Tensor:
-        """The mean, in the dtype that the values came in."""
+        """The mean, in the dtype of the first values."""
         return self._values.to(self._dtype)
 
 
 class Consensus:
-    """Takes in the shards of all ranks, and holds the means and one shard meanwhile.
+    """Averages the shards of all ranks; it holds the means and the first shard.
 
     Args:
-        counterpart: the rank whose other things, such as a scheduler, are taken.
+        counterpart: the rank whose non-averaged state, such as a scheduler's, is restored.
     """
 
     def __init__(self, counterpart: int = 0) -> None:
@@ -57,8 +57,8 @@ class Consensus:
         self._more: State = {}
         self._means: dict[Place, Mean] = {}
 
-    def take(self, shard: State) -> None:
-        """One more shard, rank 0's first."""
+    def add(self, shard: State) -> None:
+        """Add one more shard, rank 0's first."""
         first = self._first = self._first or shard
         if shard["layouts"] != first["layouts"]:
             raise CheckpointError(f"ranks 0 and {shard['rank']} saved different parameters")
@@ -71,11 +71,11 @@ class Consensus:
         places = []
         for place, weight, values in _holdings(shard):
             if place in self._means:
-                self._means[place].take(values, weight)
+                self._means[place].add(values, weight)
             else:
                 self._means[place] = Mean(values, weight)
             places.append(place)
-        for place in places:  # they are held once
+        for place in places:  # free the memory of the values
             _put(first, place, None)
 
     def model(self, name: str = "model") -> State:
@@ -108,7 +108,7 @@ class Consensus:
         return _modules(self._first)
 
     def shard(self, live: Mapping[str, State]) -> State:
-        """What each of the new ranks goes on from, `live` being the states of its new optimizers by name."""
+        """The state from which a new rank continues; `live` are the states of its new optimizers, by name."""
         self.model()
         self._first["more"].update(self._more)
         for name in live.keys() & self._first["layouts"].keys():
@@ -124,7 +124,7 @@ class Consensus:
 
 
 def _holdings(shard: State) -> Iterator[tuple[Place, float, torch.Tensor]]:
-    """Every tensor that enters a mean: its place in the shard, its weight, and itself."""
+    """Every tensor to average: its place in the shard, its weight, and the tensor."""
     averaged: set[Place] = set()
     for name, layout in shard["layouts"].items():
         averaged.update(place for bucket in layout for slot in bucket for place in _homes(slot))
@@ -136,7 +136,7 @@ def _holdings(shard: State) -> Iterator[tuple[Place, float, torch.Tensor]]:
 
 
 def _of_optimizer(shard: State, at: Place, layout: list[list[State]]) -> Iterator[tuple[Place, float, torch.Tensor]]:
-    """Of one optimizer and the parameters that it trains."""
+    """The tensors to average of one optimizer and of its parameters."""
     optimizer = _get(shard, at)
     masters, own = optimizer["gossip"].get("masters", {}), optimizer["gossip"]["weight"]
     for slot in (slot for number, bucket in enumerate(layout) if number not in masters for slot in bucket):
@@ -155,7 +155,7 @@ def _of_optimizer(shard: State, at: Place, layout: list[list[State]]) -> Iterato
         yield (*at, "state", number, name), 1.0, value
     for extra in optimizer.keys() - {"state", "param_groups", "gossip"}:
         for name, tensors in optimizer[extra].items() if isinstance(optimizer[extra], dict) else ():
-            # A list is of tensors that every rank has, a dictionary of those that only some have, by where they belong.
+            # A list holds tensors that every rank has, a dictionary tensors that some ranks have, by their places.
             each = (
                 tensors.items()
                 if isinstance(tensors, dict)
@@ -167,7 +167,7 @@ def _of_optimizer(shard: State, at: Place, layout: list[list[State]]) -> Iterato
 
 
 def _arrived(state: Any) -> Iterator[list[torch.Tensor]]:
-    """Envelope and values of every message that was in flight: it had arrived, and was not merged yet."""
+    """Envelope and values of every message that was in flight: it had arrived and was not merged."""
     if isinstance(state, dict):
         for envelope, *values in state.get("arriving", {}).values():
             yield [envelope, *map(WIRES[state.get("wire")].values, values)]
@@ -176,7 +176,7 @@ def _arrived(state: Any) -> Iterator[list[torch.Tensor]]:
 
 
 def _renewed(saved: State, live: State) -> State:
-    """A section of the optimizer's state on the new ranks: nothing is in flight and every weight is 1."""
+    """A section of the optimizer's state for a new rank: nothing is in flight and every weight is 1."""
     whole = Mass(Stats()).state_dict()
     own = {"places", "runs", "gradients", *whole}
     return {
@@ -187,7 +187,7 @@ def _renewed(saved: State, live: State) -> State:
 
 
 def _rounds(saved: Any, live: State) -> State:
-    """An averager's state on the new ranks: rounds go on counting where the same place counted them."""
+    """An averager's state for a new rank: it continues the saved counts of rounds."""
     result: State = {}
     for key, value in live.items():
         old = saved.get(key) if isinstance(saved, dict) else None
@@ -201,7 +201,7 @@ def _rounds(saved: Any, live: State) -> State:
 
 
 def _own(values: torch.Tensor, slot: State) -> torch.Tensor:
-    """The part of a bucket that is one parameter's."""
+    """The part of a bucket that belongs to one parameter."""
     return values.as_strided(slot["shape"], slot["stride"], values.storage_offset() + slot["start"])
 
 
@@ -215,17 +215,17 @@ def _floating(value: Any) -> bool:
 
 
 def _at(name: str) -> Place:
-    """Where a shard holds the state of what was saved under `name`."""
+    """The place in a shard of the object that was saved under `name`."""
     return (name,) if name in ("model", "optimizer") else ("more", name)
 
 
 def _homes(slot: State) -> list[Place]:
-    """Where a shard holds one parameter; more than one place where modules have tied it."""
+    """The places in a shard of one parameter; tied parameters have several."""
     return [(*_at(module), name) for module, name in slot["places"]]
 
 
 def _modules(shard: State) -> list[str]:
-    """The model, and other modules with parameters of an optimizer that was saved."""
+    """The names of the model and of other modules with parameters of a saved optimizer."""
     slots = (slot for layout in shard["layouts"].values() for bucket in layout for slot in bucket)
     return list(dict.fromkeys(["model", *(module for slot in slots for module, _ in slot["places"])]))
 

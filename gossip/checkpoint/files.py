@@ -1,12 +1,12 @@
-"""What lies on disk: a shard for each rank, and a manifest that gets its name once all of them are there.
+"""The files of checkpoints: a shard for each rank, and a manifest that is written once all shards are on disk.
 
-    folder/step-00000100/rank-00003-1f0c…9a.pt    what rank 3 holds, as torch.save writes it
+    folder/step-00000100/rank-00003-1f0c…9a.pt    the state of rank 3, as torch.save writes it
     folder/step-00000100/manifest.json            the size and the digest of every rank's shard, and its own digest
 
-A checkpoint is there from the moment its manifest is, and its shards are on disk by then. A shard bears its digest in
-its name, so none is ever written over another: saving a step again leaves the first one whole until the second is.
-Bytes are compared with their digest before anything else looks at them. A digest is no signature: who can write into
-the folder can make a sound checkpoint of any numbers, though none that runs code.
+A checkpoint exists if its manifest does. The name of a shard contains its digest, so no shard is overwritten: when a
+step is saved again, the first checkpoint stays whole until the second one is. Bytes are compared with their digest
+before they are used. A digest is no signature: with write access to the folder one can make a sound checkpoint of any
+numbers, though none that runs code.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ MANIFEST = "manifest.json"
 PASSED_OVER = "manifest.refused.json"
 
 _STEP = re.compile(r"step-([0-9]{8,})")
-_ZIP = b"PK\x03\x04"  # how torch.save begins; older formats are left to torch alone
+_ZIP = b"PK\x03\x04"  # the first bytes of torch.save; torch's older formats are refused
 
 
 def place(folder: Path, step: int) -> Path:
-    """Where the checkpoint of `step` lies."""
+    """The folder of the checkpoint of `step`."""
     return folder / f"step-{step:08d}"
 
 
 def steps(folder: Path) -> Iterator[tuple[int, Path]]:
-    """Every step that has a place, whole or not, the newest first."""
+    """Every step with a folder, whole or not, the newest first."""
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
@@ -52,7 +52,7 @@ def steps(folder: Path) -> Iterator[tuple[int, Path]]:
 
 
 def manifests(folder: Path) -> tuple[list[Manifest], dict[int, str]]:
-    """The checkpoints of a folder, the newest first, and step -> a sentence for each manifest that cannot be read."""
+    """The checkpoints of a folder, the newest first; and step -> error for each manifest that cannot be read."""
     found: list[Manifest] = []
     damaged: dict[int, str] = {}
     for step, path in steps(folder):
@@ -61,7 +61,7 @@ def manifests(folder: Path) -> tuple[list[Manifest], dict[int, str]]:
             if manifest.step != step:
                 raise CheckpointError(f"is that of step {manifest.step}")
             found.append(manifest)
-        except FileNotFoundError:  # never finished
+        except FileNotFoundError:  # an unfinished save
             continue
         except OSError as error:
             damaged[step] = f"{path / MANIFEST} cannot be read ({error.strerror})"
@@ -79,7 +79,7 @@ def write(folder: Path, rank: int, state: dict[str, Any]) -> Shard:
             digesting = _Digesting(file)
             try:
                 torch.save(state, cast(IO[bytes], digesting))
-            except RuntimeError as error:  # where writing failed, that is all that torch says
+            except RuntimeError as error:  # torch hides the OSError of a failed write
                 raise digesting.error or error from None
             file.flush()
             os.fsync(file.fileno())
@@ -94,10 +94,10 @@ def write(folder: Path, rank: int, state: dict[str, Any]) -> Shard:
 
 
 def read(path: Path, rank: int, shard: Shard) -> bytes:
-    """The bytes of one rank's shard.
+    """The bytes of one rank's shard, compared with their digest.
 
     Raises:
-        CheckpointError: it is not there, or not what was written.
+        CheckpointError: the file is missing or altered.
     """
     path /= shard.name(rank)
     try:
@@ -112,10 +112,10 @@ def read(path: Path, rank: int, shard: Shard) -> bytes:
 
 
 def unpack(folder: Path, rank: int, manifest: Manifest) -> dict[str, Any]:
-    """One rank's shard, its bytes compared first, its tensors on the host. Runs nothing that is in the file.
+    """One rank's shard with its tensors on the host. No code in the file is run.
 
     Raises:
-        CheckpointError: it is not there, not what was written, or no shard.
+        CheckpointError: the file is missing, altered or no shard.
     """
     path = place(folder, manifest.step)
     called = path / manifest.shards[rank].name(rank)
@@ -124,7 +124,7 @@ def unpack(folder: Path, rank: int, manifest: Manifest) -> dict[str, Any]:
         if not data.startswith(_ZIP):
             raise ValueError("no archive")
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch makes of bytes that it did not write
+    except Exception as error:  # torch raises many kinds of errors for foreign bytes
         raise CheckpointError(f"{called} is no shard ({type(error).__name__}: {_first_line(error)})") from error
     head = {"format": FORMAT, "step": manifest.step, "rank": rank, "size": manifest.size}
     if not isinstance(state, dict) or {key: state.get(key) for key in head} != head:
@@ -133,13 +133,13 @@ def unpack(folder: Path, rank: int, manifest: Manifest) -> dict[str, Any]:
 
 
 def commit(folder: Path, rank: int, manifest: Manifest) -> None:
-    """Let the checkpoint stand; whoever else writes it, on this host or another, writes the same."""
+    """Write the manifest. Every host writes the same bytes, also into a shared folder."""
     path = place(folder, manifest.step)
     write_bytes(path / MANIFEST, manifest.text(), path / f".manifest-{rank:05d}.tmp")
 
 
 def write_bytes(path: Path, data: bytes, temporary: Path) -> None:
-    """The whole file or none of it, on disk when this returns."""
+    """Write a file, whole or not at all; it is on disk when this returns."""
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -153,7 +153,7 @@ def write_bytes(path: Path, data: bytes, temporary: Path) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Names in `folder` are on disk when this returns."""
+    """Put the names in `folder` on disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -162,7 +162,7 @@ def sync(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what saves that never ended have left. No rank saves meanwhile."""
+    """Remove the files of unfinished saves. No rank may save meanwhile."""
     found, damaged = manifests(folder)
     whole = {manifest.step: manifest for manifest in found}
     for step, path in steps(folder):
@@ -176,7 +176,7 @@ def sweep(folder: Path) -> None:
 
 
 def prune(folder: Path) -> None:
-    """Remove all that is older than the newest checkpoints, of which `KEPT` stay."""
+    """Remove all but the `KEPT` newest checkpoints."""
     found, _ = manifests(folder)
     if len(found) < KEPT:
         return
@@ -187,16 +187,16 @@ def prune(folder: Path) -> None:
 
 
 def pass_over(folder: Path, manifest: Manifest) -> None:
-    """What is newer than `manifest` could not be read: it is no checkpoint any longer, and the next save removes it."""
+    """Rename the manifests of newer, unreadable checkpoints, so that the next save removes them."""
     for step, path in steps(folder):
         if step > manifest.step:
-            with contextlib.suppress(FileNotFoundError):  # never finished, or another host has done it
+            with contextlib.suppress(FileNotFoundError):  # an unfinished save, or another host has renamed it
                 os.replace(path / MANIFEST, path / PASSED_OVER)
                 sync(path)
 
 
 def _remove(path: Path) -> None:
-    # The manifest first: what is half removed is no checkpoint. Where hosts share a folder, each of them does this.
+    # The manifest first: the rest is then no checkpoint. Every host does this, also in a shared folder.
     (path / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)
 
@@ -206,7 +206,7 @@ def _first_line(error: BaseException) -> str:
 
 
 class _Digesting:
-    """A file that knows what was written into it, so that its bytes are gone through once."""
+    """A file that digests the bytes written into it, so that they need not be read again."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.error: OSError | None = None
@@ -215,7 +215,7 @@ class _Digesting:
         self._hash = hasher()
 
     def write(self, data: bytes) -> int:
-        """As the file does it."""
+        """Write and digest `data`."""
         try:
             self._file.write(data)
         except OSError as error:
@@ -226,9 +226,9 @@ class _Digesting:
         return len(data)
 
     def flush(self) -> None:
-        """As the file does it."""
+        """Flush the file."""
         self._file.flush()
 
     def shard(self) -> Shard:
-        """Of all that was written."""
+        """The size and the digest of all bytes written."""
         return Shard(self._count, self._hash.hexdigest())

@@ -1,4 +1,4 @@
-"""`load`: the newest checkpoint that every rank can read, the same on all of them. And the model out of one."""
+"""`load` restores the newest checkpoint that every rank can read; `consensus` returns the model of one."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .together import check_world_and_model, folder_of, sentence, together
 
 
 class Saved(NamedTuple):
-    """What was loaded.
+    """A loaded checkpoint.
 
     Attributes:
-        step: how many steps had been made.
-        size: how many ranks saved it.
-        more: what else was saved, by name, and was not loaded into an object.
+        step: the number of steps made.
+        size: the number of ranks that saved it.
+        more: the other saved values that were not loaded into an object, by name.
     """
 
     step: int
@@ -44,30 +44,28 @@ def load(
     options: str = "check",
     **more: Any,
 ) -> Saved | None:
-    """Go on from the newest sound checkpoint, in place; None where there is none yet, so that one script does both.
+    """Load the newest sound checkpoint in place; returns None if there is none, so that one script starts and resumes.
 
-    On as many ranks as saved it each reads its own shard, and goes on bit for bit, random states included. On any
-    other number every rank reads all shards, one after another, and all begin alike: parameters at Σ w z / Σ w, with
-    what was in flight; weights at 1; SlowMo's anchors and momenta and the base optimizer's moments at their means;
-    rounds and steps going on. All optimizers that gossip count so, and the modules that they train. Of what else was
-    saved, rank r then takes rank r mod n's, and random states stay as the script has set them.
+    On the same number of ranks each rank reads its own shard, and continues bit for bit, random states included. On
+    another number every rank reads all shards, one after another, and all ranks begin alike. Parameters are
+    Σ w z / Σ w, messages in flight included, and weights are 1. SlowMo's anchors and momenta and the base optimizer's
+    moments are means. Counts of rounds and steps continue. This holds for all gossip optimizers and the modules that
+    they train. Other saved objects of rank r are those of rank r mod n, and random states stay unchanged.
 
-    A checkpoint that is torn or altered on any rank is passed over on all of them, with a warning on rank 0, and the
-    one before it is taken.
+    If a checkpoint is torn or altered on any rank, all ranks use the one before it, and rank 0 warns.
 
     Args:
-        folder: as given to `save`. None takes that of `--resume`.
+        folder: as given to `save`. None uses the folder of `--resume`.
         world: all ranks of the job.
-        model: made as when it was saved.
+        model: constructed as when it was saved.
         optimizer: likewise, around the model's parameters.
-        options: "check" refuses other options of a GossipOptimizer or SlowMo than were saved; "own" goes on with those
-            that they have here.
-        more: what was saved with a state_dict and is to be loaded in place, by the same names.
+        options: "check" refuses a GossipOptimizer or SlowMo whose options differ from the saved ones; "own" continues
+            with the options of the new one.
+        more: other objects to load in place, by the names under which they were saved.
 
     Raises:
         UsageError: another optimizer, averager or set of names, or other options.
-        CheckpointError: there are checkpoints, and none of them is sound or fits; model and optimizer may then hold
-            parts of it.
+        CheckpointError: no checkpoint in the folder is sound and fits. Model and optimizer may hold parts of one.
     """
     check_world_and_model(world, model)
     with world.base.board.calling("gossip.checkpoint.load(...)"):
@@ -86,7 +84,7 @@ def _load(
     for name, thing in more.items():
         if not hasattr(thing, "load_state_dict"):
             raise UsageError(
-                f"{name} is a {type(thing).__name__}, into which nothing can be loaded: leave it out, and what was "
+                f"{name} is a {type(thing).__name__}, into which nothing can be loaded: leave it out, and the value "
                 f"saved under that name comes back in .more[{name!r}]"
             )
     world = world.survivors
@@ -103,18 +101,18 @@ def _load(
 
 
 def consensus(folder: str | os.PathLike[str], model: str = "model") -> dict[str, Any]:
-    """The model to publish: an ordinary state_dict of the mean over all ranks of the newest sound checkpoint.
+    """The model to publish: an ordinary state_dict, the mean over all ranks of the newest sound checkpoint.
 
-    Σ w z / Σ w for parameters, with what was in flight; floating-point buffers at their mean, others as rank 0 had
-    them. Reads every rank's shard, and needs neither the job nor the model.
+    Parameters are Σ w z / Σ w, messages in flight included. Floating-point buffers are means, other buffers rank 0's.
+    It reads every rank's shard, and needs neither the job nor the model.
 
     Args:
         folder: as given to `save`.
-        model: the name under which it was saved, such as "critic".
+        model: the name of a saved module, such as "critic".
 
     Raises:
         UsageError: no module was saved under that name.
-        CheckpointError: the folder holds no sound checkpoint, and why not.
+        CheckpointError: the folder holds no sound checkpoint; the sentence says why.
     """
     home = Path(folder)
     found, damaged = files.manifests(home)
@@ -128,7 +126,7 @@ def consensus(folder: str | os.PathLike[str], model: str = "model") -> dict[str,
 
 
 def _everywhere(world: World, home: Path) -> tuple[list[tuple[int, str, int]], list[tuple[int, str]]]:
-    """What any rank finds in its folder: (step, digest, the first rank that has it), the newest first; and damage."""
+    """Checkpoints on any rank, newest first, as (step, digest, first rank that has it); and (step, damage)."""
 
     def look() -> bytes:
         found, damaged = files.manifests(home)
@@ -151,10 +149,10 @@ def _newest(
     damaged: list[tuple[int, str]],
     optimizers: dict[str, Any],
 ) -> tuple[Manifest, dict[str, Any]] | None:
-    """The newest that every rank can read, and what this rank goes on from."""
+    """The newest checkpoint that every rank can read, and the shard from which this rank continues."""
     resized, unread = False, list(damaged)
     for step, digest, holder in found:
-        # Once a manifest stands on one host, the shards stand on all: a host that had no time to write it takes this.
+        # If one host has the manifest, all hosts have their shards: others use that manifest.
         text = world.gather(_text(home, step) if world.rank == holder else b"")[holder]
         shard, reason = None, ""
         try:
@@ -163,9 +161,9 @@ def _newest(
                 raise CheckpointError(f"the manifest of step {step} has changed while it was read")
             resized |= manifest.size != world.size
             shard = _share(home, world, manifest, optimizers)
-        except (PeerTimeout, PeerLost):  # there is nobody to tell
+        except (PeerTimeout, PeerLost):  # there is no peer to tell
             raise
-        except Exception as error:  # none may leave the others waiting
+        except Exception as error:  # any error is sent to the other ranks, which wait
             reason = f"rank {world.rank} on {world.hosts[world.rank]}: {sentence(error)}"
         failed = [said.decode() for said in world.gather(reason.encode()) if said]
         if not failed:
@@ -173,7 +171,7 @@ def _newest(
             newer = [reason for at, reason in unread if at >= step]
             if newer and world.rank == 0:
                 warnings.warn(
-                    f"going on from step {step} in {home}, since what is newer cannot be read: {'; '.join(newer)}",
+                    f"going on from step {step} in {home}, since newer checkpoints cannot be read: {'; '.join(newer)}",
                     stacklevel=3,
                 )
             return manifest, shard
@@ -188,7 +186,7 @@ def _newest(
 def _text(home: Path, step: int) -> bytes:
     try:
         return (files.place(home, step) / files.MANIFEST).read_bytes()
-    except OSError:  # what all ranks then find in it is no manifest
+    except OSError:  # all ranks then find that it is no manifest
         return b""
 
 
@@ -197,7 +195,7 @@ def _share(home: Path, world: World, manifest: Manifest, optimizers: dict[str, A
         own = files.unpack(home, world.rank, manifest)
         if not lost(own):
             return own
-        # The graph was one without some of its ranks, which a new job's is not.
+        # The saved graph lacks the dead ranks, and a new job's does not.
     everyone = _all_of(home, manifest, world.rank % manifest.size)
     live = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
     try:
@@ -207,13 +205,13 @@ def _share(home: Path, world: World, manifest: Manifest, optimizers: dict[str, A
 
 
 def _all_of(home: Path, manifest: Manifest, counterpart: int = 0) -> Consensus:
-    """All shards together; what else was saved is that of rank `counterpart`."""
+    """The consensus of all shards, with the other objects of rank `counterpart`."""
     everyone = Consensus(counterpart)
     for rank in range(manifest.size):
         shard = files.unpack(home, rank, manifest)
         try:
-            everyone.take(shard)
-        except Exception as error:  # sound bytes that this version did not write
+            everyone.add(shard)
+        except Exception as error:  # another version wrote these sound bytes
             raise _misfit(files.place(home, manifest.step) / manifest.shards[rank].name(rank), error) from error
     return everyone
 
@@ -225,7 +223,7 @@ def _misfit(path: Path, error: Exception) -> CheckpointError:
 
 
 def _settle_on(home: Path, world: World, manifest: Manifest) -> None:
-    """On each host this is the newest checkpoint from now on."""
+    """Make this the newest checkpoint on each host."""
     if world.local_rank == 0:
         files.pass_over(home, manifest)
         if manifest not in files.manifests(home)[0]:
@@ -246,7 +244,7 @@ def _apply(
             f"the checkpoint of step {manifest.step} holds no {', '.join(sorted(missing))}: "
             f"beside model and optimizer it holds {', '.join(sorted(shard['more'])) or 'nothing'}"
         )
-    # Optimizers come first: they wait for what is in flight, which may read the parameters that modules then write.
+    # Optimizers first: they wait for flights, which may read the parameters that modules then write.
     for name, thing in things.items():
         asked = {"options": options} if options != "check" and isinstance(thing, Wrapper) else {}
         try:
@@ -255,8 +253,8 @@ def _apply(
             raise
         except Exception as error:
             raise CheckpointError(
-                f"the {name} saved at step {manifest.step} cannot be loaded into this {type(thing).__name__}, which "
-                f"was made otherwise ({type(error).__name__}: {error})"
+                f"the {name} saved at step {manifest.step} does not fit this {type(thing).__name__} "
+                f"({type(error).__name__}: {error})"
             ) from error
     if manifest.size == world.size:
         randomness.restore(shard["random"], world.device)

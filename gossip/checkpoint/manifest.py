@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: how many ranks saved it, and the size and the digest of each one's shard."""
+"""The manifest of a checkpoint: the size and the digest of every rank's shard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def hasher(data: bytes = b"") -> hashlib.blake2b:
-    """What digests are made with."""
+    """The hash function of all digests."""
     return hashlib.blake2b(data, digest_size=32)
 
 
@@ -25,13 +25,13 @@ def digest_of(data: bytes) -> str:
 
 
 class Shard(NamedTuple):
-    """The file of one rank: how many bytes, and their digest."""
+    """The file of one rank: its number of bytes, and their digest."""
 
     bytes: int
     digest: str
 
     def name(self, rank: int) -> str:
-        """What the file is called."""
+        """The name of the file."""
         return f"rank-{rank:05d}-{self.digest[:16]}.pt"
 
 
@@ -43,16 +43,16 @@ class Manifest(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many ranks saved it."""
+        """The number of ranks that saved it."""
         return len(self.shards)
 
     @property
     def digest(self) -> str:
-        """The same for the same content."""
+        """The digest of the content."""
         return digest_of(json.dumps(self._body(), sort_keys=True).encode())
 
     def text(self) -> bytes:
-        """As it stands in the file."""
+        """The bytes of the file."""
         return json.dumps({**self._body(), "digest": self.digest}, indent=1).encode()
 
     def _body(self) -> dict[str, Any]:
@@ -60,10 +60,10 @@ class Manifest(NamedTuple):
 
 
 def parse(text: bytes) -> Manifest:
-    """The manifest of a file.
+    """The manifest in the bytes of a file.
 
     Raises:
-        CheckpointError: it is torn, altered, or of a format that is not known here.
+        CheckpointError: it is torn, altered, or of an unknown format.
     """
     try:
         body = json.loads(text.decode())
@@ -75,7 +75,7 @@ def parse(text: bytes) -> Manifest:
                 "export the model with the version that wrote it, by python -m gossip.checkpoint FOLDER --export FILE"
             )
         manifest = Manifest(body["step"], tuple(Shard(*shard) for shard in body["shards"]))
-        # Equal where every number is the kind of number that it should be.
+        # The digests differ if a number has the wrong type.
         sound = sound and manifest.digest == digest and _possible(manifest)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError("is torn or altered: it does not read as a manifest") from error

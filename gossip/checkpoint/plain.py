@@ -1,4 +1,4 @@
-"""What may go into a file: tensors, numbers, text, and lists and dictionaries of them, so that reading runs no code."""
+"""Plain values, which load without running code: tensors, numbers, text, and lists and dictionaries of them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Memo = dict[tuple[Any, ...], torch.Tensor]
 
 
 def plain(value: Any, where: str, memo: Memo | None = None) -> Any:
-    """`value` out of tensors on the host and Python's own kinds alone.
+    """`value` as tensors on the host and built-in types.
 
-    A tensor that is part of a larger piece of memory, as a parameter is of its bucket, is copied out of it: torch
-    writes the whole piece otherwise. Tensors over the same memory stay one.
+    A tensor over a part of a storage, as a parameter in its bucket, is copied, for torch would write the whole storage.
+    Tensors over the same memory stay one tensor.
 
     Args:
-        value: what to write.
-        where: what errors call it.
+        value: the value to write.
+        where: its name in errors.
         memo: copies made so far.
 
     Raises:
-        UsageError: something in it could not be loaded again without running code, and where it is.
+        UsageError: a part of it could not be loaded without running code; the sentence names the part.
 
     >>> plain({"rate": np.float64(0.5), "at": (1, None)}, "data")
     {'rate': 0.5, 'at': (1, None)}

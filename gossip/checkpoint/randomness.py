@@ -1,4 +1,4 @@
-"""The random states of this process: Python's, NumPy's, and torch's on the host and on the rank's GPU."""
+"""The states of the random generators of Python, NumPy, and torch on the host and on the rank's GPU."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def keep(device: torch.device) -> dict[str, Any]:
-    """All of them, as plain numbers and tensors."""
+    """The states, as plain numbers and tensors."""
     version, words, following = random.getstate()
     kind, key, *rest = np.random.get_state(legacy=True)
     states: dict[str, Any] = {
@@ -24,7 +24,7 @@ def keep(device: torch.device) -> dict[str, Any]:
 
 
 def restore(states: dict[str, Any], device: torch.device) -> None:
-    """Go on from there."""
+    """Set the generators to these states."""
     version, words, following = states["python"]
     random.setstate((version, tuple(words.tolist()), following))
     kind, key, *rest = states["numpy"]

@@ -1,4 +1,4 @@
-"""`save`: every rank writes its shard, and the manifest gets its name once all of them are on disk."""
+"""`save`: every rank writes its shard, and the manifest is written once all shards are on disk."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def save(
     optimizer: torch.optim.Optimizer,
     **more: Any,
 ) -> None:
-    """Write a checkpoint; every rank calls this between the same two steps, and what is in flight stays there.
+    """Write a checkpoint. Every rank calls this between the same two steps; messages in flight stay in flight.
 
-    When it returns the checkpoint is on disk, and the two newest are kept. A rank that dies on the way leaves the one
-    before it whole. Ranks wait for the slowest disk, and no longer than the world's deadline.
+    When it returns the checkpoint is on disk, and the two newest are kept. If a rank dies meanwhile, the checkpoint
+    before is whole. Ranks wait for the slowest disk, at most until the world's deadline.
 
     Args:
-        folder: shared by all hosts, or on each host's own disk; made if it is not there. None takes that of `--resume`.
-        world: all ranks of the job; those that died are left out.
-        step: how many steps have been made; it names the checkpoint, and must not go back behind one that is there.
-        model: holds every parameter of `optimizer`, or some module in `more` does.
+        folder: shared by all hosts, or on each host's own disk; made if missing. None uses the folder of `--resume`.
+        world: all ranks of the job; dead ranks are left out.
+        step: the number of steps made. It names the checkpoint, and must not be below that of an existing one.
+        model: a module that holds every parameter of `optimizer`, alone or with other modules in `more`.
         optimizer: a GossipOptimizer, or a SlowMo around one.
-        more: anything with state_dict(), such as a scheduler, a scaler, another optimizer or the module that it trains.
-            Or the position in the data and whatever else is made of numbers, text, plain tensors, and lists, tuples and
+        more: objects with state_dict(), such as a scheduler, a scaler, another optimizer or the module that it trains.
+            Or plain values, such as the position in the data: numbers, text, plain tensors, and lists, tuples and
             dictionaries of them.
 
     Raises:
-        UsageError: an argument that cannot be saved.
+        UsageError: an argument cannot be saved.
         Disagreement: ranks save different steps, or into different folders.
-        CheckpointError: a rank could not write its part, and why. The checkpoints before are whole.
+        CheckpointError: a rank could not write its shard; the sentence says why. Older checkpoints are whole.
 
     >>> import gossip, tempfile, torch
     >>> world, model = gossip.init(), torch.nn.Linear(4, 2)
@@ -75,21 +75,21 @@ def _save(
 ) -> None:
     home = folder_of(folder)
     if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-        raise UsageError(f"step is {step!r}, but it is how many steps have been made: a whole number from 0 up")
+        raise UsageError(f"step is {step!r}, but it is the number of steps made: a whole number from 0 up")
     verdict = difference(world.base, [f"step {step}", f"the folder {home}"])
     if verdict:
         raise Disagreement(f"{verdict}. Every rank saves after the same step into one folder", world.rank == 0)
     world = world.survivors
     leads = world.local_rank == 0
 
-    # Here, while no rank is writing: a later save may begin elsewhere before this one has been left.
+    # No rank is writing now; later another rank may already be in its next save.
     together(world, lambda: _make_room(home, step) if leads else None)
     written = together(world, lambda: _write(home, world, step, model, optimizer, more))
-    if len(written) < world.size:  # a rank has died meanwhile, and the others went on without it
+    if len(written) < world.size:  # a rank has died meanwhile, and the others continued without it
         return _save(folder, world, step, model, optimizer, more)
     manifest = Manifest(step, tuple(Shard(*json.loads(shard)) for shard in written))
     together(world, lambda: files.commit(home, world.rank, manifest) if leads else None)
-    together(world, lambda: files.prune(home) if leads else None)  # not before it stands on every host
+    together(world, lambda: files.prune(home) if leads else None)  # only after every host has the manifest
 
 
 def _make_room(home: Path, step: int) -> None:
@@ -123,9 +123,9 @@ def _write(
 
 
 def _states(things: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The layout of each wrapped optimizer's buckets, and the state of each thing."""
+    """The layout of each wrapped optimizer's buckets, and the state of each object."""
     bases = {name: _base(thing) for name, thing in things.items() if name == "optimizer" or isinstance(thing, Wrapper)}
-    # Optimizers first: they wait for what is on its way.
+    # Optimizers first: they wait for messages in flight.
     states = {name: things[name].state_dict() for name in bases}
     places: dict[int, list[list[str]]] = {}
     for name, thing in things.items():
@@ -145,13 +145,13 @@ def _base(optimizer: torch.optim.Optimizer) -> GossipOptimizer:
         base = base.optimizer
     if not isinstance(base, GossipOptimizer):
         raise UsageError(
-            f"optimizer is a {type(optimizer).__name__}, and what is saved is a gossip.GossipOptimizer or a SlowMo"
+            f"optimizer is a {type(optimizer).__name__}, but a checkpoint needs a gossip.GossipOptimizer or a SlowMo"
         )
     return base
 
 
 def _layout(base: GossipOptimizer, places: dict[int, list[list[str]]]) -> list[list[dict[str, Any]]]:
-    """For each bucket its parameters: [module, name] of each place that holds one, and where it lies."""
+    """The parameters of each bucket: their places in modules as [module, name], and their position in the bucket."""
     numbers = {id(parameter): number for number, parameter in enumerate(base.parameters)}
     layout: list[list[dict[str, Any]]] = []
     for bucket in base.mass.buckets:

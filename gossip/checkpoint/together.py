@@ -1,4 +1,4 @@
-"""What ranks do to their files they do together: all of them go on, or all raise the same sentence."""
+"""Collective steps of saving and loading: all ranks succeed, or all raise the same sentence."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..errors import CheckpointError, PeerLost, PeerTimeout, UsageError
 from ..world import World, check_world
 
 RESUME = "GOSSIP_RESUME"
-"""The variable in which `python -m gossip.launch --resume FOLDER` hands on the folder."""
+"""The environment variable that `python -m gossip.launch --resume FOLDER` sets."""
 
 _DONE, _MISUSED, _FAILED = b"+", b"?", b"-"
 
 
 def folder_of(named: str | os.PathLike[str] | None) -> Path:
-    """The folder that the script names or, where it leaves that open, --resume.
+    """The folder of the script or, if it names None, of --resume.
 
     Raises:
-        UsageError: neither names one, or they name different ones.
+        UsageError: neither names a folder, or they name different folders.
     """
     if named is not None and not isinstance(named, (str, os.PathLike)):
         raise UsageError(f"folder is {shown(named)}, but it is the path of the folder that holds the checkpoints")
@@ -42,10 +42,10 @@ def folder_of(named: str | os.PathLike[str] | None) -> Path:
 
 
 def check_world_and_model(world: Any, model: Any) -> None:
-    """Return where `world` is a World and `model` a module.
+    """Check that `world` is a World and `model` a module.
 
     Raises:
-        UsageError: saying what it is.
+        UsageError: one of them is not.
     """
     check_world(world, "world is {}, and save(folder, world, step, ...) and load(folder, world, ...) are the order")
     if not isinstance(model, torch.nn.Module):
@@ -53,19 +53,19 @@ def check_world_and_model(world: Any, model: Any) -> None:
 
 
 def together(world: World, act: Callable[[], bytes | None]) -> list[bytes]:
-    """Let every rank act; what each made of it, by rank.
+    """Call `act` on every rank; returns all results, by rank.
 
     Raises:
-        CheckpointError, UsageError: one of them failed, and how. Every rank raises it.
+        CheckpointError, UsageError: `act` failed on a rank. Every rank raises the same sentence.
     """
     failure: Exception | None = None
     try:
         said = _DONE + (act() or b"")
-    except (PeerTimeout, PeerLost):  # there is nobody to tell
+    except (PeerTimeout, PeerLost):  # there is no peer to tell
         raise
     except UsageError as error:
         failure, said = error, _MISUSED + str(error).encode()
-    except Exception as error:  # none may leave the others waiting
+    except Exception as error:  # any error is sent to the other ranks, which wait
         failure, said = error, _FAILED + f"rank {world.rank}: {sentence(error)}".encode()
     everyone = world.gather(said)
     for rank, each in enumerate(everyone):
@@ -76,7 +76,7 @@ def together(world: World, act: Callable[[], bytes | None]) -> list[bytes]:
 
 
 def sentence(error: Exception) -> str:
-    """What went wrong, in words."""
+    """The sentence of an error."""
     if isinstance(error, CheckpointError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:

@@ -1,6 +1,6 @@
-"""Processes as launchers start them: their variables, their share of the cores, labels on their lines.
+"""Launchers (mpirun, torchrun, srun): their environment variables, and the options of `python -m gossip.launch`.
 
-`launchers` reads the variables, `children` tells a rank from a process that it started, `cores` and `labels` serve
+`launchers` reads the variables, `children` tells a rank from a child of a rank, `cores` and `labels` serve
 `python -m gossip.launch`.
 May import: errors. Nothing here imports torch.
 """

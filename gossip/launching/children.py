@@ -1,4 +1,4 @@
-"""Processes that a rank starts: they inherit the launcher's variables, and are no ranks for all that."""
+"""Tells a rank from the child of a rank, which inherits the launcher's variables."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..errors import UsageError
 from .launchers import Launcher
 
 VARIABLE = "GOSSIP_RANK"
-"""Set by `gossip.init` for the children of this process: its number, its rank, the job, and where the job meets."""
+"""`gossip.init` sets it for the children of this process: process id, rank, and digests of JOB and of MEETING."""
 
 LAUNCHERS = ("mpirun", "mpiexec", "prterun", "prted", "hydra_pmi_proxy", "mpiexec.hydra", "slurmstepd")
-"""Names of the processes that start ranks, with variables of their own."""
+"""Names of the processes that start ranks."""
 
 JOB = ("PMIX_NAMESPACE", "SLURM_JOB_ID", "SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_ERROR_FILE")
 MEETING = ("MASTER_ADDR", "MASTER_PORT")
@@ -25,7 +25,7 @@ INHERITED = {
     "srun": "SLURM_, PMI_ or PMIX_",
     "torchrun": "TORCHELASTIC_, LOCAL_ or GROUP_, and RANK and WORLD_SIZE",
 }
-"""The variables by which a process takes itself for a rank, by launcher."""
+"""For each launcher the variables that make a process a rank."""
 
 
 def tell_children(launcher: Launcher) -> None:
@@ -34,12 +34,12 @@ def tell_children(launcher: Launcher) -> None:
 
 
 def forget_children() -> None:
-    """This process is a rank no more, and a program that it starts may be one in its place."""
+    """This process is no longer a rank, and a program that it starts may be one in its place."""
     os.environ.pop(VARIABLE, None)
 
 
 def check_own_process(launcher: Launcher, transport: str) -> None:
-    """A child of a rank would wait for peers that never come, or break MPI for its parent.
+    """Check that this process is no child of a rank: it would wait for absent peers, or break its parent's MPI.
 
     Raises:
         UsageError: the launcher started a parent of this process, not this one.
@@ -48,16 +48,16 @@ def check_own_process(launcher: Launcher, transport: str) -> None:
     if not pid or pid == str(os.getpid()) or job != _digest(launcher, JOB):
         return
     if transport != "mpi" and meeting != _digest(launcher, MEETING):
-        return  # children that are told of a place of their own are a job of their own
+        return  # children with a MASTER_ADDR of their own are a job of their own
     ancestor = 0
     for ancestor, name in ancestors():
         if str(ancestor) == pid:
             break
         if name in LAUNCHERS:
-            return  # one between the rank and this process
+            return  # a launcher between the rank and this process
     else:
         if ancestor and transport != "mpi":
-            return  # its parent is gone, and so is the rank that it was a child of
+            return  # the rank that started this process has ended
     raise UsageError(
         f"process {os.getpid()} was started by rank {rank} (process {pid}), not by {launcher.name}, so it is no rank "
         "and gossip.init cannot take it into the job: call gossip.init once in each rank, under "
@@ -67,7 +67,7 @@ def check_own_process(launcher: Launcher, transport: str) -> None:
 
 
 def ancestors() -> Iterator[tuple[int, str]]:
-    """Number and name of this process's parent, of that one's parent, and so on; nothing where /proc is not there."""
+    """Process id and name of this process's parent, grandparent and so on; empty without /proc."""
     pid = os.getppid()
     while pid > 1:
         try:

@@ -1,4 +1,4 @@
-"""How many cores one rank may use for its threads."""
+"""The number of cores that one rank may use for its threads."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from .launchers import Launcher
 
 
 def share(launcher: Launcher) -> int:
-    """Cores for this rank, at least 1: the host's divided by the ranks on it, and no more than this one is bound to."""
+    """Cores for this rank, at least 1: the host's cores divided by its ranks, and at most those it is bound to."""
     mine = bound()
     if launcher.name == "srun" and os.environ.get("SLURM_CPUS_ON_NODE", "").isdigit():
         host = float(os.environ["SLURM_CPUS_ON_NODE"])
     else:
-        # A launcher binds the ranks and not itself: what it may use is what they share. Ranks that are bound apart
-        # must not be divided once more.
+        # A launcher binds the ranks and not itself: the ranks share the launcher's cores. Cores of a rank that is bound
+        # to a part of them must not be divided once more.
         host = max(mine, bound(os.getppid()))
     return max(1, min(mine, int(min(host, quota()) // launcher.local_size)))
 
 
 def bound(process: int = 0) -> int:
-    """Cores that a process may use, this one unless another is named; at least 1."""
+    """Cores that a process is bound to, by default this one; at least 1."""
     if not hasattr(os, "sched_getaffinity"):  # macOS binds no processes
         return os.cpu_count() or 1
     try:
@@ -33,7 +33,7 @@ def bound(process: int = 0) -> int:
 
 
 def quota(processes: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Cores' worth of time that the control groups of this process allow, infinite without a limit."""
+    """CPU time limit of this process's control groups, in cores; infinite without a limit."""
     return min(_limits(processes, root), default=math.inf)
 
 
@@ -48,7 +48,7 @@ def _limits(processes: Path, root: Path) -> Iterator[float]:
             continue
         mount = root / controllers if controllers else root
         below = Path(group.lstrip("/"))
-        # A group is also held to the limits of those above it.
+        # The limits of parent groups apply too.
         for folder in (below, *below.parents):
             for limit, period in _written(mount / folder):
                 if limit > 0 and period > 0:
@@ -63,5 +63,5 @@ def _written(folder: Path) -> Iterator[tuple[int, int]]:
                 yield int(limit), int(period)
         elif (folder / "cpu.cfs_quota_us").exists():  # version 1: -1 is no limit
             yield int((folder / "cpu.cfs_quota_us").read_text()), int((folder / "cpu.cfs_period_us").read_text())
-    except OSError:  # not ours to read
+    except OSError:  # not readable for this user
         return

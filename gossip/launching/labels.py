@@ -1,4 +1,4 @@
-"""A text stream that says on every line which rank wrote it."""
+"""A text stream that begins each line with the rank that wrote it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, TextIO
 
 
 class Labelled(io.TextIOBase):
-    """Passes text on to a stream, with a label at the start of each line.
+    """Writes text to a stream, with a label at the start of each line.
 
-    A line goes out in one piece when it ends or on `flush`, so that the lines of ranks that share a terminal do not
-    run into each other. A carriage return starts a line too: a progress bar keeps its label.
+    A line is written in one piece when it ends or on `flush`, so that lines of several ranks do not mix on a terminal.
+    A carriage return starts a line too: a progress bar keeps its label.
 
     Example:
         >>> import sys
@@ -29,7 +29,7 @@ class Labelled(io.TextIOBase):
         self._lock = threading.RLock()
 
     def write(self, text: str) -> int:
-        """Take text, and pass on the lines that it completes."""
+        """Buffer text, and write the lines that it completes."""
         with self._lock:
             self._pending += text
             end = max(self._pending.rfind("\n"), self._pending.rfind("\r")) + 1
@@ -40,7 +40,7 @@ class Labelled(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Pass on also a line that has not ended."""
+        """Write the buffered text, also a line that has not ended."""
         with self._lock:
             ready, self._pending = self._pending, ""
             self._pass(ready)
@@ -54,12 +54,12 @@ class Labelled(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """That of the stream below."""
+        """The encoding of the stream below."""
         return self.stream.encoding
 
     @property
     def errors(self) -> str | None:  # type: ignore[override]
-        """That of the stream below."""
+        """The error handler of the stream below."""
         return self.stream.errors
 
     def writable(self) -> bool:
@@ -71,8 +71,8 @@ class Labelled(io.TextIOBase):
         return self.stream.isatty()
 
     def fileno(self) -> int:
-        """The file below: what is written there directly has no label."""
+        """The file descriptor below: direct writes to it have no label."""
         return self.stream.fileno()
 
-    def __getattr__(self, name: str) -> Any:  # buffer, reconfigure and what else a script may ask of its output
+    def __getattr__(self, name: str) -> Any:  # buffer, reconfigure and the like
         return getattr(self.stream, name)

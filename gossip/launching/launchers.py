@@ -1,4 +1,4 @@
-"""Who started this process, and as which rank: read from the environment alone."""
+"""The launcher that started this process, and the process's rank, read from the environment alone."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import NamedTuple
 from ..errors import UsageError
 
 TORCH = "torch.distributed"
-"""The launcher's name where the program itself has started the ranks, and joined them."""
+"""The launcher's name if the program itself has started the ranks and initialised torch.distributed."""
 
 
 class Launcher(NamedTuple):
-    """What a launcher told this process: its rank r of n, and its rank among the processes of the same host.
+    """A launcher, and the place that it gave this process: rank and size in the job, and the same on this host.
 
-    0 <= rank < size and 0 <= local_rank < local_size <= size. Plain `python` is rank 0 of 1, under the name "none".
+    0 <= rank < size and 0 <= local_rank < local_size <= size. Plain `python` is rank 0 of 1 with the name "none".
     """
 
     name: str  # "openmpi", "mpich", "torchrun", "srun", "torch.distributed" or "none"
@@ -24,14 +24,14 @@ class Launcher(NamedTuple):
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-    gpu: int | None = None  # that the program has chosen by itself
+    gpu: int | None = None  # the one that the program has chosen by itself
 
 
 def detect(environ: Mapping[str, str] = os.environ) -> Launcher:
-    """Read which launcher started this process, and as which rank.
+    """Read the launcher and the rank of this process.
 
-    Launchers nest: `srun` starts `torchrun`, and `mpirun` runs inside what `salloc` or `sbatch` was given. The
-    innermost one made the ranks, so it is the one that counts.
+    Launchers nest: `srun` starts `torchrun`, and `mpirun` runs inside an allocation of `salloc` or `sbatch`. The
+    innermost one made the ranks, so it counts.
 
     Raises:
         UsageError: a variable is missing or is no number, or the rank does not fit the size.
@@ -45,10 +45,10 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launcher:
         return _torchrun(env)
     if "OMPI_COMM_WORLD_RANK" in env:
         return _openmpi(env)
-    # srun --mpi=pmi2 sets PMI_RANK too, but says nothing of the host; Hydra (MPICH, Intel MPI) always does.
+    # srun --mpi=pmi2 sets PMI_RANK too, but no local rank; Hydra (MPICH, Intel MPI) always sets one.
     if "PMI_RANK" in env and ("MPI_LOCALRANKID" in env or not _in_step(env)):
         return _mpich(env)
-    # RANK without torchrun's own mark is set by hand or by a cluster manager, around an mpirun but inside an srun.
+    # RANK without TORCHELASTIC_RUN_ID is set by hand or by a cluster manager, around an mpirun but inside an srun.
     if "RANK" in env:
         return _torchrun(env)
     if _in_step(env):
@@ -57,7 +57,7 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launcher:
 
 
 def local_place(hosts: Sequence[str], rank: int) -> tuple[int, int]:
-    """Local rank and local size of `rank`: its number among the ranks with the same host name.
+    """Local rank and local size of `rank`, which count the ranks with the same host name.
 
     >>> local_place(["a", "a", "b", "a"], 3)
     (2, 3)
@@ -82,7 +82,7 @@ def _torchrun(env: Mapping[str, str]) -> Launcher:
 
 
 def _srun(env: Mapping[str, str]) -> Launcher:
-    # The step's own count: SLURM_NTASKS may still be that of the allocation around it.
+    # The step's own count: SLURM_NTASKS may be that of the allocation around it.
     size = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in env else "SLURM_NTASKS"
     for tasks in ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"):
         if tasks in env:
@@ -95,7 +95,7 @@ def _srun(env: Mapping[str, str]) -> Launcher:
 
 
 def _in_step(env: Mapping[str, str]) -> bool:
-    # An allocation alone sets SLURM_NTASKS, and sbatch's script SLURM_PROCID=0 as well: only a step has started ranks.
+    # An allocation alone sets SLURM_NTASKS, and a batch script also SLURM_PROCID=0: only a step has started ranks.
     step = env.get("SLURM_STEP_ID", env.get("SLURM_STEPID", ""))
     # Ids from 0xfffffff0 up are Slurm's own steps: the batch script and the shell of an interactive allocation.
     return "SLURM_PROCID" in env and re.fullmatch("[0-9]{1,10}", step) is not None and int(step) < 0xFFFFFFF0
@@ -108,14 +108,14 @@ def _launcher(name: str, env: Mapping[str, str], rank: str, size: str, local_ran
             f"{name} says {rank}={r} and {size}={n}, but the ranks of {n} go from 0 to {n - 1}: "
             "is one of the two left over from another job?"
         )
-    # A launcher silent about the host is taken for one rank per host; one that names the rank but not the number of
-    # ranks there, for all ranks on one host, so that threads are rather too few than too many.
+    # Without a local rank each rank is taken to be alone on its host. Without a local size all ranks are taken to be on
+    # one host, so that threads are rather too few than too many.
     local_r = _number(name, env, local_rank, absent=0)
     local_n = _number(name, env, local_size, absent=n if local_rank in env else 1)
     if not local_r < local_n <= n:
         raise UsageError(
             f"{name} says that rank {r} of {n} is number {local_r} of {local_n} on its host ({local_rank}), "
-            "which cannot be: is one of these left over from another job?"
+            "which is impossible: is one of these left over from another job?"
         )
     return Launcher(name, r, n, local_r, local_n)
 
@@ -138,7 +138,7 @@ def _number(name: str, env: Mapping[str, str], variable: str, absent: int | None
 
 
 def _expand(name: str, variable: str, text: str) -> list[int]:
-    """Slurm's "2(x3),1" is [2, 2, 2, 1], the tasks of each node in turn."""
+    """Tasks of each node: Slurm's "2(x3),1" is [2, 2, 2, 1]."""
     counts: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"([0-9]{1,9})(?:\(x([0-9]{1,6})\))?", part)

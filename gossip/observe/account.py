@@ -1,4 +1,4 @@
-"""Where the weight of all ranks is. Gossip moves it and never makes or loses any, which one small sum can tell."""
+"""A report of the weight of all ranks. Gossip conserves it, which one small sum checks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Account:
     """The weight of all ranks in one step, the same on every rank.
 
     Attributes:
-        ranks: n, which is what they began with.
+        ranks: n, the number of ranks and the sum of their first weights.
         held: Σ w.
-        aloft: what was given and not yet merged.
-        spread: rms over ranks of w − Σ w / n; 0 where every round so far was doubly stochastic and has landed.
+        aloft: the weight in flight: given and not yet merged.
+        spread: rms over ranks of w − Σ w / n; 0 if every round so far was doubly stochastic and has landed.
     """
 
     ranks: int
@@ -27,12 +27,12 @@ class Account:
     spread: float
 
     def __str__(self) -> str:
-        """With what was lost."""
+        """The numbers, and the weight that was lost."""
         return f"{self!r}, lost {self.lost:g}"
 
     @property
     def lost(self) -> float:
-        """n − held − aloft: 0 but for rounding, unless a share was lost, or negative, merged twice."""
+        """n − held − aloft: 0 but for rounding; above 0 if a share was lost, below 0 if one was merged twice."""
         return self.ranks - self.held - self.aloft
 
 

@@ -1,4 +1,4 @@
-"""How a rank says why it ends: on the standard error that people read, and without an error of its own."""
+"""Writes to the standard error that the user sees, and raises no errors of its own."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _latest: TextIO | None = sys.stderr
 
 
 def stderr() -> TextIO | None:
-    """`sys.stderr`, or what it was before a string took its place.
+    """`sys.stderr`, or the stream before it while a string replaces it.
 
-    torch.distributed's excepthook collects in a string what the hook inside it prints, and shows that afterwards. A
-    hook that ends the process never comes back to it.
+    torch.distributed's excepthook collects in a string the output of the hook inside it, and prints it afterwards. A
+    hook that ends the process never returns there.
 
     >>> import contextlib, io, sys
     >>> before = sys.stderr
@@ -29,7 +29,7 @@ def stderr() -> TextIO | None:
 
 
 def say(text: str) -> None:
-    """Write a line to `stderr()`. A process whose stderr is closed ends all the same."""
+    """Write a line to `stderr()`, unless that is closed."""
     stream = stderr()
     with contextlib.suppress(OSError, ValueError):
         if stream is not None:
@@ -38,8 +38,8 @@ def say(text: str) -> None:
 
 
 def flush() -> None:
-    """Let out what is still held of stdout and stderr, before a process ends without Python's own end."""
+    """Flush stdout and stderr, before the process ends without Python's own exit."""
     for stream in (sys.stdout, sys.stderr, stderr()):
-        with contextlib.suppress(OSError, ValueError):  # closed, here or at its other end
+        with contextlib.suppress(OSError, ValueError):  # closed, here or by its reader
             if stream is not None:
                 stream.flush()

@@ -1,7 +1,7 @@
-"""What signals mean to a rank: SIGUSR1 asks where it is, SIGTERM and Ctrl-C ask it to end.
+"""Signals to a rank: SIGUSR1 asks for its position and stacks, SIGTERM and Ctrl-C ask it to end.
 
-A thread of its own answers, so that a rank whose main thread is deep in a library answers too. It only waits for bytes
-that the interpreter writes when a signal comes. Handlers that the program has set are left alone.
+A thread handles them, so that a rank answers while its main thread is deep in a library. The interpreter writes a byte
+into a pipe when a signal comes, and the thread reads it. Handlers that the program has set stay in place.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from .board import REPORT, Board
 from .slot import ENDED
 
 GRACE = 30.0
-"""Seconds between a signal that asks for the end and the loop's next question whether there was one."""
+"""Seconds for the training loop to call `world.asked_to_stop()` after a signal."""
 
 STOPS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR2") if hasattr(signal, name))
-"""What asks a training loop to stop. mpirun hands on SIGUSR2 at once, and kills half a second after the others."""
+"""Signals that ask a training loop to stop. mpirun forwards SIGUSR2; after the other two it kills within a second."""
 
 NAME = "gossip-watch"
 
@@ -34,11 +34,11 @@ EndJob = Callable[[int], NoReturn]
 
 
 class Watch:
-    """The signals of this process: one for all of its worlds, of which the last one made is reported.
+    """Handles the signals of this process, for all of its worlds.
 
     Attributes:
-        board: where this rank is.
-        asked: the signal that asked it to stop, if one has.
+        board: the status board of the last world made.
+        asked: the signal that asked this rank to stop; None before.
         told: the loop knows that some rank was asked.
     """
 
@@ -47,9 +47,9 @@ class Watch:
         self.asked: int | None = None
         self.told = False
         self._end_job = end_job
-        self._questions = False  # whether the loop asks, and so may go on after a first signal
+        self._questions = False  # whether the loop asks, so that a first signal does not end the process
         self._deadline: float | None = None
-        self._ours: dict[int, object] = {}  # signal -> the handler that was there before
+        self._ours: dict[int, object] = {}  # signal -> the previous handler
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         self._others = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
@@ -57,32 +57,32 @@ class Watch:
             signal.set_wakeup_fd(self._others)
         threading.Thread(target=self._run, name=NAME, daemon=True).start()
         self._take(REPORT, signal.SIGTERM)
-        atexit.register(self.end)  # while the interpreter goes down nobody answers
+        atexit.register(self.end)  # no thread answers while the interpreter exits
         os.register_at_fork(after_in_child=self.leave)  # a data loader's worker is no rank
 
     def listens(self, board: Board) -> None:
-        """`board` is where this rank is from now on."""
+        """Report from `board` from now on."""
         self.board = board
         board.slot.listens = REPORT in self._ours
 
     def let_ask(self) -> None:
-        """The loop asks from now on, so that a first signal leaves it the time to end by itself."""
+        """Give the loop time to stop by itself after a first signal, since it asks."""
         if not self._questions:
             self._questions = True
             self._take(*STOPS)
 
     def tell(self) -> None:
-        """The loop knows, and takes the time that it needs; a second signal ends it."""
+        """Note that the loop knows: it may take its time, and a second signal ends it."""
         self.told = True
 
     def _take(self, *numbers: int | None) -> None:
-        """Handle these signals, where nobody else does."""
+        """Handle these signals, unless the program has handlers of its own."""
         for number in numbers:
             if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                 self._ours[number] = signal.signal(number, self._came)
 
     def _came(self, number: int, frame: FrameType | None) -> None:
-        """In the main thread: the byte is written already, unless somebody else, such as asyncio, gets it."""
+        """The handler, in the main thread. The byte is written already, unless asyncio or the like has the pipe."""
         taken = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         if taken != self._write:
             if taken != -1:
@@ -90,14 +90,14 @@ class Watch:
             os.write(self._write, bytes([number]))
 
     def end(self) -> None:
-        """The script has ended; the process may yet wait for the others, as MPI's own end does."""
+        """Note that the script has ended; the process may still wait for the others, as in MPI_Finalize."""
         if os.getpid() == self.board.slot.pid:
-            self.board.slot.listens = False  # before REPORT ends whom it asks
+            self.board.slot.listens = False  # before the handler goes, for REPORT would then kill this process
             self.board.enter(ENDED)
         self.leave()
 
     def leave(self) -> None:
-        """Signals mean what they meant before."""
+        """Restore the previous handlers."""
         if threading.current_thread() is not threading.main_thread():
             return
         if signal.set_wakeup_fd(-1) not in (self._write, -1):
@@ -115,7 +115,7 @@ class Watch:
                     self._end(f"and its loop did not ask for {GRACE:g} s")
                 continue
             for number in os.read(self._read, 64):
-                # The interpreter writes a byte too where the program has put a handler of its own in our place since.
+                # The interpreter writes a byte also if the program has replaced our handler since.
                 if number not in self._ours or signal.getsignal(number) != self._came:
                     continue
                 if number != REPORT:
@@ -141,7 +141,7 @@ _watch: Watch | None = None
 
 
 def stand(board: Board, end_job: EndJob) -> Watch | None:
-    """Answer signals for the rank of `board`; None where that cannot be, since this is not the main thread."""
+    """Answer signals for the rank of `board`; None outside of the main thread, where no handler can be set."""
     global _watch
     if _watch is None and threading.current_thread() is threading.main_thread():
         _watch = Watch(board, end_job)
@@ -155,14 +155,14 @@ def report(board: Board) -> None:
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     lines = []
     for ident, frame in sys._current_frames().items():
-        if not str(names.get(ident)).startswith("gossip-"):  # ours only wait
+        if not str(names.get(ident)).startswith("gossip-"):  # our own threads only wait
             lines.append(f"thread {names.get(ident, ident)}:")
             lines += "".join(traceback.format_stack(frame)).splitlines()
     _tell(board, lines)
 
 
 def last_words(board: Board) -> None:
-    """Before a timeout ends the job, its traceback shown: this rank's position, and reports of the others here."""
+    """Write this rank's position, and let the other ranks of this host report, before a timeout ends the job."""
     _tell(board, [])
     board.ask()
 

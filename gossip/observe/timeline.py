@@ -1,11 +1,11 @@
-"""One rank's timeline, written while the run goes on: what the rank did, and what was in flight meanwhile.
+"""The timeline of one rank: its phases, and its flights meanwhile, written during the run.
 
-A file of trace events that Perfetto and chrome://tracing open as it is. Each step adds one line and one write, and
-leaves the file whole: a run that is killed loses what happened since its last step, and memory holds no more than that.
-`gossip.trace` makes one picture of all ranks.
+The file holds trace events that Perfetto and chrome://tracing open as they are. Each step adds one line and one write,
+and leaves the file whole. A killed run loses the events since its last step, and memory holds no more than those.
+`gossip.trace` joins the files of all ranks.
 
 Format: "Trace Event Format", Google, as a JSON array: times in microseconds, a rank as a process, complete events ("X")
-that nest on each track. Flights overlap, so as many tracks stand beside the rank's own as flights were in the air.
+that nest on each track. Flights overlap, so there are as many tracks for them as flights at once.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ VARIABLE = "GOSSIP_TRACE"
 """The environment variable that names the folder, for scripts that are not to be changed."""
 
 MET = "ranks met"
-"""The event that stands right after a barrier of all ranks; it says what the file's times count from."""
+"""The event right after a barrier of all ranks; its arguments hold the clock and the zero of the file's times."""
 
 TRACK = 1_000_000
-"""Between the numbers of a rank's tracks. Viewers name tracks by number alone, so no two in a job may be alike."""
+"""The distance between the numbers of a rank's tracks, which have to be unique in a job."""
 
 OPENING, SEPARATOR, CLOSING = b"[\n", b",\n", b"\n]\n"
-"""A file is lines of events in an array, one line for each step."""
+"""A file is one array, with one line of events for each step."""
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _NUMBER = re.compile(r"(?<=\bround) \d+")
@@ -47,7 +47,7 @@ Event = dict[str, Any]
 
 
 class Timeline:
-    """The timeline of one rank, in `path`; what was there is replaced.
+    """The timeline of one rank, in `path`; an existing file is replaced.
 
     Raises:
         UsageError: the file cannot be written.
@@ -59,7 +59,7 @@ class Timeline:
         self._idle = self._origin  # when the last step ended
         self._events: list[Event] = []
         self._late: list[Flight] = []
-        self._free: list[int] = []  # for each track of flights, when its last one landed
+        self._free: list[int] = []  # for each track of flights the time at which its last one landed
         self._levels: dict[str, float] = {}
         self._path, self._users = path, 0
         try:
@@ -77,9 +77,9 @@ class Timeline:
 
     @staticmethod
     def of(folder: str | os.PathLike[str], rank: int, host: str, user: object = None) -> Timeline:
-        """The timeline of `rank` in `folder`: one for all optimizers that this rank makes in this process.
+        """The timeline of `rank` in `folder`, which all optimizers of this rank in this process share.
 
-        Its file is closed when each `user` is gone, and opened again for the next: a process can open only so many.
+        The file is closed when no `user` is left, and opened again for the next: a process has few file descriptors.
         """
         path = Path(folder).absolute() / f"rank-{rank}.json"
         with _lock:
@@ -97,10 +97,10 @@ class Timeline:
             if not self._users and self._file is not None:
                 self._file.close()
 
-    # -- what is told --------------------------------------------------------------------------------------------------
+    # -- events --------------------------------------------------------------------------------------------------------
 
     def align(self) -> None:
-        """All ranks have met this instant."""
+        """Note the end of a barrier of all ranks, by which `gossip.trace` aligns the files."""
         self._idle = time.perf_counter()
         place = {"rank": self._rank, "host": self._host}
         zero = {"clock": clock(), "origin": self._origin, "wall": time.time()}
@@ -109,7 +109,7 @@ class Timeline:
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """A step, and before it all that the rank did since the one before: forward, backward, the user's own code."""
+        """A step, and before it the time since the previous one: forward, backward, the user's own code."""
         began = time.perf_counter()
         self._span("compute", self._idle, began, step=number)
         try:
@@ -120,17 +120,17 @@ class Timeline:
             self.write()
 
     def span(self, name: str, subject: str, inner: AbstractContextManager[object]) -> AbstractContextManager[object]:
-        """A part of a step, or of what stands between two, around `inner`."""
+        """A context around `inner` that notes a phase of a step."""
         return _Span(self, name, subject, inner)
 
     def level(self, name: str, unit: str, value: float) -> None:
-        """A number that holds until it is told again."""
+        """Note a number if it has changed."""
         if self._levels.get(name) != value:
             self._levels[name] = value
             self._add("C", name, ts=self._us(time.perf_counter()), args={unit: value})
 
     def flew(self, flight: Flight, waited: float) -> None:
-        """`flight` was waited for from `waited` on, and has landed, or will have by the time its device gets there."""
+        """Note a flight for which the rank waited from time `waited` on; a device's flight may not have landed yet."""
         if flight.landed is None:
             self._late.append(flight.without_tensors())
             return
@@ -139,14 +139,14 @@ class Timeline:
         how = "hidden" if hidden > exposed else "exposed"
         self._draw(flight, how, flight.landed, {"exposed us": round(1e6 * exposed), "hidden us": round(1e6 * hidden)})
 
-    # -- what is written -----------------------------------------------------------------------------------------------
+    # -- the file ------------------------------------------------------------------------------------------------------
 
     def write(self) -> None:
-        """Put what was told since the last time into the file, and leave it whole."""
+        """Append the events since the last call, and leave the file whole."""
         self._late = [flight for flight in self._late if not self._has_landed(flight)]
         if not self._events:
             return
-        # Told when they end, drawn by when they begin: what contains others stands before them.
+        # Events are noted when they end and sorted by when they begin: one that contains others precedes them.
         self._events.reverse()
         self._events.sort(key=lambda event: (event["ts"], -event.get("dur", 0)))
         line = (SEPARATOR if self._end else OPENING) + _encode(self._events)[1:-1].encode()
@@ -165,7 +165,7 @@ class Timeline:
             self._file = None
 
     def _has_landed(self, flight: Flight) -> bool:
-        """Ask a device, whose flights the host never waits for: their end is the first time that we saw them landed."""
+        """Query a flight of a device, for which no host waits: it ends when it is first seen to have landed."""
         if flight.done():
             self._draw(flight, "", flight.landed or time.perf_counter(), {"end": "no later than this"})
             return True
@@ -188,7 +188,7 @@ class Timeline:
             "bytes received": flight.bytes_received,
             **more,
         }
-        # One name for all rounds, so that a viewer adds them up.
+        # All rounds have one name, so that a viewer adds them up.
         name = f"{_NUMBER.sub('', flight.subject)} {how}".rstrip()
         self._add("X", name, track, cat="flight", ts=began, dur=ended - began, args=args)
 
@@ -205,12 +205,12 @@ class Timeline:
         self._events.append({"ph": kind, "name": name, "pid": self._rank, "tid": tid, **more})
 
     def _us(self, moment: float) -> int:
-        """Whole microseconds: rounded down alike, what is nested stays nested, whatever a viewer does to fractions."""
+        """Whole microseconds: all times are rounded down, so that nested events stay nested in every viewer."""
         return int((moment - self._origin) * 1e6)
 
 
 class _Span:
-    """A part of a step: told to the timeline when it ends, well or not."""
+    """A phase of a step, which the timeline notes when it ends, also by an error."""
 
     __slots__ = ("_began", "_inner", "_name", "_subject", "_timeline")
 
@@ -230,13 +230,13 @@ class _Span:
 
 
 _timelines: dict[Path, Timeline] = {}
-_lock = threading.RLock()  # ranks may be threads, and a user may go while it is held
+_lock = threading.RLock()  # ranks may be threads, and a finalizer may run while it is held
 
 
 def clock() -> str:
-    """What `time.perf_counter` counts from: where two ranks say the same, their times can be compared as they are.
+    """The name of this machine's clock: times of two ranks with the same name can be compared as they are.
 
-    On Linux that is one boot of one kernel, whatever the ranks there call their hosts.
+    On Linux `time.perf_counter` counts from the boot of the kernel, which the containers of a machine share.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

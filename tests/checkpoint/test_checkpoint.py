@@ -1,4 +1,4 @@
-"""What is saved comes back: bit for bit on the same ranks, as the weighted mean on others, whatever ends a save."""
+"""Checkpoints restore the same bits on the same ranks and the weighted mean on others, also after a killed save."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def alone(model: torch.nn.Module) -> tuple[gossip.World, gossip.GossipOptimizer]
 
 
 @EVERY_WRAP
-def test_resume(wrap: str, tmp_path: Path) -> None:
-    """By other objects, which began elsewhere, with flights in the air."""
+def test_resumed_run_ends_in_the_same_bits(wrap: str, tmp_path: Path) -> None:
+    """New objects with other first values load the checkpoint, with messages in flight."""
 
     def interrupted(world: gossip.World) -> dict[str, Any]:
         first = begin(world, wrap, "adamw")
@@ -61,8 +61,8 @@ def test_resume(wrap: str, tmp_path: Path) -> None:
     assert testing.run(SIZE, interrupted) == testing.run(SIZE, lambda world: straight(world, wrap, "adamw"))
 
 
-def test_one_script_starts_and_goes_on(tmp_path: Path) -> None:
-    """Nothing is there at first, then the two newest."""
+def test_one_script_starts_and_resumes(tmp_path: Path) -> None:
+    """The folder is empty at first, then holds the two newest."""
     once = testing.run(SIZE, lambda world: run(world, 9, tmp_path / "once"))
     assert kept(tmp_path / "once") == [9, 8]
     testing.run(SIZE, lambda world: run(world, 4, tmp_path / "twice"))
@@ -70,7 +70,7 @@ def test_one_script_starts_and_goes_on(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "twice").iterdir()) == ["step-00000008", "step-00000009"]
 
 
-def test_random_states(tmp_path: Path) -> None:
+def test_random_states_are_restored_on_the_same_number_of_ranks(tmp_path: Path) -> None:
     def draws() -> list[float]:
         return [random.gauss(0, 1), float(np.random.normal()), float(torch.randn(()))]
 
@@ -84,8 +84,8 @@ def test_random_states(tmp_path: Path) -> None:
     assert draws() == then
 
 
-def test_what_else_was_saved(tmp_path: Path) -> None:
-    """Goes into the objects that are named, and comes back where none is."""
+def test_other_saved_values_come_back(tmp_path: Path) -> None:
+    """They are loaded into the named objects; values without an object are returned."""
     model = torch.nn.Linear(2, 2)
     world, optimizer = alone(model)
     rates, scaler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5]), torch.amp.GradScaler("cpu")
@@ -104,8 +104,8 @@ def test_what_else_was_saved(tmp_path: Path) -> None:
     assert saved.more["data"] == {"epoch": 3, "names": ("a", b"b", None, True), 7: 0.5}
 
 
-def test_a_parameter_does_not_take_its_bucket_along(tmp_path: Path) -> None:
-    """Each is written once, tied ones too."""
+def test_parameter_is_saved_without_its_bucket(tmp_path: Path) -> None:
+    """Each parameter is written once, tied ones too."""
     model = torch.nn.ModuleList([torch.nn.Linear(300, 300, bias=False) for _ in range(3)])
     model[2].weight = model[0].weight
     world, optimizer = alone(model)
@@ -134,8 +134,8 @@ def mean_of(states: list[dict[str, Any]], weights: list[float]) -> dict[str, Any
 @EVERY_WRAP
 @pytest.mark.parametrize("sizes", [(3, 2), (2, 4), (4, 1)])
 @pytest.mark.usefixtures("doubles")
-def test_other_numbers_of_ranks(wrap: str, sizes: tuple[int, int], tmp_path: Path) -> None:
-    """Begin alike at the weighted mean of all that was held and in flight; SlowMo and the moments go on."""
+def test_another_number_of_ranks_continues_from_the_means(wrap: str, sizes: tuple[int, int], tmp_path: Path) -> None:
+    """All ranks begin at the weighted mean, messages in flight included; SlowMo and the moments continue."""
 
     def old(world: gossip.World) -> tuple[dict[str, Any], float, dict[str, Any]]:
         training = begin(world, wrap, "adamw")
@@ -186,14 +186,14 @@ def test_other_numbers_of_ranks(wrap: str, sizes: tuple[int, int], tmp_path: Pat
 
 
 def rounds(state: Any) -> list[int]:
-    """Of every averager in an optimizer's state."""
+    """The counts of rounds of every averager in an optimizer's state."""
     if not isinstance(state, dict):
         return []
     return [state["rounds"]] if "rounds" in state else [found for part in state.values() for found in rounds(part)]
 
 
-def test_what_is_no_parameter_of_the_optimizer(tmp_path: Path) -> None:
-    """Statistics are averaged, counts are rank 0's, tied names go together, in any dtype."""
+def test_other_modules_and_frozen_parameters_are_saved(tmp_path: Path) -> None:
+    """Statistics are averaged, counts are rank 0's, and tied parameters stay tied, in any dtype."""
 
     class Net(torch.nn.Module):
         def __init__(self) -> None:
@@ -234,7 +234,7 @@ def test_what_is_no_parameter_of_the_optimizer(tmp_path: Path) -> None:
     assert exported["two.weight"].tolist() == [[1, 1], [1, 1]]
 
 
-# What is broken, and where it lies
+# Broken files
 
 
 def shard(folder: Path, step: int, rank: int) -> Path:
@@ -305,13 +305,13 @@ def loaded(world: gossip.World, folder: Path) -> list[float]:
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_the_one_before_is_taken(broken: str, two: tuple[Path, list[list[float]]], tmp_path: Path) -> None:
-    """By every rank, whichever rank's file is broken; the run goes on saving from there."""
+def test_a_broken_checkpoint_is_passed_over(broken: str, two: tuple[Path, list[list[float]]], tmp_path: Path) -> None:
+    """Every rank takes the one before, whichever rank's file is broken, and saves from there."""
     folder = tmp_path / "run"
     shutil.copytree(two[0], folder)
     BROKEN[broken](folder)
     with pytest.warns(
-        UserWarning, match=r"going on from step 1 .* since what is newer cannot be read: .*step-00000002"
+        UserWarning, match=r"going on from step 1 .* since newer checkpoints cannot be read: .*step-00000002"
     ):
         assert testing.run(SIZE, lambda world: loaded(world, folder)) == two[1]
     assert kept(folder) == [1]
@@ -321,8 +321,8 @@ def test_the_one_before_is_taken(broken: str, two: tuple[Path, list[list[float]]
 
 
 @pytest.mark.parametrize("size", [SIZE, 2])
-def test_none_is_taken_where_all_are_broken(size: int, two: tuple[Path, list[list[float]]], tmp_path: Path) -> None:
-    """With one sentence on all ranks, and every reason in it."""
+def test_all_checkpoints_broken_raises(size: int, two: tuple[Path, list[list[float]]], tmp_path: Path) -> None:
+    """Every rank raises the same sentence, with every reason in it."""
     folder = tmp_path / "run"
     shutil.copytree(two[0], folder)
     flip(shard(folder, 1, 0))
@@ -344,8 +344,8 @@ def test_none_is_taken_where_all_are_broken(size: int, two: tuple[Path, list[lis
         checkpoint.consensus(folder)
 
 
-def test_a_shard_that_was_never_finished_is_none(two: tuple[Path, list[list[float]]], tmp_path: Path) -> None:
-    """It is passed over without a word, and the next save removes it."""
+def test_an_unfinished_shard_is_ignored(two: tuple[Path, list[list[float]]], tmp_path: Path) -> None:
+    """There is no warning, and the next save removes it."""
     folder = tmp_path / "run"
     shutil.copytree(two[0], folder)
     (files.place(folder, 2) / files.MANIFEST).unlink()
@@ -359,8 +359,8 @@ def test_a_shard_that_was_never_finished_is_none(two: tuple[Path, list[list[floa
     assert not list(folder.rglob("*.tmp"))
 
 
-def test_disks_of_their_own(two: tuple[Path, list[list[float]]], tmp_path: Path) -> None:
-    """Hosts that hold their ranks' shards alone; one was killed before it wrote its manifest, and gets it now."""
+def test_each_host_has_its_own_disk(two: tuple[Path, list[list[float]]], tmp_path: Path) -> None:
+    """A host holds the shards of its ranks alone. One was killed before it wrote its manifest, and load writes it."""
     hosts = ("a", "a", "b")
     for host, missing in (("a", (2,)), ("b", (0, 1))):
         shutil.copytree(files.place(two[0], 1), files.place(tmp_path / host, 1))
@@ -379,7 +379,7 @@ def test_disks_of_their_own(two: tuple[Path, list[list[float]]], tmp_path: Path)
 
 
 def test_hosts_share_a_folder(tmp_path: Path) -> None:
-    """Each of them writes the manifest, and removes what is old."""
+    """Each host writes the manifest, and removes old checkpoints."""
     hosts = ("a", "b", "c")
     once = testing.run(SIZE, lambda world: run(world, 6, tmp_path), hosts=hosts)
     assert kept(tmp_path) == [6, 5]
@@ -387,7 +387,7 @@ def test_hosts_share_a_folder(tmp_path: Path) -> None:
 
 
 class Runs:
-    """Says so when it is unpickled."""
+    """Notes that it was unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -396,8 +396,8 @@ class Runs:
         return os.mkdir, (str(self.path),)
 
 
-def test_no_file_runs_code(tmp_path: Path) -> None:
-    """Though its digests fit: whoever writes into the folder can make them."""
+def test_loading_runs_no_code(tmp_path: Path) -> None:
+    """The digests fit: anyone with write access can make them."""
     state = {"format": 1, "rank": 0, "size": 1, "step": 1, "more": Runs(tmp_path / "ran")}
     made = files.write(files.place(tmp_path, 1), 0, state)
     files.commit(tmp_path, 0, Manifest(1, (made,)))
@@ -423,18 +423,18 @@ def mutations(folder: Path, count: int, seed: int) -> str:
     return done.stdout
 
 
-def test_mutated_files(tmp_path: Path) -> None:
-    """None crashes the interpreter, hangs, runs code or passes for another."""
+def test_mutated_files_are_refused(tmp_path: Path) -> None:
+    """No file crashes the interpreter, hangs it, runs code or is taken for another."""
     assert "altered, loaded step 1" in mutations(tmp_path, 200, 0)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_10000_mutated_files(tmp_path: Path) -> None:
+def test_10000_mutated_files_are_refused(tmp_path: Path) -> None:
     print(mutations(tmp_path, 10_000, 1))
 
 
-# What is refused
+# Refused values
 
 
 @pytest.mark.parametrize(
@@ -448,7 +448,7 @@ def test_10000_mutated_files(tmp_path: Path) -> None:
         (checkpoint.Saved(1, 1, {}), r"thing is a gossip\.checkpoint"),
     ],
 )
-def test_what_could_not_be_loaded(thing: Any, said: str, tmp_path: Path) -> None:
+def test_values_that_could_not_be_loaded_are_refused(thing: Any, said: str, tmp_path: Path) -> None:
     model = torch.nn.Linear(2, 2)
     world, optimizer = alone(model)
     with pytest.raises(gossip.UsageError, match=said):
@@ -462,11 +462,11 @@ def test_numbers_of_numpy_and_enums_become_plain() -> None:
     )
 
 
-def test_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = torch.nn.Linear(2, 2)
     world, optimizer = alone(model)
     parts = {"model": model, "optimizer": optimizer}
-    with pytest.raises(gossip.UsageError, match=r"what is saved is a gossip\.GossipOptimizer"):
+    with pytest.raises(gossip.UsageError, match=r"a checkpoint needs a gossip\.GossipOptimizer"):
         checkpoint.save(tmp_path, world, 1, model=model, optimizer=optimizer.optimizer)
     with pytest.raises(gossip.UsageError, match="is the optimizer's and not in the model's state_dict"):
         checkpoint.save(tmp_path, world, 1, model=torch.nn.Linear(2, 2), optimizer=optimizer)
@@ -481,7 +481,7 @@ def test_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(gossip.UsageError, match="position is a int, into which nothing can be loaded"):
         checkpoint.load(tmp_path, world, **parts, position=3)
     other = torch.nn.Linear(3, 2)
-    with pytest.raises(gossip.CheckpointError, match="the model saved at step 5 cannot be loaded into this Linear"):
+    with pytest.raises(gossip.CheckpointError, match="the model saved at step 5 does not fit this Linear"):
         checkpoint.load(tmp_path, world, model=other, optimizer=alone(other)[1])
     with pytest.raises(gossip.UsageError, match="is a file, and checkpoints lie in a folder"):
         checkpoint.load(shard(tmp_path, 5, 0), world, **parts)
@@ -493,8 +493,8 @@ def test_what_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         checkpoint.load("elsewhere", world, **parts)
 
 
-def test_ranks_that_differ(tmp_path: Path) -> None:
-    """Nobody waits for the one that failed, and what was there is whole."""
+def test_ranks_that_differ_all_raise(tmp_path: Path) -> None:
+    """The other ranks do not wait for the failed one, and the checkpoint before is whole."""
 
     def steps(world: gossip.World) -> None:
         save(tmp_path, world, 1, begin(world, WRAP, "sgd"))
@@ -508,8 +508,8 @@ def test_ranks_that_differ(tmp_path: Path) -> None:
     assert kept(tmp_path) == [1]
 
 
-def test_names_are_not_what_makes_a_model(tmp_path: Path) -> None:
-    """What was in flight when it was saved still fits where parameters have got the names of their module."""
+def test_parameters_may_have_other_names(tmp_path: Path) -> None:
+    """Saved messages in flight fit, also if parameters have since been named after their module."""
 
     def job(world: gossip.World) -> None:
         for named in (False, True):
@@ -530,8 +530,8 @@ def test_names_are_not_what_makes_a_model(tmp_path: Path) -> None:
     testing.run(2, job, timeout=10)
 
 
-def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is said by every rank, and leaves no half a file."""
+def test_a_full_disk_raises_on_every_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every rank raises the same sentence, and no partial file is left."""
     sync = os.fsync
 
     def full(descriptor: int) -> None:
@@ -551,8 +551,8 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_device_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What torch says of it is what every rank says."""
+def test_a_failing_device_raises_on_every_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every rank raises torch's sentence."""
 
     def fails(*_: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -566,8 +566,10 @@ def test_a_device_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_an_old_checkpoint_that_one_host_cannot_remove(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Is said by every rank, and nobody goes on alone."""
+def test_an_old_checkpoint_that_cannot_be_removed_raises_on_every_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No rank continues alone."""
     prune = files.prune
 
     def kept_by_one(folder: Path) -> None:
@@ -585,15 +587,15 @@ def test_an_old_checkpoint_that_one_host_cannot_remove(tmp_path: Path, monkeypat
     assert kept(tmp_path) == [2]
 
 
-# Whatever moment ends it
+# Killed saves
 
 
 class Killed(BaseException):
-    """Nothing more reaches the disk from then on."""
+    """The process ends here: it writes no more."""
 
 
-def test_killed_at_every_operation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a save that removes an old checkpoint as well: afterwards there is this one or the one before."""
+def test_kill_at_any_file_operation_leaves_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The save also removes an old checkpoint; afterwards the new one or the one before is there."""
     left = [10**9]
 
     def counted(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -633,8 +635,8 @@ def test_killed_at_every_operation(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_killed_twice(tmp_path: Path, undisturbed: list[spawn.Saved]) -> None:
-    """And taken up by the same line each time."""
+def test_a_job_that_is_killed_twice_ends_in_the_same_bits(tmp_path: Path, undisturbed: list[spawn.Saved]) -> None:
+    """The same command line resumes it each time."""
     checkpoints, draw = tmp_path / "run", random.Random(0)
     checkpoints.mkdir()
     newest = 0
@@ -649,8 +651,8 @@ def test_killed_twice(tmp_path: Path, undisturbed: list[spawn.Saved]) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("moment", range(30))
-def test_30_moments(moment: int, tmp_path: Path, undisturbed: list[spawn.Saved]) -> None:
-    """One kill in each job, anywhere from its first step to its last; what lay half written then is printed."""
+def test_kill_at_30_moments_leaves_a_checkpoint(moment: int, tmp_path: Path, undisturbed: list[spawn.Saved]) -> None:
+    """One kill in each job, anywhere from its first step to its last; the partial files are printed."""
     checkpoints = tmp_path / "run"
     checkpoints.mkdir()
     newest = killed(checkpoints, random.Random(moment), range(KILL_STEPS - 5))
@@ -662,7 +664,7 @@ def test_30_moments(moment: int, tmp_path: Path, undisturbed: list[spawn.Saved])
 # Out of the folder
 
 
-def test_command_line(
+def test_command_line_checks_and_exports(
     two: tuple[Path, list[list[float]]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""Runs repeat bit for bit, and one that was interrupted ends in the same bits as one that was not."""
+"""Repeated and resumed runs have the same bits as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ EVERY_WRAP = pytest.mark.parametrize("wrap", WRAPS)
 
 @EVERY_WRAP
 @EVERY_BASE
-def test_repeat(wrap: str, base: str) -> None:
-    """Twice the same run, the second while somebody asks for a checkpoint after each step."""
+def test_repeated_run_has_the_same_bits(wrap: str, base: str) -> None:
+    """The second run makes a state_dict after each step, which changes nothing."""
     once = testing.run(SIZE, lambda world: straight(world, wrap, base))
     again = testing.run(SIZE, lambda world: straight(world, wrap, base, ask=True))
     assert once == again
@@ -35,16 +35,16 @@ def test_repeat(wrap: str, base: str) -> None:
 @EVERY_WRAP
 @EVERY_BASE
 @pytest.mark.parametrize("at", [1, 7, 10])
-def test_resume(wrap: str, base: str, at: int, tmp_path: Path) -> None:
-    """Through a file, within an outer iteration and at its end, flights in the air."""
+def test_resumed_run_has_the_same_bits(wrap: str, base: str, at: int, tmp_path: Path) -> None:
+    """Through a file, within an outer iteration and at its end, with messages in flight."""
     once = testing.run(SIZE, lambda world: straight(world, wrap, base))
     resumed = testing.run(SIZE, lambda world: interrupted(world, wrap, base, at, tmp_path))
     assert once == resumed
 
 
 @pytest.mark.parametrize("wrap", ["slowmo, overlap 1", "slowmo, overlap 2", "every third"])
-def test_checkpoint_holds_what_is_in_the_air(wrap: str) -> None:
-    """At these steps weight is on its way, so that a resumed run without it would not be the same."""
+def test_state_dict_holds_messages_in_flight(wrap: str) -> None:
+    """Weight is in flight at these steps, so a resumed run without it would differ."""
 
     def run(world: gossip.World) -> tuple[float, float]:
         training = begin(world, wrap, "sgd")
@@ -61,8 +61,8 @@ def test_checkpoint_holds_what_is_in_the_air(wrap: str) -> None:
 
 
 @EVERY_WRAP
-def test_going_back(wrap: str) -> None:
-    """An older checkpoint may be loaded into the run itself: what was under way belongs to the run left behind."""
+def test_state_of_the_same_run_can_be_loaded(wrap: str) -> None:
+    """The run itself may load its older state; messages in flight are then dropped."""
 
     def run(world: gossip.World) -> dict[str, Any]:
         training = begin(world, wrap, "sgd")
@@ -97,8 +97,8 @@ def slow_osgp(world: gossip.World, base: torch.optim.Optimizer) -> slowmo.SlowMo
 
 @pytest.mark.filterwarnings("ignore:this state holds no 'gossip'")
 @EVERY_BASE
-def test_checkpoint_of_plain_torch(base: str) -> None:
-    """An optimizer's own checkpoint goes on under the wrappers; on one rank it is the run without them, bit for bit."""
+def test_state_of_the_plain_optimizer_can_be_loaded(base: str) -> None:
+    """The wrappers continue from the optimizer's own state; on one rank they change no bit."""
     plain = linear(0.5)
     optimizer = BASES[base](plain.parameters())
     for number in range(4):
@@ -125,8 +125,8 @@ def test_checkpoint_of_plain_torch(base: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:this state holds no 'gossip'")
 @pytest.mark.parametrize("model_first", [True, False])
-def test_checkpoint_of_plain_torch_in_mid_run(model_first: bool) -> None:
-    """What was in the air belongs to the run left behind, and does not get into the parameters that were loaded."""
+def test_loading_drops_messages_in_flight(model_first: bool) -> None:
+    """They belong to the run before, and do not reach the loaded parameters."""
 
     def run(world: gossip.World) -> tuple[torch.Tensor, float]:
         model = linear(0.0)
@@ -145,8 +145,8 @@ def test_checkpoint_of_plain_torch_in_mid_run(model_first: bool) -> None:
         assert mass == 1
 
 
-def test_checkpoint_of_another_model() -> None:
-    """Is refused in a sentence, as torch does it for the wrapped optimizer."""
+def test_state_of_another_model_is_refused() -> None:
+    """Torch refuses it too, for the wrapped optimizer."""
     one, other = (
         slowmo.SlowMo(torch.optim.SGD([torch.zeros(size, requires_grad=True)], lr=0.1), gossip.NoAverage())
         for size in (3, 30)
@@ -165,8 +165,10 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[spawn.Saved]:
 @pytest.mark.parametrize(("wrap", "base"), SPAWNED)
 @pytest.mark.parametrize("run", ["again", "resumed", "rewound", "grown"])
 @pytest.mark.parametrize("transport", ["mpi", "gloo"])
-def test_mpirun(transport: str, run: str, wrap: str, base: str, ranks: list[spawn.Saved], tmp_path: Path) -> None:
-    """To the bits of the threads' run, which is not interrupted."""
+def test_processes_and_threads_have_the_same_bits(
+    transport: str, run: str, wrap: str, base: str, ranks: list[spawn.Saved], tmp_path: Path
+) -> None:
+    """The run of threads is not interrupted."""
     act = RUNS["grown" if run == "grown" else "once"]
     threads = testing.run(3, lambda world: act(world, wrap, base, tmp_path))
     for rank, saved in enumerate(ranks):

@@ -1,4 +1,4 @@
-"""The threads a rank may use: its share of what the host, its binding and its control groups leave it."""
+"""The threads of a rank: its share of the host's cores, its binding and its control groups."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FREE = set(range(16))
         pytest.param(FREE, FREE, 0.5, 1, 1, id="a container with half a core"),
     ],
 )
-def test_share(
+def test_a_rank_gets_its_share_of_the_cores(
     monkeypatch: pytest.MonkeyPatch, mine: set[int], parents: set[int], quota: float, ranks: int, share: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: parents if process else mine, raising=False)
@@ -37,7 +37,7 @@ def test_share(
     assert cores.share(Launcher("openmpi", 0, ranks, 0, ranks)) == share
 
 
-def test_under_srun_the_job_has_what_slurm_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_srun_names_the_cores_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     # The parent of a task is Slurm's daemon, which may run on every core of the host.
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: FREE if process else set(range(8)), raising=False)
     monkeypatch.setattr(cores, "quota", lambda: math.inf)
@@ -61,7 +61,7 @@ def test_under_srun_the_job_has_what_slurm_says(monkeypatch: pytest.MonkeyPatch)
         ("3:cpuset:/\n1:name=systemd:/\n", {}, math.inf),
     ],
 )
-def test_quota(tmp_path: Path, membership: str, files: dict[str, str], expected: float) -> None:
+def test_quota_of_control_groups(tmp_path: Path, membership: str, files: dict[str, str], expected: float) -> None:
     root = tmp_path / "cgroup"
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -70,5 +70,5 @@ def test_quota(tmp_path: Path, membership: str, files: dict[str, str], expected:
     assert cores.quota(tmp_path / "self", root) == expected
 
 
-def test_no_control_groups(tmp_path: Path) -> None:
+def test_quota_is_infinite_without_control_groups(tmp_path: Path) -> None:
     assert cores.quota(tmp_path / "absent", tmp_path) == math.inf

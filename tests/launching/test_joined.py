@@ -1,4 +1,4 @@
-"""Ranks that no launcher has started, but the program itself: nobody trains alone without knowing."""
+"""Ranks that the program itself has started: no rank trains alone unawares."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALONE = "UsageError: gossip.init() made a world of one rank before torch.distrib
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """The words of both ranks, by case."""
+    """The output of both ranks, by case."""
     folder = tmp_path_factory.mktemp("joined")
     names = ("OMPI_COMM_", "PMI", "MPI_LOCAL", "SLURM_", "TORCHELASTIC_", "GOSSIP_", "RANK", "WORLD_SIZE", "MASTER_")
     plain = {name: value for name, value in os.environ.items() if not name.startswith(names)}
@@ -57,8 +57,8 @@ def test_a_rank_that_does_not_call_init_is_named(said: dict[str, list[str]]) -> 
     assert absent == "was not there"
 
 
-def test_a_simulation_in_a_joined_process_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranks that are threads were asked for; so was NoAverage."""
+def test_ranks_as_threads_work_beside_torch_distributed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A simulation with threads is no error; neither is NoAverage."""
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda: 4)
 
@@ -83,7 +83,7 @@ def test_the_gpu_is_the_one_that_the_program_has_chosen(current: list[int], gpus
         assert joined.place(rank, ["here"] * 2, current) == Launcher(TORCH, rank, 2, rank, 2, gpus[rank])
 
 
-def test_a_group_that_is_bound_to_a_device_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gpu_is_the_device_of_a_bound_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
     bound = SimpleNamespace(bound_device_id=torch.device("cuda", 5))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)

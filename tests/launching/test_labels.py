@@ -1,4 +1,4 @@
-"""Every line says which rank wrote it, whole, and nothing is lost."""
+"""Every line begins with its rank and stays whole, and no text is lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gossip.launching.labels import Labelled
         (["unfinished"], "[3] unfinished"),
     ],
 )
-def test_lines(written: list[str], seen: str) -> None:
+def test_each_line_begins_with_the_label(written: list[str], seen: str) -> None:
     below = io.StringIO(newline="")
     stream = Labelled(below, "[3] ")
     for text in written:
@@ -31,7 +31,7 @@ def test_lines(written: list[str], seen: str) -> None:
     assert below.getvalue() == seen
 
 
-def test_a_line_goes_out_in_one_piece() -> None:
+def test_a_line_is_written_in_one_piece() -> None:
     below = io.StringIO()
     stream = Labelled(below, "[3] ")
     stream.write("half a ")
@@ -41,7 +41,7 @@ def test_a_line_goes_out_in_one_piece() -> None:
 
 
 @given(st.lists(st.text(alphabet="ab\r\n", max_size=5), max_size=12), st.lists(st.booleans(), min_size=12, max_size=12))
-def test_nothing_else_changes(texts: list[str], flushes: list[bool]) -> None:
+def test_text_is_unchanged_but_for_labels(texts: list[str], flushes: list[bool]) -> None:
     below = io.StringIO(newline="")
     stream = Labelled(below, "#")
     for text, flush in zip(texts, flushes, strict=False):

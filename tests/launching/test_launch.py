@@ -1,4 +1,4 @@
-"""An unchanged script on every rank: what it sees, how it ends, and that nobody is left waiting."""
+"""An unchanged script on every rank: its surroundings, its exit code, and the end of the other ranks."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def launch(size: int, *arguments: str, timeout: float = 60) -> Outcome:
 
 
 class Ended(BaseException):
-    """Stands for the end of this process, with an exit code."""
+    """Raised in place of the end of this process, with an exit code."""
 
 
 def ends(monkeypatch: pytest.MonkeyPatch, path: str, *arguments: str, module: bool = False) -> object:
-    """The exit code with which `run` ends the job, None where it returns."""
+    """The exit code with which `run` ends the job; None if it returns."""
 
     def end_job(code: int) -> NoReturn:
         raise Ended(code)
@@ -60,7 +60,7 @@ def ends(monkeypatch: pytest.MonkeyPatch, path: str, *arguments: str, module: bo
     return None
 
 
-# What the script sees
+# The surroundings of the script
 
 
 def test_the_script_sees_what_python_shows_it_on_every_rank(tmp_path: Path) -> None:
@@ -159,12 +159,12 @@ def test_a_traceback_is_that_of_plain_python(
     assert last in launched
 
 
-def test_a_module_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_module_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert ends(monkeypatch, "does_not_exist", module=True) == 1
     assert capsys.readouterr().err == "ImportError: No module named does_not_exist\n"
 
 
-def test_the_scripts_own_hook_has_the_word(
+def test_the_scripts_own_excepthook_is_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = """
@@ -176,10 +176,10 @@ def test_the_scripts_own_hook_has_the_word(
     assert capsys.readouterr().err == "mine: x 4\n"
 
 
-def test_a_rank_leaves_the_word_to_the_one_that_speaks(
+def test_one_rank_prints_an_error_that_all_raise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also where another hook stands around ours, as torch.distributed puts it: the job goes on until that is said."""
+    """Also if another hook is around ours, as torch.distributed's is; the job lives until the error is printed."""
     text = """
         import gossip, sys
         from gossip.observe import ending
@@ -224,7 +224,7 @@ RAISES = "raise ValueError('rank 1 is lost')"
         pytest.param(PLAIN, RAISES, 1, id="a script without MPI"),
     ],
 )
-def test_one_rank_ends_the_job(tmp_path: Path, parts: dict[str, str], end: str, code: int) -> None:
+def test_a_failing_rank_ends_the_job(tmp_path: Path, parts: dict[str, str], end: str, code: int) -> None:
     path = script(tmp_path, WAITS.format(end=end, **parts))
     outcome = launch(2, "--label", path, str(tmp_path / "failed"))
     ended = time.time()
@@ -236,7 +236,7 @@ def test_one_rank_ends_the_job(tmp_path: Path, parts: dict[str, str], end: str, 
     assert gossip.launch.__file__ not in outcome.output
 
 
-def test_what_all_ranks_raise_alike_is_said_once(tmp_path: Path) -> None:
+def test_an_error_of_all_ranks_is_printed_once(tmp_path: Path) -> None:
     text = """
         import gossip
         world = gossip.init()
@@ -276,7 +276,7 @@ def test_help_is_printed_once() -> None:
         (["absent.py"], {"RANK": "4", "WORLD_SIZE": "4"}, 2, "the ranks of 4 go from 0 to 3"),
     ],
 )
-def test_refusals(
+def test_wrong_options_are_refused(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
@@ -307,7 +307,7 @@ def test_refusals(
         pytest.param(3, {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}, "3", "3", id="asked for"),
     ],
 )
-def test_threads(
+def test_number_of_threads(
     monkeypatch: pytest.MonkeyPatch, wanted: int | None, before: dict[str, str], omp: str, mkl: str | None
 ) -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):

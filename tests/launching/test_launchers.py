@@ -1,4 +1,4 @@
-"""Who started this process: one table of environments, as launchers write them, and what they mean."""
+"""Environments as launchers write them, and the launcher and rank that are read from each."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ ALONE = Launcher("none", 0, 1, 0, 1)
         pytest.param({**OPENMPI, **TORCHRUN}, TORCHRUN_6_OF_8, id="torchrun in mpirun"),
         pytest.param({**BY_HAND, **OPENMPI}, OPENMPI_5_OF_8, id="mpirun in a pod that has RANK"),
         pytest.param({**SRUN, **BY_HAND}, Launcher("torchrun", 6, 8, 0, 1), id="RANK by hand in srun"),
-        # What is left over without a rank counts for nothing, and neither does what is empty.
+        # Variables without a rank, left over from another job, count for nothing; neither do empty ones.
         pytest.param({**SRUN, "WORLD_SIZE": "7", "MASTER_ADDR": "node0"}, SRUN_4_OF_7, id="WORLD_SIZE by hand"),
         pytest.param({"WORLD_SIZE": "8", "OMPI_COMM_WORLD_SIZE": "8", "PMI_SIZE": "8"}, ALONE, id="sizes alone"),
         pytest.param({"RANK": "", "OMPI_COMM_WORLD_RANK": " "}, ALONE, id="empty"),
     ],
 )
-def test_environment(environ: dict[str, str], expected: Launcher) -> None:
+def test_launcher_is_read_from_the_environment(environ: dict[str, str], expected: Launcher) -> None:
     assert detect(environ) == expected
 
 
@@ -94,6 +94,6 @@ def test_environment(environ: dict[str, str], expected: Launcher) -> None:
         ({**SRUN, "SLURM_STEP_TASKS_PER_NODE": "2(3)"}, r"SLURM_STEP_TASKS_PER_NODE=2\(3\) cannot be read"),
     ],
 )
-def test_what_cannot_be_is_refused_in_a_sentence(environ: dict[str, str], sentence: str) -> None:
+def test_contradicting_variables_are_refused(environ: dict[str, str], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         detect(environ)

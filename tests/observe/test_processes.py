@@ -1,4 +1,4 @@
-"""The processes of a job: how one that fails says why, which ones are ranks, and what the end of MPI means to them."""
+"""The processes of a job: the report of a failed one, children that are no ranks, and the end of MPI."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ world.barrier()
 """
 
 
-def test_the_traceback_of_a_rank_is_shown_within_the_hook_of_torch_distributed(tmp_path: Path) -> None:
-    """And a child of a rank is told that it is none, in an MPI that `gossip.init` has initialised."""
+def test_the_traceback_is_shown_under_the_excepthook_of_torch_distributed(tmp_path: Path) -> None:
+    """The child of a rank is refused as well, in an MPI that `gossip.init` has initialised."""
     outcome = spawn.run_mpirun(2, ["-c", FAILS, str(tmp_path / "store")], timeout=80)
     assert outcome.code == 1, outcome.output
     assert "LookupError: no data" in outcome.output
     assert outcome.output.count("so it is no rank and gossip.init cannot take it into the job") == 2, outcome.output
 
 
-def test_what_a_rank_says_at_its_end_passes_a_hook_that_holds_stderr_back(
+def test_last_words_reach_stderr_while_a_hook_has_replaced_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """For tracebacks, and for the sentence of a rank whose peer failed."""
+    """This holds for tracebacks, and for the sentence of a rank whose peer failed."""
     monkeypatch.setattr(ending, "_report", sys.__excepthook__)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(ending, "end_job", lambda code: None)
@@ -66,7 +66,7 @@ def test_what_a_rank_says_at_its_end_passes_a_hook_that_holds_stderr_back(
         assert not held.getvalue()
 
 
-def test_a_rank_whose_stderr_is_closed_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_with_a_closed_stderr_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[int] = []
     closed = os.fdopen(os.dup(2), "w")
     closed.close()
@@ -78,7 +78,7 @@ def test_a_rank_whose_stderr_is_closed_ends_all_the_same(monkeypatch: pytest.Mon
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """This process was started by rank 1 of 2."""
+    """Rank 1 of 2 has started this process."""
     for name in (*children.JOB, *children.MEETING):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(children.VARIABLE, "")
@@ -103,7 +103,7 @@ def test_a_child_of_a_rank_is_refused(environment: pytest.MonkeyPatch, transport
         (RANK, "mpi", {children.VARIABLE: ""}),  # a program that starts a rank, and is none itself
     ],
 )
-def test_a_rank_of_a_job_inside_a_job_is_welcome(
+def test_a_rank_of_a_job_inside_a_job_is_accepted(
     environment: pytest.MonkeyPatch, launcher: Launcher, transport: str, variables: dict[str, str]
 ) -> None:
     for name, value in variables.items():
@@ -113,7 +113,7 @@ def test_a_rank_of_a_job_inside_a_job_is_welcome(
     children.check_own_process(launcher, transport)  # init may be called again
 
 
-def test_a_launcher_between_a_rank_and_a_process_makes_it_a_rank(environment: pytest.MonkeyPatch) -> None:
+def test_a_process_below_a_launcher_below_a_rank_is_a_rank(environment: pytest.MonkeyPatch) -> None:
     """MPICH's ranks have no variable that names their job."""
     chain = [(17, "hydra_pmi_proxy"), (os.getppid(), "python")]
     environment.setattr(children, "ancestors", lambda: iter(chain))
@@ -156,7 +156,7 @@ if __name__ == "__main__":
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_children_of_a_rank_under_mpirun(tmp_path: Path) -> None:
-    """A program, an mpirun of its own, and workers of a data loader, forked and spawned."""
+    """The children are a program, an mpirun, and workers of a data loader, forked and spawned."""
     script = tmp_path / "script.py"
     script.write_text(CHILDREN)
     outcome = spawn.run_mpirun(2, [str(script), spawn._mpirun(1, [])[0]], timeout=200)
@@ -187,7 +187,7 @@ for use in (optimizer.settle, optimizer.step, lambda: gossip.init("mpi")):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("who", ["both", "one"])
-def test_what_is_in_flight_ends_before_mpi_does(who: str) -> None:
+def test_flights_end_before_mpi_does(who: str) -> None:
     """The script may finalise MPI. A post afterwards would kill the process."""
     outcome = spawn.run_mpirun(2, ["-c", FINALISED, who], timeout=90)
     assert outcome.code == 0, outcome.output
@@ -209,21 +209,21 @@ world.barrier()
 
 
 @pytest.mark.slow
-def test_ranks_of_a_launcher_that_nobody_knows_are_those_of_mpi() -> None:
+def test_an_unknown_launcher_has_the_ranks_of_mpi() -> None:
     outcome = spawn.run_mpirun(2, ["-c", UNKNOWN], timeout=90)
     assert outcome.code == 0, outcome.output
     assert {f"rank {rank} of 2 local {rank} over mpi" for rank in range(2)} <= set(outcome.output.splitlines())
 
 
-def test_an_mpi_that_is_finalised_is_refused() -> None:
+def test_a_finalised_mpi_is_refused() -> None:
     from gossip.transports.mpi.start import check_running
 
     with pytest.raises(gossip.TransportUnavailable, match="MPI starts only once"):
         check_running(SimpleNamespace(Is_finalized=lambda: True))
 
 
-def test_a_program_that_follows_a_rank_may_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that its parent has left behind, and one that begins when the world of its parent is closed."""
+def test_a_process_may_be_a_rank_after_its_parent_was_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either the parent has ended, or it has closed its world before."""
     monkeypatch.setenv(children.VARIABLE, "")
     launcher = Launcher("torchrun", 0, 2, 0, 2)
     children.tell_children(launcher)

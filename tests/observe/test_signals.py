@@ -1,4 +1,4 @@
-"""A rank that hangs, is killed or is told to end: every rank ends, soon, and says who waited for whom and why."""
+"""After a rank hangs, is killed or gets a signal, every rank ends soon, and the reports name the rank and its state."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST = 100
 
 
 def ends(launcher: str, what: str, transport: str, timeout: float = DEADLINE, **where: int) -> spawn.Outcome:
-    """How OSGP on four ranks ended, on all of them, within five seconds of its deadline."""
+    """The outcome of OSGP on four ranks, all of which end within five seconds of the deadline."""
     more = [f"{name}={value}" for name, value in where.items()]
     command = ["-m", "workers.watched", what, transport, str(timeout), *more]
     if launcher == "mpirun":
@@ -34,7 +34,7 @@ SAID_OF_1 = r"process \d+ on this host, was killed by SIGKILL \(exit code 137\),
 
 
 def is_told_of_a_killed_rank(outcome: spawn.Outcome) -> None:
-    """At least by the ranks that wait for it, in which round, and what became of it."""
+    """Ranks that wait for it name the round and its exit code."""
     assert outcome.code
     assert re.search(
         r"rank \d (was told to end by SIGTERM, in step \d+, (waiting in \w+ for round \d+|in \w+|computing) for \S+ s"
@@ -43,13 +43,13 @@ def is_told_of_a_killed_rank(outcome: spawn.Outcome) -> None:
     ), outcome.output
 
 
-def test_killed() -> None:
+def test_others_report_a_killed_rank() -> None:
     is_told_of_a_killed_rank(ends("mpirun", "killed", "mpi"))
 
 
 @pytest.mark.parametrize("when", ["killed", pytest.param("killed early", marks=pytest.mark.slow)])
-def test_killed_without_a_launcher_that_ends_the_others(when: str) -> None:
-    """They notice by themselves, waiting for a message or posting one."""
+def test_others_report_a_killed_rank_without_mpirun(when: str) -> None:
+    """They notice it while they wait for a message or post one."""
     outcome = ends("torchrun", when, "gloo")
     is_told_of_a_killed_rank(outcome)
     assert sorted(outcome.codes) == [-9, 1, 1, 1]
@@ -60,14 +60,14 @@ def test_killed_without_a_launcher_that_ends_the_others(when: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("trial", range(50))
 @pytest.mark.parametrize(("launcher", "transport"), [("mpirun", "mpi"), ("mpirun", "gloo"), ("torchrun", "gloo")])
-def test_killed_in_any_step(launcher: str, transport: str, trial: int) -> None:
+def test_others_report_a_rank_killed_in_any_step(launcher: str, transport: str, trial: int) -> None:
     is_told_of_a_killed_rank(ends(launcher, "killed", transport, step=trial))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("launcher", "transport"), [("mpirun", "mpi")])
-def test_hung(launcher: str, transport: str) -> None:
-    """Who waits for it says where it is, and every rank of the host shows its stacks, the one that hangs too."""
+def test_others_report_a_rank_that_hangs(launcher: str, transport: str) -> None:
+    """A waiting rank names its position, and every rank of the host shows its stacks, also the one that hangs."""
     outcome = ends(launcher, "hung", transport, 2)
     assert outcome.code == 1
     assert re.search(
@@ -84,8 +84,8 @@ def test_hung(launcher: str, transport: str) -> None:
 
 
 @pytest.mark.slow
-def test_exits() -> None:
-    """MPI's own end waits for the others, so that the process of a rank that has left its script is still there."""
+def test_others_report_a_rank_that_has_left_its_script() -> None:
+    """MPI_Finalize waits for the others, so the process of a rank that has left its script is still alive."""
     outcome = ends("mpirun", "exits", "mpi", 2)
     assert outcome.code == 1
     assert re.search(
@@ -109,8 +109,8 @@ sys.exit(0)
 """
 
 
-def test_a_rank_that_makes_fewer_steps_is_not_waited_for_until_the_deadline() -> None:
-    """Its process is still there, in MPI's own end, which waits for the others."""
+def test_a_rank_with_fewer_steps_ends_the_job_before_the_deadline() -> None:
+    """Its process is still alive, in MPI_Finalize, which waits for the others."""
     outcome = spawn.run_mpirun(3, ["-c", FEWER], timeout=MOST)
     assert outcome.code == 1
     assert re.search(
@@ -132,15 +132,15 @@ gossip.init(timeout=3)
 
 
 @pytest.mark.slow
-def test_never_connected_over_mpi() -> None:
-    """MPI itself would wait for ever."""
+def test_a_rank_that_never_joins_mpi_ends_the_others() -> None:
+    """MPI itself has no deadline."""
     outcome = spawn.run_mpirun(2, ["-c", ABSENT], timeout=MOST)
     assert outcome.code
     assert "gossip: rank 0 waited 3 s in MPI_Init for all 2 ranks to call gossip.init" in outcome.output
 
 
-def test_asked_to_stop_by_one_rank() -> None:
-    """Every rank leaves its loop at the same step, with its state saved, and the job has ended well."""
+def test_a_signal_to_one_rank_stops_all_loops_at_the_same_step() -> None:
+    """Every rank saves its state, and the job succeeds."""
     outcome = ends("torchrun", "asked", "gloo")
     assert outcome.codes == (0, 0, 0, 0), outcome.output
     assert sorted(re.findall(r"rank \d saves step \d+", outcome.output)) == [
@@ -149,16 +149,16 @@ def test_asked_to_stop_by_one_rank() -> None:
 
 
 @pytest.mark.slow
-def test_asked_to_stop_through_mpirun() -> None:
-    """Which hands on SIGUSR2, as a scheduler sends it long before the end."""
+def test_a_signal_to_mpirun_stops_all_loops_at_the_same_step() -> None:
+    """mpirun forwards SIGUSR2, which a scheduler sends long before the end."""
     outcome = ends("mpirun", "job asked", "mpi")
     assert outcome.code == 0, outcome.output
     assert len(set(re.findall(r"saves step (\d+)", outcome.output))) == 1
     assert outcome.output.count("saves step") == 4
 
 
-def test_told_to_end() -> None:
-    """A loop that does not ask ends at once."""
+def test_sigterm_ends_a_loop_that_does_not_ask() -> None:
+    """It ends at once."""
     outcome = ends("torchrun", "told", "gloo")
     assert outcome.codes[1] == 143
     assert re.search(r"gossip: rank 1 was told to end by SIGTERM, in step \d, .* for \S+ s", outcome.output)
@@ -166,14 +166,14 @@ def test_told_to_end() -> None:
 
 
 @pytest.mark.slow
-def test_told_through_mpirun() -> None:
-    """Which prints nothing more of its ranks then, and kills them a quarter of a second later."""
+def test_sigterm_to_mpirun_ends_the_job() -> None:
+    """mpirun then prints no more output of its ranks, and kills them a quarter of a second later."""
     assert spawn.run_mpirun(4, ["-m", "workers.watched", "job told", "mpi", "5"], timeout=MOST).code
 
 
 @pytest.mark.slow
-def test_sigusr1_to_mpirun() -> None:
-    """Every rank says where it is, and goes on."""
+def test_sigusr1_to_mpirun_makes_every_rank_report() -> None:
+    """The job continues and succeeds."""
     outcome = ends("mpirun", "job watched", "mpi")
     assert outcome.code == 0, outcome.output
     for rank in range(4):
@@ -301,7 +301,7 @@ def alone() -> Iterator[dict[str, subprocess.Popen[str]]]:
 
 
 @pytest.mark.parametrize("name", ALONE)
-def test_signal(name: str, alone: dict[str, subprocess.Popen[str]]) -> None:
+def test_signal_to_one_process(name: str, alone: dict[str, subprocess.Popen[str]]) -> None:
     output, _ = alone[name].communicate(timeout=60)
     _, code, said = ALONE[name]
     assert alone[name].returncode == code, output

@@ -1,4 +1,4 @@
-"""A traced run: files that viewers can draw, flights where they flew, one picture of all ranks, the same numbers."""
+"""A traced run has the same numbers, and its files can be drawn and joined."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def loaded(path: Path) -> list[Event]:
 
 
 def spans(events: Iterable[Event], name: str) -> list[tuple[int, int]]:
-    """Begin and end of the complete events called `name`, in order."""
+    """Begin and end of the complete events with this name, in order."""
     found = [event for event in events if event["ph"] == "X" and event["name"] == name]
     return sorted((event["ts"], event["ts"] + event["dur"]) for event in found)
 
@@ -87,7 +87,7 @@ def traced(size: int, folder: Path, averager: Callable[[gossip.World], gossip.Av
 
 
 def check_drawable(events: list[Event]) -> None:
-    """What the Trace Event Format asks for, and what Perfetto does: complete events nest on each track."""
+    """The rules of the Trace Event Format and of Perfetto hold: complete events nest on each track."""
     for event in events:
         assert {"ph", "name", "pid", "tid", "ts"} <= event.keys()
         assert event["ph"] in "XMCi"
@@ -110,7 +110,7 @@ def check_drawable(events: list[Event]) -> None:
 
 
 @pytest.mark.parametrize("overlap", [0, 1, 2])
-def test_every_rank_tells_every_step(tmp_path: Path, overlap: int) -> None:
+def test_the_file_holds_every_step(tmp_path: Path, overlap: int) -> None:
     for rank, events in enumerate(traced(3, tmp_path, push_sum(overlap))):
         check_drawable(events)
         assert {event["pid"] for event in events} == {rank}
@@ -130,8 +130,8 @@ def test_every_rank_tells_every_step(tmp_path: Path, overlap: int) -> None:
                 assert inside(span, borders[1][number]), part
 
 
-def test_flights_stand_where_they_flew(tmp_path: Path) -> None:
-    """OSGP's rounds travel under the next step's compute and nobody waits for them; SGP's under its own wait."""
+def test_a_flight_is_drawn_from_post_to_arrival(tmp_path: Path) -> None:
+    """OSGP's rounds travel during the next step's compute, without a wait; SGP's during its own wait."""
     for hidden in (False, True):
         for rank, events in enumerate(traced(2, tmp_path / str(hidden), push_sum(int(hidden)))):
             computes, found = spans(events, "compute"), flights(events)
@@ -154,13 +154,13 @@ def test_flights_stand_where_they_flew(tmp_path: Path) -> None:
             assert len({flight["tid"] for flight in found}) == 1, "one at a time"
 
 
-def test_flights_of_one_moment_stand_side_by_side(tmp_path: Path) -> None:
+def test_flights_at_once_have_tracks_of_their_own(tmp_path: Path) -> None:
     [events, _] = traced(2, tmp_path, push_sum(2))
     assert len({flight["tid"] for flight in flights(events)}) == 2
 
 
-def test_other_parts_of_a_step_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Averaged gradients, SlowMo's outer step, closures, counters; by the variable, which SlowMo's users have."""
+def test_the_file_holds_other_phases_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Averaged gradients, SlowMo's outer step, closures and counters, in a run traced by the variable."""
     monkeypatch.setenv("GOSSIP_TRACE", str(tmp_path))
 
     def run(world: gossip.World) -> None:
@@ -192,7 +192,7 @@ def test_other_parts_of_a_step_are_told(tmp_path: Path, monkeypatch: pytest.Monk
         assert counters["sent in a step"]["bytes"] > 0
 
 
-def test_a_later_optimizer_goes_on_in_the_same_file(tmp_path: Path) -> None:
+def test_a_later_optimizer_appends_to_the_same_file(tmp_path: Path) -> None:
     for runs in (1, 2):
         for events in traced(2, tmp_path, push_sum(1)):
             check_drawable(events)
@@ -200,7 +200,7 @@ def test_a_later_optimizer_goes_on_in_the_same_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overlap", [0, 1, 2])
-def test_numbers_are_the_same_bits(tmp_path: Path, overlap: int) -> None:
+def test_a_traced_run_has_the_same_bits(tmp_path: Path, overlap: int) -> None:
     plain = testing.run(3, lambda world: train(world, None, push_sum(overlap)))
     told = testing.run(3, lambda world: train(world, tmp_path, push_sum(overlap)))
     for ours, theirs in zip(plain, told, strict=True):
@@ -234,7 +234,7 @@ def test_a_step_that_fails_is_in_the_file(tmp_path: Path) -> None:
 
 
 class Streamed(Flight):
-    """As over NCCL: waiting orders streams, and the host hears of the landing when it asks, some time later."""
+    """A flight as over NCCL: a wait orders streams, and a later query finds that it has landed."""
 
     arrived = False
 
@@ -250,7 +250,7 @@ class Streamed(Flight):
         return [], []
 
 
-def test_a_device_is_asked_and_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flight_on_a_device_is_queried_and_not_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     timeline = Timeline.of(tmp_path, 3, "host")
     [transport] = testing.run(1, lambda world: world.channel())
     stats, flight = Stats(timeline=timeline), Streamed(transport, {}, {}, "an exact sum")
@@ -277,7 +277,7 @@ def test_a_full_disk_ends_the_timeline_and_not_the_run(tmp_path: Path, capsys: p
     assert "ends its timeline here" in said
 
 
-def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
+def test_an_impossible_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(gossip.UsageError, match=r"rank 0 on .* cannot write its timeline to .*GOSSIP_TRACE"):
         testing.run(1, lambda world: train(world, tmp_path / "file" / "folder", push_sum(1)))
@@ -287,7 +287,7 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> object:
-    """The exit code of `python -m gossip.trace arguments...`, None where it ends well."""
+    """The exit code of `python -m gossip.trace arguments...`; None for success."""
     monkeypatch.setattr(sys, "argv", ["trace", *map(str, arguments)])
     try:
         trace.main()
@@ -301,7 +301,7 @@ def barriers(events: Iterable[Event]) -> dict[int, int]:
 
 
 def moved(path: Path, clock: str, seconds: float) -> None:
-    """As if the rank's machine had another clock."""
+    """Move the times, as if the rank's machine had another clock."""
     changed = []
     for line in path.read_text().splitlines():
         events = json.loads(f"[{line.strip('[],')}]")
@@ -342,7 +342,7 @@ def test_ranks_are_joined_on_one_clock(
     assert max(event["ts"] for event in two) < 60e6
 
 
-def test_an_unfinished_file_is_taken_as_far_as_it_goes(
+def test_an_unfinished_file_is_read_up_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ranks = traced(2, tmp_path, push_sum(1))
@@ -359,7 +359,7 @@ def test_an_unfinished_file_is_taken_as_far_as_it_goes(
         assert end > first or "rank-1.json breaks off in line 3" in said
 
 
-def test_what_cannot_be_joined_is_said(
+def test_files_that_cannot_be_joined_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command(monkeypatch, tmp_path / "none") == 2
@@ -368,7 +368,7 @@ def test_what_cannot_be_joined_is_said(
     assert "holds no rank-0.json" in capsys.readouterr().err
     (tmp_path / "rank-3.json").write_text("[")
     assert command(monkeypatch, tmp_path) == 2
-    assert "came as far as its first step" in capsys.readouterr().err
+    assert "reached its first step" in capsys.readouterr().err
     traced(2, tmp_path, push_sum(1))
     (tmp_path / "rank-0.json").unlink()
     assert command(monkeypatch, tmp_path) is None
@@ -433,7 +433,7 @@ def test_a_killed_run_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-def test_mpirun_with_the_launcher(tmp_path: Path) -> None:
+def test_launch_traces_every_rank_under_mpirun(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     # The folder is one of where the job starts; the script goes elsewhere.
     started = f"import os, gossip.launch; os.chdir({str(tmp_path)!r}); gossip.launch.main()"

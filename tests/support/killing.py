@@ -1,4 +1,4 @@
-"""Jobs that write checkpoints, are killed with all their ranks, and are taken up again."""
+"""Jobs that write checkpoints, are killed with all their ranks, and are resumed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def resumed(checkpoints: Path) -> list[spawn.Saved]:
 
 
 def killed(checkpoints: Path, draw: random.Random, until: range) -> int:
-    """Kill -9 of a whole job at a random moment after a random step; the newest step that it has left."""
+    """Kill a whole job at a random moment after a random step; returns the newest step of its checkpoints."""
     outcome = spawn.kill_mpirun(
         KILL_SIZE, job(checkpoints, checkpoints), f"step {draw.choice(until)}", draw.random() / 20
     )
@@ -53,7 +53,7 @@ def same(ranks: list[spawn.Saved], others: list[spawn.Saved]) -> bool:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[spawn.Saved]:
-    """The bits of the same job as threads, which are those of processes."""
+    """The bits of the same job as threads, without a kill."""
     folder = tmp_path_factory.mktemp("undisturbed")
     threads = testing.run(KILL_SIZE, lambda world: run(world, KILL_STEPS, folder))
     return [{when: np.array(numbers) for when, numbers in bits.items()} for bits in threads]

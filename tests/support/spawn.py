@@ -32,8 +32,7 @@ NO_START = "The PMIx server's listener thread failed to start"
 
 
 class Outcome(NamedTuple):
-    """How a process set ended: exit code (None when the time ran out), what it printed, for how many seconds, and the
-    code of each process that was started."""
+    """The end of a process set: exit code (None after a timeout), output, seconds, and the code of each process."""
 
     code: int | None
     output: str
@@ -48,7 +47,7 @@ def run_mpirun(
     env: Mapping[str, str] | None = None,
     options: Sequence[str] = (),
 ) -> Outcome:
-    """`mpirun options... -n size python command...`, whatever comes of it."""
+    """The outcome of `mpirun options... -n size python command...`."""
     command, environment = _mpirun(size, command, options), _environment(env or {})
     outcome = _run([command], [environment], timeout)
     if NO_START in outcome.output:  # seen once in some thousand starts of Open MPI, before any rank was there
@@ -57,7 +56,7 @@ def run_mpirun(
 
 
 def kill_mpirun(size: int, command: Sequence[str], line: str, delay: float, timeout: float = 120) -> Outcome:
-    """The same, until it has printed `line` and run for `delay` seconds more: then SIGKILL to all of it, at once."""
+    """The same, with SIGKILL to all processes `delay` seconds after one has printed `line`."""
     started, output = time.monotonic(), bytearray()
     read, write = os.pipe()
     os.set_blocking(read, False)
@@ -86,7 +85,7 @@ def kill_mpirun(size: int, command: Sequence[str], line: str, delay: float, time
 def run_torchrun(
     size: int, command: Sequence[str], timeout: float, env: Mapping[str, str] | None = None, *, wait: bool = False
 ) -> Outcome:
-    """`python command...`, once a rank, with the variables that torchrun sets; `wait` for all after one has failed.
+    """`python command...` for each rank, with torchrun's variables; `wait` for all after one has failed.
 
     Over NCCL the ranks may share a GPU.
     """
@@ -99,7 +98,7 @@ def run_torchrun(
 
 
 def mpirun(size: int, module: str, folder: Path, *args: str, timeout: float = 90) -> list[Saved]:
-    """Run `python -m module folder args...` on every rank; returns what rank r saved as `folder/r.npz`, by rank."""
+    """Run `python -m module folder args...` on every rank; returns the arrays of each `folder/rank.npz`, by rank."""
     outcome = run_mpirun(size, ["-m", module, str(folder), *args], timeout)
     return _results(outcome, size, folder, f"mpirun -n {size} python -m {module} {' '.join(args)}")
 
@@ -148,7 +147,7 @@ def _environment(more: Mapping[str, str]) -> dict[str, str]:
 def _run(
     commands: Sequence[Sequence[str]], environments: Sequence[Mapping[str, str]], timeout: float, wait: bool = False
 ) -> Outcome:
-    """Run processes side by side until all end, one fails, or the time runs out; then end what is left."""
+    """Run processes at once until all end, one fails, or the time runs out; then end the others."""
     started = time.monotonic()
     read, write = os.pipe()
     processes = [
@@ -197,7 +196,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _descendants(pid: int) -> list[int]:
-    """All that a process has started, and what that has started: ranks are sessions of their own."""
+    """Children of a process, their children and so on, also in other sessions."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has ended meanwhile

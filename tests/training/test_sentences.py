@@ -244,7 +244,10 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a copied world": (lambda: copy.deepcopy(WORLD), "rank 0 cannot copy or pickle a World.*call gossip.init()"),
     "a pickled world": (lambda: pickle.dumps(WORLD), "rank 0 cannot copy or pickle a World"),
-    "a copied averager": (lambda: copy.deepcopy(gossip.ExactAverage(WORLD)), "nor what holds one, such as an averager"),
+    "a copied averager": (
+        lambda: copy.deepcopy(gossip.ExactAverage(WORLD)),
+        "nor an object that holds one, such as an averager",
+    ),
     "a copied channel": (lambda: copy.deepcopy(WORLD.channel()), "cannot copy or pickle a channel"),
     "a state for a module": (
         lambda: wrapped(module=model().state_dict()),

@@ -1,4 +1,4 @@
-"""Who takes part: what `gossip.init` makes of its surroundings, and what it refuses."""
+"""The world that `gossip.init` makes of launcher, transport and hosts, and the arguments that it refuses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gossip.observe import board
 
 @pytest.fixture(autouse=True)
 def plain_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No launcher, whatever started these tests."""
+    """Hide the launcher that started these tests."""
     for name in list(os.environ):
         if name.startswith(("OMPI_COMM_", "PMI", "MPI_LOCAL", "SLURM_", "TORCHELASTIC_", "GOSSIP_")):
             monkeypatch.delenv(name)
@@ -45,8 +45,8 @@ def test_plain_python_is_one_rank() -> None:
             other.barrier()
 
 
-def test_plain_python_leaves_the_interpreter_as_it_was() -> None:
-    """No other rank waits, so nothing has to end the job."""
+def test_plain_python_has_no_excepthook_of_ours() -> None:
+    """No other rank waits, so an error need not end a job."""
     before = sys.excepthook
     gossip.init().close()
     assert sys.excepthook is before
@@ -71,8 +71,8 @@ def test_leaving_the_context_waits_for_every_rank() -> None:
     testing.run(3, run)
 
 
-def test_leaving_the_context_by_an_error_waits_for_nobody() -> None:
-    """The others may never come."""
+def test_leaving_the_context_by_an_error_does_not_wait() -> None:
+    """The others may never reach the barrier."""
 
     def run(world: gossip.World) -> None:
         with world:
@@ -96,7 +96,7 @@ def test_leaving_the_context_by_an_error_waits_for_nobody() -> None:
     ids=["even", "uneven", "one rank a host", "turned back", "in any order"],
 )
 def test_node_and_across(hosts: Sequence[str], nodes: list[list[int]], across: list[list[int]]) -> None:
-    """My host, and my local rank on every host that has it, renumbered from 0."""
+    """Ranks of this host, and this local rank on every host that has it, renumbered from 0."""
 
     def run(world: gossip.World) -> None:
         own = b"%d" % world.rank
@@ -126,12 +126,12 @@ def test_group_of_a_group() -> None:
 
 
 @pytest.mark.parametrize("ranks", [[0, 0], [0, 2], [-1, 0]])
-def test_impossible_group(ranks: list[int]) -> None:
+def test_a_group_of_unknown_or_repeated_ranks_is_refused(ranks: list[int]) -> None:
     with pytest.raises(gossip.UsageError, match=r"name some of 0\.\.1, each once"):
         testing.run(2, lambda world: world.group(ranks))
 
 
-def test_group_without_oneself() -> None:
+def test_a_group_without_this_rank_is_refused() -> None:
     def run(world: gossip.World) -> None:
         if world.rank == 1:
             world.group([0])
@@ -140,7 +140,7 @@ def test_group_without_oneself() -> None:
         testing.run(2, run)
 
 
-def test_unknown_transport(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_transport_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         gossip.UsageError, match="transport is 'infiniband'; there are 'auto', 'mpi', 'gloo' and 'nccl'"
     ):
@@ -151,13 +151,13 @@ def test_unknown_transport(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), float("inf")])
-def test_deadline_that_is_none(timeout: float) -> None:
+def test_an_impossible_deadline_is_refused(timeout: float) -> None:
     with pytest.raises(gossip.UsageError, match=r"timeout is .*, but a deadline is a positive number of seconds"):
         gossip.init(timeout=timeout)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without CUDA, and this one has it")
-def test_nccl_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nccl_without_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(gossip.TransportUnavailable, match="'nccl' needs CUDA and a GPU for each rank"):
         gossip.init("nccl")
     monkeypatch.setenv("GOSSIP_TRANSPORT", "nccl")
@@ -165,7 +165,7 @@ def test_nccl_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
         gossip.init()
 
 
-def test_mpi_without_mpi4py(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mpi_without_mpi4py_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under mpirun, Gloo needs MPI too, unless it is told where rank 0 is."""
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(gossip.TransportUnavailable, match="transport 'mpi' found no MPI library"):
@@ -192,7 +192,7 @@ for trial in sys.argv[1:]:
 
 
 def process(*trials: str, **env: str) -> subprocess.Popen[str]:
-    """One of its own that tries transports one after another and says what came of each."""
+    """A process that tries transports one after another and prints the results."""
     command = [sys.executable, "-c", REPORT, *trials]
     return subprocess.Popen(command, env={**os.environ, **env}, cwd=spawn.ROOT, stdout=subprocess.PIPE, text=True)
 
@@ -206,7 +206,7 @@ def lines(process: subprocess.Popen[str]) -> list[str]:
     return output.splitlines()
 
 
-def test_what_only_a_fresh_process_can_show() -> None:
+def test_init_in_fresh_processes() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -224,8 +224,8 @@ def test_what_only_a_fresh_process_can_show() -> None:
     assert absent_peer.startswith(f"PeerTimeout rank 0 did not meet the other 1 ranks at 127.0.0.1:{port} within 1 s")
 
 
-def test_ctrl_c_leaves_no_rank_behind() -> None:
-    """Of those that are threads of the process."""
+def test_ctrl_c_ends_all_threads() -> None:
+    """Ranks are threads of this process."""
 
     both = threading.Barrier(2, timeout=20)
 
@@ -247,8 +247,8 @@ def test_ctrl_c_leaves_no_rank_behind() -> None:
         assert not rank.is_alive(), "it waits on"
 
 
-def test_a_host_without_room_for_a_slot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Does without, and no file is left; nor where the ranks do not meet."""
+def test_a_host_without_room_for_a_slot_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It works without slots, and no file is left, also if the ranks do not meet."""
 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
@@ -265,8 +265,8 @@ def test_a_host_without_room_for_a_slot(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["step", "barrier", "group"])
-def test_a_closed_world_is_of_no_use(name: str) -> None:
-    """Over any transport: the others need not answer any more."""
+def test_a_closed_world_raises(name: str) -> None:
+    """Over any transport, for the other ranks may have ended."""
 
     def run(world: gossip.World) -> None:
         parameter = torch.zeros(2, requires_grad=True)
@@ -281,7 +281,7 @@ def test_a_closed_world_is_of_no_use(name: str) -> None:
     testing.run(2, run, timeout=5)
 
 
-def test_over_mpi_the_next_world_is_of_use() -> None:
+def test_a_second_world_over_mpi_works() -> None:
     """All worlds of a process share its MPI."""
     code = """
 import gossip

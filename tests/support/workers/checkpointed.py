@@ -25,7 +25,7 @@ def load(folder: Path | None, world: gossip.World, training: Training) -> gossip
 
 
 def run(world: gossip.World, steps: int, folder: Path | None, wrap: str = WRAP, tells: bool = False) -> dict[str, Any]:
-    """From the newest checkpoint to the last step; every number that it has come to."""
+    """Run from the newest checkpoint to the last step; returns every number of the final state."""
     training = begin(world, wrap, "sgd")
     saved = load(folder, world, training)
     assert saved is None or saved.more["position"] == [saved.step, world.rank]
@@ -38,7 +38,7 @@ def run(world: gossip.World, steps: int, folder: Path | None, wrap: str = WRAP, 
 
 
 def main(out: str, steps: str) -> None:
-    """In the folder of --resume."""
+    """Run with the folder of --resume."""
     torch.set_num_threads(1)
     with gossip.init(timeout=60) as world:
         bits = run(world, int(steps), None, tells=True)

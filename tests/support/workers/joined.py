@@ -1,4 +1,4 @@
-"""Ranks that the program itself starts and joins by torch.distributed: what `gossip.init` makes of them.
+"""`gossip.init` in ranks that the program itself starts and connects by torch.distributed.
 
 `python -m workers.joined folder`, under no launcher. Writes what came of each case, by rank.
 """
@@ -28,7 +28,7 @@ def trained(world: gossip.World, step: bool = True) -> torch.optim.Optimizer:
 
 
 def tried(rank: int, folder: str, case: str) -> str:
-    """One of the two ranks, and what came of it."""
+    """One of the two ranks; returns its results."""
 
     def join() -> None:
         dist.init_process_group("gloo", init_method=f"file://{folder}/{case}", rank=rank, world_size=2)

@@ -28,7 +28,7 @@ BASES: dict[str, Base] = {
 
 
 def irregular(world: gossip.World, overlap: int, wire: str | None = None) -> gossip.PushSum:
-    """Weights are not 1, and neither is a period."""
+    """Push-sum over irregular graphs, so that weights are not 1."""
     graph = topologies.from_networkx(oracle.random_digraphs(world.size, 3, 8))
     return gossip.PushSum(world, graph, overlap=overlap, wire=wire)
 
@@ -77,27 +77,27 @@ SPAWNED = [
     *((wrap, base) for wrap in ("slowmo, overlap 1", "slowmo, overlap 2", "slowmo, overlap 1, int8") for base in BASES),
     *((wrap, "adamw") for wrap in FAMILY),
 ]
-"""What is run over other transports too."""
+"""The runs over other transports too."""
 
 
 class Training(NamedTuple):
-    """All that a checkpoint holds."""
+    """The objects whose state a checkpoint holds."""
 
     model: torch.nn.Module
     optimizer: Any
     scheduler: torch.optim.lr_scheduler.LRScheduler
 
     def state(self) -> dict[str, Any]:
-        """What is saved."""
+        """The state to save."""
         return {part: getattr(self, part).state_dict() for part in self._fields}
 
     def load(self, state: dict[str, Any]) -> None:
-        """What was saved, in place."""
+        """Load a saved state in place."""
         for part in self._fields:
             getattr(self, part).load_state_dict(state[part])
 
     def train(self, rank: int, steps: range, ask: bool = False) -> None:
-        """Batches depend on rank and step alone. `ask`: for a checkpoint, after each step, that nobody uses."""
+        """Train on batches that depend on rank and step alone; `ask` makes an unused state after each step."""
         for step in steps:
             generator = torch.Generator().manual_seed(1000 * step + rank)
             x, y = torch.randn(8, 4, generator=generator), torch.randn(8, 3, generator=generator)
@@ -109,11 +109,11 @@ class Training(NamedTuple):
                 self.state()
 
     def bits(self) -> dict[str, Any]:
-        """Every number that the run has come to, on its way or not."""
+        """Every number of the final state, before and after settling."""
         return {"now": self.numbers(), "settled": (self.optimizer.settle(), self.numbers())[1]}
 
     def numbers(self) -> list[float]:
-        """Those of its states as they are."""
+        """Every number of the state."""
         return _tensors(self.state())
 
 
@@ -139,14 +139,14 @@ def begin(world: gossip.World, wrap: str, base: str, seed: int = 0) -> Training:
 
 
 def straight(world: gossip.World, wrap: str, base: str, ask: bool = False) -> dict[str, Any]:
-    """Without a break."""
+    """An uninterrupted run."""
     training = begin(world, wrap, base)
     training.train(world.rank, range(STEPS), ask)
     return training.bits()
 
 
 def interrupted(world: gossip.World, wrap: str, base: str, at: int, folder: Path) -> dict[str, Any]:
-    """Saved to disk after `at` steps, and taken up by other objects, which began elsewhere."""
+    """Save to disk after `at` steps, and continue with new objects, which had other first values."""
     first = begin(world, wrap, base)
     first.train(world.rank, range(at))
     torch.save(first.state(), folder / f"{world.rank}.pt")
@@ -159,7 +159,7 @@ def interrupted(world: gossip.World, wrap: str, base: str, at: int, folder: Path
 
 
 def rewound(world: gossip.World, wrap: str, base: str, at: int) -> dict[str, Any]:
-    """To the end, and by the same objects once more from step `at` on."""
+    """Run to the end, then once more from step `at` on with the same objects."""
     training = begin(world, wrap, base)
     training.train(world.rank, range(at))
     state = copy.deepcopy(training.state())
@@ -170,7 +170,7 @@ def rewound(world: gossip.World, wrap: str, base: str, at: int) -> dict[str, Any
 
 
 def grown(world: gossip.World, wrap: str, base: str) -> dict[str, Any]:
-    """With one more layer from step 7 on."""
+    """A run that gets one more layer at step 7."""
     training = begin(world, wrap, base)
     training.train(world.rank, range(7))
     tail = torch.nn.Linear(3, 3, bias=False)
@@ -194,7 +194,7 @@ RUNS: dict[str, Callable[[gossip.World, str, str, Path], dict[str, Any]]] = {
 
 
 def main(folder: str, *transports: str) -> None:
-    """Over each transport in turn."""
+    """Run over each transport in turn."""
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
     for transport in transports:

@@ -1,4 +1,4 @@
-"""OSGP that something happens to: `python -m workers.watched killed mpi 5 rank=1 step=6` on every rank."""
+"""OSGP with an event on one rank: `python -m workers.watched killed mpi 5 rank=1 step=6` on every rank."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import topologies
 
 
 def happens(what: str, world: gossip.World) -> None:
-    """To the rank that it happens to."""
+    """The event, on its rank."""
     print(f"{what} at {time.monotonic()}", flush=True)
     if what in ("killed", "killed early"):
         os.kill(os.getpid(), signal.SIGKILL)
