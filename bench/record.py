@@ -89,7 +89,7 @@ def versions() -> dict[str, str]:
 
 def gather(world: World, value: Any) -> list[Any]:
     """What every rank gave, by rank, on every rank; anything that JSON can hold."""
-    return [json.loads(data) for data in world.gather(json.dumps(value).encode())]
+    return [json.loads(data) for data in world.all_gather(json.dumps(value).encode())]
 
 
 def highest(ranks: Sequence[Mapping[str, float]], key: str) -> float:

@@ -65,7 +65,7 @@ def main(folder: str, seed: str, steps: str, *kills: str) -> None:
     left = world.survivors
     mean = torch.nn.utils.parameters_to_vector(model.parameters()).detach() * optimizer.weight
     left.channel().sum([mean]).wait()
-    weight = sum(json.loads(held) for held in left.gather(json.dumps(optimizer.weight).encode()))
+    weight = sum(json.loads(held) for held in left.all_gather(json.dumps(optimizer.weight).encode()))
     torch.nn.utils.vector_to_parameters(mean / left.size, model.parameters())
     found = {
         "left": left.size,

@@ -20,8 +20,8 @@ from .errors import (
     TransportUnavailable,
     UsageError,
 )
-from .observe.account import Account
 from .observe.stats import Counters, Stats
+from .observe.weight_report import WeightReport
 from .optimizer import GossipOptimizer
 from .recovery.deaths import Death
 from .world import World, init
@@ -37,7 +37,7 @@ __all__ = [  # noqa: RUF022  grouped by use
     "Stats",
     "Counters",
     "Death",
-    "Account",
+    "WeightReport",
     # averagers
     "Averager",
     "PushSum",

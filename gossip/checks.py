@@ -114,7 +114,7 @@ def check_bytes(data: Any) -> None:
     """
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise UsageError(
-            f"gather takes bytes, and this is {shown(data)}: b'%d' % number makes some, and so do text.encode() and "
+            f"all_gather takes bytes, and this is {shown(data)}: convert it by b'%d' % number, by text.encode() or by "
             "json.dumps(thing).encode()"
         )
 

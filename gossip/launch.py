@@ -24,8 +24,8 @@ from .errors import GossipError, UsageError
 from .launching import cores
 from .launching.labels import Labelled
 from .launching.launchers import Launcher, detect
-from .observe.ending import end_job
-from .observe.say import say
+from .observe.ending import abort
+from .observe.process import say
 
 _EPILOG = """\
 examples:
@@ -133,7 +133,7 @@ def _refuse_missing(what: str, launcher: Launcher) -> NoReturn:
         "folder there on every host?",
         file=sys.stderr,
     )
-    end_job(2)
+    abort(2)
 
 
 def run(script: str, arguments: list[str], *, module: bool = False) -> None:
@@ -153,15 +153,15 @@ def run(script: str, arguments: list[str], *, module: bool = False) -> None:
             if code:
                 say(str(request.code))
         if code:
-            end_job(code)
+            abort(code)
     except KeyboardInterrupt:
-        end_job(130)
+        abort(130)
     except BaseException as error:
         error = error.with_traceback(_of_the_script(error.__traceback__))
         sys.excepthook(type(error), error, error.__traceback__)
         if isinstance(error, GossipError) and not error.speaks:
             sys.exit(1)  # another rank prints it and ends the job
-        end_job(1)
+        abort(1)
 
 
 def set_threads(wanted: int | None, launcher: Launcher) -> None:

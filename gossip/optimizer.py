@@ -10,9 +10,9 @@ import torch
 
 from .averagers.base import Averager
 from .errors import GossipError
-from .observe.account import Account, account
 from .observe.stats import Stats
 from .observe.timeline import VARIABLE, Timeline
+from .observe.weight_report import WeightReport, addends
 from .recovery.deaths import Death, Survivor
 from .state.buckets.writes import Writes
 from .state.companions import Companions
@@ -314,25 +314,34 @@ class GossipOptimizer(Wrapper):
         """The push-sum weight that this rank holds; what is in flight is not in it."""
         return float(self.mass.weight)
 
-    def account(self, world: World | None = None) -> Account:
-        """Where the weight of all ranks is: one small sum, on every rank at the same step, whatever is in flight.
+    def weight_report(self, world: World | None = None) -> WeightReport:
+        """The weight of all ranks, held and in flight. Every rank calls it at the same step; it costs one small sum.
 
         Args:
-            world: the ranks that gossip and average with one another; without it the largest world of the averagers,
-                and without any of these that of `gradients`.
+            world: the ranks that gossip and average with one another; None takes the largest world of the averagers or,
+                if they have none, that of `gradients`.
 
         >>> import gossip
         >>> sgd = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-        >>> GossipOptimizer(sgd, gossip.NoAverage()).account().lost
+        >>> GossipOptimizer(sgd, gossip.NoAverage()).weight_report().lost
         0.0
         """
         if world is not None:
-            check_world(world, "account sums over a World, and this is {}")
+            check_world(world, "weight_report sums over a World, and this is {}")
         worlds = [world for averager in self._averagers for world in averager.worlds]
         if not worlds and self._gradients is not None:
             worlds = [self._gradients.world]
-        with self.stats.board.calling("optimizer.account()"):
-            return account(self.mass, world or max(worlds, key=lambda world: world.size, default=None))
+        home = world or max(worlds, key=lambda world: world.size, default=None)
+
+        def total() -> torch.Tensor:
+            sums = addends(self.mass.weight, self.mass.aloft_weight)
+            if home is not None:
+                self.stats.wait(home.base.sum([sums]))
+            return sums
+
+        with self.stats.board.calling("optimizer.weight_report()"):
+            sums = total() if home is None else home.base.together(total)
+        return WeightReport.of(1 if home is None else home.base.size, sums)
 
     @torch.no_grad()
     def settle(self) -> None:

@@ -16,7 +16,9 @@ from .checks import check_choice, ranks_of, real, shown
 from .errors import TransportUnavailable, UsageError
 from .launching.children import check_own_process, forget_children, tell_children
 from .launching.launchers import TORCH, Launcher, detect, local_place
-from .observe import ending, signals
+from .observe import signals
+from .observe.ending import abort_on_errors
+from .observe.process import process
 from .transports import MemoryTransport, Network, Transport
 from .transports.torch.joined import place_in_torch, ranks_of_mpi, ranks_of_torch
 from .untraced import untraced
@@ -105,13 +107,13 @@ class World:
         return self.base.channel()
 
     @untraced
-    def gather(self, data: bytes) -> list[bytes]:
+    def all_gather(self, data: bytes) -> list[bytes]:
         """The bytes of every rank, by rank, on every rank: for small data such as a count of batches.
 
         >>> with init() as world:
-        ...     batches = max(int(count) for count in world.gather(b"%d" % 9))
+        ...     batches = max(int(count) for count in world.all_gather(b"%d" % 9))
         """
-        with self.base.board.calling("world.gather(...)"):
+        with self.base.board.calling("world.all_gather(...)"):
             return self.base.gather(data)
 
     @untraced
@@ -121,7 +123,7 @@ class World:
             self.base.barrier()
 
     @untraced
-    def asked_to_stop(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether a scheduler (SIGTERM, SIGUSR2) or Ctrl-C asked any rank to end; the same answer on every rank.
 
         Every rank calls it at the same step, such as every tenth: it costs a small all-gather. A loop that calls it has
@@ -130,17 +132,11 @@ class World:
 
         >>> with init() as world:
         ...     for number in range(100):
-        ...         if number % 10 == 0 and world.asked_to_stop():
+        ...         if number % 10 == 0 and world.stop_requested():
         ...             break  # after saving, on every rank
         """
-        here = signals.stand(self.base.board, ending.end_job)
-        if here is not None:
-            here.let_ask()
-        with self.base.board.calling("world.asked_to_stop()"):
-            asked = any(self.base.gather(b"1" if here is not None and here.asked is not None else b""))
-        if asked and here is not None:
-            here.tell()
-        return asked
+        with self.base.board.calling("world.stop_requested()"):
+            return signals.stop_requested(self.base.board, self.base.gather)
 
     @untraced
     def close(self) -> None:
@@ -211,7 +207,7 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
 
     In a job of several ranks an uncaught exception ends the whole job, with its traceback and a code other than 0:
     the other ranks would wait for their deadline. SIGTERM ends the job with code 143, unless the loop calls
-    `asked_to_stop`. On SIGUSR1 a rank writes its position and the stacks of its threads to stderr, and so it does
+    `stop_requested`. On SIGUSR1 a rank writes its position and the stacks of its threads to stderr, and so it does
     before a deadline ends the job.
 
     Raises:
@@ -236,15 +232,15 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
         check_own_process(launcher, name)
         tell_children(launcher)
     if launcher.size > 1:
-        ending.end_job_on_errors()
+        abort_on_errors()
     base = _connect(name, launcher, timeout)
     with base.board.calling("gossip.init()"):
         hosts = base.board.share(base.gather)
     base.carrier.alone = base.size == 1
-    ending.speak_through(base)
+    process.board, process.end_job = base.board, base.end_job
     if base.size > 1:
-        ending.end_job_on_errors()
-        signals.stand(base.board, ending.end_job)
+        abort_on_errors()
+        signals.watch(base.board)
     if launcher.name == "none":
         launcher = Launcher("none", base.rank, base.size, *local_place(hosts, base.rank))
     return _world(base, hosts, _device(name, launcher))

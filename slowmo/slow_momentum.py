@@ -115,7 +115,7 @@ class SlowMo(Outer):
         if not self.rescale or (self.momentum == 0 and self.lr == 1):  # nothing depends on it
             return rates
         for world in self.averager.levels:
-            each = [json.loads(said) for said in world.gather(json.dumps(rates).encode())]
+            each = [json.loads(said) for said in world.all_gather(json.dumps(rates).encode())]
             if any(theirs != rates for theirs in each):
                 rates = [math.fsum(group) / len(each) for group in zip(*each, strict=True)]
         return rates

@@ -43,7 +43,7 @@ class Ranks(Protocol):
     def size(self) -> int:
         """How many there are."""
 
-    def gather(self, data: bytes) -> list[bytes]:
+    def all_gather(self, data: bytes) -> list[bytes]:
         """What every rank gave, by rank, on every rank."""
 
     def barrier(self) -> None:
@@ -110,7 +110,7 @@ def times(
                     f"between rank {ranks.rank} and ranks {sorted({*targets, *sources})} nothing moved for "
                     f"{timeout:g} s: is a link cut?"
                 ) from error
-        return [json.loads(each)[len(rounds) :] for each in ranks.gather(json.dumps(took).encode())]
+        return [json.loads(each)[len(rounds) :] for each in ranks.all_gather(json.dumps(took).encode())]
 
 
 def level(ranks: Ranks) -> None:
@@ -133,7 +133,7 @@ def _connected(
         listener.settimeout(timeout)
         word = os.urandom(16)  # by which a neighbour is told from a stranger who tries our port
         mine = {"host": address, "port": listener.getsockname()[1], "word": word.hex()}
-        everybody = [json.loads(each) for each in ranks.gather(json.dumps(mine).encode())]
+        everybody = [json.loads(each) for each in ranks.all_gather(json.dumps(mine).encode())]
         for peer in targets:
             there = everybody[peer]
             outwards[peer] = open_sockets.enter_context(
@@ -185,7 +185,7 @@ class Star:
         self.rank, self.size = rank, size
         self._sockets = sockets
 
-    def gather(self, data: bytes) -> list[bytes]:
+    def all_gather(self, data: bytes) -> list[bytes]:
         """What every rank gave, by rank, on every rank."""
         if self.rank > 0:
             _put(self._sockets[0], data)
@@ -198,7 +198,7 @@ class Star:
 
     def barrier(self) -> None:
         """Return once every rank has called it."""
-        self.gather(b"")
+        self.all_gather(b"")
 
 
 def _put(to: socket.socket, data: bytes) -> None:

@@ -153,7 +153,7 @@ def _newest(
     resized, unread = False, list(damaged)
     for step, digest, holder in found:
         # If one host has the manifest, all hosts have their shards: others use that manifest.
-        text = world.gather(_text(home, step) if world.rank == holder else b"")[holder]
+        text = world.all_gather(_text(home, step) if world.rank == holder else b"")[holder]
         shard, reason = None, ""
         try:
             manifest = parse(text)
@@ -165,7 +165,7 @@ def _newest(
             raise
         except Exception as error:  # any error is sent to the other ranks, which wait
             reason = f"rank {world.rank} on {world.hosts[world.rank]}: {sentence(error)}"
-        failed = [said.decode() for said in world.gather(reason.encode()) if said]
+        failed = [said.decode() for said in world.all_gather(reason.encode()) if said]
         if not failed:
             assert shard is not None, "no reason"
             newer = [reason for at, reason in unread if at >= step]

@@ -67,7 +67,7 @@ def together(world: World, act: Callable[[], bytes | None]) -> list[bytes]:
         failure, said = error, _MISUSED + str(error).encode()
     except Exception as error:  # any error is sent to the other ranks, which wait
         failure, said = error, _FAILED + f"rank {world.rank}: {sentence(error)}".encode()
-    everyone = world.gather(said)
+    everyone = world.all_gather(said)
     for rank, each in enumerate(everyone):
         if not each.startswith(_DONE):
             kind = UsageError if each.startswith(_MISUSED) else CheckpointError

@@ -1,6 +1,7 @@
-"""What is told of a run, while it runs and when it ends.
+"""Observation of a run: counters, positions of ranks, reports, and the end of the job.
 
-`stats` counts, `timeline` draws, `board` and `slot` say where each rank is, `signals` answer questions, `notice` speaks
-of long waits, `account` sums the weight, `ending` ends the job and `say` reaches the real stderr.
+`stats` counts, `timeline` records events, `board` and `slot` hold the position of each rank, and `notice` logs long
+waits. `weight_report` checks that no weight is lost. `signals` answers signals, `ending` ends the job, and `process`
+holds the state of this process and writes to its stderr.
 May import: errors, checks.
 """

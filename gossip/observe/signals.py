@@ -10,27 +10,24 @@ import atexit
 import os
 import select
 import signal
-import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from . import say
 from .board import REPORT, Board
+from .ending import abort
+from .process import process, report
 from .slot import ENDED
 
 GRACE = 30.0
-"""Seconds for the training loop to call `world.asked_to_stop()` after a signal."""
+"""Seconds for the training loop to call `world.stop_requested()` after a signal."""
 
 STOPS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR2") if hasattr(signal, name))
 """Signals that ask a training loop to stop. mpirun forwards SIGUSR2; after the other two it kills within a second."""
 
 NAME = "gossip-watch"
-
-EndJob = Callable[[int], NoReturn]
 
 
 class Watch:
@@ -39,15 +36,14 @@ class Watch:
     Attributes:
         board: the status board of the last world made.
         asked: the signal that asked this rank to stop; None before.
-        told: the loop knows that some rank was asked.
+        told: the loop knows that some rank was asked: it may take its time, and a second signal ends it.
     """
 
-    def __init__(self, board: Board, end_job: EndJob) -> None:
+    def __init__(self, board: Board) -> None:
         self.board = board
         self.asked: int | None = None
         self.told = False
-        self._end_job = end_job
-        self._questions = False  # whether the loop asks, so that a first signal does not end the process
+        self._loop_asks = False  # so that a first signal does not end the process
         self._deadline: float | None = None
         self._ours: dict[int, object] = {}  # signal -> the previous handler
         self._read, self._write = os.pipe()
@@ -60,20 +56,16 @@ class Watch:
         atexit.register(self.end)  # no thread answers while the interpreter exits
         os.register_at_fork(after_in_child=self.leave)  # a data loader's worker is no rank
 
-    def listens(self, board: Board) -> None:
+    def show(self, board: Board) -> None:
         """Report from `board` from now on."""
         self.board = board
         board.slot.listens = REPORT in self._ours
 
     def let_ask(self) -> None:
         """Give the loop time to stop by itself after a first signal, since it asks."""
-        if not self._questions:
-            self._questions = True
+        if not self._loop_asks:
+            self._loop_asks = True
             self._take(*STOPS)
-
-    def tell(self) -> None:
-        """Note that the loop knows: it may take its time, and a second signal ends it."""
-        self.told = True
 
     def _take(self, *numbers: int | None) -> None:
         """Handle these signals, unless the program has handlers of its own."""
@@ -125,7 +117,7 @@ class Watch:
 
     def _stop(self, number: int) -> None:
         again, self.asked = self.asked is not None, number
-        if again or not self._questions:
+        if again or not self._loop_asks:
             self._end("again" if again else "")
         self._deadline = time.monotonic() + GRACE
 
@@ -133,41 +125,25 @@ class Watch:
         assert self.asked is not None
         name = signal.Signals(self.asked).name
         told = f"rank {self.board.rank} was told to end by {name} {why}".rstrip()
-        say.say(f"gossip: {told}, {self.board.slot}{self.board.known_of(self.board.fallen())}")
-        self._end_job(128 + self.asked)
+        abort(128 + self.asked, f"{told}, {self.board.slot}{self.board.known_of(self.board.fallen())}")
 
 
-_watch: Watch | None = None
-
-
-def stand(board: Board, end_job: EndJob) -> Watch | None:
+def watch(board: Board) -> Watch | None:
     """Answer signals for the rank of `board`; None outside of the main thread, where no handler can be set."""
-    global _watch
-    if _watch is None and threading.current_thread() is threading.main_thread():
-        _watch = Watch(board, end_job)
-    if _watch is not None:
-        _watch.listens(board)
-    return _watch
+    if process.watch is None and threading.current_thread() is threading.main_thread():
+        process.watch = Watch(board)
+    own: Watch | None = process.watch
+    if own is not None:
+        own.show(board)
+    return own
 
 
-def report(board: Board) -> None:
-    """Write this rank's position and the Python stacks of the program's threads to stderr."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    lines = []
-    for ident, frame in sys._current_frames().items():
-        if not str(names.get(ident)).startswith("gossip-"):  # our own threads only wait
-            lines.append(f"thread {names.get(ident, ident)}:")
-            lines += "".join(traceback.format_stack(frame)).splitlines()
-    _tell(board, lines)
-
-
-def last_words(board: Board) -> None:
-    """Write this rank's position, and let the other ranks of this host report, before a timeout ends the job."""
-    _tell(board, [])
-    board.ask()
-
-
-def _tell(board: Board, lines: Sequence[str]) -> None:
-    label = f"[rank {board.rank} on {board.hosts[board.rank]}] " if board.hosts else f"[rank {board.rank}] "
-    say.say("\n".join(label + line for line in (str(board.slot), *lines)))
-    board.slot.reported = time.monotonic()
+def stop_requested(board: Board, all_gather: Callable[[bytes], list[bytes]]) -> bool:
+    """Whether a signal has asked any rank to stop. Every rank calls it."""
+    own = watch(board)
+    if own is not None:
+        own.let_ask()
+    asked = any(all_gather(b"1" if own is not None and own.asked is not None else b""))
+    if asked and own is not None:
+        own.told = True
+    return asked

@@ -18,15 +18,14 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import UsageError
-from ..transports import Flight
 
 VARIABLE = "GOSSIP_TRACE"
 """The environment variable that names the folder, for scripts that are not to be changed."""
@@ -44,6 +43,27 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 _NUMBER = re.compile(r"(?<=\bround) \d+")
 
 Event = dict[str, Any]
+
+
+class Flight(Protocol):
+    """The attributes of a transport's flight that a timeline reads."""
+
+    subject: str
+    posted: float
+    landed: float | None
+
+    @property
+    def ranks(self) -> Sequence[int]: ...
+    @property
+    def sends(self) -> Collection[int]: ...
+    @property
+    def receives(self) -> Collection[int]: ...
+    @property
+    def bytes_sent(self) -> int: ...
+    @property
+    def bytes_received(self) -> int: ...
+    def done(self) -> bool: ...
+    def without_tensors(self) -> Flight: ...
 
 
 class Timeline:

@@ -172,9 +172,9 @@ def _sums(world: World, dtypes: Sequence[torch.dtype]) -> None:
         own = [tensor.cpu().clone() for tensor in tensors]
         channel.sum(tensors).wait()
         bits = b"".join(tensor.cpu().view(torch.uint8).numpy().tobytes() for tensor in tensors)
-        assert len(set(world.gather(bits))) == 1, "ranks hold different bits of one sum"
+        assert len(set(world.all_gather(bits))) == 1, "ranks hold different bits of one sum"
         for before, after in zip(own, tensors, strict=True):
-            parts = world.gather(before.view(torch.uint8).numpy().tobytes())
+            parts = world.all_gather(before.view(torch.uint8).numpy().tobytes())
             exact = sum(torch.frombuffer(bytearray(part), dtype=dtype).double() for part in parts)
             assert torch.allclose(after.cpu().double(), torch.as_tensor(exact), rtol=1e-5 * n), "not the sum"
 
@@ -187,7 +187,7 @@ def _halves(world: World, dtypes: Sequence[torch.dtype]) -> None:
     own = [(number, where.start, where.stop) for number, where in channel.own_parts(tensors)]
     total = world.size * (world.size + 1) // 2
     assert all(bool((tensors[number][start:stop] == total).all()) for number, start, stop in own), "not the sum"
-    everyone = [each for said in world.gather(json.dumps(own).encode()) for each in json.loads(said)]
+    everyone = [each for said in world.all_gather(json.dumps(own).encode()) for each in json.loads(said)]
     for number, tensor in enumerate(tensors):
         held = sorted(place for part, *where in everyone for place in range(*where) if part == number)
         assert held == list(range(len(tensor))), "an element is summed on no rank, or on several"
@@ -207,8 +207,8 @@ def _broadcasts(world: World, dtypes: Sequence[torch.dtype]) -> None:
 def _gathers(world: World, dtypes: Sequence[torch.dtype]) -> None:
     """Bytes of different lengths, none among them."""
     own = bytes([world.rank]) * (3 * world.rank)
-    assert world.gather(own) == [bytes([rank]) * (3 * rank) for rank in range(world.size)], "not what was given"
-    assert world.gather(b"") == [b""] * world.size, "something came from nothing"
+    assert world.all_gather(own) == [bytes([rank]) * (3 * rank) for rank in range(world.size)], "not what was given"
+    assert world.all_gather(b"") == [b""] * world.size, "something came from nothing"
 
 
 def _groups(world: World, dtypes: Sequence[torch.dtype]) -> None:
@@ -220,7 +220,7 @@ def _groups(world: World, dtypes: Sequence[torch.dtype]) -> None:
     group.channel().sum([total]).wait()
     assert int(total[0]) == sum(mine), "a group summed over others"
     backwards = world.group(list(reversed(range(world.size))))
-    assert backwards.gather(b"%d" % world.rank) == [b"%d" % rank for rank in reversed(range(world.size))]
+    assert backwards.all_gather(b"%d" % world.rank) == [b"%d" % rank for rank in reversed(range(world.size))]
 
 
 def _asks(world: World, dtypes: Sequence[torch.dtype]) -> None:

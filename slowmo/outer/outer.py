@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gossip import Account, Averager, Death, GossipOptimizer, NoAverage, Stats, UsageError, World
+from gossip import Averager, Death, GossipOptimizer, NoAverage, Stats, UsageError, WeightReport, World
 from gossip.averagers.base import check_averager
 from gossip.checks import check_flag
 from gossip.state.hooks import Hook
@@ -209,9 +209,9 @@ class Outer(Wrapper, ABC):
         """Ranks that died while the others went on."""
         return self.optimizer.deaths
 
-    def account(self, world: World | None = None) -> Account:
-        """Where the weight of all ranks is, at the price of one small sum. Every rank calls it at the same step."""
-        return self.optimizer.account(world)
+    def weight_report(self, world: World | None = None) -> WeightReport:
+        """The weight of all ranks, held and in flight, for one small sum. Every rank calls it at the same step."""
+        return self.optimizer.weight_report(world)
 
     def settle(self) -> None:
         """Land everything in flight. Every rank calls it. Weights that are loaded then want `restart`."""

@@ -411,7 +411,7 @@ def test_a_settling_between_two_steps_of_some() -> None:
         optimizer.attach(due, 1, "rounds as well")
         step()  # in which a round of equal shares lands
         optimizer.settle()
-        assert not optimizer.account().lost
+        assert not optimizer.weight_report().lost
         return optimizer.weight * parameter.item()
 
     assert sum(testing.run(2, run, timeout=20)) == pytest.approx(3)

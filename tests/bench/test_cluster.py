@@ -182,7 +182,7 @@ def test_a_star_gathers_in_the_order_of_ranks() -> None:
     stars = [line.Star(0, 3, [pair[0] for pair in pairs]), *(line.Star(r + 1, 3, [pairs[r][1]]) for r in range(2))]
     found: dict[int, list[bytes]] = {}
     threads = [
-        threading.Thread(target=lambda s=star: found.update({s.rank: s.gather(b"x" * s.rank)})) for star in stars
+        threading.Thread(target=lambda s=star: found.update({s.rank: s.all_gather(b"x" * s.rank)})) for star in stars
     ]
     for thread in threads:
         thread.start()

@@ -151,7 +151,7 @@ def test_another_number_of_ranks_continues_from_the_means(wrap: str, sizes: tupl
         assert saved is not None
         assert saved[:2] == (7, sizes[0])
         assert training.optimizer.weight == 1.0
-        assert training.optimizer.account().lost == pytest.approx(0, abs=1e-12)
+        assert training.optimizer.weight_report().lost == pytest.approx(0, abs=1e-12)
         start = {k: v.clone() for k, v in training.model.state_dict().items()}
         state = copy.deepcopy(training.optimizer.state_dict())
         training.train(world.rank, range(7, STEPS))

@@ -45,10 +45,10 @@ class Ended(BaseException):
 def ends(monkeypatch: pytest.MonkeyPatch, path: str, *arguments: str, module: bool = False) -> object:
     """The exit code with which `run` ends the job; None if it returns."""
 
-    def end_job(code: int) -> NoReturn:
+    def abort(code: int) -> NoReturn:
         raise Ended(code)
 
-    monkeypatch.setattr(gossip.launch, "end_job", end_job)
+    monkeypatch.setattr(gossip.launch, "abort", abort)
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     monkeypatch.setattr(sys, "argv", sys.argv)
     monkeypatch.setattr(sys, "path", ["first", *sys.path])
@@ -284,10 +284,10 @@ def test_wrong_options_are_refused(
     code: int,
     sentence: str,
 ) -> None:
-    def end_job(code: int) -> NoReturn:
+    def abort(code: int) -> NoReturn:
         raise SystemExit(code)
 
-    monkeypatch.setattr(gossip.launch, "end_job", end_job)
+    monkeypatch.setattr(gossip.launch, "abort", abort)
     monkeypatch.setattr(gossip.launch, "detect", lambda: detect(environ))
     monkeypatch.setattr(gossip.launch, "set_threads", lambda wanted, launcher: None)
     monkeypatch.setattr(sys, "argv", ["launch.py", *arguments])

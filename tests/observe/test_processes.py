@@ -17,6 +17,7 @@ import gossip
 from gossip.launching import children
 from gossip.launching.launchers import Launcher
 from gossip.observe import ending
+from gossip.observe.process import process
 
 RANK = Launcher("openmpi", 1, 2, 1, 2)
 CHILD = "was started by rank 1 (process {}), not by openmpi, so it is no rank"
@@ -55,10 +56,10 @@ def test_last_words_reach_stderr_while_a_hook_has_replaced_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """This holds for tracebacks, and for the sentence of a rank whose peer failed."""
-    monkeypatch.setattr(ending, "_report", sys.__excepthook__)
+    monkeypatch.setattr(process, "show_error", sys.__excepthook__)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    monkeypatch.setattr(ending, "end_job", lambda code: None)
-    ending.end_job_on_errors()
+    monkeypatch.setattr(ending, "abort", lambda code: None)
+    ending.abort_on_errors()
     for error, told in ((LookupError("no data"), "LookupError: no data"), (gossip.PeerLost("gone"), "gossip: gone")):
         with contextlib.redirect_stderr(io.StringIO()) as held:
             ending.excepthook(type(error), error, None)
@@ -71,7 +72,7 @@ def test_a_rank_with_a_closed_stderr_ends_too(monkeypatch: pytest.MonkeyPatch) -
     closed = os.fdopen(os.dup(2), "w")
     closed.close()
     monkeypatch.setattr(sys, "stderr", closed)
-    monkeypatch.setattr(ending, "end_job", ended.append)
+    monkeypatch.setattr(ending, "abort", ended.append)
     ending.excepthook(gossip.PeerLost, gossip.PeerLost("gone"), None)
     assert ended == [1]
 

@@ -123,8 +123,8 @@ def test_a_rank_with_fewer_steps_ends_the_job_before_the_deadline() -> None:
 
 ABSENT = """
 import os, threading, gossip
-from gossip.transports import mpi_start
-mpi_start.START = 3
+from gossip.transports.mpi import start
+start.START = 3
 if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
     threading.Event().wait(100)
 gossip.init(timeout=3)
@@ -186,27 +186,24 @@ def test_sigusr1_to_mpirun_makes_every_rank_report() -> None:
 PLAIN = """
 import ctypes, os, signal, sys, threading, time
 from gossip.observe import board, signals
-
-def end_job(code):
-    os._exit(code)
 """
 
 ALONE: dict[str, tuple[str, int, str]] = {
     "deep in a library, with all but the interpreter's lock": (
         """
-signals.stand(board.Board(0), end_job)
+signals.watch(board.Board(0))
 library = ctypes.CDLL(None)
 threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
 for _ in range(2):
     library.sleep(1)
 """,
         0,
-        r"\[rank 0\] before its first step\n\[rank 0\] thread MainThread:\n\[rank 0\]   File \"<string>\", line 12",
+        r"\[rank 0\] before its first step\n\[rank 0\] thread MainThread:\n\[rank 0\]   File \"<string>\", line 9",
     ),
     "a handler of the program's own": (
         """
 signal.signal(signal.SIGTERM, lambda *_: print("mine"))
-signals.stand(board.Board(0), end_job).let_ask()
+signals.watch(board.Board(0)).let_ask()
 os.kill(os.getpid(), signal.SIGTERM)
 time.sleep(0.1)
 """,
@@ -216,7 +213,7 @@ time.sleep(0.1)
     "a handler that the program sets later": (
         """
 signals.GRACE = 0.2
-signals.stand(board.Board(0), end_job).let_ask()
+signals.watch(board.Board(0)).let_ask()
 signal.signal(signal.SIGINT, lambda *_: print("mine"))
 os.kill(os.getpid(), signal.SIGINT)
 time.sleep(1)
@@ -228,7 +225,7 @@ time.sleep(1)
         """
 own = board.Board(0)
 own.share(lambda data: [data])  # its slot is memory that the child sees too
-signals.stand(own, end_job).let_ask()
+signals.watch(own).let_ask()
 if not (child := os.fork()):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(10)
@@ -245,7 +242,7 @@ print(own.slot)
         """
 signals.GRACE = 0.3
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background is started without
-signals.stand(board.Board(0), end_job).let_ask()
+signals.watch(board.Board(0)).let_ask()
 os.kill(os.getpid(), signal.SIGINT)
 time.sleep(10)
 """,
@@ -256,9 +253,9 @@ time.sleep(10)
         """
 import gossip
 world = gossip.init()
-assert not world.asked_to_stop()
+assert not world.stop_requested()
 os.kill(os.getpid(), signal.SIGTERM)
-while not world.asked_to_stop():
+while not world.stop_requested():
     time.sleep(0.01)
 print("saving", flush=True)
 os.kill(os.getpid(), signal.SIGTERM)
@@ -270,7 +267,7 @@ time.sleep(10)
     "somebody else takes the descriptor": (
         """
 import asyncio
-signals.stand(board.Board(0), end_job)
+signals.watch(board.Board(0))
 async def main():
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, print)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -36,13 +36,13 @@ def load(world: gossip.World, optimizer: gossip.GossipOptimizer, model: torch.nn
 
 CALLS: dict[str, Call] = {
     "world.barrier()": lambda world, *_: world.barrier(),
-    "world.gather(...)": lambda world, *_: world.gather(b"1"),
-    "world.asked_to_stop()": lambda world, *_: world.asked_to_stop(),
+    "world.all_gather(...)": lambda world, *_: world.all_gather(b"1"),
+    "world.stop_requested()": lambda world, *_: world.stop_requested(),
     "world.close()": lambda world, *_: world.close(),
     "world.node": lambda world, *_: world.node,
     "world.group(...)": lambda world, *_: world.group([0, 1]),
     "optimizer.settle()": lambda world, optimizer, *_: optimizer.settle(),
-    "optimizer.account()": lambda world, optimizer, *_: optimizer.account(),
+    "optimizer.weight_report()": lambda world, optimizer, *_: optimizer.weight_report(),
     "optimizer.add_param_group(...)": lambda world, optimizer, *_: optimizer.add_param_group(
         {"params": [torch.zeros(1, requires_grad=True)]}
     ),

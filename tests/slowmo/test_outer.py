@@ -282,7 +282,7 @@ def test_fragments_are_sent_by_module(masters: bool) -> None:
 def spread(world: gossip.World, fragment: torch.nn.Module) -> float:
     """How far apart two ranks are."""
     first = torch.cat([parameter.detach().flatten().float() for parameter in fragment.parameters()])
-    others = [json.loads(said) for said in world.gather(json.dumps(first.tolist()).encode())]
+    others = [json.loads(said) for said in world.all_gather(json.dumps(first.tolist()).encode())]
     return max(abs(a - b) for a, b in zip(*others, strict=True))
 
 

@@ -129,31 +129,31 @@ def test_checksums_on_one_rank_are_refused() -> None:
         testing.run(2, lambda world: optimizer(world, checksum=world.rank == 1))
 
 
-# -- accounts ----------------------------------------------------------------------------------------------------------
+# -- weight reports ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("graph", [topologies.exponential, topologies.star, topologies.random_peer])
 @pytest.mark.parametrize("overlap", [0, 1, 2])
-def test_weight_is_accounted_for_at_every_step(graph: topologies.Topology, overlap: int) -> None:
+def test_no_weight_is_lost_at_any_step(graph: topologies.Topology, overlap: int) -> None:
     """Held and in flight, over graphs whose rounds are doubly stochastic and others."""
 
-    def run(world: gossip.World) -> list[gossip.Account]:
+    def run(world: gossip.World) -> list[gossip.WeightReport]:
         parameter = torch.zeros(4, requires_grad=True)
         averager: gossip.Averager = gossip.PushSum(world, graph(world.size), overlap=overlap)  # type: ignore[operator]
         averager = gossip.Chain(averager, gossip.Every(7, gossip.ExactAverage(world)))
         wrapped = gossip.GossipOptimizer(torch.optim.SGD([parameter], lr=0.1), averager)
-        accounts = []
+        reports = []
         for _ in range(20):
             wrapped.step()
-            accounts.append(wrapped.account())
+            reports.append(wrapped.weight_report())
         wrapped.settle()
-        return [*accounts, wrapped.account()]
+        return [*reports, wrapped.weight_report()]
 
     ranks = testing.run(5, run)
     assert all(rank == ranks[0] for rank in ranks)
-    assert all(abs(account.lost) < 1e-12 for account in ranks[0])
+    assert all(abs(report.lost) < 1e-12 for report in ranks[0])
     assert ranks[0][-1].held == pytest.approx(5, abs=1e-12)
-    assert (ranks[0][-2].aloft > 0.5) == (overlap > 0)
+    assert (ranks[0][-2].in_flight > 0.5) == (overlap > 0)
 
 
 def test_weight_that_is_lost_is_noticed() -> None:
@@ -163,7 +163,7 @@ def test_weight_that_is_lost_is_noticed() -> None:
         if world.rank == 1:
             wrapped.optimizer.mass.weight = wrapped.optimizer.mass.weight * 0.9
         train(world, model, wrapped, 3)
-        return wrapped.optimizer.account().lost
+        return wrapped.optimizer.weight_report().lost
 
     [lost, *others] = testing.run(SIZE, run)
     assert lost == pytest.approx(0.05, rel=1e-6)
@@ -206,7 +206,7 @@ def test_a_store_is_reached_by_its_interface_only() -> None:
 def test_a_gather_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collectives, "MOST_GATHERED", 100)
     with pytest.raises(gossip.PeerLost, match="heard rank 1 announce 200 bytes to a gather"):
-        testing.run(3, lambda world: world.gather(b"x" * 100 * (1 + (world.rank == 1))))
+        testing.run(3, lambda world: world.all_gather(b"x" * 100 * (1 + (world.rank == 1))))
 
 
 @pytest.mark.slow

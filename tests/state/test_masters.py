@@ -394,7 +394,7 @@ def test_other_numbers_of_ranks_and_the_model_to_publish(tmp_path: Path) -> None
         model, optimizer = begun(world)
         train(world, model, optimizer, range(6), settle=False)
         checkpoint.save(tmp_path, world, 6, model=model, optimizer=optimizer)
-        weight = sum(float(said) for said in world.gather(b"%.17g" % optimizer.account().held))
+        weight = sum(float(said) for said in world.all_gather(b"%.17g" % optimizer.weight_report().held))
         assert weight > 0
         optimizer.settle()
         return [optimizer.weight * master.double() for master in masters_of(optimizer)]

@@ -87,7 +87,7 @@ def test_other_calls_that_communicate_are_not_traced(wrap: str) -> None:
         optimizer.settle()
         state = optimizer.state_dict()
         optimizer.load_state_dict(state)
-        optimizer.account()
+        optimizer.weight_report()
 
     def run(compiled: bool) -> list[Any]:
         return testing.run(2, lambda world: train(world, WRAPS[wrap], compiled, ends), timeout=20)
@@ -100,7 +100,7 @@ def test_a_world_is_not_traced() -> None:
         @torch.compile(backend="eager")
         def meet(x: torch.Tensor) -> tuple[torch.Tensor, list[bytes]]:
             world.barrier()
-            return x + 1, world.gather(b"%d" % world.rank)
+            return x + 1, world.all_gather(b"%d" % world.rank)
 
         return list(meet(torch.ones(2))[1])
 

@@ -452,7 +452,7 @@ def test_ranks_with_ten_and_nine_batches(wrap: Wrap) -> None:
         base = torch.optim.SGD(model.parameters(), lr=0.1)
         optimizer: Any = wrap(world, base)
         batches = 10 if world.rank == 0 else 9
-        for step in range(max(int(count) for count in world.gather(b"%d" % batches))):
+        for step in range(max(int(count) for count in world.all_gather(b"%d" % batches))):
             optimizer.zero_grad()
             if step < batches:
                 loss_of(model, world.rank, step).backward()
@@ -549,12 +549,12 @@ def test_an_expanded_gradient_is_averaged() -> None:
     assert testing.run(2, run) == [[-0.5, -1.5, -2.5]] * 2
 
 
-def test_the_account_of_averaged_gradients_is_of_all_ranks() -> None:
-    def run(world: gossip.World) -> gossip.Account:
+def test_the_weight_report_with_averaged_gradients_is_of_all_ranks() -> None:
+    def run(world: gossip.World) -> gossip.WeightReport:
         base = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-        return gossip.GossipOptimizer(base, gossip.NoAverage(), gradients=world).account()
+        return gossip.GossipOptimizer(base, gossip.NoAverage(), gradients=world).weight_report()
 
-    assert testing.run(3, run) == [gossip.Account(ranks=3, held=3.0, aloft=0.0, spread=0.0)] * 3
+    assert testing.run(3, run) == [gossip.WeightReport(ranks=3, held=3.0, in_flight=0.0, spread=0.0)] * 3
 
 
 def test_a_parameter_in_the_place_of_another_is_refused() -> None:
@@ -721,7 +721,7 @@ def test_what_another_optimizer_trains_is_left_to_it() -> None:
     assert all(torch.equal(*each) for each in testing.run(3, run))
 
 
-def test_the_account_of_gossip_between_hosts_is_of_those_that_gossip() -> None:
+def test_the_weight_report_of_gossip_between_hosts_is_of_the_gossiping_ranks() -> None:
     """The ranks of a node exchange no weight, however many they are."""
 
     def run(world: gossip.World) -> tuple[int, float]:
@@ -730,8 +730,8 @@ def test_the_account_of_gossip_between_hosts_is_of_those_that_gossip() -> None:
         optimizer = gossip.GossipOptimizer(sgd, across, gradients=world.node)
         optimizer.step()
         optimizer.settle()
-        account = optimizer.account()
-        return account.ranks, round(account.lost, 9)
+        report = optimizer.weight_report()
+        return report.ranks, round(report.lost, 9)
 
     assert testing.run(6, run, hosts=["a"] * 3 + ["b"] * 3) == [(2, 0.0)] * 6
 

@@ -88,7 +88,7 @@ PLACES: dict[str, dict[str, Callable[[Any], Any]]] = {
     "World": {
         "group": WORLD.group,
         "one of a group": lambda odd: WORLD.group([odd]),
-        "gather": WORLD.gather,
+        "all_gather": WORLD.all_gather,
         "sum": lambda odd: WORLD.base.sum(odd),
         "one of a sum": lambda odd: WORLD.base.sum([odd]),
         "broadcast": lambda odd: WORLD.base.broadcast(odd),
@@ -109,7 +109,7 @@ PLACES: dict[str, dict[str, Callable[[Any], Any]]] = {
         "optimizer": lambda odd: gossip.GossipOptimizer(odd, gossip.NoAverage()),
         "averager": lambda odd: gossip.GossipOptimizer(sgd(), odd),
         **options(wrapped, "gradients module module_buffers initial on_failure check_finite checksum masters trace"),
-        "account": lambda odd: wrapped().account(odd),
+        "weight_report": lambda odd: wrapped().weight_report(odd),
         "add_param_group": lambda odd: wrapped().add_param_group(odd),
         "params": lambda odd: wrapped().add_param_group({"params": odd}),
         "load_state_dict": lambda odd: wrapped().load_state_dict(odd),
@@ -233,7 +233,10 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
         "under 'gossip' no 'places', 'runs'.*or leave 'gossip' out to begin anew",
     ),
     "a rank for ranks": (lambda: WORLD.group(3), "group takes a list of ranks, such as [0, 1], and this is 3"),  # type: ignore[arg-type]
-    "a number to gather": (lambda: WORLD.gather(3), "gather takes bytes, and this is 3: b'%d' % number"),  # type: ignore[arg-type]
+    "a number to gather": (
+        lambda: WORLD.all_gather(3),
+        "all_gather takes bytes, and this is 3: convert it",
+    ),  # type: ignore[arg-type]
     "a tensor to sum": (
         lambda: WORLD.channel().sum(torch.ones(2)),  # type: ignore[arg-type]
         "sum takes a list of tensors.*this is a Tensor: give sum([tensor])",

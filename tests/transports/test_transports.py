@@ -253,7 +253,7 @@ def test_both_ways_to_sum_give_the_sum_for_the_least_bytes(way: Sum, size: int, 
         flight = collectives.Relay(world.channel(), way(world.channel(), tensors), "a sum")
         flight.wait()
         for tensor, before in zip(tensors, exact, strict=True):
-            parts = world.gather(before.numpy().tobytes())
+            parts = world.all_gather(before.numpy().tobytes())
             total = sum(torch.frombuffer(bytearray(part), dtype=before.dtype) for part in parts) if len(before) else 0
             assert bool((tensor == total).all())
         return tensors, flight.bytes_sent / sum(tensor.nbytes for tensor in tensors)
@@ -584,7 +584,7 @@ def ended(pid: int) -> bool:
 
 world = gossip.init("gloo", timeout=30)
 pids = [int(Path("/proc/self").readlink().name)]
-pids = [int(each) for each in world.gather(str(pids[0]).encode())]
+pids = [int(each) for each in world.all_gather(str(pids[0]).encode())]
 parameter = torch.zeros(100, requires_grad=True)
 averager = gossip.PushSum(world, topologies.exponential(4))
 optimizer = gossip.GossipOptimizer(torch.optim.SGD([parameter], lr=0.1), averager)

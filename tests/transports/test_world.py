@@ -41,7 +41,7 @@ def test_plain_python_is_one_rank() -> None:
         assert world.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
         for other in (world, world.node, world.across, world.group([0])):
             assert (other.rank, other.size) == (0, 1)
-            assert other.gather(b"me") == [b"me"]
+            assert other.all_gather(b"me") == [b"me"]
             other.barrier()
 
 
@@ -102,7 +102,7 @@ def test_node_and_across(hosts: Sequence[str], nodes: list[list[int]], across: l
         own = b"%d" % world.rank
         for sub, groups in [(world.node, nodes), (world.across, across)]:
             members = next(group for group in groups if world.rank in group)
-            assert sub.gather(own) == [b"%d" % rank for rank in members]
+            assert sub.all_gather(own) == [b"%d" % rank for rank in members]
             assert sub.rank == members.index(world.rank)
             assert sub.hosts == tuple(hosts[rank] for rank in members)
         assert (world.local_rank, world.local_size) == (world.node.rank, world.node.size)
@@ -120,7 +120,7 @@ def test_group_of_a_group() -> None:
         some = world.group([4, 3, 2, 1])
         if some.rank == 0:
             return []
-        return some.group([3, 1, 2]).gather(b"%d" % world.rank)
+        return some.group([3, 1, 2]).all_gather(b"%d" % world.rank)
 
     assert testing.run(5, run) == [[], *[[b"1", b"3", b"2"]] * 3, []]
 
@@ -288,7 +288,7 @@ import gossip
 for transport in ("mpi", "gloo", "mpi", "gloo"):
     with gossip.init(transport, timeout=20) as world:
         inner = world.group([1, 0])
-        assert inner.gather(b"x") == [b"x"] * 2
+        assert inner.all_gather(b"x") == [b"x"] * 2
     for use in (world.barrier, inner.barrier):
         try:
             use()

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from ...errors import PeerDied, PeerLost, PeerTimeout
-from ...observe import say
+from ...observe.ending import abort
 from ...recovery.survival import Lasting
 from ..flight import Flight
 from ..pacing import SHORTEST, Habits
@@ -271,10 +271,7 @@ class Engine(Lasting):
 
         def end() -> None:
             if not ended.wait(seconds):
-                if whom:
-                    say.say(f"gossip: rank {self.rank} waited {seconds:g} s for {whom}")
-                say.flush()
-                os._exit(code)
+                abort(code, whom and f"rank {self.rank} waited {seconds:g} s for {whom}", alone=True)
 
         threading.Thread(target=end, name="gossip-mpi-end", daemon=True).start()
         try:

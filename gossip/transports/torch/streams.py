@@ -7,7 +7,6 @@ it; a thread watches how old these events grow, since nobody else would notice a
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 import time
 from collections import deque
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...observe import say, signals
+from ...observe.ending import abort
 from ...observe.notice import NOTICE, log
 from ..flight import Batch, Flight
 
@@ -109,10 +108,7 @@ class Watchdog:
         while not self._stopped.wait(0.5):
             said = self._wrong()
             if said is not None:
-                say.say(f"gossip: {said}")
-                signals.report(self._aloft[0][0].transport.board)
-                say.flush()
-                os._exit(1)
+                abort(1, said, self._aloft[0][0].transport.board)
 
     def _wrong(self) -> str | None:
         """What there is to say before the process ends; None while all is well."""

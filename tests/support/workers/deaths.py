@@ -73,7 +73,7 @@ def train(
         (model.weight - target).square().mean().backward()
         optimizer.step()
     optimizer.settle()
-    ranks = [int(rank) for rank in world.gather(b"%d" % world.rank)]
+    ranks = [int(rank) for rank in world.all_gather(b"%d" % world.rank)]
     world.close()
     return world.rank, ranks, optimizer.weight, model.weight.detach().clone(), optimizer.deaths
 

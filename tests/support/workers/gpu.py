@@ -58,7 +58,7 @@ def never_waits(world: gossip.World) -> None:
                     outer.step()
                 outer.zero_grad()
             outer.settle()
-            assert abs(outer.account().lost) < 1e-9, "weight was lost"
+            assert abs(outer.weight_report().lost) < 1e-9, "weight was lost"
 
 
 def averages(world: gossip.World) -> None:

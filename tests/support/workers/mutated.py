@@ -150,7 +150,7 @@ def main(given: str, count: str, seed: str) -> None:
             case = None
             if world.rank == 0:
                 case = prepare(root, work, draw)
-            case = Case(*json.loads(world.gather(json.dumps(case).encode())[0]))
+            case = Case(*json.loads(world.all_gather(json.dumps(case).encode())[0]))
             # A scheduler takes any name that is loaded into it, and would keep those of files that were signed anew.
             vars(training.scheduler).clear()
             vars(training.scheduler).update(attributes)

@@ -47,7 +47,7 @@ def main(what: str, transport: str, timeout: str, *more: str) -> None:
     optimizer = gossip.GossipOptimizer(torch.optim.SGD([parameter], lr=0.1), osgp)
     pause = threading.Event()
     for step in range(2000):
-        if "asked" in what and step % 5 == 0 and world.asked_to_stop():
+        if "asked" in what and step % 5 == 0 and world.stop_requested():
             print(f"rank {world.rank} saves step {step}", flush=True)
             break
         if world.rank == rank and step == at:
