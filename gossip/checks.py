@@ -6,6 +6,7 @@ import math
 import numbers
 import operator
 import sys
+import threading
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -80,6 +81,19 @@ def real(value: Any, sentence: str) -> float:
     if isinstance(value, numbers.Real) and value is not True and value is not False and math.isfinite(value):
         return float(value)
     raise UsageError(sentence.format(shown(value)))
+
+
+def deadline(value: Any) -> float:
+    """`value` as a number of seconds for which a thread can wait.
+
+    Raises:
+        UsageError: it is not positive, or too large.
+    """
+    sentence = "timeout is {}, but a deadline is a positive number of seconds"
+    seconds = real(value, sentence)
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
+        raise UsageError(f"{sentence.format(seconds)}, at most {threading.TIMEOUT_MAX:g}")
+    return seconds
 
 
 def _single(value: Any) -> Any:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from .checks import real, shown, whole
+from .checks import deadline, shown, whole
 from .errors import UsageError
 from .transports import Killed, Network
 from .transports.contract import check_transport
@@ -47,8 +47,7 @@ def run(
     size = whole(size, "size is {}, but it is a number of ranks, at least 1", 1)
     if not callable(function):
         raise UsageError(f"function is {shown(function)}, but it is what each rank does: run(4, function)")
-    if not real(timeout, (sentence := "timeout is {}, but a deadline is a positive number of seconds")) > 0:
-        raise UsageError(sentence.format(timeout))
+    timeout = deadline(timeout)
     if network is not None and not isinstance(network, Network):
         raise UsageError(f"network is {shown(network)}, but it is a gossip.testing.Network")
     if hosts is not None and (isinstance(hosts, (str, bytes)) or not isinstance(hosts, Sequence) or len(hosts) != size):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -12,21 +10,16 @@ from typing import Any, NoReturn
 
 import torch
 
-from .checks import check_choice, ranks_of, real, shown
-from .errors import TransportUnavailable, UsageError
+from .checks import deadline, ranks_of, shown
+from .errors import UsageError
 from .launching.children import check_own_process, forget_children, tell_children
-from .launching.launchers import TORCH, Launcher, detect, local_place
+from .launching.launchers import TORCH, Launcher, local_place
 from .observe import signals
 from .observe.ending import abort_on_errors
 from .observe.process import process
 from .transports import MemoryTransport, Network, Transport
-from .transports.torch.joined import place_in_torch, ranks_of_mpi, ranks_of_torch
+from .transports.connecting import connect, default_transport, device_of, find_launcher, requested
 from .untraced import untraced
-
-TRANSPORTS = ("auto", "mpi", "gloo", "nccl")
-
-SHARED = "GOSSIP_SHARED_GPU"
-"""If set to 1, ranks may share a GPU over NCCL, which takes them for ranks of different hosts: for tests, and slow."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -220,20 +213,16 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
     ...     print(world.rank, world.size, world.transport)
     0 1 memory
     """
-    check_choice("transport", transport, TRANSPORTS)
-    timeout = real(timeout, "timeout is {}, but a deadline is a positive number of seconds")
-    if not 0 < timeout <= threading.TIMEOUT_MAX:
-        raise UsageError(
-            f"timeout is {timeout!r}, but a deadline is a positive number of seconds, at most {threading.TIMEOUT_MAX:g}"
-        )
-    launcher = _launcher(timeout)
-    name = _choose(transport, launcher)
+    name, timeout = requested(transport), deadline(timeout)
+    launcher = find_launcher(timeout)
+    if name == "auto":
+        name = default_transport(launcher)
     if launcher.name not in ("none", TORCH) and (launcher.size > 1 or name == "mpi"):
         check_own_process(launcher, name)
         tell_children(launcher)
     if launcher.size > 1:
         abort_on_errors()
-    base = _connect(name, launcher, timeout)
+    base = connect(name, launcher, timeout)
     with base.board.calling("gossip.init()"):
         hosts = base.board.share(base.gather)
     base.carrier.alone = base.size == 1
@@ -243,80 +232,4 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
         signals.watch(base.board)
     if launcher.name == "none":
         launcher = Launcher("none", base.rank, base.size, *local_place(hosts, base.rank))
-    return _world(base, hosts, _device(name, launcher))
-
-
-def _launcher(timeout: float) -> Launcher:
-    """The launcher and this process's rank, from torch.distributed if no launcher started other ranks."""
-    try:
-        launcher = detect()
-    except UsageError:
-        if ranks_of_torch() == 1:
-            raise
-        launcher = Launcher("none")  # the program has set some of torchrun's variables
-    return launcher if launcher.size > 1 else place_in_torch(timeout) or launcher
-
-
-def _choose(transport: str, launcher: Launcher) -> str:
-    if transport == "auto" and os.environ.get("GOSSIP_TRANSPORT"):
-        transport = os.environ["GOSSIP_TRANSPORT"]
-        if transport not in TRANSPORTS:
-            raise UsageError(f"GOSSIP_TRANSPORT is {transport!r}, which is not one of {', '.join(TRANSPORTS)}")
-    if transport != "auto":
-        return transport
-    if launcher.name == "none":
-        return "memory" if ranks_of_mpi() == 1 else "mpi"
-    if launcher.name == TORCH and launcher.gpu is None:
-        return "gloo"
-    if _gpu_each(launcher):
-        return "nccl"
-    if launcher.name == "srun":
-        # srun starts MPI programs through PMI; without it the ranks would each be an MPI world of their own.
-        return "mpi" if any(name in os.environ for name in ("PMIX_RANK", "PMI_RANK")) else "gloo"
-    return "gloo" if launcher.name in ("torchrun", TORCH) else "mpi"
-
-
-def _gpu_each(launcher: Launcher) -> bool:
-    """Whether every rank of this host has a GPU to itself; Slurm may show each rank only its own."""
-    return torch.cuda.is_available() and (
-        torch.cuda.device_count() >= launcher.local_size or "SLURM_GPUS_PER_TASK" in os.environ
-    )
-
-
-def _device(name: str, launcher: Launcher) -> torch.device:
-    """The GPU of the local rank, or the CPU; a launcher may show each rank only its own GPU."""
-    if name != "gloo" and torch.cuda.is_available():
-        gpu = launcher.local_rank if launcher.gpu is None else launcher.gpu
-        device = torch.device("cuda", gpu % torch.cuda.device_count())
-        torch.cuda.set_device(device)
-        return device
-    return torch.device("cpu")
-
-
-def _connect(name: str, launcher: Launcher, timeout: float) -> Transport:
-    """The transport between all ranks, on channels that no other world of this process uses."""
-    if name == "memory":
-        return MemoryTransport(Network(), 0, 1, timeout)
-    if name == "mpi":
-        from .transports.mpi.transport import MpiTransport
-
-        everyone = MpiTransport(timeout)
-        if everyone.size != launcher.size and launcher.name != "none":
-            raise TransportUnavailable(
-                f"{launcher.name} started {launcher.size} processes, but MPI sees {everyone.size}: launch with the "
-                "mpirun that belongs to this mpi4py's MPI, or choose transport='gloo'"
-            )
-        return everyone.group(range(everyone.size))
-    if name == "nccl" and not _gpu_each(launcher):
-        if not torch.cuda.is_available() or os.environ.get(SHARED) != "1":
-            raise TransportUnavailable(
-                "transport 'nccl' needs CUDA and a GPU for each rank, and each of the "
-                f"{launcher.local_size} rank(s) of this host sees {torch.cuda.device_count()} GPU(s): choose 'mpi' or "
-                "'gloo', over MPI also on a GPU that ranks share, or start fewer ranks here"
-            )
-        os.environ["NCCL_HOSTID"] = f"{socket.gethostname()}, rank {launcher.rank}"
-    from .transports.torch.rendezvous import connect
-    from .transports.torch.transport import DistributedTransport
-
-    connect(launcher, timeout)
-    return DistributedTransport(name, timeout, _device(name, launcher))
+    return _world(base, hosts, device_of(name, launcher))

@@ -168,14 +168,14 @@ def test_no_module_reaches_a_later_room_of_its_chain(layer: str, chain: tuple[st
 
 
 @pytest.mark.parametrize("library", ["torch.distributed", "mpi4py"])
-def test_the_network_is_reached_from_transports_and_world_only(library: str) -> None:
+def test_the_network_is_reached_from_transports_only(library: str) -> None:
     users = {
         name
         for name in SOURCES
         if not is_in(name, "bench") and any(is_in(imported, library) for imported in IMPORTS[name])
     }
     assert users, "nothing is read"
-    assert {name for name in users if not is_in(name, "gossip.transports") and name != "gossip.world"} == set()
+    assert {name for name in users if not is_in(name, "gossip.transports")} == set()
 
 
 @pytest.mark.parametrize("layer", DEPENDENCIES)

@@ -1,0 +1,110 @@
+"""Connects the ranks of a job for `gossip.init`: finds the launcher, chooses the transport and the device."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import torch
+
+from ..checks import check_choice
+from ..errors import TransportUnavailable, UsageError
+from ..launching.launchers import TORCH, Launcher, detect
+from .base import Transport
+from .memory.network import Network
+from .memory.transport import MemoryTransport
+from .torch.joined import place_in_torch, ranks_of_mpi, ranks_of_torch
+
+TRANSPORTS = ("auto", "mpi", "gloo", "nccl")
+
+SHARED = "GOSSIP_SHARED_GPU"
+"""If set to 1, ranks may share a GPU over NCCL, which takes them for ranks of different hosts: for tests, and slow."""
+
+
+def find_launcher(timeout: float) -> Launcher:
+    """The launcher and this process's rank, from torch.distributed if no launcher started other ranks."""
+    try:
+        launcher = detect()
+    except UsageError:
+        if ranks_of_torch() == 1:
+            raise
+        launcher = Launcher("none")  # the program has set some of torchrun's variables
+    return launcher if launcher.size > 1 else place_in_torch(timeout) or launcher
+
+
+def requested(transport: str) -> str:
+    """The given transport; for "auto" that of GOSSIP_TRANSPORT, if it is set.
+
+    Raises:
+        UsageError: a name is unknown.
+    """
+    check_choice("transport", transport, TRANSPORTS)
+    if transport == "auto":
+        transport = os.environ.get("GOSSIP_TRANSPORT") or "auto"
+        check_choice("GOSSIP_TRANSPORT", transport, TRANSPORTS)
+    return transport
+
+
+def default_transport(launcher: Launcher) -> str:
+    """The name of the transport if none was requested."""
+    if launcher.name == "none":
+        return "memory" if ranks_of_mpi() == 1 else "mpi"
+    if launcher.name == TORCH and launcher.gpu is None:
+        return "gloo"
+    if _gpu_each(launcher):
+        return "nccl"
+    if launcher.name == "srun":
+        # srun starts MPI programs through PMI; without it the ranks would each be an MPI world of their own.
+        return "mpi" if any(name in os.environ for name in ("PMIX_RANK", "PMI_RANK")) else "gloo"
+    return "gloo" if launcher.name in ("torchrun", TORCH) else "mpi"
+
+
+def connect(name: str, launcher: Launcher, timeout: float) -> Transport:
+    """The transport between all ranks, on channels that no other world of this process uses.
+
+    Raises:
+        TransportUnavailable: this machine or process cannot run the transport.
+        PeerTimeout: a rank did not come.
+    """
+    if name == "memory":
+        return MemoryTransport(Network(), 0, 1, timeout)
+    if name == "mpi":
+        from .mpi.transport import MpiTransport
+
+        everyone = MpiTransport(timeout)
+        if everyone.size != launcher.size and launcher.name != "none":
+            raise TransportUnavailable(
+                f"{launcher.name} started {launcher.size} processes, but MPI sees {everyone.size}: launch with the "
+                "mpirun that belongs to this mpi4py's MPI, or choose transport='gloo'"
+            )
+        return everyone.group(range(everyone.size))
+    if name == "nccl" and not _gpu_each(launcher):
+        if not torch.cuda.is_available() or os.environ.get(SHARED) != "1":
+            raise TransportUnavailable(
+                "transport 'nccl' needs CUDA and a GPU for each rank, and each of the "
+                f"{launcher.local_size} rank(s) of this host sees {torch.cuda.device_count()} GPU(s): choose 'mpi' or "
+                "'gloo', over MPI also on a GPU that ranks share, or start fewer ranks here"
+            )
+        os.environ["NCCL_HOSTID"] = f"{socket.gethostname()}, rank {launcher.rank}"
+    from .torch.rendezvous import connect as connect_torch
+    from .torch.transport import DistributedTransport
+
+    connect_torch(launcher, timeout)
+    return DistributedTransport(name, timeout, device_of(name, launcher))
+
+
+def device_of(name: str, launcher: Launcher) -> torch.device:
+    """The GPU of the local rank, or the CPU; a launcher may show each rank only its own GPU."""
+    if name != "gloo" and torch.cuda.is_available():
+        gpu = launcher.local_rank if launcher.gpu is None else launcher.gpu
+        device = torch.device("cuda", gpu % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return device
+    return torch.device("cpu")
+
+
+def _gpu_each(launcher: Launcher) -> bool:
+    """Whether every rank of this host has a GPU to itself; Slurm may show each rank only its own."""
+    return torch.cuda.is_available() and (
+        torch.cuda.device_count() >= launcher.local_size or "SLURM_GPUS_PER_TASK" in os.environ
+    )
