@@ -5,6 +5,8 @@
 every rank, `timeline` and `trace` show what each rank did when.
 """
 
+__version__ = "0.1.0"
+
 from . import checkpoint, testing
 from .averagers.base import Averager, NoAverage
 from .averagers.composition import Chain, Every
@@ -25,8 +27,6 @@ from .observe.weight_report import WeightReport
 from .optimizer import GossipOptimizer
 from .recovery.deaths import Death
 from .world import World, init
-
-__version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022  grouped by use
     # who takes part

@@ -7,8 +7,8 @@
             gossip.checkpoint.save("out/run", world, step + 1, model=model, optimizer=optimizer, scheduler=scheduler)
 
 `saving` and `loading` hold the two calls, and `consensus` averages the shards of all ranks. `files` and `manifest`
-define the layout on disk, `plain` the content of a file, `randomness` the states of random generators.
-`python -m gossip.checkpoint FOLDER` checks the checkpoints of a folder.
+define the layout on disk, `plain` the content of a file. `python -m gossip.checkpoint FOLDER` checks the checkpoints of
+a folder.
 May import: anything of gossip but `launch`.
 """
 

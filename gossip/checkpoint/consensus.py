@@ -10,6 +10,8 @@ numbers are rank 0's. Shards are read one after another, so that memory holds tw
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,28 +22,53 @@ from ..state.codecs import WIRES
 from ..state.mass import Mass
 from ..state.merging import wide_copy
 from ..training.moments import moments
+from . import files
+from .manifest import Manifest
 
 State = dict[str, Any]
 Place = tuple[Any, ...]
 
 
 class Mean:
-    """A running weighted mean in float32 or wider."""
+    """A running weighted mean, in float32 or wider and at last in the dtype of the first values."""
 
     def __init__(self, values: torch.Tensor, weight: float) -> None:
-        self._dtype = values.dtype
-        self._values = wide_copy(values)
-        self._weight = weight
+        self.dtype = values.dtype
+        self.values = wide_copy(values)
+        self.weight = weight
 
     def add(self, values: torch.Tensor, weight: float) -> None:
         """Merge `values`, as ranks merge messages."""
         # w <- w + w' ;   z <- z + (w'/w)·(z' − z)
-        self._weight += weight
-        self._values.lerp_(values.to(self._values.dtype), weight / self._weight)
+        self.weight += weight
+        self.values.lerp_(values.to(self.values.dtype), weight / self.weight)
 
-    def result(self) -> torch.Tensor:
-        """The mean, in the dtype of the first values."""
-        return self._values.to(self._dtype)
+
+def consensus_of(home: Path, manifest: Manifest, counterpart: int = 0) -> Consensus:
+    """The consensus of a checkpoint's shards.
+
+    Raises:
+        CheckpointError: a shard is not sound, or another version wrote it.
+    """
+    everyone = Consensus(counterpart)
+    for rank in range(manifest.size):
+        shard = files.unpack(home, rank, manifest)
+        with names_misfits(files.path_of(home, rank, manifest)):
+            everyone.add(shard)
+    return everyone
+
+
+@contextmanager
+def names_misfits(path: Path) -> Iterator[None]:
+    """Turn any error over sound bytes, which another version wrote, into a sentence that names the file."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} does not hold what a checkpoint holds ({type(error).__name__}: {error})"
+        ) from error
 
 
 class Consensus:
@@ -88,8 +115,10 @@ class Consensus:
             raise UsageError(
                 f"{name!r} is none of the modules that were saved with what trains them: {', '.join(self.modules)}"
             )
-        self._fill()
         first = self._first
+        for place, mean in self._means.items():
+            _put(first, place, mean.values.to(mean.dtype))
+        self._means.clear()
         for optimizer, layout in first["layouts"].items():
             for number, values in _get(first, _at(optimizer))["gossip"].get("masters", {}).items():
                 for slot in layout[number]:
@@ -116,11 +145,6 @@ class Consensus:
             for section in (live[name].keys() & optimizer.keys()) - {"state", "param_groups"}:
                 optimizer[section] = _renewed(optimizer[section], live[name][section])
         return self._first
-
-    def _fill(self) -> None:
-        for place, mean in self._means.items():
-            _put(self._first, place, mean.result())
-        self._means.clear()
 
 
 def _holdings(shard: State) -> Iterator[tuple[Place, float, torch.Tensor]]:
@@ -205,7 +229,7 @@ def _own(values: torch.Tensor, slot: State) -> torch.Tensor:
     return values.as_strided(slot["shape"], slot["stride"], values.storage_offset() + slot["start"])
 
 
-def lost(shard: State) -> bool:
+def has_lost_ranks(shard: State) -> bool:
     """Whether ranks had died when it was saved."""
     return any(_get(shard, _at(name))["gossip"].get("lost") for name in shard["layouts"])
 

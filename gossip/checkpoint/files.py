@@ -16,7 +16,7 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -72,34 +72,29 @@ def manifests(folder: Path) -> tuple[list[Manifest], dict[int, str]]:
 
 def write(folder: Path, rank: int, state: dict[str, Any]) -> Shard:
     """Write one rank's shard into `folder`; on disk when this returns."""
-    temporary = folder / f".rank-{rank:05d}.tmp"
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with temporary.open("wb") as file:
-            digesting = _Digesting(file)
-            try:
-                torch.save(state, cast(IO[bytes], digesting))
-            except RuntimeError as error:  # torch hides the OSError of a failed write
-                raise digesting.error or error from None
-            file.flush()
-            os.fsync(file.fileno())
-        shard = digesting.shard()
-        os.replace(temporary, folder / shard.name(rank))
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync(folder)
-    sync(folder.parent)
-    return shard
+    with _replacing(folder / f".rank-{rank:05d}.tmp", lambda: folder / digesting.shard().name(rank)) as file:
+        digesting = _Digesting(file)
+        try:
+            torch.save(state, cast(IO[bytes], digesting))
+        except RuntimeError as error:  # torch hides the OSError of a failed write
+            raise digesting.error or error from None
+    _sync(folder.parent)
+    return digesting.shard()
 
 
-def read(path: Path, rank: int, shard: Shard) -> bytes:
+def path_of(folder: Path, rank: int, manifest: Manifest) -> Path:
+    """The file of one rank's shard."""
+    return place(folder, manifest.step) / manifest.shards[rank].name(rank)
+
+
+def read(folder: Path, rank: int, manifest: Manifest) -> bytes:
     """The bytes of one rank's shard, compared with their digest.
 
     Raises:
         CheckpointError: the file is missing or altered.
     """
-    path /= shard.name(rank)
+    path, shard = path_of(folder, rank, manifest), manifest.shards[rank]
     try:
         if path.stat().st_size != shard.bytes:
             raise CheckpointError(f"{path} has {path.stat().st_size} bytes, where {shard.bytes} were written")
@@ -117,18 +112,17 @@ def unpack(folder: Path, rank: int, manifest: Manifest) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing, altered or no shard.
     """
-    path = place(folder, manifest.step)
-    called = path / manifest.shards[rank].name(rank)
-    data = read(path, rank, manifest.shards[rank])
+    path, data = path_of(folder, rank, manifest), read(folder, rank, manifest)
     try:
         if not data.startswith(_ZIP):
             raise ValueError("no archive")
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds of errors for foreign bytes
-        raise CheckpointError(f"{called} is no shard ({type(error).__name__}: {_first_line(error)})") from error
+        sentence = next(iter(str(error).splitlines()), "")[:200]
+        raise CheckpointError(f"{path} is no shard ({type(error).__name__}: {sentence})") from error
     head = {"format": FORMAT, "step": manifest.step, "rank": rank, "size": manifest.size}
     if not isinstance(state, dict) or {key: state.get(key) for key in head} != head:
-        raise CheckpointError(f"{called} is not the shard of rank {rank} of {manifest.size} at step {manifest.step}")
+        raise CheckpointError(f"{path} is not the shard of rank {rank} of {manifest.size} at step {manifest.step}")
     return state
 
 
@@ -140,19 +134,26 @@ def commit(folder: Path, rank: int, manifest: Manifest) -> None:
 
 def write_bytes(path: Path, data: bytes, temporary: Path) -> None:
     """Write a file, whole or not at all; it is on disk when this returns."""
+    with _replacing(temporary, lambda: path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def _replacing(temporary: Path, path: Callable[[], Path]) -> Iterator[IO[bytes]]:
+    """A new file, which is renamed to `path()` once it is on disk; after an error it is removed."""
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, path())
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync(path.parent)
+    _sync(path().parent)
 
 
-def sync(folder: Path) -> None:
+def _sync(folder: Path) -> None:
     """Put the names in `folder` on disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -192,7 +193,7 @@ def pass_over(folder: Path, manifest: Manifest) -> None:
         if step > manifest.step:
             with contextlib.suppress(FileNotFoundError):  # an unfinished save, or another host has renamed it
                 os.replace(path / MANIFEST, path / PASSED_OVER)
-                sync(path)
+                _sync(path)
 
 
 def _remove(path: Path) -> None:
@@ -201,17 +202,14 @@ def _remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "")[:200]
-
-
 class _Digesting:
     """A file that digests the bytes written into it, so that they need not be read again."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.error: OSError | None = None
+        self.flush = file.flush
         self._file = file
-        self._count = 0
+        self._bytes = 0
         self._hash = hasher()
 
     def write(self, data: bytes) -> int:
@@ -222,13 +220,9 @@ class _Digesting:
             self.error = error
             raise
         self._hash.update(data)
-        self._count += len(data)
+        self._bytes += len(data)
         return len(data)
-
-    def flush(self) -> None:
-        """Flush the file."""
-        self._file.flush()
 
     def shard(self) -> Shard:
         """The size and the digest of all bytes written."""
-        return Shard(self._count, self._hash.hexdigest())
+        return Shard(self._bytes, self._hash.hexdigest())

@@ -14,9 +14,10 @@ from ..errors import CheckpointError, PeerLost, PeerTimeout, UsageError
 from ..training.wrapper import Wrapper
 from ..untraced import untraced
 from ..world import World
-from . import files, randomness
-from .consensus import Consensus, lost
+from . import files
+from .consensus import consensus_of, has_lost_ranks, names_misfits
 from .manifest import Manifest, parse
+from .plain import set_random_states
 from .together import check_world_and_model, folder_of, sentence, together
 
 
@@ -68,34 +69,22 @@ def load(
         CheckpointError: no checkpoint in the folder is sound and fits. Model and optimizer may hold parts of one.
     """
     check_world_and_model(world, model)
-    with world.base.board.calling("gossip.checkpoint.load(...)"):
-        return _load(folder, world, model, optimizer, options, more)
-
-
-def _load(
-    folder: str | os.PathLike[str] | None,
-    world: World,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    options: str,
-    more: dict[str, Any],
-) -> Saved | None:
-    home = folder_of(folder)
+    home, world = folder_of(folder), world.survivors
     for name, thing in more.items():
         if not hasattr(thing, "load_state_dict"):
             raise UsageError(
                 f"{name} is a {type(thing).__name__}, into which nothing can be loaded: leave it out, and the value "
                 f"saved under that name comes back in .more[{name!r}]"
             )
-    world = world.survivors
-    found, damaged = _everywhere(world, home)
+    # Optimizers first: they wait for flights, which may read the parameters that modules then write.
     optimizers = {"optimizer": optimizer, **{n: thing for n, thing in more.items() if isinstance(thing, Wrapper)}}
-    chosen = _newest(world, home, found, damaged, optimizers)
-    if chosen is None:
-        return None
-    manifest, shard = chosen
-    together(world, lambda: _apply(shard, manifest, world, {**optimizers, "model": model, **more}, options))
-    together(world, lambda: _settle_on(home, world, manifest))
+    with world.base.board.calling("gossip.checkpoint.load(...)"):
+        chosen = _newest(world, home, optimizers)
+        if chosen is None:
+            return None
+        manifest, shard = chosen
+        together(world, lambda: _apply(shard, manifest, world, {**optimizers, "model": model, **more}, options))
+        together(world, lambda: _settle_on(home, world, manifest))
     left = {name: value for name, value in shard["more"].items() if name not in more}
     return Saved(manifest.step, manifest.size, left)
 
@@ -119,13 +108,13 @@ def consensus(folder: str | os.PathLike[str], model: str = "model") -> dict[str,
     reasons = list(damaged.values())
     for manifest in found:
         try:
-            return _all_of(home, manifest).model(model)
+            return consensus_of(home, manifest).model(model)
         except CheckpointError as error:
             reasons.append(str(error))
     raise CheckpointError("; ".join([f"{home} holds no sound checkpoint", *reasons]))
 
 
-def _everywhere(world: World, home: Path) -> tuple[list[tuple[int, str, int]], list[tuple[int, str]]]:
+def _manifests(world: World, home: Path) -> tuple[list[tuple[int, str, int]], list[tuple[int, str]]]:
     """Checkpoints on any rank, newest first, as (step, digest, first rank that has it); and (step, damage)."""
 
     def look() -> bytes:
@@ -142,15 +131,10 @@ def _everywhere(world: World, home: Path) -> tuple[list[tuple[int, str, int]], l
     return sorted(((*key, rank) for key, rank in first.items()), reverse=True), list(reasons)
 
 
-def _newest(
-    world: World,
-    home: Path,
-    found: list[tuple[int, str, int]],
-    damaged: list[tuple[int, str]],
-    optimizers: dict[str, Any],
-) -> tuple[Manifest, dict[str, Any]] | None:
+def _newest(world: World, home: Path, optimizers: dict[str, Any]) -> tuple[Manifest, dict[str, Any]] | None:
     """The newest checkpoint that every rank can read, and the shard from which this rank continues."""
-    resized, unread = False, list(damaged)
+    found, unread = _manifests(world, home)
+    resized = False
     for step, digest, holder in found:
         # If one host has the manifest, all hosts have their shards: others use that manifest.
         text = world.all_gather(_text(home, step) if world.rank == holder else b"")[holder]
@@ -160,7 +144,7 @@ def _newest(
             if manifest.digest != digest:
                 raise CheckpointError(f"the manifest of step {step} has changed while it was read")
             resized |= manifest.size != world.size
-            shard = _share(home, world, manifest, optimizers)
+            shard = _shard(home, world, manifest, optimizers)
         except (PeerTimeout, PeerLost):  # there is no peer to tell
             raise
         except Exception as error:  # any error is sent to the other ranks, which wait
@@ -190,36 +174,16 @@ def _text(home: Path, step: int) -> bytes:
         return b""
 
 
-def _share(home: Path, world: World, manifest: Manifest, optimizers: dict[str, Any]) -> dict[str, Any]:
+def _shard(home: Path, world: World, manifest: Manifest, optimizers: dict[str, Any]) -> dict[str, Any]:
     if manifest.size == world.size:
         own = files.unpack(home, world.rank, manifest)
-        if not lost(own):
+        if not has_lost_ranks(own):
             return own
         # The saved graph lacks the dead ranks, and a new job's does not.
-    everyone = _all_of(home, manifest, world.rank % manifest.size)
     live = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
-    try:
+    everyone = consensus_of(home, manifest, world.rank % manifest.size)
+    with names_misfits(files.place(home, manifest.step)):
         return everyone.shard(live)
-    except Exception as error:
-        raise _misfit(files.place(home, manifest.step), error) from error
-
-
-def _all_of(home: Path, manifest: Manifest, counterpart: int = 0) -> Consensus:
-    """The consensus of all shards, with the other objects of rank `counterpart`."""
-    everyone = Consensus(counterpart)
-    for rank in range(manifest.size):
-        shard = files.unpack(home, rank, manifest)
-        try:
-            everyone.add(shard)
-        except Exception as error:  # another version wrote these sound bytes
-            raise _misfit(files.place(home, manifest.step) / manifest.shards[rank].name(rank), error) from error
-    return everyone
-
-
-def _misfit(path: Path, error: Exception) -> CheckpointError:
-    if isinstance(error, CheckpointError):
-        return error
-    return CheckpointError(f"{path} does not hold what a checkpoint holds ({type(error).__name__}: {error})")
 
 
 def _settle_on(home: Path, world: World, manifest: Manifest) -> None:
@@ -230,13 +194,8 @@ def _settle_on(home: Path, world: World, manifest: Manifest) -> None:
             files.commit(home, world.rank, manifest)
 
 
-def _apply(
-    shard: dict[str, Any],
-    manifest: Manifest,
-    world: World,
-    things: dict[str, Any],
-    options: str,
-) -> None:
+def _apply(shard: dict[str, Any], manifest: Manifest, world: World, things: dict[str, Any], options: str) -> None:
+    """Load the shard into `things`, in their order."""
     states = {"optimizer": shard["optimizer"], "model": shard["model"], **shard["more"]}
     missing = things.keys() - states.keys()
     if missing:
@@ -244,7 +203,6 @@ def _apply(
             f"the checkpoint of step {manifest.step} holds no {', '.join(sorted(missing))}: "
             f"beside model and optimizer it holds {', '.join(sorted(shard['more'])) or 'nothing'}"
         )
-    # Optimizers first: they wait for flights, which may read the parameters that modules then write.
     for name, thing in things.items():
         asked = {"options": options} if options != "check" and isinstance(thing, Wrapper) else {}
         try:
@@ -257,4 +215,4 @@ def _apply(
                 f"({type(error).__name__}: {error})"
             ) from error
     if manifest.size == world.size:
-        randomness.restore(shard["random"], world.device)
+        set_random_states(shard["random"], world.device)

@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
+from .. import __version__
 from ..errors import CheckpointError
 
 FORMAT = 3
@@ -49,11 +50,11 @@ class Manifest(NamedTuple):
     @property
     def digest(self) -> str:
         """The digest of the content."""
-        return digest_of(json.dumps(self._body(), sort_keys=True).encode())
+        return _digest_of_body(self._body())
 
     def text(self) -> bytes:
-        """The bytes of the file."""
-        return json.dumps({**self._body(), "digest": self.digest}, indent=1).encode()
+        """The bytes of the file. The version that wrote it is for error sentences and not part of the digest."""
+        return json.dumps({"version": __version__, **self._body(), "digest": self.digest}, indent=1).encode()
 
     def _body(self) -> dict[str, Any]:
         return {"format": FORMAT, "step": self.step, "shards": [list(shard) for shard in self.shards]}
@@ -63,20 +64,21 @@ def parse(text: bytes) -> Manifest:
     """The manifest in the bytes of a file.
 
     Raises:
-        CheckpointError: it is torn, altered, or of an unknown format.
+        CheckpointError: it is torn, altered, or of another format.
     """
     try:
         body = json.loads(text.decode())
-        digest = body.pop("digest")
-        sound = digest == digest_of(json.dumps(body, sort_keys=True).encode())
+        digest, version = body.pop("digest"), body.pop("version", "of another version")
+        sound = digest == _digest_of_body(body)
         if sound and body["format"] != FORMAT:
             raise CheckpointError(
-                f"has format {body['format']}, and this version of gossip reads format {FORMAT}: "
-                "export the model with the version that wrote it, by python -m gossip.checkpoint FOLDER --export FILE"
+                f"was written by gossip {version} in format {body['format']}, and gossip {__version__} reads format "
+                f"{FORMAT}: export the model with the version that wrote it, by "
+                "python -m gossip.checkpoint FOLDER --export FILE"
             )
         manifest = Manifest(body["step"], tuple(Shard(*shard) for shard in body["shards"]))
         # The digests differ if a number has the wrong type.
-        sound = sound and manifest.digest == digest and _possible(manifest)
+        sound = sound and manifest.digest == digest and _is_possible(manifest)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError("is torn or altered: it does not read as a manifest") from error
     if not sound:
@@ -84,16 +86,14 @@ def parse(text: bytes) -> Manifest:
     return manifest
 
 
-def _possible(manifest: Manifest) -> bool:
+def _digest_of_body(body: dict[str, Any]) -> str:
+    return digest_of(json.dumps(body, sort_keys=True).encode())
+
+
+def _is_possible(manifest: Manifest) -> bool:
+    counts = [manifest.step, *(shard.bytes for shard in manifest.shards)]
     return (
-        _counts(manifest.step)
-        and bool(manifest.shards)
-        and all(
-            _counts(shard.bytes) and isinstance(shard.digest, str) and _DIGEST.fullmatch(shard.digest) is not None
-            for shard in manifest.shards
-        )
+        bool(manifest.shards)
+        and all(type(count) is int and count >= 0 for count in counts)
+        and all(_DIGEST.fullmatch(shard.digest) for shard in manifest.shards)
     )
-
-
-def _counts(number: object) -> bool:
-    return type(number) is int and number >= 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter, OrderedDict
 from typing import Any
 
@@ -77,3 +78,28 @@ def _refuse(value: Any, where: str) -> Any:
         "running code: save numbers, text, plain tensors, and lists, tuples and dictionaries of them, or give an "
         "object with state_dict()"
     )
+
+
+def random_states(device: torch.device) -> dict[str, Any]:
+    """The states of the random generators of Python, NumPy, and torch on the host and on the GPU, as plain values."""
+    version, words, following = random.getstate()
+    kind, key, *rest = np.random.get_state(legacy=True)
+    states: dict[str, Any] = {
+        "python": [version, torch.tensor(words), following],
+        "numpy": [kind, torch.from_numpy(np.asarray(key).astype(np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_random_states(states: dict[str, Any], device: torch.device) -> None:
+    """Set the random generators to these states."""
+    version, words, following = states["python"]
+    random.setstate((version, tuple(words.tolist()), following))
+    kind, key, *rest = states["numpy"]
+    np.random.set_state((kind, key.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(states["torch"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)

@@ -16,9 +16,9 @@ from ..training.agreement import difference
 from ..training.wrapper import Wrapper
 from ..untraced import untraced
 from ..world import World
-from . import files, randomness
+from . import files
 from .manifest import FORMAT, Manifest, Shard
-from .plain import plain
+from .plain import Memo, plain, random_states
 from .together import check_world_and_model, folder_of, together
 
 
@@ -61,35 +61,31 @@ def save(
     Saved(step=100, size=1, more={'position': {'epoch': 2, 'batch': 17}})
     """
     check_world_and_model(world, model)
-    with world.base.board.calling("gossip.checkpoint.save(...)"):
-        _save(folder, world, step, model, optimizer, more)
-
-
-def _save(
-    folder: str | os.PathLike[str] | None,
-    world: World,
-    step: int,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    more: dict[str, Any],
-) -> None:
     home = folder_of(folder)
     if isinstance(step, bool) or not isinstance(step, int) or step < 0:
         raise UsageError(f"step is {step!r}, but it is the number of steps made: a whole number from 0 up")
+    things = {"model": model, "optimizer": optimizer, **more}
+    with world.base.board.calling("gossip.checkpoint.save(...)"):
+        while not _save(home, world.survivors, step, things):
+            pass  # a rank has died meanwhile, and the survivors save again
+
+
+def _save(home: Path, world: World, step: int, things: dict[str, Any]) -> bool:
+    """Save once; False if a rank has died meanwhile."""
     verdict = difference(world.base, [f"step {step}", f"the folder {home}"])
     if verdict:
         raise Disagreement(f"{verdict}. Every rank saves after the same step into one folder", world.rank == 0)
-    world = world.survivors
     leads = world.local_rank == 0
 
     # No rank is writing now; later another rank may already be in its next save.
     together(world, lambda: _make_room(home, step) if leads else None)
-    written = together(world, lambda: _write(home, world, step, model, optimizer, more))
-    if len(written) < world.size:  # a rank has died meanwhile, and the others continued without it
-        return _save(folder, world, step, model, optimizer, more)
+    written = together(world, lambda: _write(home, world, step, things))
+    if len(written) < world.size:
+        return False
     manifest = Manifest(step, tuple(Shard(*json.loads(shard)) for shard in written))
     together(world, lambda: files.commit(home, world.rank, manifest) if leads else None)
     together(world, lambda: files.prune(home) if leads else None)  # only after every host has the manifest
+    return True
 
 
 def _make_room(home: Path, step: int) -> None:
@@ -102,11 +98,12 @@ def _make_room(home: Path, step: int) -> None:
     files.sweep(home)
 
 
-def _write(
-    home: Path, world: World, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, more: dict[str, Any]
-) -> bytes:
-    layouts, states = _states({"model": model, "optimizer": optimizer, **more})
-    state = {
+def _write(home: Path, world: World, step: int, things: dict[str, Any]) -> bytes:
+    """Write this rank's shard; returns its size and digest."""
+    layouts, states = _states(things)
+    memo: Memo = {}
+    states = {name: plain(state, name, memo) for name, state in states.items()}
+    shard = {
         "format": FORMAT,
         "rank": world.rank,
         "size": world.size,
@@ -114,12 +111,10 @@ def _write(
         "layouts": layouts,
         "model": states.pop("model"),
         "optimizer": states.pop("optimizer"),
-        "random": randomness.keep(world.device),
+        "random": random_states(world.device),
+        "more": states,
     }
-    memo: dict[tuple[Any, ...], torch.Tensor] = {}
-    state = {name: plain(part, name, memo) for name, part in state.items()}
-    state["more"] = {name: plain(part, name, memo) for name, part in states.items()}
-    return json.dumps(files.write(files.place(home, step), world.rank, state)).encode()
+    return json.dumps(files.write(files.place(home, step), world.rank, shard)).encode()
 
 
 def _states(things: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from workers.reference import SAVED, SIZE, STEPS, Training
 
 import gossip
 from gossip import testing
+from gossip.checkpoint import files
+from gossip.checkpoint.manifest import FORMAT, Manifest, Shard, digest_of, parse
 
 REFERENCE = spawn.SUPPORT / "reference" / "checkpoint-0.1"
 
@@ -57,3 +61,35 @@ def test_checkpoint_of_version_0_1_loads_on_another_number_of_ranks(folder: Path
         for weight, bias in testing.run(3, run):
             assert np.array_equal(weight, numbers["consensus/weight"])
             assert np.array_equal(bias, numbers["consensus/bias"])
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ({"version": "9.9.0", "format": 99}, "was written by gossip 9.9.0 in format 99"),
+        ({"format": 2}, "was written by gossip of another version in format 2"),
+    ],
+)
+def test_checkpoint_of_another_format_is_refused_with_the_version_that_wrote_it(
+    written: dict[str, Any], said: str, folder: Path
+) -> None:
+    path = files.place(folder, SAVED) / files.MANIFEST
+    body = json.loads(path.read_bytes())
+    del body["digest"]
+    body |= written
+    unversioned = {key: value for key, value in body.items() if key != "version"}
+    body["digest"] = digest_of(json.dumps(unversioned, sort_keys=True).encode())
+    path.write_text(json.dumps(body))
+
+    def run(world: gossip.World) -> None:
+        reason = f"{said}, and gossip {gossip.__version__} reads format {FORMAT}: export the model with the version"
+        with pytest.raises(gossip.CheckpointError, match=re.escape(reason)):
+            gossip.checkpoint.load(folder, world, **Training(world).parts())
+
+    testing.run(SIZE, run)
+
+
+def test_a_manifest_names_the_version_that_writes_it() -> None:
+    manifest = Manifest(1, (Shard(7, "0" * 64),))
+    assert json.loads(manifest.text())["version"] == gossip.__version__
+    assert parse(manifest.text()) == manifest
