@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
 import threading
+from collections.abc import Iterable
 from typing import Any, TextIO
 
 
-class Labelled(io.TextIOBase):
+class Labelled:
     """Writes text to a stream, with a label at the start of each line.
 
     A line is written in one piece when it ends or on `flush`, so that lines of several ranks do not mix on a terminal.
@@ -52,27 +52,10 @@ class Labelled(io.TextIOBase):
             self.stream.write((self.label if self._at_start and line not in ("\r", "\r\n") else "") + line)
             self._at_start = line.endswith(("\n", "\r"))
 
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        """The encoding of the stream below."""
-        return self.stream.encoding
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write all of them."""
+        for line in lines:
+            self.write(line)
 
-    @property
-    def errors(self) -> str | None:  # type: ignore[override]
-        """The error handler of the stream below."""
-        return self.stream.errors
-
-    def writable(self) -> bool:
-        """Always."""
-        return True
-
-    def isatty(self) -> bool:
-        """Whether the stream below is a terminal."""
-        return self.stream.isatty()
-
-    def fileno(self) -> int:
-        """The file descriptor below: direct writes to it have no label."""
-        return self.stream.fileno()
-
-    def __getattr__(self, name: str) -> Any:  # buffer, reconfigure and the like
+    def __getattr__(self, name: str) -> Any:  # encoding, isatty, fileno, buffer, reconfigure …
         return getattr(self.stream, name)

@@ -27,6 +27,22 @@ class Launcher(NamedTuple):
     gpu: int | None = None  # the one that the program has chosen by itself
 
 
+class _Variables(NamedTuple):
+    """The variables in which a launcher names a process's place."""
+
+    launcher: str
+    rank: str
+    size: str
+    local_rank: str
+    local_size: str
+
+
+_TORCHRUN = _Variables("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+_MPICH = _Variables("mpich", "PMI_RANK", "PMI_SIZE", "PMI_LOCAL_RANK", "PMI_LOCAL_SIZE")
+_HYDRA = _Variables("mpich", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")
+_OPENMPI = _Variables("openmpi", *(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")))
+
+
 def detect(environ: Mapping[str, str] = os.environ) -> Launcher:
     """Read the launcher and the rank of this process.
 
@@ -42,15 +58,17 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launcher:
     """
     env = {name: text.strip() for name, text in environ.items() if text.strip()}
     if "TORCHELASTIC_RUN_ID" in env:
-        return _torchrun(env)
-    if "OMPI_COMM_WORLD_RANK" in env:
-        return _openmpi(env)
+        return _launcher(env, _TORCHRUN)
+    if _OPENMPI.rank in env:
+        return _launcher(env, _OPENMPI)
     # srun --mpi=pmi2 sets PMI_RANK too, but no local rank; Hydra (MPICH, Intel MPI) always sets one.
-    if "PMI_RANK" in env and ("MPI_LOCALRANKID" in env or not _in_step(env)):
-        return _mpich(env)
+    if _HYDRA.local_rank in env and _HYDRA.rank in env:
+        return _launcher(env, _HYDRA)
+    if _MPICH.rank in env and not _in_step(env):
+        return _launcher(env, _MPICH)
     # RANK without TORCHELASTIC_RUN_ID is set by hand or by a cluster manager, around an mpirun but inside an srun.
-    if "RANK" in env:
-        return _torchrun(env)
+    if _TORCHRUN.rank in env:
+        return _launcher(env, _TORCHRUN)
     if _in_step(env):
         return _srun(env)
     return Launcher("none")
@@ -66,32 +84,17 @@ def local_place(hosts: Sequence[str], rank: int) -> tuple[int, int]:
     return mates.index(rank), len(mates)
 
 
-def _openmpi(env: Mapping[str, str]) -> Launcher:
-    prefix = "OMPI_COMM_WORLD_"
-    return _launcher("openmpi", env, f"{prefix}RANK", f"{prefix}SIZE", f"{prefix}LOCAL_RANK", f"{prefix}LOCAL_SIZE")
-
-
-def _mpich(env: Mapping[str, str]) -> Launcher:
-    if "MPI_LOCALRANKID" in env:
-        return _launcher("mpich", env, "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")
-    return _launcher("mpich", env, "PMI_RANK", "PMI_SIZE", "PMI_LOCAL_RANK", "PMI_LOCAL_SIZE")
-
-
-def _torchrun(env: Mapping[str, str]) -> Launcher:
-    return _launcher("torchrun", env, "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-
-
 def _srun(env: Mapping[str, str]) -> Launcher:
     # The step's own count: SLURM_NTASKS may be that of the allocation around it.
     size = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in env else "SLURM_NTASKS"
     for tasks in ("SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"):
         if tasks in env:
-            counts = _expand("srun", tasks, env[tasks])
+            counts = _expand(tasks, env[tasks])
             node = _number("srun", env, "SLURM_NODEID", absent=0)
             if node < len(counts):
                 env = {**env, "tasks on this node": str(counts[node])}
                 break
-    return _launcher("srun", env, "SLURM_PROCID", size, "SLURM_LOCALID", "tasks on this node")
+    return _launcher(env, _Variables("srun", "SLURM_PROCID", size, "SLURM_LOCALID", "tasks on this node"))
 
 
 def _in_step(env: Mapping[str, str]) -> bool:
@@ -101,7 +104,8 @@ def _in_step(env: Mapping[str, str]) -> bool:
     return "SLURM_PROCID" in env and re.fullmatch("[0-9]{1,10}", step) is not None and int(step) < 0xFFFFFFF0
 
 
-def _launcher(name: str, env: Mapping[str, str], rank: str, size: str, local_rank: str, local_size: str) -> Launcher:
+def _launcher(env: Mapping[str, str], variables: _Variables) -> Launcher:
+    name, rank, size, local_rank, local_size = variables
     r, n = _number(name, env, rank), _number(name, env, size)
     if r >= n:
         raise UsageError(
@@ -137,14 +141,14 @@ def _number(name: str, env: Mapping[str, str], variable: str, absent: int | None
     return int(text)
 
 
-def _expand(name: str, variable: str, text: str) -> list[int]:
+def _expand(variable: str, text: str) -> list[int]:
     """Tasks of each node: Slurm's "2(x3),1" is [2, 2, 2, 1]."""
     counts: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"([0-9]{1,9})(?:\(x([0-9]{1,6})\))?", part)
         if match is None:
             raise UsageError(
-                f"{variable}={text:.40} cannot be read: {name} writes it like 2(x3),1; start again under {name}."
+                f"{variable}={text:.40} cannot be read: srun writes it like 2(x3),1; start again under srun."
             )
         counts += [int(match[1])] * int(match[2] or 1)
     return counts

@@ -9,7 +9,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -25,6 +26,8 @@ class Process:
         end_job: ends the processes of the other ranks with an exit code; None before the first world.
         show_error: the excepthook that shows tracebacks; None until `ending.abort_on_errors` has replaced it.
         watch: the `signals.Watch`; None until signals are handled.
+        timelines: the `timeline.Timeline` of each file, shared by the optimizers of a rank.
+        lock: guards `timelines`, for ranks may be threads; a finalizer may take it while it is held.
         stderr: the last `sys.stderr` that was no string.
     """
 
@@ -32,6 +35,8 @@ class Process:
     end_job: Callable[[int], None] | None = None
     show_error: Callable[[type[BaseException], BaseException, TracebackType | None], object] | None = None
     watch: Any = None
+    timelines: dict[Path, Any] = field(default_factory=dict)
+    lock: threading.RLock = field(default_factory=threading.RLock)
     stderr: TextIO | None = sys.stderr
 
 

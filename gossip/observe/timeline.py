@@ -15,17 +15,18 @@ import os
 import re
 import socket
 import sys
-import threading
 import time
 import weakref
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
+import torch
+
 from ..errors import UsageError
+from .process import process
 
 VARIABLE = "GOSSIP_TRACE"
 """The environment variable that names the folder, for scripts that are not to be changed."""
@@ -51,18 +52,14 @@ class Flight(Protocol):
     subject: str
     posted: float
     landed: float | None
+    ranks: Sequence[int]
+    sends: Mapping[int, Sequence[torch.Tensor]]
+    receives: Mapping[int, Sequence[torch.Tensor]]
+    bytes_sent: int
+    bytes_received: int
 
-    @property
-    def ranks(self) -> Sequence[int]: ...
-    @property
-    def sends(self) -> Collection[int]: ...
-    @property
-    def receives(self) -> Collection[int]: ...
-    @property
-    def bytes_sent(self) -> int: ...
-    @property
-    def bytes_received(self) -> int: ...
     def done(self) -> bool: ...
+
     def without_tensors(self) -> Flight: ...
 
 
@@ -102,17 +99,17 @@ class Timeline:
         The file is closed when no `user` is left, and opened again for the next: a process has few file descriptors.
         """
         path = Path(folder).absolute() / f"rank-{rank}.json"
-        with _lock:
-            if path not in _timelines:
-                _timelines[path] = Timeline(path, rank, host)
-            timeline = _timelines[path]
+        with process.lock:
+            timeline: Timeline | None = process.timelines.get(path)
+            if timeline is None:
+                timeline = process.timelines[path] = Timeline(path, rank, host)
             if user is not None:
                 timeline._users += 1
                 weakref.finalize(user, timeline._part).atexit = False
             return timeline
 
     def _part(self) -> None:
-        with _lock:
+        with process.lock:
             self._users -= 1
             if not self._users and self._file is not None:
                 self._file.close()
@@ -139,9 +136,15 @@ class Timeline:
             self._span("step", began, self._idle, step=number)
             self.write()
 
-    def span(self, name: str, subject: str, inner: AbstractContextManager[object]) -> AbstractContextManager[object]:
-        """A context around `inner` that notes a phase of a step."""
-        return _Span(self, name, subject, inner)
+    @contextmanager
+    def span(self, name: str, subject: str, inner: AbstractContextManager[object]) -> Iterator[None]:
+        """A phase of a step, inside `inner`; it is noted when it ends, also by an error."""
+        began = time.perf_counter()
+        try:
+            with inner:
+                yield
+        finally:
+            self._span(name, began, time.perf_counter(), **({"of": subject} if subject else {}))
 
     def level(self, name: str, unit: str, value: float) -> None:
         """Note a number if it has changed."""
@@ -227,30 +230,6 @@ class Timeline:
     def _us(self, moment: float) -> int:
         """Whole microseconds: all times are rounded down, so that nested events stay nested in every viewer."""
         return int((moment - self._origin) * 1e6)
-
-
-class _Span:
-    """A phase of a step, which the timeline notes when it ends, also by an error."""
-
-    __slots__ = ("_began", "_inner", "_name", "_subject", "_timeline")
-
-    def __init__(self, timeline: Timeline, name: str, subject: str, inner: AbstractContextManager[object]) -> None:
-        self._timeline, self._name, self._subject, self._inner = timeline, name, subject, inner
-
-    def __enter__(self) -> None:
-        self._began = time.perf_counter()
-        self._inner.__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._inner.__exit__(kind, error, trace)
-        args = {"of": self._subject} if self._subject else {}
-        self._timeline._span(self._name, self._began, time.perf_counter(), **args)
-
-
-_timelines: dict[Path, Timeline] = {}
-_lock = threading.RLock()  # ranks may be threads, and a finalizer may run while it is held
 
 
 def clock() -> str:
