@@ -1,8 +1,8 @@
 """Gossip instead of all-reduce: push-sum SGP and OSGP over time-varying graphs, for any torch optimizer.
 
-`world` says who takes part, `averaging` and `push_sum` what happens between updates, `optimizer` puts it into a step.
-`transports` moves tensors, `checkpoint` keeps a job on disk, `testing` runs ranks as threads, `launch` runs a script on
-every rank, `timeline` and `trace` show what each rank did when.
+`world` is this process's place among the ranks, `averagers` act between two updates, and `optimizer` calls them in each
+step. `transports` moves tensors, `checkpoint` keeps a job on disk, `testing` runs ranks as threads, `launch` runs a
+script on every rank, and `trace` joins the timelines of all ranks.
 """
 
 __version__ = "0.1.0"
@@ -29,10 +29,10 @@ from .recovery.deaths import Death
 from .world import World, init
 
 __all__ = [  # noqa: RUF022  grouped by use
-    # who takes part
+    # the ranks
     "World",
     "init",
-    # the optimizer, and what every step can tell
+    # the optimizer and its reports
     "GossipOptimizer",
     "Stats",
     "Counters",
@@ -45,11 +45,11 @@ __all__ = [  # noqa: RUF022  grouped by use
     "NoAverage",
     "Every",
     "Chain",
-    # what a killed job goes on from
+    # checkpoints
     "checkpoint",
     # ranks as threads, and the contract of a transport
     "testing",
-    # what can go wrong
+    # errors
     "GossipError",
     "UsageError",
     "TransportUnavailable",

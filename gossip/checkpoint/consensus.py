@@ -27,6 +27,8 @@ from .manifest import Manifest
 
 State = dict[str, Any]
 Place = tuple[Any, ...]
+Addend = tuple[Place, float, torch.Tensor]
+"""Its place in the shard, its weight, and the tensor."""
 
 
 class Mean:
@@ -93,10 +95,10 @@ class Consensus:
             shared = {*first["layouts"], *_modules(first)}
             self._more = {name: each for name, each in shard["more"].items() if name not in shared}
         for name in shard["layouts"]:
-            for number, entries in _get(shard, _at(name))["state"].items():
-                _get(first, _at(name))["state"].setdefault(number, entries)
+            for number, entries in _get(shard, _place_of(name))["state"].items():
+                _get(first, _place_of(name))["state"].setdefault(number, entries)
         places = []
-        for place, weight, values in _holdings(shard):
+        for place, weight, values in _averaged(shard):
             if place in self._means:
                 self._means[place].add(values, weight)
             else:
@@ -111,69 +113,66 @@ class Consensus:
         Raises:
             UsageError: there is none.
         """
-        if name not in self.modules:
-            raise UsageError(
-                f"{name!r} is none of the modules that were saved with what trains them: {', '.join(self.modules)}"
-            )
         first = self._first
+        if name not in (modules := _modules(first)):
+            raise UsageError(
+                f"{name!r} is none of the modules that were saved with their optimizer: {', '.join(modules)}"
+            )
         for place, mean in self._means.items():
             _put(first, place, mean.values.to(mean.dtype))
         self._means.clear()
         for optimizer, layout in first["layouts"].items():
-            for number, values in _get(first, _at(optimizer))["gossip"].get("masters", {}).items():
+            for number, values in _get(first, _place_of(optimizer))["gossip"].get("masters", {}).items():
                 for slot in layout[number]:
-                    place = _homes(slot)[0]
-                    _put(first, place, _own(values, slot).to(_get(first, place).dtype, copy=True))
+                    place = _places_of(slot)[0]
+                    _put(first, place, _part_of(values, slot).to(_get(first, place).dtype, copy=True))
             for slot in (slot for bucket in layout for slot in bucket):
-                held, *others = _homes(slot)
+                held, *others = _places_of(slot)
                 for place in others:
                     _put(first, place, _get(first, held))
-        state: State = _get(first, _at(name))
+        state: State = _get(first, _place_of(name))
         return state
-
-    @property
-    def modules(self) -> list[str]:
-        """The names of the model and of the other modules that saved optimizers train."""
-        return _modules(self._first)
 
     def shard(self, live: Mapping[str, State]) -> State:
         """The state from which a new rank continues; `live` are the states of its new optimizers, by name."""
         self.model()
         self._first["more"].update(self._more)
         for name in live.keys() & self._first["layouts"].keys():
-            optimizer = _get(self._first, _at(name))
+            optimizer = _get(self._first, _place_of(name))
             for section in (live[name].keys() & optimizer.keys()) - {"state", "param_groups"}:
-                optimizer[section] = _renewed(optimizer[section], live[name][section])
+                optimizer[section] = _section_for_new_rank(optimizer[section], live[name][section])
         return self._first
 
 
-def _holdings(shard: State) -> Iterator[tuple[Place, float, torch.Tensor]]:
-    """Every tensor to average: its place in the shard, its weight, and the tensor."""
+def _averaged(shard: State) -> Iterator[Addend]:
+    """Every tensor to average."""
     averaged: set[Place] = set()
     for name, layout in shard["layouts"].items():
-        averaged.update(place for bucket in layout for slot in bucket for place in _homes(slot))
-        yield from _of_optimizer(shard, _at(name), layout)
+        averaged.update(place for bucket in layout for slot in bucket for place in _places_of(slot))
+        yield from _averaged_of_optimizer(shard, _place_of(name), layout)
     for module in _modules(shard):
-        for name, value in _get(shard, _at(module)).items():
-            if (place := (*_at(module), name)) not in averaged and _floating(value):
+        for name, value in _get(shard, _place_of(module)).items():
+            if (place := (*_place_of(module), name)) not in averaged and _is_floating(value):
                 yield place, 1.0, value
 
 
-def _of_optimizer(shard: State, at: Place, layout: list[list[State]]) -> Iterator[tuple[Place, float, torch.Tensor]]:
+def _averaged_of_optimizer(
+    shard: State, at: Place, layout: list[list[State]]
+) -> Iterator[tuple[Place, float, torch.Tensor]]:
     """The tensors to average of one optimizer and of its parameters."""
     optimizer = _get(shard, at)
     masters, own = optimizer["gossip"].get("masters", {}), optimizer["gossip"]["weight"]
     for slot in (slot for number, bucket in enumerate(layout) if number not in masters for slot in bucket):
-        yield _homes(slot)[0], own, _get(shard, _homes(slot)[0])
+        yield _places_of(slot)[0], own, _get(shard, _places_of(slot)[0])
     for number, values in masters.items():
         yield (*at, "gossip", "masters", number), own, values
-    for envelope, *arrived in _arrived(optimizer):
+    for envelope, *arrived in _messages_in_flight(optimizer):
         for number, (bucket, values) in enumerate(zip(layout, arrived, strict=True)):
             if number in masters:
                 yield (*at, "gossip", "masters", number), envelope[0].item(), values
             else:
                 for slot in bucket:
-                    yield _homes(slot)[0], envelope[0].item(), _own(values, slot)
+                    yield _places_of(slot)[0], envelope[0].item(), _part_of(values, slot)
     shapes = {slot["number"]: tuple(slot["shape"]) for bucket in layout for slot in bucket}
     for (number, name), value in moments(optimizer["state"], shapes).items():
         yield (*at, "state", number, name), 1.0, value
@@ -186,37 +185,37 @@ def _of_optimizer(shard: State, at: Place, layout: list[list[State]]) -> Iterato
                 else enumerate(tensors if isinstance(tensors, list) else [])
             )
             for key, value in each:
-                if _floating(value):
+                if _is_floating(value):
                     yield (*at, extra, name, key), 1.0, value
 
 
-def _arrived(state: Any) -> Iterator[list[torch.Tensor]]:
+def _messages_in_flight(state: Any) -> Iterator[list[torch.Tensor]]:
     """Envelope and values of every message that was in flight: it had arrived and was not merged."""
     if isinstance(state, dict):
         for envelope, *values in state.get("arriving", {}).values():
             yield [envelope, *map(WIRES[state.get("wire")].values, values)]
     for part in state.values() if isinstance(state, dict) else state if isinstance(state, list) else ():
-        yield from _arrived(part)
+        yield from _messages_in_flight(part)
 
 
-def _renewed(saved: State, live: State) -> State:
+def _section_for_new_rank(saved: State, live: State) -> State:
     """A section of the optimizer's state for a new rank: nothing is in flight and every weight is 1."""
     whole = Mass(Stats()).state_dict()
     own = {"places", "runs", "gradients", *whole}
     return {
         **saved,
         **{key: whole.get(key, value) for key, value in live.items() if key in own},
-        "averager": _rounds(saved["averager"], live["averager"]),
+        "averager": _averager_for_new_rank(saved["averager"], live["averager"]),
     }
 
 
-def _rounds(saved: Any, live: State) -> State:
+def _averager_for_new_rank(saved: Any, live: State) -> State:
     """An averager's state for a new rank: it continues the saved counts of rounds."""
     result: State = {}
     for key, value in live.items():
         old = saved.get(key) if isinstance(saved, dict) else None
         if isinstance(value, dict):
-            result[key] = _rounds(old, value)
+            result[key] = _averager_for_new_rank(old, value)
         elif isinstance(value, int) and isinstance(old, int):
             result[key] = old
         else:
@@ -224,28 +223,28 @@ def _rounds(saved: Any, live: State) -> State:
     return result
 
 
-def _own(values: torch.Tensor, slot: State) -> torch.Tensor:
+def _part_of(values: torch.Tensor, slot: State) -> torch.Tensor:
     """The part of a bucket that belongs to one parameter."""
     return values.as_strided(slot["shape"], slot["stride"], values.storage_offset() + slot["start"])
 
 
 def has_lost_ranks(shard: State) -> bool:
     """Whether ranks had died when it was saved."""
-    return any(_get(shard, _at(name))["gossip"].get("lost") for name in shard["layouts"])
+    return any(_get(shard, _place_of(name))["gossip"].get("lost") for name in shard["layouts"])
 
 
-def _floating(value: Any) -> bool:
+def _is_floating(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-def _at(name: str) -> Place:
+def _place_of(name: str) -> Place:
     """The place in a shard of the object that was saved under `name`."""
     return (name,) if name in ("model", "optimizer") else ("more", name)
 
 
-def _homes(slot: State) -> list[Place]:
+def _places_of(slot: State) -> list[Place]:
     """The places in a shard of one parameter; tied parameters have several."""
-    return [(*_at(module), name) for module, name in slot["places"]]
+    return [(*_place_of(module), name) for module, name in slot["places"]]
 
 
 def _modules(shard: State) -> list[str]:

@@ -84,7 +84,7 @@ def load(
             return None
         manifest, shard = chosen
         together(world, lambda: _apply(shard, manifest, world, {**optimizers, "model": model, **more}, options))
-        together(world, lambda: _settle_on(home, world, manifest))
+        together(world, lambda: _make_newest(home, world, manifest))
     left = {name: value for name, value in shard["more"].items() if name not in more}
     return Saved(manifest.step, manifest.size, left)
 
@@ -186,8 +186,8 @@ def _shard(home: Path, world: World, manifest: Manifest, optimizers: dict[str, A
         return everyone.shard(live)
 
 
-def _settle_on(home: Path, world: World, manifest: Manifest) -> None:
-    """Make this the newest checkpoint on each host."""
+def _make_newest(home: Path, world: World, manifest: Manifest) -> None:
+    """Make this the newest checkpoint on this rank's host."""
     if world.local_rank == 0:
         files.pass_over(home, manifest)
         if manifest not in files.manifests(home)[0]:
