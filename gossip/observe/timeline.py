@@ -58,9 +58,11 @@ class Flight(Protocol):
     bytes_sent: int
     bytes_received: int
 
-    def done(self) -> bool: ...
+    def done(self) -> bool:
+        """Whether it has landed."""
 
-    def without_tensors(self) -> Flight: ...
+    def without_tensors(self) -> Flight:
+        """A copy that keeps no tensors alive."""
 
 
 class Timeline:
