@@ -17,7 +17,7 @@ from .launching.launchers import TORCH, Launcher, local_place
 from .observe import signals
 from .observe.ending import abort_on_errors
 from .observe.process import process
-from .transports import MemoryTransport, Network, Transport
+from .transports import MemoryBackend, Network, Transport
 from .transports.connecting import connect, default_transport, device_of, find_launcher, requested
 from .untraced import untraced
 
@@ -184,7 +184,8 @@ def _world(base: Transport, hosts: tuple[str, ...], device: torch.device) -> Wor
 def memory_world(network: Network, rank: int, size: int, timeout: float, hosts: Sequence[str] | None = None) -> World:
     """The world of rank `rank` of `size` threads; `hosts` are the names of pretended hosts, one for each rank."""
     names = tuple(hosts) if hosts is not None else (socket.gethostname(),) * size
-    return _world(MemoryTransport(network, rank, size, timeout), names, torch.device("cpu"))
+    base = Transport.over(MemoryBackend(network, rank, size, timeout), timeout)
+    return _world(base, names, torch.device("cpu"))
 
 
 def init(transport: str = "auto", timeout: float = 300.0) -> World:

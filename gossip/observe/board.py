@@ -13,7 +13,6 @@ import secrets
 import select
 import signal
 import socket
-import struct
 import sys
 import time
 import weakref
@@ -30,7 +29,7 @@ ANSWER = 2.0
 """Seconds that the others on this host have for their reports."""
 
 PATIENCE = 0.1
-"""Seconds for a process that closes its connections to end, and for its launcher to take note of the exit code."""
+"""Seconds for a process that has closed its connections to end."""
 
 NAMED = 4
 """Peers of whom an error tells what is known; the others only by their number."""
@@ -136,9 +135,8 @@ class Board:
         parts = [f"rank {rank}"]
         if rank in self.mates:
             slot = self.mates[rank]
-            ended = self.ended(rank, PATIENCE)
             parts.append(f"process {slot.pid} on this host")
-            parts.append(ended or f"is {slot}")
+            parts.append("has ended" if self.has_ended(rank, PATIENCE) else f"is {slot}")
         elif rank < len(self.hosts):
             parts.append(f"on host {self.hosts[rank]}")
         if rank in self.heard:
@@ -167,29 +165,19 @@ class Board:
 
     def fallen(self) -> list[int]:
         """The ranks of this host whose processes have ended."""
-        return [rank for rank in self.mates if self.ended(rank)]
+        return [rank for rank in self.mates if self.has_ended(rank)]
 
-    def ended(self, rank: int, patience: float = 0) -> str:
-        """How the process of a rank on this host ended, in words; "" while it runs, or where nobody can tell."""
+    def has_ended(self, rank: int, patience: float = 0) -> bool:
+        """Whether the process of a rank on this host has ended; False where nobody can tell."""
         process = self._processes.get(rank)
-        if process is None or not select.select([process], [], [], patience)[0]:
-            return ""
-        deadline = time.monotonic() + PATIENCE
-        while (status := _exit_status(process)) is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        if status is None:
-            return "has ended"
-        code = os.waitstatus_to_exitcode(status)
-        if code < 0:
-            return f"was killed by {signal.Signals(-code).name} (exit code {128 - code})"
-        return f"exited with code {code}"
+        return process is not None and bool(select.select([process], [], [], patience)[0])
 
     def ask(self) -> None:
         """Have the others on this host report too, one after another, and wait for each a moment."""
         for rank, process in self._processes.items():
             began = time.monotonic()
             slot = self.mates[rank]
-            if not slot.listens or REPORT is None or began - slot.reported < 2 * ANSWER or self.ended(rank):
+            if not slot.listens or REPORT is None or began - slot.reported < 2 * ANSWER or self.has_ended(rank):
                 continue
             with suppress(OSError):  # it has just ended
                 signal.pidfd_send_signal(process, REPORT)
@@ -197,7 +185,7 @@ class Board:
                     time.monotonic() - began < ANSWER
                     and slot.reported < began
                     and slot.listens
-                    and not self.ended(rank)
+                    and not self.has_ended(rank)
                 ):
                     time.sleep(0.01)
 
@@ -233,18 +221,3 @@ def _namespace() -> str:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
-
-
-def _exit_status(process: int) -> int | None:
-    """The status of a process that has ended, which Linux tells others than its parent from 6.15 on."""
-    import fcntl
-
-    # struct pidfd_info: mask and cgroup id, pid to fsgid, exit code; PIDFD_GET_INFO is _IOWR(0xFF, 11, ...) of 64 bytes
-    exited, layout = 1 << 3, struct.Struct("=QQ11Ii")
-    info = bytearray(layout.pack(exited, *[0] * 13))
-    try:
-        fcntl.ioctl(process, 3 << 30 | layout.size << 16 | 0xFF << 8 | 11, info)
-    except OSError:
-        return None
-    mask, *_, status = layout.unpack(info)
-    return int(status) if mask & exited else None

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from ..averagers.base import ROUNDING, Averager
 from ..errors import UsageError
 from ..state.mass import Mass
-from ..transports import Lasting, Told, Transport
+from ..transports import Told, Transport
 from ..world import World
 
 log = logging.getLogger("gossip")
@@ -53,7 +53,7 @@ class Survivor:
     """
 
     def __init__(self, mass: Mass, averagers: Sequence[Averager], channel: Transport) -> None:
-        assert isinstance(channel.carrier, Lasting), "refuse_mortal comes first"
+        assert channel.carrier.outlives, "refuse_mortal comes first"
         self.carrier = channel.carrier
         self.deaths: list[Death] = []
         self._mass, self._averagers, self._me = mass, averagers, channel.me

@@ -1,12 +1,12 @@
-"""How the ranks that are left go on after a rank died.
+"""How the survivors go on after a rank died.
 
-A wait that the death breaks off raises `PeerDied`, on some ranks and not on others: those that spoke to others may be
-steps further on. So whoever notices revokes the carrier, which breaks off every wait of everybody. Then all that are
-left agree that they have left what they were doing, meet again without the dead, tell one another where each stands,
-and begin again from there. When another one dies meanwhile, they do so once more.
+The death breaks off a wait with `PeerDied`, on some ranks and not on others; ranks that exchange with others may be
+steps ahead. So the rank that notices revokes what carries their messages, which breaks off every wait of every rank.
+Then all survivors agree that they have left what they were doing, meet again without the dead, tell one another where
+each stands, and begin again from there. When another rank dies meanwhile, they do so once more.
 
-What all ranks do together, such as an exact average, must count on all of them or on none: some could have finished it
-when it broke. So it ends with an agreement, and is done again when that fails.
+An act of all ranks, such as an exact average, must count on all of them or on none: some could have finished it when it
+broke. So it ends with an agreement, and is done again when that fails.
 """
 
 from __future__ import annotations
@@ -15,22 +15,18 @@ import json
 import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from ..errors import PeerDied
-from ..transports.collectives import gather
-
-if TYPE_CHECKING:
-    from ..transports.base import Transport
 
 Result = TypeVar("Result")
 Told = Mapping[int, Any]
-"""Rank, as the job numbers it -> what it told; of the ranks that are left."""
+"""Rank, as the job numbers it -> what it told; of the survivors."""
 
 
 class Party(Protocol):
-    """Somebody who goes on after a loss: an optimizer."""
+    """An optimizer that goes on after a loss."""
 
     def tell(self) -> Any:
         """What the others have to know of this rank, as JSON takes it. Everything in flight has been broken off."""
@@ -39,65 +35,20 @@ class Party(Protocol):
         """Begin again among the ranks that have told."""
 
 
-class Carrier:
-    """What all transports over one communicator, process group or network share. A death is an error to it.
+class Meeting(Protocol):
+    """A channel on which survivors meet."""
 
-    Attributes:
-        size: ranks that are left.
-        next_block: the next block of channel numbers that this process has not used yet.
-        lost: ranks that died, as the job numbers them.
-        left: the own numbers of worlds that have been closed.
-        parties: what goes on after a loss, in the order in which every rank made it, and a channel of its own. Whoever
-            made it holds it.
-        meetings: own number of a world -> the channel on which its ranks meet after a loss, from the first party on.
-            It stays when that one is gone: ranks part with it at different moments, and meet all or none.
-        outlives: whether it can go on without a rank that died.
-        alone: `gossip.init` found no other rank.
-    """
+    number: int
+    lineage: tuple[int, ...]
 
-    outlives = False
-    alone = False
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.next_block = 1
-        self.lost: set[int] = set()
-        self.left: set[int] = set()
-        self.parties: weakref.WeakKeyDictionary[Party, Transport] = weakref.WeakKeyDictionary()
-        self.meetings: dict[int, Transport] = {}
-
-    def leave(self, number: int) -> None:
-        """The world of this number has been closed, and those who meet in it, or in a part of it, go on no more."""
-        self.left.add(number)
-        for party, channel in list(self.parties.items()):
-            if number in channel.lineage:
-                del self.parties[party]
-        self.meetings = {world: each for world, each in self.meetings.items() if number not in each.lineage}
-
-    def together(self, act: Callable[[], Result]) -> Result:
-        """Do `act` on all ranks."""
-        return act()
-
-    def go_on(self, act: Callable[[], Result]) -> Result:
-        """Do what each rank does at its own time."""
-        return act()
+    @property
+    def ranks(self) -> Sequence[int]: ...
+    def gather_once(self, data: bytes) -> list[bytes]:
+        """What every survivor gave; a death breaks it off."""
 
 
-class Lasting(Carrier, ABC):
-    """A carrier that can go on without ranks that died, as soon as somebody has enrolled who does.
-
-    Attributes:
-        seconds: from noticing the last death until those that are left had met again.
-    """
-
-    def __init__(self, size: int) -> None:
-        super().__init__(size)
-        self.seconds = 0.0
-
-    def enrol(self, party: Party, meeting: Transport) -> None:
-        """Let `party` go on after a loss. Every rank does so, in the same order; `meeting` is a channel of all."""
-        self.parties[party] = meeting
-        self.meetings.setdefault(meeting.lineage[-1], meeting)
+class Survivors(ABC):
+    """How the ranks that are left part with the dead: what a backend that outlives a rank's death can do."""
 
     @abstractmethod
     def revoke(self) -> None:
@@ -105,15 +56,63 @@ class Lasting(Carrier, ABC):
 
     @abstractmethod
     def agree(self, done: bool) -> bool:
-        """Whether all ranks said `done`, and none died before it did: the same answer on every rank that is left."""
+        """Whether all ranks said `done`, and none died before it did: the same answer on every survivor."""
 
     @abstractmethod
     def shrink(self) -> set[int]:
-        """Meet without the dead, who are returned. Nothing that was in flight before is delivered afterwards."""
+        """Meet without the dead, and return them. Nothing that was in flight before is delivered afterwards."""
+
+
+class Carrier:
+    """What all channels over one MPI communicator, process group or network share.
+
+    Attributes:
+        size: ranks that are left.
+        survivors: how they go on after a death; None where a death is an error.
+        next_block: the next block of channel numbers that this process has not used yet.
+        lost: ranks that died, as the job numbers them.
+        left: the own numbers of worlds that have been closed.
+        parties: what goes on after a loss, in the order in which every rank made it, and a channel of its own. The
+            maker of a party keeps it alive.
+        meetings: own number of a world -> the channel on which its ranks meet after a loss, from the first party on.
+            It stays when that party is gone: ranks drop it at different moments, and all of them meet or none.
+        alone: `gossip.init` found no other rank.
+        seconds: from noticing the last death until the survivors had met again.
+    """
+
+    def __init__(self, size: int, survivors: Survivors | None = None) -> None:
+        self.size = size
+        self.survivors = survivors
+        self.next_block = 1
+        self.lost: set[int] = set()
+        self.left: set[int] = set()
+        self.parties: weakref.WeakKeyDictionary[Party, Meeting] = weakref.WeakKeyDictionary()
+        self.meetings: dict[int, Meeting] = {}
+        self.alone = False
+        self.seconds = 0.0
+
+    @property
+    def outlives(self) -> bool:
+        """Whether it can go on without a rank that died."""
+        return self.survivors is not None
+
+    def leave(self, number: int) -> None:
+        """The world of this number has been closed: parties in it, or in a part of it, go on no more."""
+        self.left.add(number)
+        for party, channel in list(self.parties.items()):
+            if number in channel.lineage:
+                del self.parties[party]
+        self.meetings = {world: each for world, each in self.meetings.items() if number not in each.lineage}
+
+    def enrol(self, party: Party, meeting: Meeting) -> None:
+        """Let `party` go on after a loss. Every rank does so, in the same order; `meeting` is a channel of all."""
+        self.parties[party] = meeting
+        self.meetings.setdefault(meeting.lineage[-1], meeting)
 
     def together(self, act: Callable[[], Result]) -> Result:
-        """Do `act` on all ranks or on none; again, among those that are left, until it succeeds."""
-        if not self.meetings:
+        """Do `act` on all ranks or on none; again, among the survivors, until it succeeds."""
+        survivors = self.survivors
+        if survivors is None or not self.meetings:
             return act()
         while True:
             began = time.monotonic()
@@ -121,44 +120,45 @@ class Lasting(Carrier, ABC):
                 result, done = act(), True
             except PeerDied:
                 began = time.monotonic()
-                self.revoke()
+                survivors.revoke()
                 done = False
-            if self.agree(done):
+            if survivors.agree(done):
                 return result
-            self._meet(began)
+            self._meet(survivors, began)
 
     def go_on(self, act: Callable[[], Result]) -> Result:
-        """Do what each rank does at its own time; again, if somebody died meanwhile."""
-        if not self.meetings:
+        """Do what each rank does at its own time; again, if a rank died meanwhile."""
+        survivors = self.survivors
+        if survivors is None or not self.meetings:
             return act()
         while True:
             try:
                 return act()
             except PeerDied:
                 began = time.monotonic()
-                self.revoke()
-                self.agree(False)  # whoever was at the end of something together learns that it was broken off
-                self._meet(began)
+                survivors.revoke()
+                survivors.agree(False)  # ranks at the end of an act of all learn that it was broken off
+                self._meet(survivors, began)
 
-    def _meet(self, began: float) -> None:
-        """Meet without the dead, and begin again: everybody who is left has agreed to come."""
+    def _meet(self, survivors: Survivors, began: float) -> None:
+        """Meet without the dead, and begin again: all survivors have agreed to come."""
         meeting = next(iter(self.meetings.values()))
         while True:
-            self.revoke()
-            gone = self.shrink()
+            survivors.revoke()
+            gone = survivors.shrink()
             self.lost |= gone
             self.size -= len(gone)
             try:
                 parties = {str(channel.number): party for party, channel in self.parties.items()}
-                rows = gather(meeting, json.dumps({each: party.tell() for each, party in parties.items()}).encode())
-                done = True
+                tells = {number: party.tell() for number, party in parties.items()}
+                rows, done = meeting.gather_once(json.dumps(tells).encode()), True
             except PeerDied:
-                self.revoke()
+                survivors.revoke()
                 done = False
-            if self.agree(done):
+            if survivors.agree(done):
                 break
         self.seconds = time.monotonic() - began
         told = [json.loads(row) for row in rows]
         for number, party in parties.items():
-            if all(number in row for row in told):  # else some rank has parted with it, and takes no more steps with it
+            if all(number in row for row in told):  # else some rank has dropped it, and takes no more steps with it
                 party.go_on({rank: row[number] for rank, row in zip(meeting.ranks, told, strict=True)})

@@ -1,28 +1,34 @@
 """Transports: how tensors travel between ranks. They know nothing of graphs, weights or optimizers.
 
-`base` and `flight` are the interface, `collectives`, `sums` and `parts` what is built on it, `survival` how ranks go on
-when one has died, and there is one file per way to travel. `mpi` and `distributed` are imported by `gossip.world` when
-they are chosen, since they need what may not be installed; `joined` asks for ranks that the program has joined by
-itself. Below `mpi`, `mpi_engine` drives MPI, `parcels` are what it carries, and `gpu_aware` chooses how a GPU's tensors
-go: `direct` or by `staging`. Below `distributed`, ranks find one another by `rendezvous`, `store` and `interfaces`,
-`streams` has what NCCL does in the order of a GPU's stream, and below `memory` is the `network` of threads.
+A backend (`flight`: `post` returns a `Flight` with `done`, `pause`, `missing`, `cancel`) moves one batch at a time, in
+`mpi/`, `torch/` or `memory/`. One `communicator` stands above any of them: ranks, channels, groups, collectives, and
+`wait` with its deadline. `deadlines` has the sentences of a wait that takes long. `collectives`, `sums` and `parts` are
+generators of batches over a `Channel`, the few things of a communicator that they use. `contract` tests it all.
+
+`gossip.world` imports `mpi` and `torch` when they are chosen, since they need what may not be installed.
+May import: checks, errors, launching, observe.board, observe.slot, observe.say, observe.signals, recovery.survival.
 """
 
-from ..recovery.survival import Carrier, Lasting, Told
-from .base import Transport
-from .flight import Batch, Flight
+from ..recovery.survival import Carrier, Survivors, Told
+from .communicator import Communicator
+from .flight import Backend, Batch, Flight
+from .memory.backend import MemoryBackend
 from .memory.network import Killed, Network
-from .memory.transport import MemoryTransport
 from .parts import post_in_parts
 
+Transport = Communicator
+"""The name by which other packages know it."""
+
 __all__ = [
+    "Backend",
     "Batch",
     "Carrier",
+    "Communicator",
     "Flight",
     "Killed",
-    "Lasting",
-    "MemoryTransport",
+    "MemoryBackend",
     "Network",
+    "Survivors",
     "Told",
     "Transport",
     "post_in_parts",

@@ -1,8 +1,8 @@
-"""What ranks do together, written once, as relays of point-to-point batches.
+"""Collectives, written once as sequences of point-to-point batches.
 
 A collective is a generator: it posts a batch, yields its flight, and goes on when that has landed. `Relay` makes one
-flight of it, which a transport may advance in the background. One implementation serves every transport, has
-deadlines everywhere, and its sum has the same bits on every rank.
+flight of it, which a progress thread may advance. One implementation serves every backend, has deadlines everywhere,
+and its sum has the same bits on every rank.
 """
 
 from __future__ import annotations
@@ -11,15 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
 
 import torch
 
 from ..errors import PeerDied, PeerLost
-from .flight import Flight
-
-if TYPE_CHECKING:
-    from .base import Transport
+from .flight import Channel, Flight
 
 Steps = Iterator[Flight]
 
@@ -27,17 +23,17 @@ Steps = Iterator[Flight]
 class Relay(Flight):
     """A flight made of flights that depend on one another.
 
-    driven: each of them, when it has landed, has the next one follow.
-    around: what its steps run in, on whichever thread: a stream of the device that its tensors belong to.
-    join: what who has waited for it does before anything else, so that what was done in there has been done.
+    driven: a landing of one of them starts the next one.
+    around: a context for its steps, on whichever thread: a stream of the device that its tensors belong to.
+    join: called by the waiter on completion, so that the caller's stream comes after that of the steps.
     """
 
     driven = False
     around: Callable[[], AbstractContextManager[object]] = nullcontext
     join: Callable[[], object] = nullcontext
 
-    def __init__(self, transport: Transport, steps: Steps, subject: str) -> None:
-        super().__init__(transport, {}, {}, subject)
+    def __init__(self, channel: Channel, steps: Steps, subject: str) -> None:
+        super().__init__(channel, {}, {}, subject)
         self._steps = steps
         self._leg: Flight | None = None
         self._turn = threading.Lock()
@@ -51,22 +47,19 @@ class Relay(Flight):
                 self._turn.release()
         if self._failure is not None:
             kind = PeerDied if isinstance(self._failure, PeerDied) else PeerLost
-            raise kind(f"rank {self.transport.me}: {self.subject} broke off: {self._failure}") from self._failure
+            raise kind(f"rank {self.channel.me}: {self.subject} broke off: {self._failure}") from self._failure
         return self.landed is not None
 
     def wait(self, timeout: float | None = None) -> None:
         try:
-            with self.transport.waiting():  # for what it posts now too
+            with self.channel.waiting():  # for what it posts now too
+                self.driven = False  # the waiter advances it
                 super().wait(timeout)
         finally:
             self.join()
 
-    def _wait(self, limit: float) -> None:
-        self.driven = False  # who waits moves it along
-        super()._wait(limit)
-
     def move(self) -> None:
-        """Go on as far as that is possible now; what fails is for whoever asks."""
+        """Go on as far as that is possible now; a failure is kept for the waiter."""
         with self._turn:
             self._advance()
 
@@ -74,7 +67,7 @@ class Relay(Flight):
         try:
             while self._failure is None and self.landed is None and (self._leg is None or self._leg.followed()):
                 if self._leg is not None:
-                    self._leg.note_heard()
+                    self._leg.wait()  # it has landed
                     self.moved = time.perf_counter()
                 with self.around():
                     self._leg = next(self._steps, None)
@@ -83,16 +76,12 @@ class Relay(Flight):
                 else:
                     self._leg.follow = self.move if self.driven else None
                     self.carries(self._leg)
-        except Exception as error:  # kept for the rank's own thread: this may run in a transport's
+        except Exception as error:  # kept for the rank's own thread: this may run in a progress thread
             self._failure = error
 
     def missing(self) -> tuple[list[int], list[int]]:
         leg = self._leg
         return ([], []) if leg is None else leg.missing()
-
-    def awaited(self) -> tuple[list[int], list[int]]:
-        leg = self._leg  # whose peers may be numbered otherwise than ours
-        return ([], []) if leg is None else leg.awaited()
 
     def interval(self, waited: float) -> float:
         leg = self._leg
@@ -107,54 +96,54 @@ class Relay(Flight):
 
 
 MOST_GATHERED = 1 << 26
-"""Bytes of one rank in a gather: each rank makes room for as many as the longest announces, of all."""
+"""Bytes of one rank in a gather at most: each rank allocates as many for every rank as the longest announces."""
 
 
-def tree_broadcast(transport: Transport, tensors: Sequence[torch.Tensor], source: int) -> Steps:
+def tree_broadcast(channel: Channel, tensors: Sequence[torch.Tensor], source: int) -> Steps:
     """Binomial tree: in step k the 2^k ranks that have the tensors hand them to 2^k others."""
-    n = transport.size
-    place = (transport.rank - source) % n
+    n = channel.size
+    place = (channel.rank - source) % n
     reach = 1
     while reach < n:
         subject = f"a broadcast from rank {source}"
         if place < reach and place + reach < n:
-            yield transport.post({(place + reach + source) % n: tensors}, {}, subject)
+            yield channel.post({(place + reach + source) % n: tensors}, {}, subject)
         elif reach <= place < 2 * reach:
-            yield transport.post({}, {(place - reach + source) % n: tensors}, subject)
+            yield channel.post({}, {(place - reach + source) % n: tensors}, subject)
         reach *= 2
 
 
-def barrier(transport: Transport) -> Steps:
+def barrier(channel: Channel) -> Steps:
     """Dissemination: after step k each rank has heard, through others, of 2^(k+1) ranks."""
-    n, rank = transport.size, transport.rank
+    n, rank = channel.size, channel.rank
     word = [torch.zeros(1, dtype=torch.uint8)]
     rooms = [(1 << step, [torch.zeros(1, dtype=torch.uint8)]) for step in range((n - 1).bit_length())]
     for reach, room in rooms:
-        transport.expect({(rank - reach) % n: room})
+        channel.expect({(rank - reach) % n: room})
     for reach, room in rooms:
-        yield transport.post({(rank + reach) % n: word}, {(rank - reach) % n: room}, "a barrier")
+        yield channel.post({(rank + reach) % n: word}, {(rank - reach) % n: room}, "a barrier")
 
 
-def gather(transport: Transport, data: bytes) -> list[bytes]:
+def gather(channel: Channel, data: bytes) -> list[bytes]:
     """Every rank's bytes on every rank: first the lengths, then the bytes, padded to the longest."""
     length = torch.tensor([[len(data)]], dtype=torch.int64)
-    lengths = [int(row.item()) for row in _all_rows(transport, length.view(torch.uint8)).view(torch.int64)]
+    lengths = [int(row.item()) for row in _all_rows(channel, length.view(torch.uint8)).view(torch.int64)]
     longest = max(*lengths, 1)
     if longest > MOST_GATHERED:
         raise PeerLost(
-            f"rank {transport.me} heard rank {transport.ranks[lengths.index(longest)]} announce {longest} bytes to a "
+            f"rank {channel.me} heard rank {channel.ranks[lengths.index(longest)]} announce {longest} bytes to a "
             f"gather, which is for small things of {MOST_GATHERED} at the most: send tensors instead"
         )
     row = torch.zeros(1, longest, dtype=torch.uint8)
     if data:
         row[0, : len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    rows = _all_rows(transport, row)
-    return [rows[rank, : lengths[rank]].numpy().tobytes() for rank in range(transport.size)]
+    rows = _all_rows(channel, row)
+    return [rows[rank, : lengths[rank]].numpy().tobytes() for rank in range(channel.size)]
 
 
-def _all_rows(transport: Transport, row: torch.Tensor) -> torch.Tensor:
+def _all_rows(channel: Channel, row: torch.Tensor) -> torch.Tensor:
     """Bruck's all-gather of one row a rank, in log2(n) steps."""
-    n, rank = transport.size, transport.rank
+    n, rank = channel.size, channel.rank
     rows = row.new_zeros(n, row.shape[1])
     rows[0] = row[0]
 
@@ -162,10 +151,10 @@ def _all_rows(transport: Transport, row: torch.Tensor) -> torch.Tensor:
         have = 1
         while have < n:
             more = min(have, n - have)
-            yield transport.post(
+            yield channel.post(
                 {(rank - have) % n: [rows[:more]]}, {(rank + have) % n: [rows[have : have + more]]}, "a gather"
             )
             have += more
 
-    Relay(transport, steps(), "a gather").wait()
+    Relay(channel, steps(), "a gather").wait()
     return rows.roll(rank, 0)

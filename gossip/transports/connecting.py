@@ -10,9 +10,9 @@ import torch
 from ..checks import check_choice
 from ..errors import TransportUnavailable, UsageError
 from ..launching.launchers import TORCH, Launcher, detect
-from .base import Transport
+from .communicator import Communicator
+from .memory.backend import MemoryBackend
 from .memory.network import Network
-from .memory.transport import MemoryTransport
 from .torch.joined import place_in_torch, ranks_of_mpi, ranks_of_torch
 
 TRANSPORTS = ("auto", "mpi", "gloo", "nccl")
@@ -59,7 +59,7 @@ def default_transport(launcher: Launcher) -> str:
     return "gloo" if launcher.name in ("torchrun", TORCH) else "mpi"
 
 
-def connect(name: str, launcher: Launcher, timeout: float) -> Transport:
+def connect(name: str, launcher: Launcher, timeout: float) -> Communicator:
     """The transport between all ranks, on channels that no other world of this process uses.
 
     Raises:
@@ -67,11 +67,11 @@ def connect(name: str, launcher: Launcher, timeout: float) -> Transport:
         PeerTimeout: a rank did not come.
     """
     if name == "memory":
-        return MemoryTransport(Network(), 0, 1, timeout)
+        return Communicator.over(MemoryBackend(Network(), 0, 1, timeout), timeout)
     if name == "mpi":
-        from .mpi.transport import MpiTransport
+        from .mpi.backend import MpiBackend
 
-        everyone = MpiTransport(timeout)
+        everyone = Communicator.over(MpiBackend.shared(timeout), timeout)
         if everyone.size != launcher.size and launcher.name != "none":
             raise TransportUnavailable(
                 f"{launcher.name} started {launcher.size} processes, but MPI sees {everyone.size}: launch with the "
@@ -86,11 +86,11 @@ def connect(name: str, launcher: Launcher, timeout: float) -> Transport:
                 "'gloo', over MPI also on a GPU that ranks share, or start fewer ranks here"
             )
         os.environ["NCCL_HOSTID"] = f"{socket.gethostname()}, rank {launcher.rank}"
+    from .torch.backend import TorchBackend
     from .torch.rendezvous import connect as connect_torch
-    from .torch.transport import DistributedTransport
 
     connect_torch(launcher, timeout)
-    return DistributedTransport(name, timeout, device_of(name, launcher))
+    return Communicator.over(TorchBackend(name, timeout, device_of(name, launcher)), timeout)
 
 
 def device_of(name: str, launcher: Launcher) -> torch.device:

@@ -4,61 +4,70 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 
 from ..errors import PeerTimeout
-from ..world import World
+from .communicator import Communicator
+
+
+class Ranks(Protocol):
+    """A World, as far as the contract uses it."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def base(self) -> Communicator: ...
+    def channel(self) -> Communicator:
+        """A new channel of all ranks."""
+
+    def group(self, ranks: Sequence[int]) -> Ranks:
+        """Some of the ranks."""
+
+    def all_gather(self, data: bytes) -> list[bytes]:
+        """What every rank gave."""
+
+    def barrier(self) -> None:
+        """Return once every rank has called it."""
+
+
+Law = Callable[[Ranks, Sequence[torch.dtype], torch.device], None]
 
 
 def check_transport(
-    world: World,
+    world: Ranks,
     dtypes: Sequence[torch.dtype] = (torch.float32, torch.float64, torch.bfloat16),
     device: torch.device | None = None,
 ) -> None:
     """The contract of a transport, run on every rank of any world; raises AssertionError where it is broken.
 
-    Order between a pair of ranks, also of what is expected, and none between pairs or in a batch, several tensors and
-    dtypes in a message, empty batches, channels and groups that do not meet, sums with equal bits everywhere, also in
-    halves, broadcast, gather, barrier, and a deadline that names the peer.
+    Messages of one pair of ranks keep their order, expected ones too; other messages have none. Several tensors and
+    dtypes travel in a message, and empty batches land. Channels and groups do not meet. Sums, also in halves, have
+    equal bits everywhere. Broadcast, gather and barrier work, and a deadline names the peer.
 
     Args:
         world: any ranks.
         dtypes: of the tensors that they exchange.
-        device: where these live; without it on the rank's GPU over NCCL, and in host memory over all others.
+        device: of these tensors; by default the rank's GPU over NCCL, and the host over all others.
     """
-    home = device or world.base.home or torch.device("cpu")
-    world = replace(world, device=home)
-    for law in (
-        _exchange,
-        _order,
-        _expected,
-        _apart,
-        _taken,
-        _channels,
-        _sums,
-        _halves,
-        _broadcasts,
-        _gathers,
-        _groups,
-        _asks,
-        _deadline,
-    ):
-        law(world, dtypes)
+    for law in LAWS:
+        law(world, dtypes, device or world.base.home or torch.device("cpu"))
         world.barrier()
 
 
-def _filled(world: World, count: int, value: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    return torch.full((count,), value, dtype=dtype, device=world.device)
+def _filled(device: torch.device, count: int, value: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.full((count,), value, dtype=dtype, device=device)
 
 
-def _exchange(world: World, dtypes: Sequence[torch.dtype]) -> None:
+def _exchange(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) -> None:
     """Each rank hands several tensors to its right neighbour; sizes from one element to a megabyte."""
     channel, n = world.channel(), world.size
     right, left = (world.rank + 1) % n, (world.rank - 1) % n
-    sent = [_filled(world, count, world.rank, dtype) for dtype in dtypes for count in (1, 1000, 262_144)]
+    sent = [_filled(device, count, world.rank, dtype) for dtype in dtypes for count in (1, 1000, 262_144)]
     room = [torch.full_like(tensor, -1) for tensor in sent]
     flight = channel.post({right: sent} if n > 1 else {}, {left: room} if n > 1 else {}, "an exchange")
     flight.wait()
@@ -67,13 +76,13 @@ def _exchange(world: World, dtypes: Sequence[torch.dtype]) -> None:
         assert flight.bytes_sent == flight.bytes_received == sum(tensor.nbytes for tensor in sent)
 
 
-def _order(world: World, dtypes: Sequence[torch.dtype]) -> None:
+def _order(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) -> None:
     """Twenty batches under way at once, short and long, arrive in the order in which they were posted."""
     channel, n = world.channel(), world.size
     if n == 1:
         return
     right, left = (world.rank + 1) % n, (world.rank - 1) % n
-    rooms = [_filled(world, count, -1) for count in (100, 50_000) * 10]
+    rooms = [_filled(device, count, -1) for count in (100, 50_000) * 10]
     flights = [
         channel.post({right: [torch.full_like(room, number)]}, {left: [room]}, f"batch {number}")
         for number, room in enumerate(rooms)
@@ -83,13 +92,13 @@ def _order(world: World, dtypes: Sequence[torch.dtype]) -> None:
     assert [int(room[-1]) for room in rooms] == list(range(20)), "batches overtook one another"
 
 
-def _expected(world: World, dtypes: Sequence[torch.dtype]) -> None:
+def _expected(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) -> None:
     """What is expected arrives in order, with what is not; what comes on another channel is not what is expected."""
     channel, n = world.channel(), world.size
     if n == 1:
         return
     right, left = (world.rank + 1) % n, (world.rank - 1) % n
-    sent = [_filled(world, 100 * (number + 1), number) for number in range(5)]
+    sent = [_filled(device, 100 * (number + 1), number) for number in range(5)]
     rooms = [torch.full_like(tensor, -1) for tensor in sent]
     flights = []
     for part, room_is_made in ((slice(0, 1), True), (slice(1, 3), True), (slice(3, 4), False)):
@@ -105,12 +114,12 @@ def _expected(world: World, dtypes: Sequence[torch.dtype]) -> None:
     assert all(bool((room == room[0]).all()) for room in rooms), "landed, but not filled"
 
 
-def _apart(world: World, dtypes: Sequence[torch.dtype]) -> None:
+def _apart(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) -> None:
     """What comes from one peer lands while another, asked before on the same channel, has not sent yet."""
     channel = world.channel()
-    if world.size < 3 or world.base.streams:  # there messages come in the order of the stream
+    if world.size < 3 or world.base.lanes == 1:  # there messages come in the order of the stream
         return
-    room, word = _filled(world, 1000, -1), _filled(world, 1, 0)
+    room, word = _filled(device, 1000, -1), _filled(device, 1, 0)
     if world.rank == 0:
         late = channel.post({}, {1: [torch.empty_like(room)]}, "what comes late")
         channel.post({}, {2: [room]}, "what comes early").wait()
@@ -121,15 +130,15 @@ def _apart(world: World, dtypes: Sequence[torch.dtype]) -> None:
     elif world.rank <= 2:
         if world.rank == 1:
             channel.post({}, {0: [word]}, "a word").wait()
-        channel.post({0: [_filled(world, 1000, world.rank)]}, {}, "what comes").wait()
+        channel.post({0: [_filled(device, 1000, world.rank)]}, {}, "what comes").wait()
 
 
-def _taken(world: World, dtypes: Sequence[torch.dtype]) -> None:
+def _taken(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) -> None:
     """Who has handed over its message does not wait for another one of the batch that it comes in."""
     channel = world.channel()
-    if world.size < 3 or world.base.streams:
+    if world.size < 3 or world.base.lanes == 1:
         return
-    word, message = _filled(world, 1, 0), _filled(world, 50_000, world.rank)
+    word, message = _filled(device, 1, 0), _filled(device, 50_000, world.rank)
     if world.rank == 0:
         rooms = {peer: [torch.full_like(message, -1)] for peer in (1, 2)}
         channel.post({}, rooms, "a prompt and a late message").wait()
@@ -142,17 +151,17 @@ def _taken(world: World, dtypes: Sequence[torch.dtype]) -> None:
         channel.post({1: [word]}, {}, "a word").wait()
 
 
-def _channels(world: World, dtypes: Sequence[torch.dtype]) -> None:
+def _channels(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) -> None:
     """Batches on two channels, posted in opposite orders at the two ends, do not meet."""
     one, two, n = world.channel(), world.channel(), world.size
-    if n == 1 or world.base.streams:  # a stream has one order, and all ranks post in it
+    if n == 1 or world.base.lanes == 1:  # a stream has one order, and all ranks post in it
         return
     right, left = (world.rank + 1) % n, (world.rank - 1) % n
-    rooms = {one: _filled(world, 10, -1), two: _filled(world, 10, -1)}
+    rooms = {one: _filled(device, 10, -1), two: _filled(device, 10, -1)}
     order = (one, two) if world.rank % 2 else (two, one)
     values = {one: 1.0, two: 2.0}
     flights = [
-        channel.post({right: [_filled(world, 10, values[channel])]}, {left: [rooms[channel]]}, "a channel")
+        channel.post({right: [_filled(device, 10, values[channel])]}, {left: [rooms[channel]]}, "a channel")
         for channel in order
     ]
     for flight in flights:
@@ -161,14 +170,12 @@ def _channels(world: World, dtypes: Sequence[torch.dtype]) -> None:
     assert int(rooms[two][0]) == 2, "a message came out of another channel"
 
 
-def _sums(world: World, dtypes: Sequence[torch.dtype]) -> None:
+def _sums(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) -> None:
     """The sum over ranks, for sizes that the ring does not divide, with the same bits on every rank."""
     channel, n = world.channel(), world.size
     generator = torch.Generator().manual_seed(world.rank)
     for dtype in (torch.float32, torch.float64):
-        tensors = [
-            torch.rand(count, generator=generator, dtype=dtype).to(world.device) for count in (1, 2, 7, 1000, 100_003)
-        ]
+        tensors = [torch.rand(count, generator=generator, dtype=dtype).to(device) for count in (1, 2, 7, 1000, 100_003)]
         own = [tensor.cpu().clone() for tensor in tensors]
         channel.sum(tensors).wait()
         bits = b"".join(tensor.cpu().view(torch.uint8).numpy().tobytes() for tensor in tensors)
@@ -179,10 +186,10 @@ def _sums(world: World, dtypes: Sequence[torch.dtype]) -> None:
             assert torch.allclose(after.cpu().double(), torch.as_tensor(exact), rtol=1e-5 * n), "not the sum"
 
 
-def _halves(world: World, dtypes: Sequence[torch.dtype]) -> None:
+def _halves(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) -> None:
     """Reduce-scatter and all-gather are the sum, and between them each element is summed on one rank."""
     channel = world.channel()
-    tensors = [_filled(world, count, world.rank + 1) for count in (1, 7, 1000)]
+    tensors = [_filled(device, count, world.rank + 1) for count in (1, 7, 1000)]
     channel.reduce_scatter(tensors).wait()
     own = [(number, where.start, where.stop) for number, where in channel.own_parts(tensors)]
     total = world.size * (world.size + 1) // 2
@@ -195,40 +202,40 @@ def _halves(world: World, dtypes: Sequence[torch.dtype]) -> None:
     assert all(bool((tensor == total).all()) for tensor in tensors), "not the sum"
 
 
-def _broadcasts(world: World, dtypes: Sequence[torch.dtype]) -> None:
+def _broadcasts(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) -> None:
     """From each rank in turn, several dtypes at once."""
     channel = world.channel()
     for source in range(world.size):
-        tensors = [_filled(world, 1000, world.rank + 1, dtype) for dtype in dtypes]
+        tensors = [_filled(device, 1000, world.rank + 1, dtype) for dtype in dtypes]
         channel.broadcast(tensors, source).wait()
         assert all(bool((tensor == source + 1).all()) for tensor in tensors), f"not what rank {source} holds"
 
 
-def _gathers(world: World, dtypes: Sequence[torch.dtype]) -> None:
+def _gathers(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) -> None:
     """Bytes of different lengths, none among them."""
     own = bytes([world.rank]) * (3 * world.rank)
     assert world.all_gather(own) == [bytes([rank]) * (3 * rank) for rank in range(world.size)], "not what was given"
     assert world.all_gather(b"") == [b""] * world.size, "something came from nothing"
 
 
-def _groups(world: World, dtypes: Sequence[torch.dtype]) -> None:
+def _groups(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) -> None:
     """Even and odd ranks sum among themselves, then all of them in reverse order."""
     mine = [rank for rank in range(world.size) if rank % 2 == world.rank % 2]
     group = world.group(mine)
     assert (group.rank, group.size) == (mine.index(world.rank), len(mine)), "ranks of a group count from 0"
-    total = _filled(world, 5, world.rank)
+    total = _filled(device, 5, world.rank)
     group.channel().sum([total]).wait()
     assert int(total[0]) == sum(mine), "a group summed over others"
     backwards = world.group(list(reversed(range(world.size))))
     assert backwards.all_gather(b"%d" % world.rank) == [b"%d" % rank for rank in reversed(range(world.size))]
 
 
-def _asks(world: World, dtypes: Sequence[torch.dtype]) -> None:
+def _asks(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) -> None:
     """A batch lands while nobody waits for it: `done` becomes true by asking alone."""
     channel, n = world.channel(), world.size
     right, left = (world.rank + 1) % n, (world.rank - 1) % n
-    room = _filled(world, 1000, -1)
-    sends, receives = ({right: [_filled(world, 1000, world.rank)]}, {left: [room]}) if n > 1 else ({}, {})
+    room = _filled(device, 1000, -1)
+    sends, receives = ({right: [_filled(device, 1000, world.rank)]}, {left: [room]}) if n > 1 else ({}, {})
     flight = channel.post(sends, receives, "a question")
     pause = threading.Event()
     for _ in range(10_000):
@@ -240,19 +247,36 @@ def _asks(world: World, dtypes: Sequence[torch.dtype]) -> None:
     assert n == 1 or int(room[0]) == left, "landed, but not filled"
 
 
-def _deadline(world: World, dtypes: Sequence[torch.dtype]) -> None:
+def _deadline(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) -> None:
     """A message that never comes ends in an error that names who waited for whom. Leaves its channel unusable."""
-    if world.size == 1 or world.base.streams:  # there the watchdog ends the process
+    if world.size == 1 or world.base.lanes == 1:  # there the watchdog ends the process
         return
     channel = world.channel()
     if world.rank == 0:
         said = ""
         try:
-            channel.post({}, {1: [_filled(world, 10, 0)]}, "round 7").wait(0.2)
+            channel.post({}, {1: [_filled(device, 10, 0)]}, "round 7").wait(0.2)
         except PeerTimeout as error:
             said = str(error)
         for word in (f"rank {channel.me}", f"rank {channel.ranks[1]}", "round 7", "0.2 s"):
             assert word in said, f"a wait for nothing ended without {word!r} in its error: {said!r}"
     world.barrier()
     if world.rank == 1:  # let the receive end, so that nothing is under way when the process does
-        channel.post({0: [_filled(world, 10, 0)]}, {}, "round 7").wait()
+        channel.post({0: [_filled(device, 10, 0)]}, {}, "round 7").wait()
+
+
+LAWS: tuple[Law, ...] = (
+    _exchange,
+    _order,
+    _expected,
+    _apart,
+    _taken,
+    _channels,
+    _sums,
+    _halves,
+    _broadcasts,
+    _gathers,
+    _groups,
+    _asks,
+    _deadline,
+)

@@ -1,54 +1,103 @@
-"""One batch of messages under way: ask whether it has landed, wait for it, and say who is missing when it has not."""
+"""What a backend is: `post` starts one batch of messages, and returns the `Flight` that is this batch under way.
+
+A backend moves bytes and knows nothing of groups, collectives, deadlines or how peers are named: those are the
+communicator's, which stands above it. A new way to travel is one `Backend` and one kind of `Flight`.
+"""
 
 from __future__ import annotations
 
 import copy
+import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol, TypeVar
 
 import torch
 
-from ..errors import PeerDied, PeerLost, PeerTimeout
-from ..observe.notice import Notice
-from ..observe.slot import STEP
-from .pacing import pace
+from ..observe.board import Board
+from ..recovery.survival import Carrier
 
-if TYPE_CHECKING:
-    from .base import Transport
-
-GRACE = 10.0
-"""Seconds for what a rank has under way when its script ends: twice what it waits for that itself."""
+SHORTEST, LONGEST = 2e-5, 1e-3
+"""Seconds between two polls."""
 
 Batch = Mapping[int, Sequence[torch.Tensor]]
-"""Peer -> tensors, in the order in which both ends name them. Dense, contiguous, and left alone while they fly."""
+"""Peer -> tensors, in the same order at both ends. Dense, contiguous, and not written or read while in flight."""
 
 Own = TypeVar("Own", bound="Flight")
+
+
+def pace(waited: float) -> float:
+    """The poll interval where nothing has moved for `waited` seconds: a tenth of that, and at most a millisecond.
+
+    >>> pace(0.0), pace(0.005), pace(1.0)
+    (2e-05, 0.0005, 0.001)
+    """
+    return min(max(waited / 10, SHORTEST), LONGEST)
+
+
+class Channel(Protocol):
+    """The communicator as flights, backends and collectives see it."""
+
+    me: int
+    number: int
+    timeout: float
+    board: Board
+
+    @property
+    def ranks(self) -> Sequence[int]: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def lanes(self) -> int: ...
+    @property
+    def expects(self) -> bool: ...
+    def refuse_closed(self, subject: str) -> None:
+        """Raise `PeerLost` once the world has been closed."""
+
+    def post(self, sends: Batch, receives: Batch, subject: str, *, together: bool = False) -> Flight:
+        """Start one batch."""
+
+    def expect(self, receives: Batch) -> None:
+        """Post the receives of the next messages already."""
+
+    def drive(self, flight: Flight) -> Flight:
+        """Let a progress thread advance `flight`."""
+
+    def waiting(self) -> AbstractContextManager[object]:
+        """Around a wait: the calling thread polls."""
+
+    def wait(self, flight: Flight, timeout: float | None) -> None:
+        """Block until `flight` has landed."""
 
 
 class Flight(ABC):
     """One batch of sends and receives under way.
 
-    It has landed when every receive is filled and no send reads its tensors any more.
+    It has landed when every receive is filled and no send reads its tensors any more. A backend writes `done`, `pause`,
+    `missing` and `cancel`; callers use `done` and `wait`.
 
     Attributes:
-        posted, landed: when; None until it has.
-        moved: when a part of it was last seen to go on, where it goes in parts: the next one follows soon.
-        expected: before that it hardly lands.
-        lull: seconds between two questions are enough before that, also for who waits; 0 where each may move it along.
+        channel: the communicator that posted it.
+        ranks: what the job calls the peers, as it was when the batch was posted.
+        posted, landed: when, by `time.perf_counter`; `landed` is None until then.
+        moved: when a part of it was last seen to arrive or leave.
+        counted: whether the statistics include it already; several may wait for one flight.
+        follow: called when it has landed, by a backend that notices this while nobody polls.
     """
 
-    lull = 0.0
+    landed: float | None = None
     counted = False
-    """Whether its bytes stand in the statistics already: several may wait for one flight."""
-
     follow: Callable[[], None] | None = None
-    """Called when it has landed, by a transport that notices while nobody asks."""
 
-    def __init__(self, transport: Transport, sends: Batch, receives: Batch, subject: str) -> None:
-        self.transport = transport
-        self.ranks = transport.ranks
+    def __init__(self, channel: Channel, sends: Batch, receives: Batch, subject: str) -> None:
+        self.channel = channel
+        self.ranks = channel.ranks
         self.sends = sends
         self.receives = receives
         self.subject = subject
@@ -56,163 +105,123 @@ class Flight(ABC):
         self.messages_received = sum(len(tensors) for tensors in receives.values())
         self.bytes_sent = sum(tensor.nbytes for tensors in sends.values() for tensor in tensors)
         self.bytes_received = sum(tensor.nbytes for tensors in receives.values() for tensor in tensors)
-        self.posted = self.moved = self.expected = time.perf_counter()
-        self.landed: float | None = None
+        self.posted = self.moved = time.perf_counter()
 
     @abstractmethod
     def done(self) -> bool:
-        """Ask, without waiting, whether the batch has landed. Raises `PeerLost` when it never will."""
+        """Whether the batch has landed; does not wait. Raises `PeerLost` when it never will."""
+
+    @abstractmethod
+    def missing(self) -> tuple[list[int], list[int]]:
+        """Ranks of the job not heard from, and ranks that have not taken what was sent, as far as is known."""
+
+    def pause(self, waited: float, left: float) -> None:
+        """Block until something may have moved, at most `left` seconds. The wait has lasted `waited` so far."""
+        time.sleep(min(left, self.interval(waited)))
+
+    def interval(self, waited: float) -> float:
+        """The poll interval after a wait of `waited` seconds."""
+        return pace(min(waited, time.perf_counter() - self.moved))
+
+    def cancel(self) -> None:
+        """Give up what is still under way: the process ends."""
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Block until the batch has landed.
+
+        Args:
+            timeout: the deadline in seconds; the communicator's by default.
+
+        Raises:
+            PeerTimeout: the deadline has passed.
+            PeerLost: it never lands.
+        """
+        if not self.done():
+            self.channel.wait(self, timeout)
+        self.note_heard()
+
+    def note_heard(self) -> None:
+        """Remember for later errors that its peers were alive."""
+        heard, now = self.channel.board.heard, time.monotonic()
+        for peer in self.receives:
+            heard[self.ranks[peer]] = (self.subject, now)
+
+    def arrived(self) -> set[int]:
+        """Peers whose messages have all arrived."""
+        return set(self.receives) if self.landed is not None else set()
 
     def followed(self) -> bool:
-        """Whether what builds on it may begin: it has landed, or whatever begins now comes after it in a stream."""
+        """Whether a step that needs this batch may start: it has landed, or the next step queues behind it."""
         return self.done()
 
-    def without_tensors(self: Own) -> Own:
-        """The same flight for an observer, who must not keep a model's memory."""
-        light = copy.copy(self)
-        light.sends, light.receives = dict.fromkeys(self.sends, ()), dict.fromkeys(self.receives, ())
-        return light
-
     def carries(self, leg: Flight) -> None:
-        """Count what `leg` moves as its own."""
+        """Count the messages of `leg` as its own."""
         self.messages_sent += leg.messages_sent
         self.messages_received += leg.messages_received
         self.bytes_sent += leg.bytes_sent
         self.bytes_received += leg.bytes_received
 
+    def without_tensors(self: Own) -> Own:
+        """The same flight for an observer, which must not keep a model's memory alive."""
+        light = copy.copy(self)
+        light.sends, light.receives = dict.fromkeys(self.sends, ()), dict.fromkeys(self.receives, ())
+        return light
+
+
+class Backend(ABC):
+    """Moves batches between the ranks of one MPI communicator, process group or network of threads.
+
+    Attributes:
+        name: "mpi", "gloo", "nccl" or "memory".
+        rank: this process's rank in the job.
+        carrier: what all channels over this backend share.
+        most_numbers: how many channel numbers it can tell apart.
+        lanes: how many batches of one channel travel side by side with profit; 1 where each waits for the one before.
+        expects: a message leaves only once its receive is posted, so that `expect` lets it leave sooner.
+        home: the device whose memory it carries; None where it carries that of any.
+        patience: seconds after which an unanswered message counts as lost; only a network that loses messages has some.
+    """
+
+    name: str
+    rank: int
+    carrier: Carrier
+    most_numbers: float = math.inf
+    lanes = 2
+    expects = False
+    home: torch.device | None = None
+    patience = math.inf
+
     @abstractmethod
-    def missing(self) -> tuple[list[int], list[int]]:
-        """Peers not heard from and peers that have not taken what was sent, as far as is known."""
+    def post(self, channel: Channel, sends: Batch, receives: Batch, subject: str, *, together: bool) -> Flight:
+        """Start one batch and return at once."""
 
-    def interval(self, waited: float) -> float:
-        """Seconds after which to ask again, by whoever has waited for `waited`."""
-        now, expected = time.perf_counter(), self.expected  # which another thread may change
-        if now >= expected:
-            return pace(min(waited, now - max(self.moved, expected)))
-        return min(self.lull or pace(min(waited, now - self.moved)), expected - now)
+    def open(self, everyone: Channel) -> None:
+        """Connect, if all ranks have to do so together; `everyone` is the first channel."""
 
-    def pause(self, waited: float, left: float) -> None:
-        """Leave the core to others between two questions, `waited` after the first one, and for `left` at most."""
-        time.sleep(min(left, self.interval(waited)))
+    def expect(self, channel: Channel, receives: Batch) -> None:
+        """Post the receives of the next messages of each peer already."""
 
-    def cancel(self) -> None:
-        """Give up: the process ends, and the peer never came."""
+    def introduce(self, channel: Channel, sends: Collection[int], receives: Collection[int]) -> None:
+        """Connect to these peers now, if the first message would otherwise take the time for it."""
 
-    def over(self) -> bool:
-        """Whether a flight that was broken off, by a death, touches its tensors no more."""
-        return True
+    def route(self, tensor: torch.Tensor) -> str:
+        """How `tensor` travels: "host", "direct" or "staged"."""
+        return "host" if tensor.device.type == "cpu" else "direct"
 
-    def arrived(self) -> set[int]:
-        """Peers whose part had come whole when that was so."""
-        return set(self.receives) if self.landed is not None else set()
+    def waiting(self) -> AbstractContextManager[object]:
+        """Around a wait: the calling thread polls, so a progress thread rests."""
+        return nullcontext()
 
-    def wait(self, timeout: float | None = None) -> None:
-        """Block until the batch has landed; raise `PeerTimeout` after `timeout` seconds (default: the transport's)."""
-        if not self.done():
-            self._wait(self.transport.timeout if timeout is None else timeout)
-        self.note_heard()
+    def drive(self, flight: Flight) -> Flight:
+        """Let a progress thread advance `flight`, if there is one; `wait` advances it anyway."""
+        return flight
 
-    def _wait(self, limit: float) -> None:
-        board = self.transport.board
-        began = time.monotonic()
-        look, notice = GRACE, Notice(lambda: self.long_wait(time.monotonic() - began, limit))
-        board.wait(self.subject)
-        with self.transport.waiting():
-            while not self._ended():
-                waited = time.monotonic() - began
-                if waited >= limit:
-                    raise PeerTimeout(self.overdue(limit))
-                if waited >= look:
-                    self.check_awaited_run()
-                    look = waited + 1
-                notice.look()
-                self.pause(waited, min(limit, look) - waited)
-        board.go_on()
+    def sum(self, channel: Channel, tensors: Sequence[torch.Tensor]) -> Flight | None:
+        """Start the backend's own exact sum; None where it has none for these tensors."""
+        return None
 
-    def long_wait(self, waited: float, limit: float) -> str:
-        """Which ranks of this host wait, in which call, and for whom; "" on all of them but the first."""
-        board = self.transport.board
-        waiting = sorted(board.waiting_alike())
-        call = board.call or STEP
-        others = {slot.call.decode() for slot in board.mates.values() if slot.waiting}
-        if waiting[0] != board.rank or (call == STEP and not others <= {"", STEP}):
-            return ""  # another rank says it: the first, or one that waits in a call which these do not make
-        return (
-            f"{called(waiting)} waited {waited:.0f} s in {self.subject} of {call}: rank {board.rank} "
-            f"{self.lacking()}. Every rank has to call {call}; it fails here after {limit:g} s"
-        )
+    def end_job(self, code: int) -> None:
+        """End the processes of every rank, where the backend can."""
 
-    def check_awaited_run(self) -> None:
-        """Wait no longer for ranks whose scripts have ended, as far as that can be seen from here.
-
-        Raises:
-            PeerLost: one has, so long ago that nothing of it is under way any more.
-        """
-        board = self.transport.board
-        gone = {rank for rank in board.mates if board.left(rank) > GRACE}
-        if any(not gone.isdisjoint(ranks) for ranks in self.awaited()):
-            what, known = self._lacking()
-            raise PeerLost(
-                f"rank {self.transport.me} {what} in {self._place}{known}, and it will not: does every rank call "
-                f"{board.call or STEP} equally often?"
-            )
-
-    def _ended(self) -> bool:
-        try:
-            return self.done()
-        except PeerDied:
-            self.transport.board.go_on()  # which it may, without the dead
-            raise
-
-    def note_heard(self) -> None:
-        """Remember that its peers were alive, for what errors say of them later."""
-        heard, ranks, now = self.transport.board.heard, self.ranks, time.monotonic()
-        for peer in self.receives:
-            heard[ranks[peer]] = (self.subject, now)
-
-    def overdue(self, seconds: float) -> str:
-        """The sentence for a deadline that passed: who, whom, in which round, for how long, and what is known of it."""
-        call = self.transport.board.call
-        question = (
-            "is the peer alive, does it call step() as often, and does it run the same topology?"
-            if call in ("", STEP)
-            else f"does every rank call {call}, in the same order, and is the peer alive?"
-        )
-        what, known = self._lacking()
-        return (
-            f"rank {self.transport.me} {what} in {self._place} for {seconds:g} s over {self.transport.name}{known}: "
-            f"{question} A longer deadline is gossip.init(timeout=...)"
-        )
-
-    @property
-    def _place(self) -> str:
-        call = self.transport.board.call
-        return self.subject if call in ("", STEP) else f"{self.subject} of {call}"
-
-    def awaited(self) -> tuple[list[int], list[int]]:
-        """What `missing` says, by ranks as the whole job numbers them."""
-        unheard, untaken = self.missing()
-        return sorted(self.ranks[peer] for peer in unheard), sorted(self.ranks[peer] for peer in untaken)
-
-    def lacking(self) -> str:
-        """Of whom it has not heard, or who has not taken its message, and in brackets what is known of them."""
-        return "".join(self._lacking())
-
-    def _lacking(self) -> tuple[str, str]:
-        unheard, untaken = self.awaited()
-        parts = []
-        if unheard:
-            parts.append(f"heard nothing from {called(unheard)}")
-        if untaken:
-            parts.append(f"could not hand its message to {called(untaken)}")
-        board = self.transport.board
-        peers = list(dict.fromkeys(unheard + untaken))
-        waiting = {rank for rank, slot in board.mates.items() if slot.waiting}
-        if waiting.issuperset(peers):  # for others, who are the ones to look at
-            peers += sorted(board.mates.keys() - waiting)
-        return " and ".join(parts) or "could not finish", board.known_of(peers)
-
-
-def called(ranks: list[int]) -> str:
-    """`rank 3` or `ranks 3, 5`, as the whole job numbers them."""
-    return f"rank {ranks[0]}" if len(ranks) == 1 else "ranks " + ", ".join(map(str, ranks))
+    def close(self) -> None:
+        """Release what it holds. None of its channels is used afterwards."""

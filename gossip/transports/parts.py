@@ -13,9 +13,8 @@ from collections.abc import Sequence
 
 import torch
 
-from .base import Transport
 from .collectives import Relay, Steps
-from .flight import Batch, Flight
+from .flight import Batch, Channel, Flight
 from .sums import blocks, ring_gather
 
 PIECE, PIECES, AHEAD = 1 << 17, 8, 2
@@ -24,7 +23,7 @@ of them are under way at once: the one that is waited for, and the next."""
 
 
 def post_in_parts(
-    across: Transport, node: Transport, sends: Batch, receives: Batch, subject: str, *, together: bool = False
+    across: Channel, node: Channel, sends: Batch, receives: Batch, subject: str, *, together: bool = False
 ) -> Flight:
     """Start one batch, as `across.post` does, of messages that are the same on every rank of `node`.
 
@@ -39,9 +38,9 @@ def post_in_parts(
     return flight
 
 
-def _legs(across: Transport, node: Transport, sends: Batch, receives: Batch, subject: str, together: bool) -> Steps:
+def _legs(across: Channel, node: Channel, sends: Batch, receives: Batch, subject: str, together: bool) -> Steps:
     messages = (*sends.values(), *receives.values())
-    count = 1 if across.streams else max((_pieces(tensors, node.size) for tensors in messages), default=1)
+    count = 1 if across.lanes == 1 else max((_pieces(tensors, node.size) for tensors in messages), default=1)
     travelling: deque[tuple[Flight, list[torch.Tensor]]] = deque()
     for piece in range(count + AHEAD - 1):
         if piece < count:
@@ -58,7 +57,7 @@ def _legs(across: Transport, node: Transport, sends: Batch, receives: Batch, sub
             yield from ring_gather(node, tensors, node.rank, f"{subject}, inside the node", together=together)
 
 
-def _own(node: Transport, batch: Batch) -> Batch:
+def _own(node: Channel, batch: Batch) -> Batch:
     """This rank's part of each message."""
     return {peer: blocks(tensors, node.rank, 1, node.size) for peer, tensors in batch.items()}
 

@@ -8,15 +8,12 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from .collectives import Steps
-from .flight import Flight
-
-if TYPE_CHECKING:
-    from .base import Transport
+from .flight import Channel, Flight
 
 RING = 16
 """Ranks up to which the exact sum goes around a ring."""
@@ -31,40 +28,40 @@ Part = tuple[int, slice]
 """The number of a tensor, and where in it."""
 
 
-def exact_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
+def exact_sum(channel: Channel, tensors: Sequence[torch.Tensor]) -> Steps:
     """The sum over all ranks, in place; 2(n-1)/n of the bytes leave each rank, the least there is.
 
     Each element is summed in one order, by one rank, and copied to the others: all ranks end with the same bits. On a
     ring every link carries one message at a time, which suits few ranks; many would spend its 2(n-1) rounds waiting.
     """
-    if transport.size > RING:
-        return circulant_sum(transport, tensors)
-    return ring_sum(transport, tensors, _lanes(transport, tensors))
+    if channel.size > RING:
+        return circulant_sum(channel, tensors)
+    return ring_sum(channel, tensors, _lanes(channel, tensors))
 
 
-def reduce_scatter(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
+def reduce_scatter(channel: Channel, tensors: Sequence[torch.Tensor]) -> Steps:
     """The first half of `exact_sum`: in place, each rank has the sum of its `own_parts`, and the rest is of no use."""
-    if transport.size <= RING:
-        ring = Ring(transport, tensors, _lanes(transport, tensors))
+    if channel.size <= RING:
+        ring = Ring(channel, tensors, _lanes(channel, tensors))
         yield from ring.around(ring.scatter())
         return
     for segment in _segments(tensors):
-        yield from circulant_scatter(transport, _cut(tensors, segment))
+        yield from circulant_scatter(channel, _cut(tensors, segment))
 
 
-def all_gather(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
+def all_gather(channel: Channel, tensors: Sequence[torch.Tensor]) -> Steps:
     """The second half of `exact_sum`: every rank's `own_parts` go to all others, in place."""
-    if transport.size <= RING:
-        ring = Ring(transport, tensors, _lanes(transport, tensors))
-        yield from ring.around(ring.gather(transport.rank + 1, "an exact sum"))
+    if channel.size <= RING:
+        ring = Ring(channel, tensors, _lanes(channel, tensors))
+        yield from ring.around(ring.gather(channel.rank + 1, "an exact sum"))
         return
     for segment in _segments(tensors):
-        yield from circulant_gather(transport, _cut(tensors, segment))
+        yield from circulant_gather(channel, _cut(tensors, segment))
 
 
-def own_parts(transport: Transport, tensors: Sequence[torch.Tensor]) -> list[Part]:
+def own_parts(channel: Channel, tensors: Sequence[torch.Tensor]) -> list[Part]:
     """What this rank holds between the halves: at least one part of each tensor, some perhaps empty."""
-    n, rank = transport.size, transport.rank
+    n, rank = channel.size, channel.rank
     if n <= RING:
         segments, mine = [[(number, slice(0, len(tensor))) for number, tensor in enumerate(tensors)]], (rank + 1) % n
     else:
@@ -76,10 +73,10 @@ def own_parts(transport: Transport, tensors: Sequence[torch.Tensor]) -> list[Par
     return parts
 
 
-def _lanes(transport: Transport, tensors: Sequence[torch.Tensor]) -> int:
+def _lanes(channel: Channel, tensors: Sequence[torch.Tensor]) -> int:
     """In how many parts each block goes around: of large ones one half is added while the other travels."""
-    nbytes = sum(tensor.nbytes for tensor in tensors) // transport.size
-    return 1 if transport.streams or nbytes < LANE else 2
+    nbytes = sum(tensor.nbytes for tensor in tensors) // channel.size
+    return 1 if nbytes < LANE else min(2, channel.lanes)
 
 
 class Hop(NamedTuple):
@@ -91,17 +88,17 @@ class Hop(NamedTuple):
     to: Sequence[torch.Tensor] = ()
 
 
-def ring_sum(transport: Transport, tensors: Sequence[torch.Tensor], lanes: int = 1) -> Steps:
+def ring_sum(channel: Channel, tensors: Sequence[torch.Tensor], lanes: int = 1) -> Steps:
     """Reduce-scatter, then all-gather, around the ring, in 2(n-1) rounds, each block in so many parts."""
-    ring = Ring(transport, tensors, lanes)
-    return ring.around(itertools.chain(ring.scatter(), ring.gather(transport.rank + 1, "an exact sum")))
+    ring = Ring(channel, tensors, lanes)
+    return ring.around(itertools.chain(ring.scatter(), ring.gather(channel.rank + 1, "an exact sum")))
 
 
 def ring_gather(
-    transport: Transport, tensors: Sequence[torch.Tensor], own: int, subject: str, *, together: bool = False
+    channel: Channel, tensors: Sequence[torch.Tensor], own: int, subject: str, *, together: bool = False
 ) -> Steps:
     """Of the n blocks of each tensor this rank has block `own`, the one on its right block `own` + 1: all get all."""
-    ring = Ring(transport, tensors)
+    ring = Ring(channel, tensors)
     return ring.around(ring.gather(own, subject), together=together)
 
 
@@ -111,19 +108,19 @@ class Ring:
     lanes: in so many parts, as many of which are under way at once.
     """
 
-    def __init__(self, transport: Transport, tensors: Sequence[torch.Tensor], lanes: int = 1) -> None:
-        self._transport, self._tensors, self._lanes = transport, tensors, lanes
+    def __init__(self, channel: Channel, tensors: Sequence[torch.Tensor], lanes: int = 1) -> None:
+        self._channel, self._tensors, self._lanes = channel, tensors, lanes
         self._parts: dict[tuple[int, int], list[torch.Tensor]] = {}  # each of them is received, then given
 
     def _part(self, block: int, lane: int) -> list[torch.Tensor]:
-        n = self._transport.size
+        n = self._channel.size
         if (block % n, lane) not in self._parts:
             self._parts[block % n, lane] = blocks(blocks(self._tensors, block, 1, n), lane, 1, self._lanes)
         return self._parts[block % n, lane]
 
     def scatter(self) -> Iterator[Hop]:
         """After these hops rank r has the sum of block r+1."""
-        n, rank = self._transport.size, self._transport.rank
+        n, rank = self._channel.size, self._channel.rank
         for hop, lane in itertools.product(range(n - 1), range(self._lanes)):
             give, mine = (self._part(rank - hop - back, lane) for back in (0, 1))
             arriving = [torch.empty_like(part) for part in mine]
@@ -131,22 +128,22 @@ class Ring:
 
     def gather(self, own: int, subject: str) -> Iterator[Hop]:
         """This rank has block `own`, the one on its right block `own` + 1: after these hops all have all."""
-        for hop, lane in itertools.product(range(self._transport.size - 1), range(self._lanes)):
+        for hop, lane in itertools.product(range(self._channel.size - 1), range(self._lanes)):
             give, take = (self._part(own - hop - back, lane) for back in (0, 1))
             yield Hop(give, take, f"hop {hop} around, {subject}")
 
     def around(self, hops: Iterator[Hop], *, together: bool = True) -> Steps:
         """Post hop after hop, each once what it gives is there, with room for the next where that lets it leave."""
-        transport = self._transport
-        right, left = (transport.rank + 1) % transport.size, (transport.rank - 1) % transport.size
+        channel = self._channel
+        right, left = (channel.rank + 1) % channel.size, (channel.rank - 1) % channel.size
         under_way: deque[tuple[Flight, Hop]] = deque()
         for hop in hops:
-            transport.expect({left: hop.take})
+            channel.expect({left: hop.take})
             if len(under_way) == self._lanes:
                 yield from _landed(under_way)
-            flight = transport.post({right: hop.give}, {left: hop.take}, hop.subject, together=together)
+            flight = channel.post({right: hop.give}, {left: hop.take}, hop.subject, together=together)
             under_way.append((flight, hop))
-            if len(under_way) == self._lanes and not transport.expects:  # then the next one takes no room as yet
+            if len(under_way) == self._lanes and not channel.expects:  # then the next one takes no room as yet
                 yield from _landed(under_way)
         while under_way:
             yield from _landed(under_way)
@@ -165,7 +162,7 @@ def _add_(parts: Sequence[torch.Tensor], addends: Sequence[torch.Tensor]) -> Non
         part.add_(addend)
 
 
-def circulant_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Steps:
+def circulant_sum(channel: Channel, tensors: Sequence[torch.Tensor]) -> Steps:
     """Reduce-scatter, then all-gather, segment by segment: 2⌈log₂ n⌉ rounds for any n, the least there is.
 
     Of n blocks, rank r ends the first half with the sum of block r: while it holds s > 1 partial sums, those of blocks
@@ -175,27 +172,27 @@ def circulant_sum(transport: Transport, tensors: Sequence[torch.Tensor]) -> Step
     Source: Träff, Optimal, Non-pipelined Reduce-scatter and Allreduce Algorithms, 2024, arXiv 2410.14234.
     """
     for segment in _segments(tensors):
-        yield from circulant_scatter(transport, _cut(tensors, segment))
-        yield from circulant_gather(transport, _cut(tensors, segment))
+        yield from circulant_scatter(channel, _cut(tensors, segment))
+        yield from circulant_gather(channel, _cut(tensors, segment))
 
 
-def circulant_scatter(transport: Transport, segment: Sequence[torch.Tensor]) -> Steps:
+def circulant_scatter(channel: Channel, segment: Sequence[torch.Tensor]) -> Steps:
     """Of n blocks, rank r ends with the sum of block r."""
-    n, rank = transport.size, transport.rank
+    n, rank = channel.size, channel.rank
     for skip, count in _rounds(n):
         mine = blocks(segment, rank, count, n)
         arriving = [torch.empty_like(part) for part in mine]
         give = blocks(segment, rank + skip, count, n)
-        yield transport.post({(rank + skip) % n: give}, {(rank - skip) % n: arriving}, "an exact sum")
+        yield channel.post({(rank + skip) % n: give}, {(rank - skip) % n: arriving}, "an exact sum")
         _add_(mine, arriving)
 
 
-def circulant_gather(transport: Transport, segment: Sequence[torch.Tensor]) -> Steps:
+def circulant_gather(channel: Channel, segment: Sequence[torch.Tensor]) -> Steps:
     """Block r of rank r goes to all others, the way back."""
-    n, rank = transport.size, transport.rank
+    n, rank = channel.size, channel.rank
     for skip, count in reversed(_rounds(n)):
         give, take = blocks(segment, rank, count, n), blocks(segment, rank + skip, count, n)
-        yield transport.post({(rank - skip) % n: give}, {(rank + skip) % n: take}, "an exact sum")
+        yield channel.post({(rank - skip) % n: give}, {(rank + skip) % n: take}, "an exact sum")
 
 
 def _rounds(n: int) -> list[tuple[int, int]]:

@@ -30,7 +30,7 @@ def ends(launcher: str, what: str, transport: str, timeout: float = DEADLINE, **
     return outcome
 
 
-SAID_OF_1 = r"process \d+ on this host, was killed by SIGKILL \(exit code 137\), (last|never) heard"
+SAID_OF_1 = r"process \d+ on this host, has ended, (last|never) heard"
 
 
 def is_told_of_a_killed_rank(outcome: spawn.Outcome) -> None:

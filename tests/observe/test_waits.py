@@ -17,7 +17,7 @@ import gossip
 import slowmo
 import topologies
 from gossip import testing
-from gossip.observe import notice
+from gossip.transports import deadlines
 
 Call = Callable[[gossip.World, gossip.GossipOptimizer, torch.nn.Module, Path], Any]
 
@@ -58,7 +58,7 @@ def test_a_call_that_one_rank_makes_alone_is_named(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the line that comes first, and in the error of the deadline."""
-    monkeypatch.setattr(notice, "NOTICE", 0.05)
+    monkeypatch.setattr(deadlines, "NOTICE", 0.05)
     ended = threading.Event()
 
     def rank(world: gossip.World) -> None:
@@ -102,8 +102,7 @@ def test_a_wait_that_ends_soon_says_nothing(caplog: pytest.LogCaptureFixture) ->
 
 ALONE = """
 import tempfile, torch, gossip, topologies
-from gossip.observe import notice
-from gossip.transports import flight
+from gossip.transports import deadlines
 world = gossip.init(timeout=60)
 model = torch.nn.Linear(2, 1)
 push_sum = gossip.PushSum(world, topologies.exponential(world.size), overlap=1)
@@ -111,7 +110,7 @@ optimizer = gossip.GossipOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), 
 for step in range(3):
     optimizer.step()
 world.barrier()
-flight.GRACE = notice.NOTICE = 2.0  # from now on, however long the libraries took to load
+deadlines.GRACE = deadlines.NOTICE = 2.0  # from now on, however long the libraries took to load
 world.base.timeout = 4.0
 if world.rank != 1:
     gossip.checkpoint.save(tempfile.gettempdir() + "/never", world, 3, model=model, optimizer=optimizer)
@@ -140,8 +139,8 @@ def test_one_line_and_then_one_report_for_all_ranks_of_a_host(transport: str) ->
 
 LATE = """
 import os, sys, threading, gossip
-from gossip.observe import notice
-notice.NOTICE = 1.0
+from gossip.transports import deadlines
+deadlines.NOTICE = 1.0
 if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
     import mpi4py.MPI
     threading.Event().wait(60)
@@ -161,9 +160,9 @@ def test_a_rank_that_never_calls_init_is_waited_for_with_a_line(transport: str) 
 
 MPI_LATE = """
 import os, threading, gossip
-from gossip.observe import notice
+from gossip.transports import deadlines
 from gossip.transports.mpi import start
-notice.NOTICE = start.NOTICE = 1.0
+deadlines.NOTICE = start.NOTICE = 1.0
 start.START = 3.0
 if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
     threading.Event().wait(60)

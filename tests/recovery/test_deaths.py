@@ -18,7 +18,7 @@ import gossip
 import topologies
 from gossip import testing
 from gossip.testing import Killed, Network
-from gossip.transports.memory.transport import MemoryCarrier
+from gossip.transports import Carrier
 
 
 def checked(outcome: list[Any], left: set[int]) -> None:
@@ -216,7 +216,7 @@ def test_refused(name: str) -> None:
 
 
 def test_a_transport_that_outlives_nobody_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MemoryCarrier, "outlives", False)
+    monkeypatch.setattr(Carrier, "outlives", False)
     with pytest.raises(gossip.UsageError, match="on_failure='shrink' needs a transport that outlives a process"):
         testing.run(2, lambda world: wrapped(push(world), linear(), "shrink"))
 

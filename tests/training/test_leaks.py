@@ -123,7 +123,7 @@ def test_thousands_of_optimizers_are_served_over_few_tags() -> None:
     """Over an MPI that has no more tags than its standard promises, one after another and at the same time."""
 
     def run(world: gossip.World) -> list[int]:
-        world.base.most_numbers = 32767 // 2
+        world.base.backend.most_numbers = 32767 // 2
         group, peer, room = world.group([1, 0]), 1 - world.rank, torch.zeros(1)
         channels = [channel for _ in range(4000) for channel in (world.channel(), group.channel())]
         for channel in channels[::500]:

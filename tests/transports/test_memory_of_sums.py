@@ -15,8 +15,7 @@ import gossip.testing
 import slowmo
 from bench.algorithms import Trained
 from gossip import ExactAverage, GossipOptimizer, NoAverage, World
-from gossip.transports import sums
-from gossip.transports.memory.transport import MemoryTransport
+from gossip.transports import MemoryBackend, sums
 
 LARGE = 1 << 20
 """Elements, of which a block goes around in two lanes on up to four ranks; smaller blocks in one."""
@@ -70,7 +69,7 @@ def most(build: Build, size: int, elements: int, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("early", [False, True], ids=["as over MPI", "as over Gloo"])
 def test_two_ranks_take_half_a_model_for_an_exact_sum(name: str, early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MemoryTransport, "expects", early)
+    monkeypatch.setattr(MemoryBackend, "expects", early)
     assert most(METHODS[name], 2, LARGE, monkeypatch) == pytest.approx(1 / 2, rel=1e-3)
 
 
@@ -79,7 +78,7 @@ def test_two_ranks_take_half_a_model_for_an_exact_sum(name: str, early: bool, mo
 def test_more_ranks_take_a_few_blocks_of_a_model(
     name: str, early: bool, blocks: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MemoryTransport, "expects", early)
+    monkeypatch.setattr(MemoryBackend, "expects", early)
     assert most(METHODS[name], 4, LARGE, monkeypatch) == pytest.approx(blocks / 4, rel=1e-3)
     assert most(METHODS[name], 4, LARGE // 64, monkeypatch) == pytest.approx((2 + early) / 4, rel=1e-3)
 

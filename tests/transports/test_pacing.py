@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import defaultdict, deque
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from gossip.transports import flight, pacing
-from gossip.transports.mpi import engine as mpi_engine
+from gossip.transports import flight
 from gossip.transports.mpi import flight as mpi_flight
-from gossip.transports.mpi import parcels
-from gossip.transports.mpi.flight import MpiFlight
+from gossip.transports.mpi import messages
+from gossip.transports.mpi.backend import MpiBackend
+from gossip.transports.mpi.engine import Engine
+from gossip.transports.mpi.flight import Habits, MpiFlight
 
 
 class Clock:
@@ -37,14 +39,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def flying(clock: Clock, **attributes: Any) -> Any:
     """A flight over MPI that was posted now, without any MPI."""
-    made: Any = object.__new__(MpiFlight)
-    made.posted = made.moved = made.expected = made._asked = clock.now
-    made.landed, made._first, made._came = None, None, 0
-    made._receives, made._sends, made._held, made._aboard, made._staged = [], [], [], [], []
-    made._coming, made._going, made._well, made._failure = [], [], set(), None
-    made.ranks, made.sends, made.receives, made.bytes_sent, made.bytes_received = {}, {}, {}, 0, 0
-    made._learns = made._prompt = True
-    made.transport = SimpleNamespace(number=0, engine=Engine())
+    channel: Any = SimpleNamespace(number=0, ranks=[0, 1], me=0)
+    made: Any = MpiFlight(Fake(), Habits(), channel, {1: []}, {1: []}, "round 7")
+    made._kind = KIND
     for name, value in attributes.items():
         setattr(made, name, value)
     return made
@@ -54,21 +51,21 @@ class Broken(RuntimeError):
     """What MPI raises."""
 
 
-class Engine:
-    """Without any MPI: keeps what it is handed, in order."""
+class Fake:
+    """An engine without any MPI: keeps what it is handed, in order."""
 
-    near: frozenset[int] = frozenset()
     places = range(9)
     mpi = SimpleNamespace(Exception=Broken)
 
-    def __init__(self, device: object = None) -> None:
-        self.habits = pacing.Habits()
-        self.routes = SimpleNamespace(of=lambda tensor: device)
+    def __init__(self, device: object = None, near: frozenset[int] = frozenset()) -> None:
+        self.lock = threading.Lock()
+        self.near = near
+        self.routes = None if device is None else SimpleNamespace(of=lambda tensor: device)
         self.handed: list[Any] = []
 
-    def post(self, parcel: Any) -> None:
-        parcel.posted = True
-        self.handed.append(parcel)
+    def post(self, message: Any) -> None:
+        message.posted = True
+        self.handed.append(message)
 
     def forget(self, flight: object) -> None:
         """It has landed."""
@@ -94,13 +91,13 @@ class Request:
         return self.clock.now >= self.at
 
 
-class Parcel:
+class Message:
     """A peer's message, handed over."""
 
     staged, posted = False, True
 
     def __init__(self, peer: int, request: Request) -> None:
-        self.peer, self.requests = peer, [request]
+        self.rank, self.requests = peer, [request]
 
 
 def questions(clock: Clock, under_way: Any) -> list[float]:
@@ -108,7 +105,7 @@ def questions(clock: Clock, under_way: Any) -> list[float]:
     began, asked = clock.now, []
     while True:
         asked.append(clock.now)
-        under_way._ask()
+        under_way._poll()
         if under_way.landed is not None:
             return asked
         clock.now += under_way.interval(clock.now - began)
@@ -118,18 +115,18 @@ def test_without_any_experience_questions_become_rarer(clock: Clock) -> None:
     under_way = flying(clock, _coming=[deque([Request(clock, 100.08)])])
     asked = questions(clock, under_way)
     gaps = [later - earlier for earlier, later in itertools.pairwise(asked)]
-    assert gaps[0] == pytest.approx(pacing.SHORTEST)
+    assert gaps[0] == pytest.approx(flight.SHORTEST)
     assert gaps == sorted(gaps)
-    assert max(gaps) == pytest.approx(pacing.LONGEST)
+    assert max(gaps) == pytest.approx(flight.LONGEST)
 
 
 def test_what_takes_as_long_as_before_is_met_when_it_lands(clock: Clock) -> None:
     """A second one of the kind, 0.3 ms later than the first: the last questions are close together, and all are few."""
-    habits = pacing.Habits()
+    habits = Habits()
     habits.note(KIND, 0.08)
     under_way = flying(clock, _coming=[deque([Request(clock, 100.0803)])])
-    under_way.transport.engine.habits = habits
-    under_way._collect()
+    under_way._habits = habits
+    under_way.collect()
     asked = questions(clock, under_way)
     assert asked[-1] - 100.0803 < 5e-5
     assert len(asked) < 100
@@ -143,20 +140,20 @@ def test_pieces_foretell_the_end(late: float, clock: Clock) -> None:
     began = 100 + late
     ends = [began, *(began + 0.005 * (number + 1) for number in range(16)), began + 0.0838]
     under_way = flying(clock, _coming=[deque(Request(clock, at) for at in ends)])
-    under_way.transport.engine.habits.note(KIND, 0.08)
-    under_way._collect()
+    under_way._habits.note(KIND, 0.08)
+    under_way.collect()
     assert questions(clock, under_way)[-1] - ends[-1] < 2e-4
 
 
 @pytest.mark.parametrize("late", [5e-3, 1e-3, 3e-4])
 def test_what_was_late_once_is_not_late_for_ever(late: float, clock: Clock) -> None:
     """As each hop of a barrier, among ranks that go in step: none has come before it is asked for."""
-    habits = pacing.Habits()
+    habits = Habits()
     habits.note(KIND, late)
-    for _ in range(3 * pacing.REMEMBERED):
+    for _ in range(3 * mpi_flight.REMEMBERED):
         under_way = flying(clock, _coming=[deque([Request(clock, clock.now + 1e-4)])])
-        under_way.transport.engine.habits = habits
-        under_way._collect()
+        under_way._habits = habits
+        under_way.collect()
         took = questions(clock, under_way)[-1] - under_way.posted
     assert took < 1.5e-4
 
@@ -176,12 +173,12 @@ def test_questions_do_not_set_the_pace_by_which_they_are_set(clock: Clock) -> No
             self.left, self.seen = self.left - room, clock.now if room else self.seen
             return self.left <= 0
 
-    habits = pacing.Habits()
+    habits = Habits()
     habits.note(KIND, slow)
-    for _ in range(3 * pacing.REMEMBERED):
+    for _ in range(3 * mpi_flight.REMEMBERED):
         under_way = flying(clock, _coming=[deque([Stream(), *(Request(clock, 0.0) for _ in range(pieces - 1))])])
-        under_way.transport.engine.habits = habits
-        under_way._collect()
+        under_way._habits = habits
+        under_way.collect()
         began = clock.now
         questions(clock, under_way)
     assert clock.now - began < slow
@@ -189,53 +186,54 @@ def test_questions_do_not_set_the_pace_by_which_they_are_set(clock: Clock) -> No
 
 def test_a_message_that_is_held_changes_no_questions(clock: Clock) -> None:
     """Its word may come at any time; and what only comes, or only goes, teaches nothing."""
-    for given in ({"_held": [Parcel(1, Request(clock, 0.0))]}, {"_learns": False}):
+    for given in ({"held": [Message(1, Request(clock, 0.0))]}, {"_learns": False}):
         under_way = flying(clock, _coming=[deque([Request(clock, 100.0)])], **given)
-        for parcel in under_way._held:
+        for parcel in under_way.held:
             parcel.posted = False
-        under_way.transport.engine.habits.note(KIND, 0.08)
-        under_way._collect()
-        assert under_way.interval(0.0) == pytest.approx(pacing.SHORTEST)
+        under_way._habits.note(KIND, 0.08)
+        under_way.collect()
+        assert under_way.interval(0.0) == pytest.approx(flight.SHORTEST)
         if not under_way._learns:
-            under_way._ask()
+            under_way._poll()
             assert under_way.landed == 100.0
-            assert under_way.transport.engine.habits.least(KIND) == 0.08
+            assert under_way._habits.least(KIND) == 0.08
 
 
 @pytest.mark.parametrize("waited", [0.0, 0.001])
 def test_who_begins_to_wait_asks_soon_for_what_MPI_has_to_be_asked_for(waited: float, clock: Clock) -> None:
     """Long after the post, where MPI has questions of its own to the receiver, which want to be answered."""
-    under_way = flying(clock, _coming=[deque([Request(clock, 100.08)])], _prompt=False)
-    under_way.transport.engine.habits.note(KIND, 0.08)
-    under_way._collect()
+    under_way = flying(clock, _coming=[deque([Request(clock, 100.08)])], prompt=False)
+    under_way._habits.note(KIND, 0.08)
+    under_way.collect()
     clock.now += 0.05
-    assert under_way.interval(waited) == pytest.approx(max(pacing.SHORTEST, waited / 10))
+    assert under_way.interval(waited) == pytest.approx(max(flight.SHORTEST, waited / 10))
 
 
 def test_of_each_message_one_piece_is_asked_for(clock: Clock) -> None:
     late, prompt = ([Request(clock, at) for at in ends] for ends in ((200.0, 0.0), (0.0, 200.0, 0.0)))
     under_way = flying(clock, _coming=[deque(late), deque(prompt)])
-    under_way._ask()
+    under_way._poll()
     assert [request.tests for request in (*late, *prompt)] == [1, 0, 1, 1, 0]
     clock.now = 200.0
-    under_way._ask()
+    under_way._poll()
     assert under_way.landed == 200.0
 
 
 def test_a_dead_peer_is_noticed_behind_one_that_is_late(clock: Clock) -> None:
-    """And what another one sent counts as come, but not what nobody has asked for yet."""
+    """And the message of another one has arrived, but not those that were not tested yet."""
     requests = [Request(clock, at) for at in (200.0, 0.0, -1.0, 0.0, 0.0)]
-    parcels = [Parcel(peer, request) for peer, request in enumerate(requests)]
+    incoming = [Message(peer, request) for peer, request in enumerate(requests)]
     under_way = flying(
         clock,
-        _coming=[deque(parcel.requests) for parcel in parcels[:-1]],
-        _held=parcels[-1:],
-        _let_go=lambda: None,
-        _receives=parcels,
+        _coming=[deque(message.requests) for message in incoming[:-1]],
+        held=incoming[-1:],
+        collect=lambda: None,
+        incoming=incoming,
         receives=dict.fromkeys(range(5)),
+        ranks=range(5),
     )
-    under_way._ask()
-    assert isinstance(under_way._failure, Broken)
+    under_way._poll()
+    assert isinstance(under_way.failure, Broken)
     assert under_way.arrived() == {1}
     assert [request.tests for request in requests] == [1, 1, 1, 0, 0]
 
@@ -246,13 +244,13 @@ class Direct:
     def mark(self) -> None:
         """Nothing is under way there."""
 
-    def parcel(self, peer: int, line: parcels.Line, tensor: torch.Tensor, mark: None) -> parcels.Plain:
-        return parcels.Plain(peer, line, [tensor])
+    def message(self, rank: int, line: messages.Line, tensor: torch.Tensor, mark: None) -> messages.Plain:
+        return messages.PlainSend(rank, line, [tensor])
 
 
 @pytest.mark.parametrize("inward", [True, False])
-@pytest.mark.parametrize(("count", "at_once"), [(parcels.FEW, True), (parcels.FEW + 1, False)])
-def test_who_posts_does_not_hand_over_many_pieces(count: int, at_once: bool, inward: bool, clock: Clock) -> None:
+@pytest.mark.parametrize(("count", "at_once"), [(messages.FEW, True), (messages.FEW + 1, False)])
+def test_a_post_hands_over_few_pieces(count: int, at_once: bool, inward: bool, clock: Clock) -> None:
     """Though the word that there is room has come already; and that word leaves with the first of them."""
     handed: list[tuple[bool, Any]] = []
 
@@ -265,42 +263,44 @@ def test_who_posts_does_not_hand_over_many_pieces(count: int, at_once: bool, inw
             handed.append((True, memory[0]))
             return Request(clock, 0.0)
 
-    engine: Any = object.__new__(mpi_engine.Engine)
-    engine._queues, engine._byte, engine.comm = defaultdict(deque), None, Comm()
-    line = parcels.Line(inward, 1, 0)
-    parcel = parcels.Plain(1, line, range(count), asking=True)
-    engine.post(parcel)
-    assert parcel.posted == at_once
-    words = [(way, piece) for way, piece in handed if piece is parcels.NOTHING]
+    engine: Any = object.__new__(Engine)
+    engine.queues, engine.byte, engine.comm = defaultdict(deque), None, Comm()
+    line = messages.Line(inward, 1, 0)
+    plain = messages.PlainReceive if inward else messages.PlainSend
+    message = plain(1, line, range(count), asking=True)
+    engine.post(message)
+    assert message.posted == at_once
+    words = [(way, piece) for way, piece in handed if piece is messages.NOTHING]
     assert [way for way, _ in words] == [not inward]
-    messages = [piece for _, piece in handed if piece is not parcels.NOTHING]
-    assert messages == list(range(count if at_once else parcels.FEW if inward else 0))
+    pieces = [piece for _, piece in handed if piece is not messages.NOTHING]
+    assert pieces == list(range(count if at_once else messages.FEW if inward else 0))
     if not at_once:
         engine.dispatch(line)
-    assert parcel.posted
-    assert [piece for way, piece in handed if way == inward and piece is not parcels.NOTHING] == list(range(count))
-    assert len(parcel.requests) == count
+    assert message.posted
+    assert [piece for way, piece in handed if way == inward and piece is not messages.NOTHING] == list(range(count))
+    assert len(message.requests) == count
     assert len(handed) == count + 1
+    assert not engine.queues
 
 
 @pytest.mark.parametrize("inward", [True, False])
-def test_who_posts_a_second_message_does_not_hand_over_the_first(inward: bool) -> None:
+def test_the_post_of_a_second_message_does_not_poll_the_first(inward: bool) -> None:
     class First:
-        line = parcels.Line(inward, 1, 0)
+        line = messages.Line(inward, 1, 0)
         asked = 0
 
         def post(self, wire: object) -> bool:
             self.asked += 1
             return False
 
-    engine: Any = object.__new__(mpi_engine.Engine)
-    engine._queues, first = defaultdict(deque), First()
+    engine: Any = object.__new__(Engine)
+    engine.queues, first = defaultdict(deque), First()
     engine.post(first)
     engine.post(First())
     assert first.asked == 1
 
 
-SMALL, LARGE = torch.zeros(100), torch.zeros(40 * parcels.EAGER // 4)
+SMALL, LARGE = torch.zeros(100), torch.zeros(40 * messages.EAGER // 4)
 
 
 @pytest.mark.parametrize(
@@ -310,34 +310,34 @@ SMALL, LARGE = torch.zeros(100), torch.zeros(40 * parcels.EAGER // 4)
         ([SMALL, LARGE], {}, True, True),
         ([SMALL, LARGE], {}, False, False),
         ([SMALL, LARGE], {"near": {0, 1}}, True, False),
-        ([SMALL], {"device": True}, False, False),
+        ([SMALL], {"device": Direct()}, False, False),
     ],
 )
-def test_what_needs_no_answer_is_known(
+def test_a_flight_knows_whether_mpi_sends_it_without_a_question(
     tensors: list[torch.Tensor], engine: dict[str, Any], asking: bool, prompt: bool, clock: Clock
 ) -> None:
-    """Pieces that leave without MPI's own question; not so rests of larger ones, shared memory and devices."""
-    made = flying(clock, ranks=[0, 1], sends={1: tensors}, receives={1: tensors})
-    made.transport.engine = Engine(Direct() if "device" in engine else None)
-    made.transport.engine.near = engine.get("near", set())
-    made._post(asking)
-    assert made._prompt == prompt
-    inward = [parcel.line.inward for parcel in made.transport.engine.handed]
+    """Of pieces that leave eagerly; not of rests of larger ones, shared memory and devices."""
+    backend: Any = object.__new__(MpiBackend)
+    backend.engine = Fake(**engine)
+    made = flying(clock, sends={1: tensors}, receives={1: tensors})
+    backend._make_messages(made, asking)
+    assert made.prompt == prompt
+    inward = [message.line.inward for message in made.held]
     assert inward == sorted(inward, reverse=asking), "receives first where they ask, and sends where they do not"
 
 
 def test_no_more_is_remembered_than_there_is_room_for() -> None:
-    habits = pacing.Habits()
-    for size in range(3 * pacing.KINDS):
+    habits = Habits()
+    for size in range(3 * mpi_flight.KINDS):
         habits.note((0, True, size, size), 1.0)
-    assert len(habits._took) == pacing.KINDS
+    assert len(habits._took) == mpi_flight.KINDS
     assert habits.least(KIND) == 0.0
-    kind = (0, True, 3 * pacing.KINDS - 1, 3 * pacing.KINDS - 1)
+    kind = (0, True, 3 * mpi_flight.KINDS - 1, 3 * mpi_flight.KINDS - 1)
     habits.note(kind, 0.5)
     assert habits.least(kind) == 0.5
     habits.note(KIND, 1.0)  # in the place of the one that was noted longest ago
-    assert habits.least((0, True, 2 * pacing.KINDS, 2 * pacing.KINDS)) == 0.0
+    assert habits.least((0, True, 2 * mpi_flight.KINDS, 2 * mpi_flight.KINDS)) == 0.0
     assert habits.least(kind) == 0.5
-    for _ in range(pacing.REMEMBERED):
+    for _ in range(mpi_flight.REMEMBERED):
         habits.note(kind, 2.0)
     assert habits.least(kind) == 2.0, "what has changed for good is not waited for as it was"

@@ -21,10 +21,10 @@ import gossip
 from gossip import testing
 from gossip.transports import Flight, Transport
 from gossip.transports.collectives import Relay
+from gossip.transports.mpi.backend import MpiBackend
 from gossip.transports.mpi.gpu import cuda, direct, staging
 from gossip.transports.mpi.gpu import routes as gpu_aware
-from gossip.transports.mpi.parcels import Line, Parcel
-from gossip.transports.mpi.transport import MpiTransport
+from gossip.transports.mpi.messages import Line, Message
 
 Patch = pytest.MonkeyPatch
 
@@ -51,17 +51,19 @@ class LocalWire:
         self.going: deque[Request] = deque()
         self.coming: deque[Request] = deque()
         self.said = said
+        self.comm: Any = self
+        self.byte: Any = None
         self._patience = 3
         self._number = 0
 
-    def isend(self, memory: object, line: Line) -> Any:
-        assert line is OUT
-        self.going.append(Request(self, memory))
+    def Isend(self, memory: list[Any], place: int, tag: int) -> Any:
+        assert (place, tag) == OUT[1:]
+        self.going.append(Request(self, memory[0]))
         return self.going[-1]
 
-    def irecv(self, memory: object, line: Line) -> Any:
-        assert line is IN
-        self.coming.append(Request(self, memory))
+    def Irecv(self, memory: list[Any], place: int, tag: int) -> Any:
+        assert (place, tag) == IN[1:]
+        self.coming.append(Request(self, memory[0]))
         return self.coming[-1]
 
     def carry(self) -> None:
@@ -124,10 +126,10 @@ class Ends(NamedTuple):
 
     def exchange(self, tensor: torch.Tensor, room: torch.Tensor) -> None:
         """Send `tensor` into `room`, and look at the buffers of each question."""
-        send = staging.Staging(self.source).parcel(0, OUT, tensor, self.source.mark())
-        receive = staging.Staging(self.target).parcel(0, IN, room, self.target.mark())
+        send = staging.Staging(self.source).message(0, OUT, tensor, self.source.mark())
+        receive = staging.Staging(self.target).message(0, IN, room, self.target.mark())
         for _ in range(10_000):
-            posted = [post(parcel, self.wire) for parcel in (receive, send)]
+            posted = [post(message, self.wire) for message in (receive, send)]
             assert self.source.used <= 2
             assert self.target.used <= 2
             assert isinstance(send, staging.Staged)
@@ -140,10 +142,10 @@ class Ends(NamedTuple):
         raise AssertionError("it never ended")
 
 
-def post(parcel: Parcel, wire: LocalWire) -> bool:
+def post(message: Message, wire: LocalWire) -> bool:
     """As the engine does."""
-    parcel.posted = parcel.posted or parcel.post(wire)
-    return parcel.posted
+    message.posted = message.posted or message.post(wire)
+    return message.posted
 
 
 @pytest.fixture(autouse=True)
@@ -196,7 +198,7 @@ def test_what_comes_in_waits_for_what_the_device_did_before() -> None:
     mark.left = 10**9
     receive = staging.StagedReceive(0, IN, room, memory, mark)
     for start in range(0, 250, CHUNK):
-        wire.isend(np.full(min(CHUNK, 250 - start), 7, dtype=np.uint8), OUT)
+        wire.Isend([np.full(min(CHUNK, 250 - start), 7, dtype=np.uint8)], OUT.place, OUT.tag)
     for _ in range(100):
         post(receive, wire)
         assert not receive.move()
@@ -214,7 +216,7 @@ def test_direct_posts_once_the_device_has_come_so_far() -> None:
     memory, wire = Told(said), LocalWire(said)
     route, mark = direct.Direct(memory), memory.mark()
     tensor, room = torch.arange(250).to(torch.bfloat16), torch.zeros(250, dtype=torch.bfloat16)
-    send, receive = route.parcel(0, OUT, tensor, mark), route.parcel(0, IN, room, mark)
+    send, receive = route.message(0, OUT, tensor, mark), route.message(0, IN, room, mark)
     mark.left = 50
     tensor.mul_(2)  # what the device was doing at the time
     while not mark.passed:
@@ -353,8 +355,8 @@ def test_a_sum_over_mpi_has_a_stream_beside_the_caller_s(monkeypatch: Patch) -> 
 
     def run(world: gossip.World) -> None:
         relay = Relay(world.channel(), iter([world.channel().post({}, {}, "a step")]), "a sum")
-        transport = SimpleNamespace(engine=SimpleNamespace(drive=lambda flight: said.append("driven")))
-        MpiTransport.drive(transport, relay)  # type: ignore[arg-type]
+        backend = SimpleNamespace(engine=SimpleNamespace(drive=lambda flight: said.append("driven")))
+        MpiBackend.drive(backend, relay)  # type: ignore[arg-type]
         relay.wait()
 
     testing.run(1, run)

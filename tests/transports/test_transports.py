@@ -20,14 +20,16 @@ import gossip
 import topologies
 from gossip import testing
 from gossip.testing import Network
-from gossip.transports import Transport, collectives, pacing, sums
-from gossip.transports.mpi import parcels
+from gossip.transports import Transport, collectives, sums
+from gossip.transports.flight import pace
+from gossip.transports.mpi import messages
 from gossip.transports.mpi.engine import Engine
 from gossip.transports.torch import streams, waiter
-from gossip.transports.torch import transport as distributed
+from gossip.transports.torch.backend import LONG, TorchBackend
 
 Sum = Callable[[Transport, Sequence[torch.Tensor]], collectives.Steps]
 Patch = pytest.MonkeyPatch
+EAGER = messages.EAGER
 
 CYCLE = topologies.from_networkx(nx.DiGraph([(0, 1), (1, 2), (2, 0)]))
 HOSTS = {"even": ["a", "a", "b", "b"], "uneven": ["a", "b", "a", "a", "c"], "alone": ["a"]}
@@ -57,20 +59,20 @@ def test_mpirun(size: int) -> None:
     ended(spawn.run_mpirun(size, ["-m", "workers.contract", *runs], timeout=90))
 
 
-@pytest.mark.parametrize("nbytes", [0, 1, parcels.EAGER, parcels.EAGER + 1, 5 * parcels.EAGER, 40 * parcels.EAGER - 1])
+@pytest.mark.parametrize("nbytes", [0, 1, EAGER, EAGER + 1, 5 * EAGER, 40 * EAGER - 1])
 @pytest.mark.parametrize("most", [0, 1, 16])
 def test_a_message_is_cut_the_same_way_at_both_ends(nbytes: int, most: int, monkeypatch: Patch) -> None:
-    monkeypatch.setattr(parcels, "PIECE", 10 * parcels.EAGER)
+    monkeypatch.setattr(messages, "PIECE", 10 * EAGER)
     memory = torch.arange(nbytes).to(torch.uint8)
-    pieces = parcels.pieces(memory, most)
+    pieces = messages.pieces(memory, most)
     assert torch.equal(torch.cat([torch.from_numpy(piece) for piece in pieces]), memory)
-    assert all(piece.size <= parcels.PIECE for piece in pieces)
+    assert all(piece.size <= messages.PIECE for piece in pieces)
     # As few as there can be.
-    eager_bytes = min(nbytes, most * parcels.EAGER)
-    large, small = -(-(nbytes - eager_bytes) // parcels.PIECE), -(-eager_bytes // parcels.EAGER)
+    eager_bytes = min(nbytes, most * EAGER)
+    large, small = -(-(nbytes - eager_bytes) // messages.PIECE), -(-eager_bytes // EAGER)
     assert len(pieces) == max(1, large + small)
     sizes = [piece.size for piece in pieces[large:]]
-    assert not small or max(sizes) <= min(parcels.EAGER, min(sizes) + 1)
+    assert not small or max(sizes) <= min(EAGER, min(sizes) + 1)
 
 
 def test_torchrun() -> None:
@@ -270,23 +272,23 @@ def test_lanes_around_a_ring_change_no_bit(size: int, monkeypatch: Patch) -> Non
     def run(world: gossip.World) -> tuple[list[torch.Tensor], list[torch.Tensor], int, int]:
         generator = torch.Generator().manual_seed(world.rank)
         tensors = [torch.randn(n, generator=generator) for n in (1003, 1, 0, 7)]
-        channel, messages = world.channel(), []
+        channel, counts = world.channel(), []
         summed = []
         for way in (sums.ring_sum, sums.exact_sum):
             summed.append([tensor.clone() for tensor in tensors])
             relay = collectives.Relay(channel, way(channel, summed[-1]), "a sum")
             relay.wait()
-            messages.append(relay.messages_sent)
+            counts.append(relay.messages_sent)
         halves = [tensor.clone() for tensor in tensors]
         channel.reduce_scatter(halves).wait()
         channel.all_gather(halves).wait()
         assert all(torch.equal(a, b) for a, b in zip(halves, summed[0], strict=True))
-        return summed[0], summed[1], *messages
+        return summed[0], summed[1], *counts
 
     monkeypatch.setattr(sums, "LANE", 100)
-    for one, two, messages, more in testing.run(size, run):
+    for one, two, whole, halved in testing.run(size, run):
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
-        assert more > messages or size == 1
+        assert halved > whole or size == 1
 
 
 @pytest.fixture
@@ -354,13 +356,14 @@ def test_what_is_expected_of_a_channel_goes_with_it(gloo: gossip.World, monkeypa
 
 def test_a_closed_world_posts_nothing(gloo: gossip.World, monkeypatch: Patch) -> None:
     channel = of_three(gloo)
-    assert isinstance(channel, distributed.DistributedTransport)
+    backend = channel.backend
+    assert isinstance(backend, TorchBackend)
     gloo.close()
     with pytest.raises(gossip.PeerLost, match="rank 0 cannot post round 7: its world has been closed"):
         channel.post({1: [torch.zeros(1)]}, {}, "round 7")
     monkeypatch.setattr(torch.cuda, "Event", lambda: None)
     with pytest.raises(gossip.PeerLost, match="rank 0 cannot post an exact sum: its world has been closed"):
-        channel._streamed_sum([torch.zeros(1)])
+        backend._streamed_sum(channel, [torch.zeros(1)])
 
 
 class Gloo:
@@ -403,7 +406,7 @@ class Gloo:
         return found[1]
 
 
-HALF = torch.zeros(distributed.LONG // 8)
+HALF = torch.zeros(LONG // 8)
 
 
 def test_over_gloo_a_long_message_has_landed_when_its_receiver_says_so(gloo: gossip.World, monkeypatch: Patch) -> None:
@@ -420,8 +423,8 @@ def test_over_gloo_a_long_message_has_landed_when_its_receiver_says_so(gloo: gos
         flight.wait(timeout=0.05)
     tags.append(mail.end("of", 1, 1))
     flight.wait(timeout=30)
-    messages, words = {tags[0], tags[1], tags[2], tags[3]}, {tags[4], tags[5]}
-    assert messages.isdisjoint(words)
+    tensors, words = {tags[0], tags[1], tags[2], tags[3]}, {tags[4], tags[5]}
+    assert tensors.isdisjoint(words)
     assert not mail.ends
 
 
@@ -559,7 +562,7 @@ def test_who_is_posting_while_the_threads_are_stopped_starts_no_other(gloo: goss
     mail, channel = Gloo(monkeypatch), of_three(gloo)
     channel.post({}, {2: [HALF]}, "round 7").done()
     mail.end("of", 2, HALF.nbytes)
-    channel.waiters.stop()
+    gloo.base.backend.waiters.stop()
     before = threading.active_count()
     assert not channel.post({}, {1: [HALF]}, "round 8").done()
     assert threading.active_count() == before
@@ -624,7 +627,7 @@ class Underway:
         self.ended = threading.Event()
 
     def interval(self, waited: float) -> float:
-        return pacing.pace(waited)
+        return pace(waited)
 
     def done(self) -> bool:
         self.asked += 1
@@ -640,7 +643,7 @@ def engine() -> Iterator[Engine]:
     engine = object.__new__(Engine)
     engine.lock, engine._work = threading.Lock(), threading.Event()
     engine._aloft, engine._waiting, engine._stopped, engine._thread = set(), 0, False, None
-    engine.routes = SimpleNamespace(latest=None)  # type: ignore[assignment]
+    engine.routes, engine.over = None, lambda flight: True
     yield engine
     engine._stopped = True
     engine._work.set()

@@ -1,4 +1,4 @@
-"""Ranks that are threads of one process: `transport`, over a `network` that can delay and lose messages.
+"""Ranks that are threads of one process: `backend`, over a `network` that can delay and lose messages.
 
-May import: transports.
+May import: transports.flight, recovery.survival.
 """

@@ -18,12 +18,12 @@ import torch
 from ...errors import PeerLost, PeerTimeout
 
 Line = tuple[int, int, int, int]
-"""How often ranks have met without dead ones, number of a channel, source, target."""
+"""(how often ranks have met without dead ones, number of a channel, source, target)."""
 
 
 @dataclass(eq=False)
 class Parcel:
-    """One message on its way, or the room for one."""
+    """One message on its way, or the receive buffer for one."""
 
     tensors: Sequence[torch.Tensor]
     due: float = 0.0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,7 @@ import numpy as np
 from ...errors import PeerTimeout, TransportUnavailable
 from ...launching.children import ancestors
 from ...launching.launchers import detect
-from ...observe.notice import NOTICE, Notice
-from .alarm import alarm
+from ..deadlines import NOTICE, Notice
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -29,6 +29,22 @@ START = 60.0
 
 A shorter deadline is meant for what comes afterwards.
 """
+
+PROGRAM = """
+import os, select, signal, sys
+def ends_within(seconds):
+    return select.select([0], [], [], max(0.0, seconds))[0]
+seconds, sentence, soon, early = float(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4]
+if soon < seconds and not ends_within(soon):
+    if early:
+        print("gossip:", early, file=sys.stderr, flush=True)
+    seconds -= soon
+if not ends_within(seconds):
+    print("gossip:", sentence, file=sys.stderr, flush=True)
+    os.kill(os.getppid(), signal.SIGKILL)
+"""
+"""Watches this process from outside: MPI_Init keeps the interpreter's lock, so that no thread of ours can."""
+"""A program that watches this process from outside: MPI_Init keeps the interpreter's lock, so that no thread can."""
 
 
 def initialise(timeout: float) -> ModuleType:
@@ -140,3 +156,15 @@ def _missed(rank: int, size: int, timeout: float) -> str:
 def pid_of_mpirun() -> int | None:
     """The process of mpirun on this host, which ends all ranks when it is asked to end; None where it is unknown."""
     return next((pid for pid, name in ancestors() if name in LAUNCHERS), None)
+
+
+@contextmanager
+def alarm(seconds: float, sentence: str, soon: float, early: str) -> Iterator[None]:
+    """Another process says `early` after `soon` seconds, and after `seconds` says `sentence` and kills this one."""
+    said = [str(seconds), sentence, str(soon), early]
+    with subprocess.Popen([sys.executable, "-I", "-S", "-c", PROGRAM, *said], stdin=subprocess.PIPE) as other:
+        try:
+            yield
+        finally:
+            assert other.stdin is not None
+            other.stdin.close()

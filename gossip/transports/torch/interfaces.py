@@ -13,13 +13,10 @@ import struct
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 from ...errors import GossipError, PeerTimeout
+from ..communicator import Communicator
 from .store import StoreClient
-
-if TYPE_CHECKING:
-    from ..base import Transport
 
 VARIABLE = "GLOO_SOCKET_IFNAME"
 
@@ -79,7 +76,9 @@ def lead_gloo(other: str) -> None:
             os.environ.setdefault(VARIABLE, name)
 
 
-def common_address(ranks: Transport, hosts: Sequence[str], candidates: Sequence[str], port: int, secret: bytes) -> str:
+def common_address(
+    ranks: Communicator, hosts: Sequence[str], candidates: Sequence[str], port: int, secret: bytes
+) -> str:
     """The first of rank 0's addresses, `candidates`, at which the store answers on all of `hosts`; every rank calls it.
 
     Raises:

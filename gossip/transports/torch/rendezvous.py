@@ -24,8 +24,8 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from ...errors import PeerTimeout, TransportUnavailable, UsageError
 from ...launching.launchers import TORCH, Launcher
-from ...observe.notice import NOTICE, Notice
-from ..flight import called
+from ..communicator import Communicator
+from ..deadlines import NOTICE, Notice, called
 from .interfaces import addresses, common_address, lead_gloo, named_address
 from .store import StoreClient, StoreServer
 
@@ -185,9 +185,9 @@ def first_host(nodelist: str) -> str:
 
 def _through_mpi(launcher: Launcher, timeout: float) -> dist.Store:
     try:
-        from ..mpi.transport import MpiTransport
+        from ..mpi.backend import MpiBackend
 
-        ranks = MpiTransport(timeout).group(range(launcher.size))
+        ranks = Communicator.over(MpiBackend.shared(timeout), timeout).group(range(launcher.size))
     except TransportUnavailable as error:
         raise TransportUnavailable(
             f"under mpirun the ranks find one another through MPI, but {error}; or set MASTER_ADDR and MASTER_PORT"

@@ -23,7 +23,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from ...errors import PeerLost, PeerTimeout
-from ..pacing import pace
+from ..flight import pace
 
 MOST = 1 << 20
 """Bytes of a key or a value; the addresses of a rank take some hundreds."""

@@ -11,16 +11,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from ...observe.ending import abort
-from ...observe.notice import NOTICE, log
-from ..flight import Batch, Flight
-
-if TYPE_CHECKING:
-    from ..base import Transport
+from .. import deadlines
+from ..flight import Batch, Channel, Flight
 
 Operation = tuple[str, int, torch.Tensor]
 """("send" or "receive", peer, tensor)."""
@@ -33,8 +29,8 @@ averager's round, which wait for the same links, for longer than that."""
 class StreamedFlight(Flight):
     """A batch on a GPU: landed when the stream has passed an event. Waiting orders streams and blocks no host."""
 
-    def __init__(self, transport: Transport, sends: Batch, receives: Batch, subject: str) -> None:
-        super().__init__(transport, sends, receives, subject)
+    def __init__(self, channel: Channel, sends: Batch, receives: Batch, subject: str) -> None:
+        super().__init__(channel, sends, receives, subject)
         self.event = torch.cuda.Event()
 
     def done(self) -> bool:
@@ -49,12 +45,9 @@ class StreamedFlight(Flight):
     def wait(self, timeout: float | None = None) -> None:
         torch.cuda.current_stream().wait_event(self.event)
 
-    def note_heard(self) -> None:
-        if self.done():
-            super().note_heard()
-
     def missing(self) -> tuple[list[int], list[int]]:
-        return sorted(self.receives), sorted(self.sends)
+        unheard, untaken = (sorted(self.ranks[peer] for peer in batch) for batch in (self.receives, self.sends))
+        return unheard, untaken
 
 
 def batches(operations: Sequence[Operation], most: int = MOST_BYTES) -> Iterator[list[Operation]]:
@@ -108,7 +101,7 @@ class Watchdog:
         while not self._stopped.wait(0.5):
             said = self._wrong()
             if said is not None:
-                abort(1, said, self._aloft[0][0].transport.board)
+                abort(1, said, self._aloft[0][0].channel.board)
 
     def _wrong(self) -> str | None:
         """What there is to say before the process ends; None while all is well."""
@@ -118,18 +111,18 @@ class Watchdog:
         except RuntimeError as error:  # nobody would watch the deadlines any more
             flight = self._aloft[0][0]
             return (
-                f"rank {flight.transport.me} cannot ask its GPU for {flight.subject}: CUDA says {error}. If a CUDA "
+                f"rank {flight.channel.me} cannot ask its GPU for {flight.subject}: CUDA says {error}. If a CUDA "
                 "graph is being captured, do that with capture_error_mode='thread_local'"
             )
         if self._aloft:
             flight, timeout = self._aloft[0]
             age = time.perf_counter() - flight.posted
             if age > timeout:
-                return flight.overdue(timeout)
-            if age > NOTICE and self._logged is not flight:
+                return deadlines.overdue(flight, timeout)
+            if age > deadlines.NOTICE and self._logged is not flight:
                 self._logged = flight
-                if said := flight.long_wait(age, timeout):
-                    log.warning(said)
+                if said := deadlines.long_wait(flight, age, timeout):
+                    deadlines.log.warning(said)
         return None
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""Batches of Gloo, which moves data in the background but says so only to a thread that waits.
+"""Batches of Gloo, which moves data in the background but reports completion only to a thread that waits.
 
 A batch is waited for in parts. A part has one peer that it receives from and one that it sends to, so that no message
 waits for another peer's. Of several batches between the same peers one is waited for after the other.
@@ -11,17 +11,15 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch.distributed as dist
 
 from ...errors import PeerLost
-from ..flight import Batch, Flight
-
-if TYPE_CHECKING:
-    from .transport import DistributedTransport
+from ..deadlines import lacking
+from ..flight import Batch, Channel, Flight
 
 LAST_WAIT = 5.0
 """Seconds for messages in flight when the script ends, as over MPI. A thread whose peer sends later is left behind."""
@@ -31,19 +29,19 @@ LINGER = 10.0
 
 
 class Message(NamedTuple):
-    """All that goes to one peer in a batch, or comes from one.
+    """All tensors that go to one peer in a batch, or come from one.
 
     Attributes:
         inward: it comes.
-        peer: as the flight's transport numbers it.
-        works: of its tensors, and of the word that it has come, where its sender waits for that.
-        word: the tag of that word; None where none is said.
+        rank: the peer, as the job numbers it.
+        works: of its tensors, and of the acknowledgement where its sender waits for one.
+        answer: sends the acknowledgement once it has arrived; None where its sender waits for none.
     """
 
     inward: bool
-    peer: int
+    rank: int
     works: Sequence[dist.Work]
-    word: int | None
+    answer: Callable[[], None] | None = None
 
 
 class Part(NamedTuple):
@@ -61,49 +59,44 @@ class WaitedFlight(Flight):
         failure: what went wrong while one of its messages was waited for.
     """
 
-    transport: DistributedTransport
-
-    def __init__(self, transport: DistributedTransport, sends: Batch, receives: Batch, subject: str) -> None:
-        super().__init__(transport, sends, receives, subject)
+    def __init__(self, channel: Channel, sends: Batch, receives: Batch, subject: str, parts: Sequence[Part]) -> None:
+        super().__init__(channel, sends, receives, subject)
+        self.ended = threading.Event()
         self.failure: Exception | None = None
         self._failed: Message | None = None
-        self._unheard: set[int] = set(receives)
-        self._untaken: set[int] = set(sends)
-        self._behind: dict[int, int] = {}  # out-peer -> in-peer whose message is waited for before
-        self.ended = threading.Event()
+        self._unheard = {part.inward.rank for part in parts if part.inward}
+        self._untaken = {part.outward.rank for part in parts if part.outward}
+        # Receiver of a message -> sender of the message that the same thread waits for before.
+        self._behind = {part.outward.rank: part.inward.rank for part in parts if part.inward and part.outward}
         self._turn = threading.Lock()
-        self._left = 0
-
-    def wait_for(self, parts: Sequence[Part]) -> None:
-        """Have threads wait for `parts`, which are all of it."""
         self._left = len(parts)
         if not parts:
             self._land()
-        self._behind = {part.outward.peer: part.inward.peer for part in parts if part.inward and part.outward}
-        for part in parts:
-            peers = tuple(None if message is None else message.peer for message in part)
-            self.transport.waiters.add((self.transport.number, *peers), self, part)
 
     def _land(self) -> None:
         self.landed = time.perf_counter()
         self.ended.set()
 
-    def come_through(self, message: Message) -> None:
-        """All of `message` has come, or has been taken."""
-        (self._unheard if message.inward else self._untaken).discard(message.peer)
-        if message.inward and message.word is not None:
-            self.transport.say(message.word, message.peer, self.subject)
-
-    def part_landed(self) -> bool:
-        """One part has; whether it was the last one."""
+    def wait_for(self, part: Part) -> bool:
+        """Block until `part` has landed; whether this ends the flight. Called by one thread for each part."""
+        for message in part:
+            if message is None:
+                continue
+            try:
+                for work in message.works:
+                    work.wait()
+            except Exception as error:  # for the rank's own thread
+                return self._break_off(message, error)
+            (self._unheard if message.inward else self._untaken).discard(message.rank)
+            if message.answer is not None:
+                message.answer()
         with self._turn:
             self._left -= 1
-            if self._left:
-                return False
-            self._land()
-            return True
+            if not self._left:
+                self._land()
+            return not self._left
 
-    def broke_off(self, message: Message, failure: Exception) -> bool:
+    def _break_off(self, message: Message, failure: Exception) -> bool:
         """Something went wrong with `message`; whether it is the first one."""
         with self._turn:
             if self._failed is not None:
@@ -117,17 +110,17 @@ class WaitedFlight(Flight):
             return False
         if self.failure is not None:
             raise PeerLost(
-                f"rank {self.transport.me} lost a message of {self.subject}: it {self.lacking()}: torch.distributed "
-                f"says {self.failure}"
+                f"rank {self.channel.me} lost a message of {self.subject}: it {lacking(self)}: torch.distributed says "
+                f"{self.failure}"
             ) from self.failure
         return True
 
     def missing(self) -> tuple[list[int], list[int]]:
         if self._failed is not None:
-            return ([self._failed.peer], []) if self._failed.inward else ([], [self._failed.peer])
+            return ([self._failed.rank], []) if self._failed.inward else ([], [self._failed.rank])
         unheard = set(self._unheard)
         # Nothing is known of a send while the same thread waits for the receive before it.
-        return sorted(unheard), sorted(peer for peer in set(self._untaken) if self._behind.get(peer) not in unheard)
+        return sorted(unheard), sorted(rank for rank in set(self._untaken) if self._behind.get(rank) not in unheard)
 
     def pause(self, waited: float, left: float) -> None:
         self.ended.wait(left)
@@ -148,8 +141,9 @@ class Waiters:
         self._turn = threading.Lock()
         self._registered = self._stopped = False
 
-    def add(self, line: Hashable, flight: WaitedFlight, part: Part) -> None:
+    def add(self, flight: WaitedFlight, part: Part) -> None:
         """Wait for a part of `flight`, behind all that was added to the same line."""
+        line = (flight.channel.number, *(None if message is None else message.rank for message in part))
         with self._turn:
             if self._stopped:
                 return  # a thread that was posting: the process ends, and nobody waits for it
@@ -207,20 +201,6 @@ class Waiters:
                 self._idle += 1
                 return False
             flight, part = self._lines[line].popleft()
-        if _has_landed(flight, part) and flight.follow is not None and not self._stopped:
+        if flight.wait_for(part) and flight.follow is not None and not self._stopped:
             flight.follow()
         return True
-
-
-def _has_landed(flight: WaitedFlight, part: Part) -> bool:
-    """Whether `flight` has landed or failed, once `part` has: blocks until then."""
-    for message in part:
-        if message is None:
-            continue
-        try:
-            for work in message.works:
-                work.wait()
-            flight.come_through(message)
-        except Exception as error:  # for whoever waits for the flight
-            return flight.broke_off(message, error)
-    return flight.part_landed()

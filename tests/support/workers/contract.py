@@ -13,8 +13,7 @@ import torch
 import gossip
 from gossip import testing
 from gossip.transports import sums
-from gossip.transports.mpi.gpu.routes import Routes
-from gossip.transports.mpi.transport import MpiTransport
+from gossip.transports.mpi.backend import MpiBackend
 from workers import twin
 
 LANE = sums.LANE
@@ -41,11 +40,11 @@ def speak(world: gossip.World, how: str, chunk: int = 50_000) -> None:
 
     By `chunk` bytes, the megabytes of the contract are some dozens of chunks, and many of its tensors less than one.
     """
-    if not isinstance(world.base, MpiTransport):
+    if not isinstance(world.base.backend, MpiBackend):
         return
-    engine = world.base.engine
+    engine = world.base.backend.engine
     engine.near = frozenset() if how == "far" else frozenset(range(world.size))
-    engine.routes = Routes(engine.mpi, engine.comm)
+    engine.routes = None
     sums.LANE = chunk if how in ("staged", "direct") else LANE  # a device's sums in two halves too
     if how == "staged":
         twin.staged(world, chunk)

@@ -19,7 +19,7 @@ import gossip
 import slowmo
 import topologies
 from gossip import Chain, Every, ExactAverage, GossipOptimizer, NoAverage, PushSum
-from gossip.transports import flight
+from gossip.transports import deadlines
 
 Optimizer = Any  # a GossipOptimizer, or one of slowmo's
 Make = Callable[[gossip.World, torch.nn.Module], Optimizer]
@@ -156,7 +156,7 @@ def main(folder: str, count: str, width: str, *names: str) -> None:
             saved[f"{name} outlived by {kind}"] = outlived(world, MAKERS[kind])
         saved[f"{name} measured"] = one_after_another(world, MAKERS["osgp"], int(count), int(width))
     np.savez(Path(folder) / f"{world.rank}.npz", **saved)
-    flight.GRACE = 1.0
+    deadlines.GRACE = 1.0
     if world.rank == 0:
         world.channel().post({}, {1: [torch.zeros(1)]}, "round 7").wait()
 

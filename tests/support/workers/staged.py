@@ -13,9 +13,9 @@ import torch
 
 import gossip
 import topologies
+from gossip.transports.mpi.backend import MpiBackend
 from gossip.transports.mpi.gpu import staging
 from gossip.transports.mpi.gpu.staging import Memory
-from gossip.transports.mpi.transport import MpiTransport
 from workers import twin
 
 CHUNK = 1 << 16
@@ -95,7 +95,7 @@ def main(folder: str, kind: str) -> None:
     told = [route(world, torch.device("cpu"))]
     if kind == "device":
         staging.CHUNK = CHUNK
-        assert isinstance(world.base, MpiTransport)
+        assert isinstance(world.base.backend, MpiBackend)
         torch.zeros(1, device=world.device)
         torch.cuda.set_sync_debug_mode("error")
         for _ in range(2):

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 import torch
 
 import gossip
+from gossip.transports.mpi.backend import MpiBackend
 from gossip.transports.mpi.gpu import staging
 from gossip.transports.mpi.gpu.direct import Direct
 from gossip.transports.mpi.gpu.routes import Route
 from gossip.transports.mpi.gpu.staging import Buffer, Event, Memory, Staging
-from gossip.transports.mpi.transport import MpiTransport
 
 POISON = 0xFF
 QUESTIONS = 3
@@ -135,8 +135,8 @@ def direct(world: gossip.World, chunk: int = 100, host: int = 32) -> TwinMemory:
 
 
 def _through(world: gossip.World, way: Callable[[Memory], Route], chunk: int, host: int) -> TwinMemory:
-    assert isinstance(world.base, MpiTransport)
+    assert isinstance(world.base.backend, MpiBackend)
     staging.CHUNK = chunk
     memory = TwinMemory()
-    world.base.engine.routes = TwinRoutes(way(memory), host)  # type: ignore[assignment]
+    world.base.backend.engine.routes = TwinRoutes(way(memory), host)  # type: ignore[assignment]
     return memory

@@ -53,7 +53,7 @@ def main(what: str, transport: str, timeout: str, *more: str) -> None:
         if world.rank == rank and step == at:
             happens(what, world)
         if what == "killed early" and step == at:  # the others notice when they post, if Gloo is awake by then
-            while not world.base.board.ended(rank, patience=1):
+            while not world.base.board.has_ended(rank, patience=1):
                 pass
             pause.wait(0.2)
         if what == "job watched" and step == at + 20:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..parcels import Line, Parcel, Plain
+from ..messages import Line, Message, PlainReceive, PlainSend
 from .staging import Event, Memory, chunks
 
 
@@ -38,9 +38,10 @@ class Direct:
         """What a batch that is posted now has to come after."""
         return self.memory.mark()
 
-    def parcel(self, peer: int, line: Line, tensor: torch.Tensor, mark: Event) -> Parcel:
+    def message(self, rank: int, line: Line, tensor: torch.Tensor, mark: Event) -> Message:
         """The tensor on its way out, or to come in, as `line` says."""
-        return Plain(peer, line, spans(tensor), partial(self.memory.passed, mark))
+        plain = PlainReceive if line.inward else PlainSend
+        return plain(rank, line, spans(tensor), ready=partial(self.memory.passed, mark))
 
 
 def spans(tensor: torch.Tensor) -> list[Span]:

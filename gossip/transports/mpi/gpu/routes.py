@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from ....errors import UsageError
-from ..parcels import Line, Parcel
+from ..messages import Line, Message
 from .cuda import CudaMemory
 from .direct import Direct
 from .staging import Event, Memory, Staging
@@ -48,7 +48,7 @@ class Route(Protocol):
     def mark(self) -> Event:
         """What a batch that is posted now has to come after."""
 
-    def parcel(self, peer: int, line: Line, tensor: torch.Tensor, mark: Event) -> Parcel:
+    def message(self, rank: int, line: Line, tensor: torch.Tensor, mark: Event) -> Message:
         """The tensor on its way out, or to come in, as `line` says."""
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..parcels import Line, Parcel, Wire
+from ..messages import Line, Message, Wire
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -114,12 +114,12 @@ class Staging:
         """What a batch that is posted now has to come after."""
         return self.memory.mark()
 
-    def parcel(self, peer: int, line: Line, tensor: torch.Tensor, mark: Event) -> Parcel:
+    def message(self, rank: int, line: Line, tensor: torch.Tensor, mark: Event) -> Message:
         """The tensor on its way out, or to come in, as `line` says."""
-        return (StagedReceive if line.inward else StagedSend)(peer, line, tensor, self.memory, mark)
+        return (StagedReceive if line.inward else StagedSend)(rank, line, tensor, self.memory, mark)
 
 
-class Staged(Parcel):
+class Staged(Message):
     """A tensor that travels through buffers, two at the most.
 
     Attributes:
@@ -130,8 +130,8 @@ class Staged(Parcel):
 
     staged = True
 
-    def __init__(self, peer: int, line: Line, tensor: torch.Tensor, memory: Memory, mark: Event) -> None:
-        super().__init__(peer, line)
+    def __init__(self, rank: int, line: Line, tensor: torch.Tensor, memory: Memory, mark: Event) -> None:
+        super().__init__(rank, line)
         self.ended = False
         self.moved = 0.0
         self.failure: Exception | None = None
@@ -204,8 +204,8 @@ class Staged(Parcel):
 class StagedSend(Staged):
     """Device, copy, buffer, wire. The first copies begin at once, whatever is ahead of it on its line."""
 
-    def __init__(self, peer: int, line: Line, tensor: torch.Tensor, memory: Memory, mark: Event) -> None:
-        super().__init__(peer, line, tensor, memory, mark)
+    def __init__(self, rank: int, line: Line, tensor: torch.Tensor, memory: Memory, mark: Event) -> None:
+        super().__init__(rank, line, tensor, memory, mark)
         self._fill()
 
     def _fill(self) -> None:
@@ -217,7 +217,9 @@ class StagedSend(Staged):
     def _hand_over(self, wire: Wire) -> bool:
         while self._copying and self._memory.passed(self._copying[0][0].copied):
             buffer, span = self._copying[0]
-            self._keep(wire.isend(buffer.array[: len(span)], self.line), buffer, span)
+            self._keep(
+                wire.comm.Isend([buffer.array[: len(span)], wire.byte], self.line.place, self.line.tag), buffer, span
+            )
             self._copying.popleft()
         return not (self._copying or self._ahead)
 
@@ -233,7 +235,9 @@ class StagedReceive(Staged):
     def _hand_over(self, wire: Wire) -> bool:
         while self._idle and self._ahead:
             buffer, span = self._idle[-1], self._ahead[0]
-            self._keep(wire.irecv(buffer.array[: len(span)], self.line), buffer, span)
+            self._keep(
+                wire.comm.Irecv([buffer.array[: len(span)], wire.byte], self.line.place, self.line.tag), buffer, span
+            )
             self._idle.pop()
             self._ahead.popleft()
         return not self._ahead

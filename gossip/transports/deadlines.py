@@ -1,0 +1,137 @@
+"""What is said of a wait that takes long: whom it waits for, what is known of them, and when it fails.
+
+Nothing here runs in a wait that ends soon.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from ..errors import PeerLost, PeerTimeout
+from ..observe.slot import STEP
+from .flight import Flight
+
+log = logging.getLogger("gossip")
+
+NOTICE = 30.0
+"""Seconds of a wait after which a line in the log says what it waits for."""
+
+GRACE = 10.0
+"""Seconds for the last messages of a rank whose script has ended: twice the time that it waits for them itself."""
+
+
+class Notice:
+    """Logs `sentence()` once, when the wait that began now has taken `NOTICE` seconds, unless it is empty.
+
+    >>> notice = Notice(lambda: "rank 0 waited 30 s for rank 1")
+    >>> notice.look()
+    """
+
+    def __init__(self, sentence: Callable[[], str]) -> None:
+        self._sentence: Callable[[], str] | None = sentence
+        self._due = time.monotonic() + NOTICE
+
+    def look(self) -> None:
+        """Log the line if it is due. A wait calls this now and then."""
+        if self._sentence is not None and time.monotonic() >= self._due:
+            if said := self._sentence():
+                log.warning(said)
+            self._sentence = None
+
+
+def first_look(limit: float) -> float:
+    """Seconds of a wait after which to `look` for the first time."""
+    return min(GRACE, NOTICE, limit)
+
+
+def look(flight: Flight, before: float, waited: float, limit: float) -> float:
+    """Do what became due between `before` and `waited` seconds of a wait; returns when to look next.
+
+    Raises:
+        PeerTimeout: the deadline has passed.
+        PeerLost: a rank that it waits for has ended its script.
+    """
+    if waited >= limit:
+        raise PeerTimeout(overdue(flight, limit))
+    if waited >= GRACE:
+        check_peers_run(flight)
+    if before < NOTICE <= waited and (said := long_wait(flight, waited, limit)):
+        log.warning(said)
+    return min(limit, max(GRACE, waited + 1), NOTICE if waited < NOTICE else limit)
+
+
+def overdue(flight: Flight, seconds: float) -> str:
+    """The error of a deadline: who waited for whom, in which round, for how long, and what is known of the peer."""
+    channel, call = flight.channel, flight.channel.board.call
+    question = (
+        "is the peer alive, does it call step() as often, and does it run the same topology?"
+        if call in ("", STEP)
+        else f"does every rank call {call}, in the same order, and is the peer alive?"
+    )
+    what, known = _lacking(flight)
+    return (
+        f"rank {channel.me} {what} in {_place(flight)} for {seconds:g} s over {channel.name}{known}: {question} A "
+        "longer deadline is gossip.init(timeout=...)"
+    )
+
+
+def long_wait(flight: Flight, waited: float, limit: float) -> str:
+    """Which ranks of this host wait, in which call, and for whom; "" on all of them but the first."""
+    board = flight.channel.board
+    waiting = sorted(board.waiting_alike())
+    call = board.call or STEP
+    others = {slot.call.decode() for slot in board.mates.values() if slot.waiting}
+    if waiting[0] != board.rank or (call == STEP and not others <= {"", STEP}):
+        return ""  # another rank says it: the first, or one that waits in a call which these do not make
+    return (
+        f"{called(waiting)} waited {waited:.0f} s in {flight.subject} of {call}: rank {board.rank} "
+        f"{lacking(flight)}. Every rank has to call {call}; it fails here after {limit:g} s"
+    )
+
+
+def check_peers_run(flight: Flight) -> None:
+    """Wait no longer for ranks of this host whose scripts have ended.
+
+    Raises:
+        PeerLost: one has ended, so long ago that none of its messages is under way any more.
+    """
+    board = flight.channel.board
+    gone = {rank for rank in board.mates if board.left(rank) > GRACE}
+    if any(not gone.isdisjoint(ranks) for ranks in flight.missing()):
+        what, known = _lacking(flight)
+        raise PeerLost(
+            f"rank {flight.channel.me} {what} in {_place(flight)}{known}, and it will not: does every rank call "
+            f"{board.call or STEP} equally often?"
+        )
+
+
+def lacking(flight: Flight) -> str:
+    """From whom nothing was heard, or who has not taken a message, and in brackets what is known of them."""
+    return "".join(_lacking(flight))
+
+
+def called(ranks: list[int]) -> str:
+    """`rank 3` or `ranks 3, 5`, as the job numbers them."""
+    return f"rank {ranks[0]}" if len(ranks) == 1 else "ranks " + ", ".join(map(str, ranks))
+
+
+def _lacking(flight: Flight) -> tuple[str, str]:
+    unheard, untaken = flight.missing()
+    parts = []
+    if unheard:
+        parts.append(f"heard nothing from {called(unheard)}")
+    if untaken:
+        parts.append(f"could not hand its message to {called(untaken)}")
+    board = flight.channel.board
+    peers = list(dict.fromkeys(unheard + untaken))
+    waiting = {rank for rank, slot in board.mates.items() if slot.waiting}
+    if waiting.issuperset(peers):  # these wait for others, which are the ones to look at
+        peers += sorted(board.mates.keys() - waiting)
+    return " and ".join(parts) or "could not finish", board.known_of(peers)
+
+
+def _place(flight: Flight) -> str:
+    call = flight.channel.board.call
+    return flight.subject if call in ("", STEP) else f"{flight.subject} of {call}"
