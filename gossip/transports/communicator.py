@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import NoReturn, TypeVar
 
@@ -49,8 +48,11 @@ class Communicator:
         number: the number of this channel, which its messages carry. The first number of a world is the world's own.
         lineage: the numbers of the worlds that it is a part of, its own last; 0 is that of all ranks.
         numbers: channel numbers that the ranks have agreed on and that no channel has yet.
-        carrier: what all channels over the backend share.
         me: this rank as the whole job numbers it.
+        streams: all batches travel in the one order of a device's stream, and no host waits for them.
+
+    What depends on the backend alone is an attribute too, described there: `carrier`, `name`, `home`, `patience`,
+    `lanes`, `expects`, `route`, `drive`, `waiting`, `end_job`, `close`.
     """
 
     backend: Backend
@@ -62,7 +64,17 @@ class Communicator:
     numbers: deque[int] = field(default_factory=lambda: deque(range(1, BLOCK)))
 
     def __post_init__(self) -> None:
-        self.carrier = self.backend.carrier
+        backend = self.backend
+        self.carrier, self.name, self.home, self.patience = (
+            backend.carrier,
+            backend.name,
+            backend.home,
+            backend.patience,
+        )
+        self.lanes, self.expects = backend.lanes, backend.expects
+        self.route, self.drive, self.waiting = backend.route, backend.drive, backend.waiting
+        self.end_job, self.close = backend.end_job, backend.close
+        self.streams = backend.lanes == 1
         self.me = self.board.rank
         self._seen = -1  # deaths that `_ranks` takes account of
 
@@ -193,7 +205,7 @@ class Communicator:
     def wait(self, flight: Flight, timeout: float | None) -> None:
         """Block until `flight` has landed; see `Flight.wait`."""
         limit = self.timeout if timeout is None else timeout
-        began, looked, due = time.monotonic(), 0.0, deadlines.first_look(limit)
+        began, looked, due = time.monotonic(), 0.0, min(deadlines.GRACE, deadlines.NOTICE, limit)
         self.board.wait(flight.subject)
         with self.backend.waiting():
             try:
@@ -259,58 +271,6 @@ class Communicator:
 
     def _start(self, steps: Steps, subject: str) -> Flight:
         return self.drive(Relay(self, steps, subject))
-
-    # -- what depends on the backend -----------------------------------------------------------------------------------
-
-    @property
-    def name(self) -> str:
-        """ "mpi", "gloo", "nccl" or "memory"."""
-        return self.backend.name
-
-    @property
-    def lanes(self) -> int:
-        """How many batches of this channel travel side by side with profit."""
-        return self.backend.lanes
-
-    @property
-    def streams(self) -> bool:
-        """Whether all batches travel in the one order of a device's stream, and no host waits for them."""
-        return self.backend.lanes == 1
-
-    @property
-    def expects(self) -> bool:
-        """Whether a message leaves only once its receive is posted, so that `expect` is worth its call."""
-        return self.backend.expects
-
-    @property
-    def home(self) -> torch.device | None:
-        """The device whose memory it carries; None where it carries that of any."""
-        return self.backend.home
-
-    @property
-    def patience(self) -> float:
-        """Seconds after which an unanswered message counts as lost; infinite unless the network loses messages."""
-        return self.backend.patience
-
-    def route(self, tensor: torch.Tensor) -> str:
-        """How `tensor` travels: out of a "host"'s memory, "direct" out of a device's, or "staged" through a host's."""
-        return self.backend.route(tensor)
-
-    def waiting(self) -> AbstractContextManager[object]:
-        """Around a wait and what it posts: the calling thread polls, so that a progress thread rests."""
-        return self.backend.waiting()
-
-    def drive(self, flight: Flight) -> Flight:
-        """Let a progress thread advance `flight`, if the backend has one; `wait` advances it anyway."""
-        return self.backend.drive(flight)
-
-    def end_job(self, code: int) -> None:
-        """End the processes of every rank, where the backend can; the caller ends its own process afterwards."""
-        self.backend.end_job(code)
-
-    def close(self) -> None:
-        """Release what the backend holds; none of its channels and groups is used afterwards."""
-        self.backend.close()
 
     def __repr__(self) -> str:
         """Such as `Communicator(rank 0 of 4 over mpi, channel 3)`."""

@@ -5,35 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any
 
 import torch
 
 from ..errors import PeerTimeout
-from .communicator import Communicator
 
-
-class Ranks(Protocol):
-    """A World, as far as the contract uses it."""
-
-    @property
-    def rank(self) -> int: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def base(self) -> Communicator: ...
-    def channel(self) -> Communicator:
-        """A new channel of all ranks."""
-
-    def group(self, ranks: Sequence[int]) -> Ranks:
-        """Some of the ranks."""
-
-    def all_gather(self, data: bytes) -> list[bytes]:
-        """What every rank gave."""
-
-    def barrier(self) -> None:
-        """Return once every rank has called it."""
-
+Ranks = Any
+"""A World: ranks 0..size-1 with channels, groups, gather and barrier."""
 
 Law = Callable[[Ranks, Sequence[torch.dtype], torch.device], None]
 

@@ -22,28 +22,28 @@ GRACE = 10.0
 """Seconds for the last messages of a rank whose script has ended: twice the time that it waits for them itself."""
 
 
-class Notice:
-    """Logs `sentence()` once, when the wait that began now has taken `NOTICE` seconds, unless it is empty.
+def poll(
+    has_come: Callable[[], bool],
+    seconds: float,
+    failure: Callable[[], str],
+    notice: Callable[[], str] = str,
+    interval: float = 1e-4,
+) -> None:
+    """Return once `has_come()`: for what a rank waits for before there are flights, and after a death.
 
-    >>> notice = Notice(lambda: "rank 0 waited 30 s for rank 1")
-    >>> notice.look()
+    Raises:
+        PeerTimeout: `failure()`, after `seconds`. After `NOTICE` the log gets the line `notice()`, unless it is empty.
     """
-
-    def __init__(self, sentence: Callable[[], str]) -> None:
-        self._sentence: Callable[[], str] | None = sentence
-        self._due = time.monotonic() + NOTICE
-
-    def look(self) -> None:
-        """Log the line if it is due. A wait calls this now and then."""
-        if self._sentence is not None and time.monotonic() >= self._due:
-            if said := self._sentence():
+    began, due = time.monotonic(), NOTICE
+    while not has_come():
+        waited = time.monotonic() - began
+        if waited > seconds:
+            raise PeerTimeout(failure())
+        if waited >= due:
+            due = seconds + 1
+            if said := notice():
                 log.warning(said)
-            self._sentence = None
-
-
-def first_look(limit: float) -> float:
-    """Seconds of a wait after which to `look` for the first time."""
-    return min(GRACE, NOTICE, limit)
+        time.sleep(interval)
 
 
 def look(flight: Flight, before: float, waited: float, limit: float) -> float:

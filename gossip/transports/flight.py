@@ -40,10 +40,13 @@ def pace(waited: float) -> float:
 class Channel(Protocol):
     """The communicator as flights, backends and collectives see it."""
 
+    name: str
     me: int
     number: int
     timeout: float
     board: Board
+    lanes: int
+    expects: bool
 
     @property
     def ranks(self) -> Sequence[int]: ...
@@ -51,12 +54,6 @@ class Channel(Protocol):
     def rank(self) -> int: ...
     @property
     def size(self) -> int: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def lanes(self) -> int: ...
-    @property
-    def expects(self) -> bool: ...
     def refuse_closed(self, subject: str) -> None:
         """Raise `PeerLost` once the world has been closed."""
 

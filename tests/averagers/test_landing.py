@@ -584,7 +584,7 @@ def test_a_parameter_group_may_join(landing: str, overlap: int) -> None:
 @STRAGGLERS
 def test_nccl_is_refused(landing: str, overlap: int) -> None:
     world = gossip.init()
-    world.base.backend.lanes = 1
+    world.base.streams = True
     with pytest.raises(gossip.UsageError, match="over nccl messages come in the one order of a stream"):
         gossip.PushSum(world, topologies.exponential(1), overlap, landing)
 

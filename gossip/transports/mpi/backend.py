@@ -69,7 +69,8 @@ class MpiBackend(Backend):
         Without words sends come first, for peers post theirs at the same moment.
         """
         engine = self.engine
-        check_running(engine.mpi)
+        if engine.mpi.Is_finalized():
+            check_running(engine.mpi)
         flight = MpiFlight(engine, self.habits, channel, sends, receives, subject)
         try:
             with engine.lock:

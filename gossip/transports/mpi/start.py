@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from types import ModuleType
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import PeerTimeout, TransportUnavailable
+from ...errors import TransportUnavailable
 from ...launching.children import ancestors
 from ...launching.launchers import detect
-from ..deadlines import NOTICE, Notice
+from ..deadlines import NOTICE, poll
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -135,16 +134,15 @@ def all_come(mpi: ModuleType, request: MPI.Request, timeout: float) -> None:
         PeerTimeout: one did not come.
     """
     world = mpi.COMM_WORLD
-    deadline = time.monotonic() + timeout
-    notice = Notice(lambda: _missed(world.rank, world.size, timeout))
-    while not request.Test():
-        notice.look()
-        if time.monotonic() > deadline:
-            raise PeerTimeout(
-                f"rank {world.rank} waited {timeout:g} s for all {world.size} ranks to call gossip.init over MPI: "
-                "does every rank call it?"
-            )
-        time.sleep(1e-4)
+    poll(
+        request.Test,
+        timeout,
+        lambda: (
+            f"rank {world.rank} waited {timeout:g} s for all {world.size} ranks to call gossip.init over MPI: does "
+            "every rank call it?"
+        ),
+        lambda: _missed(world.rank, world.size, timeout),
+    )
 
 
 def _missed(rank: int, size: int, timeout: float) -> str:

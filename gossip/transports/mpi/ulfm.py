@@ -9,16 +9,15 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from ...errors import PeerTimeout
 from ...observe.ending import abort
 from ...recovery.survival import Survivors
+from ..deadlines import poll
 from ..flight import Flight
 from .engine import LAST_WAIT, Engine
 from .flight import MpiFlight
@@ -56,27 +55,30 @@ class Ulfm(Survivors):
                 engine.comm.Revoke()
         # Now each flight ends, in an error or because it had arrived. None may stay with the progress thread, which
         # would move it along onto the next communicator, or be written into.
-        deadline = time.monotonic() + engine.timeout
-        while engine.advance():
-            if time.monotonic() > deadline:
-                raise PeerTimeout(
-                    f"rank {engine.rank} could not break off its messages in {engine.timeout:g} s after a death"
-                )
-            time.sleep(1e-4)
+        poll(
+            lambda: not engine.advance(),
+            engine.timeout,
+            lambda: f"rank {engine.rank} could not break off its messages in {engine.timeout:g} s after a death",
+        )
 
     def agree(self, done: bool) -> bool:
         engine, flag = self.engine, np.array([done], dtype=np.int32)
-        deadline = time.monotonic() + engine.timeout
+
+        def has_ended() -> bool:
+            with engine.lock:
+                return bool(request.Test())
+
         try:
             with engine.lock:
                 request = engine.comm.Iagree(flag)
-            while not self._test(request):
-                if time.monotonic() > deadline:
-                    raise PeerTimeout(
-                        f"rank {engine.rank} waited {engine.timeout:g} s for the {len(engine.places)} ranks to agree "
-                        "after one of them died: does every rank still call step()?"
-                    )
-                time.sleep(1e-4)
+            poll(
+                has_ended,
+                engine.timeout,
+                lambda: (
+                    f"rank {engine.rank} waited {engine.timeout:g} s for the {len(engine.places)} ranks to agree after "
+                    "one of them died: does every rank still call step()?"
+                ),
+            )
         except engine.mpi.Exception:  # on all ranks alike: one of them died and did not answer
             return False
         return bool(flag[0])
@@ -95,10 +97,6 @@ class Ulfm(Survivors):
             engine.comm = new
             engine.queues.clear()
         return gone
-
-    def _test(self, request: MPI.Request) -> bool:
-        with self.engine.lock:
-            return bool(request.Test())
 
     # -- what is left of a flight that was broken off ------------------------------------------------------------------
 

@@ -16,7 +16,6 @@ import re
 import secrets
 import socket
 import sys
-import time
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -25,7 +24,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 from ...errors import PeerTimeout, TransportUnavailable, UsageError
 from ...launching.launchers import TORCH, Launcher
 from ..communicator import Communicator
-from ..deadlines import NOTICE, Notice, called
+from ..deadlines import NOTICE, called, poll
 from .interfaces import addresses, common_address, lead_gloo, named_address
 from .store import StoreClient, StoreServer
 
@@ -105,17 +104,17 @@ def _met(store: dist.Store, where: str, launcher: Launcher, timeout: float) -> d
     if store.add("here", 1) == launcher.size:
         store.set("all here", "")
     # Rank 0, which may hold the store, is the last to give up, so that the others can ask it who is missing.
-    deadline = time.monotonic() + timeout + (launcher.rank == 0)
-    notice = Notice(lambda: _missed(store, where, launcher, timeout))
-    while not store.check(["all here"]):
-        if time.monotonic() > deadline:
-            raise PeerTimeout(
-                f"rank {launcher.rank} did not meet the other {launcher.size - 1} ranks at {where} within {timeout:g} "
-                f"s: {called(_missing(store, launcher))} never connected. Does every rank call gossip.init, is the "
-                "port reachable, and have all the same GOSSIP_SECRET?"
-            )
-        notice.look()
-        time.sleep(0.01)
+    poll(
+        lambda: store.check(["all here"]),
+        timeout + (launcher.rank == 0),
+        lambda: (
+            f"rank {launcher.rank} did not meet the other {launcher.size - 1} ranks at {where} within {timeout:g} s: "
+            f"{called(_missing(store, launcher))} never connected. Does every rank call gossip.init, is the port "
+            "reachable, and have all the same GOSSIP_SECRET?"
+        ),
+        lambda: _missed(store, where, launcher, timeout),
+        interval=0.01,
+    )
     return store
 
 
