@@ -22,7 +22,7 @@ from gossip import testing
 from gossip.transports import Flight, Transport
 from gossip.transports.collectives import Relay
 from gossip.transports.mpi.backend import MpiBackend
-from gossip.transports.mpi.gpu import cuda, direct, staging
+from gossip.transports.mpi.gpu import cuda, staging
 from gossip.transports.mpi.gpu import routes as gpu_aware
 from gossip.transports.mpi.messages import Line, Message
 
@@ -126,8 +126,8 @@ class Ends(NamedTuple):
 
     def exchange(self, tensor: torch.Tensor, room: torch.Tensor) -> None:
         """Send `tensor` into `room`, and look at the buffers of each question."""
-        send = staging.Staging(self.source).message(0, OUT, tensor, self.source.mark())
-        receive = staging.Staging(self.target).message(0, IN, room, self.target.mark())
+        send = gpu_aware.Route(self.source, direct=False).message(0, OUT, tensor, self.source.mark())
+        receive = gpu_aware.Route(self.target, direct=False).message(0, IN, room, self.target.mark())
         for _ in range(10_000):
             posted = [post(message, self.wire) for message in (receive, send)]
             assert self.source.used <= 2
@@ -214,7 +214,7 @@ def test_direct_posts_once_the_device_has_come_so_far() -> None:
     """And then out of, and into, the very memory."""
     said: list[str] = []
     memory, wire = Told(said), LocalWire(said)
-    route, mark = direct.Direct(memory), memory.mark()
+    route, mark = gpu_aware.Route(memory, direct=True), memory.mark()
     tensor, room = torch.arange(250).to(torch.bfloat16), torch.zeros(250, dtype=torch.bfloat16)
     send, receive = route.message(0, OUT, tensor, mark), route.message(0, IN, room, mark)
     mark.left = 50

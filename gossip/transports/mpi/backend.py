@@ -100,7 +100,7 @@ class MpiBackend(Backend):
                     route = self._route(tensor)
                     if route is not None:
                         if route not in marks:
-                            marks[route] = route.mark()
+                            marks[route] = route.memory.mark()
                         messages.append(route.message(rank, line, tensor, marks[route]))
                         flight.prompt = False
                     else:

@@ -16,9 +16,8 @@ import torch
 import gossip
 from gossip.transports.mpi.backend import MpiBackend
 from gossip.transports.mpi.gpu import staging
-from gossip.transports.mpi.gpu.direct import Direct
 from gossip.transports.mpi.gpu.routes import Route
-from gossip.transports.mpi.gpu.staging import Buffer, Event, Memory, Staging
+from gossip.transports.mpi.gpu.staging import Buffer, Event, Memory
 
 POISON = 0xFF
 QUESTIONS = 3
@@ -126,17 +125,17 @@ class TwinRoutes:
 
 def staged(world: gossip.World, chunk: int = 100, host: int = 32) -> TwinMemory:
     """Let tensors of more than `host` bytes travel through buffers, `chunk` bytes at a time."""
-    return _through(world, Staging, chunk, host)
+    return _through(world, False, chunk, host)
 
 
 def direct(world: gossip.World, chunk: int = 100, host: int = 32) -> TwinMemory:
     """Let MPI take them as if they were a device's and it carried these."""
-    return _through(world, Direct, chunk, host)
+    return _through(world, True, chunk, host)
 
 
-def _through(world: gossip.World, way: Callable[[Memory], Route], chunk: int, host: int) -> TwinMemory:
+def _through(world: gossip.World, direct: bool, chunk: int, host: int) -> TwinMemory:
     assert isinstance(world.base.backend, MpiBackend)
     staging.CHUNK = chunk
     memory = TwinMemory()
-    world.base.backend.engine.routes = TwinRoutes(way(memory), host)  # type: ignore[assignment]
+    world.base.backend.engine.routes = TwinRoutes(Route(memory, direct), host)  # type: ignore[assignment]
     return memory

@@ -1,4 +1,4 @@
-"""Memory of GPUs over MPI: `routes` asks the library, `direct` hands it over, `staging` copies through the host.
+"""Memory of GPUs over MPI: `routes` asks the library how to carry it, `staging` copies through the host.
 
 `cuda` is the device's side of it: streams, events, pinned memory.
 May import: transports.mpi.messages.

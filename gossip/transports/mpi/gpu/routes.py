@@ -5,16 +5,16 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from ....errors import UsageError
-from ..messages import Line, Message
+from ..messages import Line, Message, PlainReceive, PlainSend
 from .cuda import CudaMemory
-from .direct import Direct
-from .staging import Event, Memory, Staging
+from .staging import Event, Memory, StagedReceive, StagedSend, chunks
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -34,22 +34,35 @@ INFO = "mpi_memory_alloc_kinds"
 """By MPI 4.1, what a communicator says of the memory that it takes: kinds such as cuda:device, with commas between."""
 
 
-class Route(Protocol):
-    """How tensors of one device travel.
+class Span(NamedTuple):
+    """Bytes of a device as MPI takes them. torch's own tensors of some dtypes, such as bfloat16, cannot be taken so."""
 
-    Attributes:
-        name: "staged" or "direct".
-        memory: the device's.
+    address: int
+    nbytes: int
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {"data": (self.address, False), "shape": (self.nbytes,), "typestr": "|u1", "version": 3}
+
+
+class Route:
+    """How tensors of one device travel: direct, or staged through pinned memory of the host.
+
+    MPI knows nothing of streams. So a direct message is posted once the device has come to the point at which its batch
+    was posted: what is sent has been written by then, and what is received into is read no more. Both routes cut a
+    tensor alike, so that the other end may take either.
     """
 
-    name: str
-    memory: Memory
-
-    def mark(self) -> Event:
-        """What a batch that is posted now has to come after."""
+    def __init__(self, memory: Memory, direct: bool) -> None:
+        self.memory = memory
+        self.name = "direct" if direct else "staged"
 
     def message(self, rank: int, line: Line, tensor: torch.Tensor, mark: Event) -> Message:
-        """The tensor on its way out, or to come in, as `line` says."""
+        """The tensor on its way, out or in as `line` says, after the device's work up to `mark`."""
+        if self.name == "staged":
+            return (StagedReceive if line.inward else StagedSend)(rank, line, tensor, self.memory, mark)
+        spans = [Span(chunk.data_ptr(), len(chunk)) for chunk in chunks(tensor)]
+        return (PlainReceive if line.inward else PlainSend)(rank, line, spans, ready=partial(self.memory.passed, mark))
 
 
 class Routes:
@@ -89,7 +102,7 @@ class Routes:
             )
         kind = "cuda" if torch.version.hip is None else "rocm"
         aware = supported(self._mpi, self._comm, kind) if self._said is None else self._said
-        route: Route = (Direct if aware else Staging)(CudaMemory(device))
+        route = Route(CudaMemory(device), direct=aware)
         log.info(
             "rank %d: tensors of %s travel over MPI %s: %s says that it %s %s memory",
             self._me,

@@ -102,23 +102,6 @@ class Memory(ABC):
         self._idle[len(buffer.memory)].append(buffer)
 
 
-class Staging:
-    """How tensors of one device travel where MPI carries memory of hosts alone."""
-
-    name = "staged"
-
-    def __init__(self, memory: Memory) -> None:
-        self.memory = memory
-
-    def mark(self) -> Event:
-        """What a batch that is posted now has to come after."""
-        return self.memory.mark()
-
-    def message(self, rank: int, line: Line, tensor: torch.Tensor, mark: Event) -> Message:
-        """The tensor on its way out, or to come in, as `line` says."""
-        return (StagedReceive if line.inward else StagedSend)(rank, line, tensor, self.memory, mark)
-
-
 class Staged(Message):
     """A tensor that travels through buffers, two at the most.
 
