@@ -25,7 +25,8 @@ from gossip.transports.flight import pace
 from gossip.transports.mpi import messages
 from gossip.transports.mpi.engine import Engine
 from gossip.transports.torch import streams, waiter
-from gossip.transports.torch.backend import LONG, TorchBackend
+from gossip.transports.torch.backend import TorchBackend
+from gossip.transports.torch.gloo import LONG
 
 Sum = Callable[[Transport, Sequence[torch.Tensor]], collectives.Steps]
 Patch = pytest.MonkeyPatch
