@@ -95,10 +95,10 @@ class Told(twin.TwinMemory):
         super().__init__()
         self.said, self._counts = said, {"out": 0, "in": 0}
 
-    def copy_out(self, span: torch.Tensor, buffer: staging.Buffer, after: staging.Event) -> None:
+    def copy_out(self, span: torch.Tensor, buffer: cuda.Buffer, after: cuda.Event) -> None:
         self._tell("out", lambda: super(Told, self).copy_out(span, buffer, after), self._out)
 
-    def copy_in(self, buffer: staging.Buffer, span: torch.Tensor, after: staging.Event) -> None:
+    def copy_in(self, buffer: cuda.Buffer, span: torch.Tensor, after: cuda.Event) -> None:
         self._tell("in", lambda: super(Told, self).copy_in(buffer, span, after), self._in)
 
     def _tell(self, way: str, start: Callable[[], None], stream: deque[twin.Step]) -> None:
@@ -480,7 +480,7 @@ def test_the_way_is_logged_once(
     value: str | None, name: str, monkeypatch: Patch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """For each device; the variable is believed where it is set."""
-    monkeypatch.setattr(gpu_aware, "CudaMemory", lambda device: twin.TwinMemory())
+    monkeypatch.setattr(gpu_aware, "Memory", lambda device: twin.TwinMemory())
     monkeypatch.setattr(gpu_aware, "supported", lambda mpi, comm, kind: False)
     monkeypatch.delenv(gpu_aware.VARIABLE, raising=False)
     if value is not None:

@@ -21,9 +21,9 @@ from ..collectives import Relay
 from ..flight import Backend, Batch, Channel, Flight
 from .engine import Engine
 from .flight import Habits, MpiFlight
-from .gpu.cuda import aside
+from .gpu.cuda import Event, aside
 from .gpu.routes import Route, Routes, said
-from .gpu.staging import Event, Staged
+from .gpu.staging import Staged
 from .messages import EAGER, Line, PlainReceive, PlainSend, pieces
 from .start import check_running, pid_of_mpirun
 from .ulfm import Ulfm, is_chosen

@@ -15,7 +15,7 @@ import gossip
 import topologies
 from gossip.transports.mpi.backend import MpiBackend
 from gossip.transports.mpi.gpu import staging
-from gossip.transports.mpi.gpu.staging import Memory
+from gossip.transports.mpi.gpu.cuda import Memory
 from workers import twin
 
 CHUNK = 1 << 16

@@ -7,7 +7,7 @@ message or a read, has wrong values.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,8 +16,8 @@ import torch
 import gossip
 from gossip.transports.mpi.backend import MpiBackend
 from gossip.transports.mpi.gpu import staging
+from gossip.transports.mpi.gpu.cuda import Buffer, Event, Memory
 from gossip.transports.mpi.gpu.routes import Route
-from gossip.transports.mpi.gpu.staging import Buffer, Event, Memory
 
 POISON = 0xFF
 QUESTIONS = 3
@@ -65,14 +65,19 @@ class TwinMemory(Memory):
     most_used: the most of these at one time.
     """
 
+    _out: deque[Step]  # type: ignore[assignment]
+    _in: deque[Step]  # type: ignore[assignment]
+
     def __init__(self) -> None:
-        super().__init__()
-        self._out: deque[Step] = deque()
-        self._in: deque[Step] = deque()
+        self.made, self._idle = 0, defaultdict(list)
+        self._out, self._in = deque(), deque()
         self.used = self.most_used = 0
 
     def mark(self) -> Event:
         return Step()
+
+    def adopt(self) -> None:
+        """Any thread may call."""
 
     def passed(self, event: Event) -> bool:
         step = event.step if isinstance(event, Reused) else event

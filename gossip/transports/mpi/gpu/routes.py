@@ -13,8 +13,8 @@ import torch
 
 from ....errors import UsageError
 from ..messages import Line, Message, PlainReceive, PlainSend
-from .cuda import CudaMemory
-from .staging import Event, Memory, StagedReceive, StagedSend, chunks
+from .cuda import Event, Memory
+from .staging import StagedReceive, StagedSend, chunks
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -102,7 +102,7 @@ class Routes:
             )
         kind = "cuda" if torch.version.hip is None else "rocm"
         aware = supported(self._mpi, self._comm, kind) if self._said is None else self._said
-        route = Route(CudaMemory(device), direct=aware)
+        route = Route(Memory(device), direct=aware)
         log.info(
             "rank %d: tensors of %s travel over MPI %s: %s says that it %s %s memory",
             self._me,

@@ -1,114 +1,40 @@
-"""Tensors of a device through pinned memory of the host, in chunks: one is copied while the wire carries another.
+"""Tensors of a device through pinned memory of the host, in chunks: one is copied while MPI moves another.
 
-A message going out has two buffers: while the wire reads the one, the device fills the other with the next chunk. A
-message coming in has two as well: while the wire fills the one, the other is copied to the device. No thread waits for
-the device: each copy ends in an event, and whoever asks for the flight asks for the events too.
+A message going out has two buffers: while MPI reads one, the device fills the other with the next chunk. A message
+coming in has two as well: while MPI fills one, the other is copied to the device. No thread waits for the device: each
+copy ends in an event, and a poll of the flight polls its events too.
 
-A message takes its buffers when it is posted, so none waits for what another one holds, and its flight gives them back
-when somebody has waited for it. How many there are follows from the program alone: a training loop that posts and lands
-alike in every step pins memory in its first ones, and not in a later one that the network made slower.
+A message takes its buffers when it is posted, so none waits for those of another. Its flight gives them back when it
+has been waited for. So their number follows from the program alone: a training loop that posts and lands alike in every
+step pins memory in its first steps, and not in a later one that the network made slower.
 """
 
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
-from collections import defaultdict, deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from abc import abstractmethod
+from collections import deque
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from ..messages import Line, Message, Wire
+from .cuda import Buffer, Event, Memory
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 CHUNK = 8 << 20
-"""Bytes of a device's tensor in one message. Both ends cut alike, also where one of them is `direct`."""
-
-LEAST = 1 << 12
-"""Bytes of the smallest buffer; others have a power of two, so that messages of about one size share theirs."""
-
-Event = Any
-"""What a device calls a point in the order of its work: known to `Memory` alone."""
-
-
-@dataclass(eq=False)
-class Buffer:
-    """Pinned memory of the host.
-
-    Attributes:
-        memory: its bytes, (n,) uint8.
-        array: the same, as MPI takes them.
-        copied: the event in which the last copy from or to it ends.
-    """
-
-    memory: torch.Tensor
-    array: npt.NDArray[np.uint8]
-    copied: Event
-
-
-class Memory(ABC):
-    """One device's memory: what was done on it by now, copies that nobody waits for, and buffers for them.
-
-    Used under the engine's lock, by several threads. Nothing here waits for the device but `take`, when it has to make
-    a buffer.
-
-    Attributes:
-        made: buffers that were made so far.
-    """
-
-    def __init__(self) -> None:
-        self.made = 0
-        self._idle: defaultdict[int, list[Buffer]] = defaultdict(list)
-
-    def adopt(self) -> None:
-        """The calling thread belongs to the device from now on, for calls that do not say which one they mean."""
-
-    @abstractmethod
-    def mark(self) -> Event:
-        """The end of all work that the calling thread has given to the device."""
-
-    @abstractmethod
-    def passed(self, event: Event) -> bool:
-        """Whether the device has come to `event`."""
-
-    @abstractmethod
-    def copy_out(self, span: torch.Tensor, buffer: Buffer, after: Event) -> None:
-        """Start copying `span`, (n,) uint8 of the device, into `buffer`, after `after` and earlier copies out."""
-
-    @abstractmethod
-    def copy_in(self, buffer: Buffer, span: torch.Tensor, after: Event) -> None:
-        """Start copying `buffer` into `span`, after `after` and earlier copies in."""
-
-    @abstractmethod
-    def pinned(self, nbytes: int) -> Buffer:
-        """A new buffer. Slow."""
-
-    def take(self, count: int, nbytes: int) -> list[Buffer]:
-        """`count` buffers of at least `nbytes`."""
-        size = max(LEAST, 1 << (nbytes - 1).bit_length())
-        idle = self._idle[size]
-        while len(idle) < count:
-            idle.append(self.pinned(size))
-            self.made += 1
-        return [idle.pop() for _ in range(count)]
-
-    def give_back(self, buffer: Buffer) -> None:
-        """Nothing reads or writes it any more."""
-        self._idle[len(buffer.memory)].append(buffer)
+"""Bytes of a device's tensor in one message."""
 
 
 class Staged(Message):
     """A tensor that travels through buffers, two at the most.
 
     Attributes:
-        ended: all of it has left or come, or nobody touches its memory and its buffers any more.
+        ended: all of it has left or come, or nothing touches its memory and its buffers any more.
         moved: when a chunk was last given to MPI or taken from it.
-        failure: why MPI does not carry the rest of it; whatever stands behind it on its line fails alike.
+        failure: why MPI does not carry the rest of it; the messages behind it on its line fail alike.
     """
 
     staged = True
@@ -145,7 +71,7 @@ class Staged(Message):
 
     @abstractmethod
     def _hand_over(self, wire: Wire) -> bool:
-        """Hand chunks to MPI, as far as that is possible now; whether it has had all."""
+        """Post chunks as far as that is possible now; whether those were all."""
 
     @abstractmethod
     def _go_on(self) -> None:
