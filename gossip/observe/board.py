@@ -1,7 +1,7 @@
 """Where each rank is: its step, what it does there and what it waits for, and what is known of a rank that is silent.
 
 A rank writes its own slot, in memory that the ranks of one host share. Nothing is sent, and a step takes a
-microsecond longer. A rank that waits in vain reads the slot of its peer, and asks the kernel whether that process
+microsecond longer. A rank that waits for long reads the slot of its peer, and asks the kernel whether that process
 still runs. Of a peer on another host it knows when it last heard from it.
 """
 
@@ -23,7 +23,7 @@ from types import TracebackType
 from .slot import ENDED, STEP, Slot, mapped, path_of
 
 REPORT = getattr(signal, "SIGUSR1", None)
-"""What a rank answers with its position and stacks."""
+"""The signal that a rank answers with its position and stacks."""
 
 ANSWER = 2.0
 """Seconds that the others on this host have for their reports."""
@@ -32,7 +32,7 @@ PATIENCE = 0.1
 """Seconds for a process that has closed its connections to end."""
 
 NAMED = 4
-"""Peers of whom an error tells what is known; the others only by their number."""
+"""Peers whose state an error tells; it only numbers the others."""
 
 
 class Board:
@@ -42,7 +42,7 @@ class Board:
         slot: this rank's own.
         mates: rank -> its slot, for the others on this host.
         hosts: of all ranks.
-        heard: rank -> in what a message of it last landed here, and when.
+        heard: rank -> (subject, time) of the last flight with a message from it.
     """
 
     def __init__(self, rank: int) -> None:
@@ -51,9 +51,9 @@ class Board:
         self.mates: dict[int, Slot] = {}
         self.hosts: tuple[str, ...] = ()
         self.heard: dict[int, tuple[str, float]] = {}
-        self._job = ""  # what the ranks of this host call it alike
+        self._job = ""  # a name that the ranks of this host have in common
         self._claim: socket.socket | None = None
-        self._processes: dict[int, int] = {}  # rank -> a descriptor of its process, which no later one can be taken for
+        self._processes: dict[int, int] = {}  # rank -> a descriptor of its process, safe from reused numbers
         weakref.finalize(self, _close, self._processes)
 
     # -- what this rank does -------------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class Board:
                         self._processes[rank] = os.pidfd_open(int(pid))
 
     def known(self, rank: int) -> str:
-        """What is known of `rank`, such as `rank 1, process 4711 on this host, is in step 412, computing for 31 s`."""
+        """The known state of `rank`: `rank 1, process 4711 on this host, is in step 412, computing for 31 s`."""
         parts = [f"rank {rank}"]
         if rank in self.mates:
             slot = self.mates[rank]

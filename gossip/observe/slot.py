@@ -17,7 +17,7 @@ ENDED = "exit"
 
 
 class Slot(ctypes.Structure):
-    """What a rank tells of itself; times by the monotonic clock, which the processes of a host share."""
+    """The position of a rank; times by the monotonic clock, which the processes of a host share."""
 
     _fields_ = (
         ("rank", ctypes.c_int64),

@@ -1,9 +1,9 @@
 """How the survivors go on after a rank died.
 
 The death breaks off a wait with `PeerDied`, on some ranks and not on others; ranks that exchange with others may be
-steps ahead. So the rank that notices revokes what carries their messages, which breaks off every wait of every rank.
-Then all survivors agree that they have left what they were doing, meet again without the dead, tell one another where
-each stands, and begin again from there. When another rank dies meanwhile, they do so once more.
+steps ahead. So the rank that notices revokes the messages in flight, which breaks off every wait of every rank. Then
+all survivors agree that they have broken off. They meet again without the dead, tell one another where each stands, and
+begin again from there. When another rank dies meanwhile, they do so once more.
 
 An act of all ranks, such as an exact average, must count on all of them or on none: some could have finished it when it
 broke. So it ends with an agreement, and is done again when that fails.
@@ -29,7 +29,7 @@ class Party(Protocol):
     """An optimizer that goes on after a loss."""
 
     def tell(self) -> Any:
-        """What the others have to know of this rank, as JSON takes it. Everything in flight has been broken off."""
+        """The state of this rank for the others, as JSON takes it. Everything in flight has been broken off."""
 
     def go_on(self, told: Told) -> None:
         """Begin again among the ranks that have told."""
@@ -44,7 +44,7 @@ class Meeting(Protocol):
     @property
     def ranks(self) -> Sequence[int]: ...
     def gather_once(self, data: bytes) -> list[bytes]:
-        """What every survivor gave; a death breaks it off."""
+        """The bytes of every survivor; a death breaks it off."""
 
 
 class Survivors(ABC):
@@ -64,7 +64,7 @@ class Survivors(ABC):
 
 
 class Carrier:
-    """What all channels over one MPI communicator, process group or network share.
+    """The state that all channels over one MPI communicator, process group or network share.
 
     Attributes:
         size: ranks that are left.

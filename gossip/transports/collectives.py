@@ -52,7 +52,7 @@ class Relay(Flight):
 
     def wait(self, timeout: float | None = None) -> None:
         try:
-            with self.channel.waiting():  # for what it posts now too
+            with self.channel.waiting():  # also for the batches that it posts now
                 self.driven = False  # the waiter advances it
                 super().wait(timeout)
         finally:

@@ -51,7 +51,7 @@ class Communicator:
         me: this rank as the whole job numbers it.
         streams: all batches travel in the one order of a device's stream, and no host waits for them.
 
-    What depends on the backend alone is an attribute too, described there: `carrier`, `name`, `home`, `patience`,
+    Facts and methods of the backend are attributes too, described there: `carrier`, `name`, `home`, `patience`,
     `lanes`, `expects`, `route`, `drive`, `waiting`, `end_job`, `close`.
     """
 
@@ -176,7 +176,7 @@ class Communicator:
 
         Args:
             sends: peer -> tensors that it receives, in this order.
-            receives: peer -> tensors that are filled with what it sends.
+            receives: peer -> tensors that its message fills.
             subject: what errors call the batch, such as "round 17".
             together: all ranks post this and wait for it, as a round of SGP or a hop around a ring. Messages of
                 different steps then hardly meet, and no receiver is asked for room. Both ends say the same.
@@ -250,7 +250,7 @@ class Communicator:
         return self._start(collectives.tree_broadcast(self, tensors, source), f"a broadcast from rank {source}")
 
     def gather(self, data: bytes) -> list[bytes]:
-        """What every rank gave, by rank, on every rank. Blocks."""
+        """The bytes of every rank, by rank, on every rank. Blocks."""
         check_bytes(data)
         return self.together(lambda: self.gather_once(data))
 

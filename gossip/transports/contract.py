@@ -72,7 +72,7 @@ def _order(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) ->
 
 
 def _expected(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) -> None:
-    """What is expected arrives in order, with what is not; what comes on another channel is not what is expected."""
+    """Expected and other messages arrive in order; an expected message is not mistaken for one of another channel."""
     channel, n = world.channel(), world.size
     if n == 1:
         return
@@ -80,28 +80,28 @@ def _expected(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device)
     sent = [_filled(device, 100 * (number + 1), number) for number in range(5)]
     rooms = [torch.full_like(tensor, -1) for tensor in sent]
     flights = []
-    for part, room_is_made in ((slice(0, 1), True), (slice(1, 3), True), (slice(3, 4), False)):
-        if room_is_made:
+    for part, is_expected in ((slice(0, 1), True), (slice(1, 3), True), (slice(3, 4), False)):
+        if is_expected:
             channel.expect({left: rooms[part]})
             world.barrier()
-        flights.append(channel.post({right: sent[part]}, {left: rooms[part]}, "what is expected"))
+        flights.append(channel.post({right: sent[part]}, {left: rooms[part]}, "an expected message"))
     for flight in flights:
         flight.wait()
     channel.expect({left: rooms[3:4]})
-    world.channel().post({right: sent[4:]}, {left: rooms[4:]}, "what is not").wait()
-    assert [int(room[0]) for room in rooms] == [0, 1, 2, 3, 4], "messages did not come into the room made for them"
+    world.channel().post({right: sent[4:]}, {left: rooms[4:]}, "another message").wait()
+    assert [int(room[0]) for room in rooms] == [0, 1, 2, 3, 4], "messages did not arrive in their receive buffers"
     assert all(bool((room == room[0]).all()) for room in rooms), "landed, but not filled"
 
 
 def _apart(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) -> None:
-    """What comes from one peer lands while another, asked before on the same channel, has not sent yet."""
+    """A message of one peer lands while an earlier receive from another peer on the same channel is still open."""
     channel = world.channel()
-    if world.size < 3 or world.base.lanes == 1:  # there messages come in the order of the stream
+    if world.size < 3 or world.base.lanes == 1:  # in a stream all messages have one order
         return
     room, word = _filled(device, 1000, -1), _filled(device, 1, 0)
     if world.rank == 0:
-        late = channel.post({}, {1: [torch.empty_like(room)]}, "what comes late")
-        channel.post({}, {2: [room]}, "what comes early").wait()
+        late = channel.post({}, {1: [torch.empty_like(room)]}, "a late message")
+        channel.post({}, {2: [room]}, "an early message").wait()
         assert int(room[0]) == 2, "landed, but not filled"
         assert not late.done(), "landed before it was sent"
         channel.post({1: [word]}, {}, "a word").wait()
@@ -109,11 +109,11 @@ def _apart(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) ->
     elif world.rank <= 2:
         if world.rank == 1:
             channel.post({}, {0: [word]}, "a word").wait()
-        channel.post({0: [_filled(device, 1000, world.rank)]}, {}, "what comes").wait()
+        channel.post({0: [_filled(device, 1000, world.rank)]}, {}, "a message").wait()
 
 
 def _taken(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) -> None:
-    """Who has handed over its message does not wait for another one of the batch that it comes in."""
+    """A send lands although its receiver still waits for another message of the same batch."""
     channel = world.channel()
     if world.size < 3 or world.base.lanes == 1:
         return

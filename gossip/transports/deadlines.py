@@ -1,4 +1,4 @@
-"""What is said of a wait that takes long: whom it waits for, what is known of them, and when it fails.
+"""The sentences of a wait that takes long: for which ranks, what is known of them, and when it fails.
 
 Nothing here runs in a wait that ends soon.
 """
@@ -29,7 +29,7 @@ def poll(
     notice: Callable[[], str] = str,
     interval: float = 1e-4,
 ) -> None:
-    """Return once `has_come()`: for what a rank waits for before there are flights, and after a death.
+    """Return once `has_come()`: for waits without a flight, at the start and after a death.
 
     Raises:
         PeerTimeout: `failure()`, after `seconds`. After `NOTICE` the log gets the line `notice()`, unless it is empty.

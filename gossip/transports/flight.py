@@ -1,7 +1,7 @@
-"""What a backend is: `post` starts one batch of messages, and returns the `Flight` that is this batch under way.
+"""A backend starts batches of messages with `post`, which returns the `Flight`: this batch under way.
 
-A backend moves bytes and knows nothing of groups, collectives, deadlines or how peers are named: those are the
-communicator's, which stands above it. A new way to travel is one `Backend` and one kind of `Flight`.
+A backend moves bytes. It knows nothing of groups, collectives, deadlines or the names of peers: those belong to the
+communicator above it. A new way to travel is one `Backend` and one kind of `Flight`.
 """
 
 from __future__ import annotations

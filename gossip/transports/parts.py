@@ -1,9 +1,9 @@
-"""Messages that the ranks of a node carry together: each of them one part across the network, then all to all inside.
+"""Messages that the ranks of a node carry together: one part each across the network, then an all-gather inside.
 
-Where m ranks share a host and hold the same values, a message to another host is the same from each of them. So rank r
-of the node sends the r-th of m parts to its counterpart there, and the counterparts hand each other what they have got:
-each message crosses the link between the hosts once, over every network card that the ranks have, and not m times.
-A large part goes in pieces: while one is handed around inside the node, the next is on its way between the nodes.
+Where m ranks share a host and hold the same values, each of them has the same message for another host. So rank r of
+the node sends only the r-th of m parts to its counterpart there, and the counterparts exchange their parts. The message
+crosses the link between the hosts once and not m times, over every network card that the ranks have. A large part is
+cut into pieces: while one is exchanged inside the node, the next travels between the nodes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from .flight import Batch, Channel, Flight
 from .sums import blocks, ring_gather
 
 PIECE, PIECES, AHEAD = 1 << 17, 8, 2
-"""Bytes of a rank's part that are worth a message of their own, the most pieces that a part is cut into, and how many
-of them are under way at once: the one that is waited for, and the next."""
+"""The least bytes of a piece, the most pieces of a part, and how many of them are under way at once."""
 
 
 def post_in_parts(
@@ -27,14 +26,13 @@ def post_in_parts(
 ) -> Flight:
     """Start one batch, as `across.post` does, of messages that are the same on every rank of `node`.
 
-    Every rank of the node makes this call, at the same rank of `across`; messages are of one size. Batches of one
-    channel are to land before the next is started: their second halves begin when their first halves have landed, which
-    has no order.
+    Every rank of the node makes this call, at the same rank of `across`; messages are of one size. A batch has to land
+    before the next one is posted on the channel.
     """
     relay = Relay(across, _legs(across, node, sends, receives, subject, together), subject)
     relay.sends, relay.receives = sends, receives
-    flight = across.drive(relay)  # before the first half has begun, so that what moves it along moves the second too
-    flight.done()  # the first half is on its way from now on
+    flight = across.drive(relay)  # before its first half, so that it starts the second one by itself
+    flight.done()  # posts the first half
     return flight
 
 
@@ -53,7 +51,7 @@ def _legs(across: Channel, node: Channel, sends: Batch, receives: Batch, subject
         if piece >= AHEAD - 1:
             flight, tensors = travelling.popleft()
             yield flight
-            # One after the other, in this order: the ranks of a node see the pieces land in orders of their own.
+            # One piece after the other, in this order: pieces land in another order on each rank of the node.
             yield from ring_gather(node, tensors, node.rank, f"{subject}, inside the node", together=together)
 
 
@@ -63,6 +61,6 @@ def _own(node: Channel, batch: Batch) -> Batch:
 
 
 def _pieces(message: Sequence[torch.Tensor], ranks: int) -> int:
-    """Into how many pieces each of `ranks` parts of a message is cut; alike at both ends, and on every rank."""
+    """Into how many pieces each of `ranks` parts of a message is cut; the same at both ends and on every rank."""
     nbytes = sum(tensor.nbytes for tensor in message) // ranks if ranks > 1 else 0
     return min(max(nbytes // PIECE, 1), PIECES)

@@ -1,7 +1,4 @@
-"""The exact sum, in its two halves: reduce-scatter, after which each rank has the sum of its own parts, and all-gather.
-
-Around a ring for few ranks, in fewer rounds for many.
-"""
+"""The exact sum: a reduce-scatter, then an all-gather. Around a ring for few ranks, in fewer rounds for many."""
 
 from __future__ import annotations
 
@@ -19,13 +16,13 @@ RING = 16
 """Ranks up to which the exact sum goes around a ring."""
 
 LANE = 1 << 20
-"""Bytes of a block from which on it goes around in two halves; with smaller ones that costs more than it hides."""
+"""Blocks of at least so many bytes go around in two halves; with smaller ones that costs more than it hides."""
 
 SEGMENT = 1 << 26
-"""Bytes that are summed at once on more ranks, which bounds the memory that this takes beside the tensors."""
+"""Bytes that are summed at once on more ranks. This bounds the memory of receive buffers."""
 
 Part = tuple[int, slice]
-"""The number of a tensor, and where in it."""
+"""(number of a tensor, slice of it)."""
 
 
 def exact_sum(channel: Channel, tensors: Sequence[torch.Tensor]) -> Steps:
@@ -40,7 +37,7 @@ def exact_sum(channel: Channel, tensors: Sequence[torch.Tensor]) -> Steps:
 
 
 def reduce_scatter(channel: Channel, tensors: Sequence[torch.Tensor]) -> Steps:
-    """The first half of `exact_sum`: in place, each rank has the sum of its `own_parts`, and the rest is of no use."""
+    """The first half of `exact_sum`: in place, each rank has the sum of its `own_parts`; the rest has no meaning."""
     if channel.size <= RING:
         ring = Ring(channel, tensors, _lanes(channel, tensors))
         yield from ring.around(ring.scatter())
@@ -60,7 +57,7 @@ def all_gather(channel: Channel, tensors: Sequence[torch.Tensor]) -> Steps:
 
 
 def own_parts(channel: Channel, tensors: Sequence[torch.Tensor]) -> list[Part]:
-    """What this rank holds between the halves: at least one part of each tensor, some perhaps empty."""
+    """The parts that this rank has the sum of between the halves: one or more of each tensor, perhaps empty."""
     n, rank = channel.size, channel.rank
     if n <= RING:
         segments, mine = [[(number, slice(0, len(tensor))) for number, tensor in enumerate(tensors)]], (rank + 1) % n
@@ -74,13 +71,13 @@ def own_parts(channel: Channel, tensors: Sequence[torch.Tensor]) -> list[Part]:
 
 
 def _lanes(channel: Channel, tensors: Sequence[torch.Tensor]) -> int:
-    """In how many parts each block goes around: of large ones one half is added while the other travels."""
+    """Into how many parts each block is cut: one half of a large block is added while the other travels."""
     nbytes = sum(tensor.nbytes for tensor in tensors) // channel.size
     return 1 if nbytes < LANE else min(2, channel.lanes)
 
 
 class Hop(NamedTuple):
-    """What goes to the right, what comes from the left, and what that is added to where it does not stay."""
+    """Tensors that go to the right, receive buffers for those from the left, and tensors to add these to, if any."""
 
     give: Sequence[torch.Tensor]
     take: Sequence[torch.Tensor]
@@ -97,15 +94,15 @@ def ring_sum(channel: Channel, tensors: Sequence[torch.Tensor], lanes: int = 1) 
 def ring_gather(
     channel: Channel, tensors: Sequence[torch.Tensor], own: int, subject: str, *, together: bool = False
 ) -> Steps:
-    """Of the n blocks of each tensor this rank has block `own`, the one on its right block `own` + 1: all get all."""
+    """An all-gather: of n blocks this rank has block `own`, and its right neighbour block `own` + 1."""
     ring = Ring(channel, tensors)
     return ring.around(ring.gather(own, subject), together=together)
 
 
 class Ring:
-    """Ranks that each give to the one on their right, n blocks of tensors, and hops that move one block each.
+    """Ranks that each send to the one on their right, n blocks of tensors, and hops that move one block each.
 
-    lanes: in so many parts, as many of which are under way at once.
+    A block is cut into `lanes` parts, and as many parts are under way at once.
     """
 
     def __init__(self, channel: Channel, tensors: Sequence[torch.Tensor], lanes: int = 1) -> None:
@@ -127,13 +124,13 @@ class Ring:
             yield Hop(give, arriving, f"hop {hop} of an exact sum", mine)
 
     def gather(self, own: int, subject: str) -> Iterator[Hop]:
-        """This rank has block `own`, the one on its right block `own` + 1: after these hops all have all."""
+        """From one block a rank, `own` here and `own` + 1 at the right neighbour, to all blocks on all ranks."""
         for hop, lane in itertools.product(range(self._channel.size - 1), range(self._lanes)):
             give, take = (self._part(own - hop - back, lane) for back in (0, 1))
             yield Hop(give, take, f"hop {hop} around, {subject}")
 
     def around(self, hops: Iterator[Hop], *, together: bool = True) -> Steps:
-        """Post hop after hop, each once what it gives is there, with room for the next where that lets it leave."""
+        """Post hop after hop, each once the tensors that it sends have arrived."""
         channel = self._channel
         right, left = (channel.rank + 1) % channel.size, (channel.rank - 1) % channel.size
         under_way: deque[tuple[Flight, Hop]] = deque()
@@ -143,14 +140,14 @@ class Ring:
                 yield from _landed(under_way)
             flight = channel.post({right: hop.give}, {left: hop.take}, hop.subject, together=together)
             under_way.append((flight, hop))
-            if len(under_way) == self._lanes and not channel.expects:  # then the next one takes no room as yet
+            if len(under_way) == self._lanes and not channel.expects:  # then the next buffer is not needed yet
                 yield from _landed(under_way)
         while under_way:
             yield from _landed(under_way)
 
 
 def _landed(under_way: deque[tuple[Flight, Hop]]) -> Steps:
-    """The oldest, and what is done with it then."""
+    """Wait for the oldest hop, and add."""
     flight, hop = under_way.popleft()
     yield flight
     if hop.to:
@@ -165,9 +162,9 @@ def _add_(parts: Sequence[torch.Tensor], addends: Sequence[torch.Tensor]) -> Non
 def circulant_sum(channel: Channel, tensors: Sequence[torch.Tensor]) -> Steps:
     """Reduce-scatter, then all-gather, segment by segment: 2⌈log₂ n⌉ rounds for any n, the least there is.
 
-    Of n blocks, rank r ends the first half with the sum of block r: while it holds s > 1 partial sums, those of blocks
-    r, r+1, …, r+s-1, it gives the upper half to the rank that keeps them and takes in as many from the rank on the
-    other side. The second half goes the same way back with the sums. Takes as much memory as half a segment.
+    Of n blocks, rank r ends the first half with the sum of block r. While it holds s > 1 partial sums, those of blocks
+    r, r+1, …, r+s-1, it sends the upper half to the rank that keeps them, and adds as many from the rank on the other
+    side. The second half sends the sums back the same way. Receive buffers take half a segment.
 
     Source: Träff, Optimal, Non-pipelined Reduce-scatter and Allreduce Algorithms, 2024, arXiv 2410.14234.
     """
@@ -188,7 +185,7 @@ def circulant_scatter(channel: Channel, segment: Sequence[torch.Tensor]) -> Step
 
 
 def circulant_gather(channel: Channel, segment: Sequence[torch.Tensor]) -> Steps:
-    """Block r of rank r goes to all others, the way back."""
+    """Block r of rank r goes to all others, in reverse order."""
     n, rank = channel.size, channel.rank
     for skip, count in reversed(_rounds(n)):
         give, take = blocks(segment, rank, count, n), blocks(segment, rank + skip, count, n)
@@ -196,7 +193,7 @@ def circulant_gather(channel: Channel, segment: Sequence[torch.Tensor]) -> Steps
 
 
 def _rounds(n: int) -> list[tuple[int, int]]:
-    """(to which rank from here, how many blocks) in each round of the first half."""
+    """(distance to the receiver, how many blocks) in each round of the first half."""
     held, rounds = n, []
     while held > 1:
         held, before = -(-held // 2), held

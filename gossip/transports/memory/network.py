@@ -1,8 +1,7 @@
-"""What connects ranks that are threads of one process, and what can go wrong on it.
+"""The network between ranks that are threads of one process, and its faults.
 
-A message is copied when both its send and its receive have been posted, as a network that copies nothing on the way
-would do it: a tensor that is written while it flies is a bug that shows here too. Deterministic, unless told to delay,
-lose or repeat messages.
+A message is copied when both its send and its receive have been posted. So a tensor that is written while in flight is
+a bug that shows here too. Deterministic, unless told to delay, lose or repeat messages.
 """
 
 from __future__ import annotations
@@ -30,21 +29,26 @@ class Parcel:
     landed: bool = False
 
     def forms(self) -> list[tuple[list[int], torch.dtype]]:
-        """The shape and the type of each tensor, of which there has to be the same room."""
+        """The shape and the type of each tensor, which have to be alike at both ends."""
         return [(list(tensor.shape), tensor.dtype) for tensor in self.tensors]
 
 
 @dataclass
 class Network:
-    """What connects the ranks, and what can go wrong on it.
+    """The network and its faults. Messages of one pair of ranks keep their order; delays reorder different pairs.
 
-    `delay(source, target, number)` is the seconds that message `number` from `source` to `target` stays under way,
-    `lose(source, target, number)` says whether it never arrives, `repeat(source, target, number)` whether it does so
-    twice. All count the messages of the pair from 0. Order between one pair of ranks is kept, as MPI keeps it;
-    different delays reorder what comes from different ranks. On a network that loses messages, one without an answer
-    for `patience` seconds counts as lost to those that ask for answers.
+    A rank dies when its function raises `Killed`: its messages still arrive, and nothing else is heard of it.
 
-    A rank dies when its function raises `Killed`: what it has sent still arrives, and nothing else is heard of it.
+    Attributes:
+        delay: (source, target, number) -> seconds that this message stays in flight. Each pair counts from 0.
+        lose: (source, target, number) -> whether it never arrives.
+        repeat: (source, target, number) -> whether it arrives twice.
+        patience: on a network that loses messages, one without an answer for so many seconds counts as lost.
+        failure: the error of the rank that failed first.
+        dead: the ranks that died.
+        revoked: how often the ranks of the latest revoked messages had met.
+        votes, verdicts: of the agreements among survivors.
+        changed: notified of every change; its lock guards all of it.
 
     >>> slow = Network(delay=lambda source, target, number: 0.001 * source)
     """
@@ -70,7 +74,7 @@ class Network:
         self._count[source, target] += 1
         parcel = Parcel(tensors)
         if self.lose is not None and self.lose(source, target, count):
-            parcel.landed = True  # it left; nobody will hear of it
+            parcel.landed = True  # it left, and never arrives
             return parcel
         if self.delay is not None:
             parcel.due = time.monotonic() + self.delay(source, target, count)
@@ -81,14 +85,14 @@ class Network:
         return parcel
 
     def receive(self, line: Line, tensors: Sequence[torch.Tensor]) -> Parcel:
-        """Make room for one; the caller holds `changed`."""
+        """Post a receive buffer; the caller holds `changed`."""
         parcel = Parcel(tensors)
         self._room[line].append(parcel)
         self.deliver(line)
         return parcel
 
     def deliver(self, line: Line) -> None:
-        """Hand over what has both ends and is due, in order."""
+        """Deliver the messages that have both ends and are due, in order."""
         sent, room = self._sent[line], self._room[line]
         while line[0] > self.revoked and sent and room and sent[0].due <= time.monotonic():
             parcel, target = sent.popleft(), room.popleft()
@@ -121,16 +125,16 @@ class Network:
             self.changed.notify_all()
 
     def revoke(self, met: int) -> None:
-        """Break off what is in flight among the ranks that have met `met` times."""
+        """Break off the messages among the ranks that have met `met` times."""
         with self.changed:
             self.revoked = max(self.revoked, met)
             self.changed.notify_all()
 
     def vote(self, ballot: tuple[int, int], rank: int, voters: Collection[int], done: bool, timeout: float) -> bool:
-        """Whether all `voters` voted yes, and none died before; who is dead by then is in `verdicts`.
+        """Whether all `voters` voted yes, and none died before; those dead by then are in `verdicts`.
 
         Raises:
-            PeerTimeout: one of those that are alive did not vote.
+            PeerTimeout: one that is alive did not vote.
         """
         deadline = time.monotonic() + timeout
         with self.changed:
@@ -142,7 +146,7 @@ class Network:
                 if not missing:
                     gone = frozenset(voter for voter in voters if voter in self.dead)
                     yes = all(votes.values()) and len(votes) == len(voters)
-                    # Who votes here has read all verdicts before.
+                    # A rank that votes has read all earlier verdicts.
                     self.verdicts = {ballot: (yes, gone)}
                     self.votes.clear()
                     self.changed.notify_all()
@@ -161,4 +165,4 @@ class Network:
 
 
 class Killed(BaseException):
-    """Ends the rank that raises it, as kill -9 ends a process: the others get no word of it but its silence."""
+    """Ends the rank that raises it, as kill -9 ends a process: the others are not told."""

@@ -1,10 +1,10 @@
 """MPI by mpi4py: non-blocking point-to-point on the tensors' own memory.
 
-A large message leaves when its receiver has sent a clear-to-send word. Sent at once, it would share its receiver's link
-with messages of ranks that are a round ahead, and delay the message that is waited for. MPI libraries ask too, but the
-answer then queues behind what the receiver itself has begun to send, over one connection for as long as that whole
-message takes. Here the word goes out with the receive, before anything of the same batch is sent. Where all ranks wait
-for the same step, messages of different steps hardly meet, and there is no word.
+A large message leaves when its receiver has sent a clear-to-send word. Sent at once, messages of ranks that are a round
+ahead would share the receiver's link, and delay the message that is waited for. MPI libraries ask the receiver too, but
+its answer queues behind the messages that it has begun to send. Here the word goes out with the receive, before any
+send of the same batch. Where all ranks wait for the same step, messages of different steps hardly meet: then there is
+no word.
 """
 
 from __future__ import annotations

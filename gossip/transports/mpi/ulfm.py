@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 VARIABLE = "OMPI_MCA_mpi_ft_enable"
-"""What mpirun --with-ft ulfm sets to 1."""
+"""Set to 1 by mpirun --with-ft ulfm."""
 
 
 def is_chosen() -> bool:

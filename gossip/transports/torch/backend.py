@@ -63,7 +63,7 @@ class TorchBackend(Backend):
         return group
 
     def open(self, everyone: Channel) -> None:
-        """The first operation of a group must be that of all ranks; later ones may be those of some ranks alone."""
+        """NCCL's first operation in a group must be of all ranks; later ones may be of some ranks alone."""
         if self.name == "nccl":
             self._streamed_sum(everyone, [torch.zeros(1, device=self.home)]).wait()
             if everyone.size > 1:
@@ -128,9 +128,9 @@ class TorchBackend(Backend):
 
     @contextmanager
     def _in_order(self, flight: StreamedFlight) -> Iterator[None]:
-        """What is done inside comes after all that the current stream has so far, and lands as `flight`."""
+        """Work given to the device inside comes after all that the current stream has so far, and lands as `flight`."""
         assert self._stream is not None
-        self._stream.wait_stream(torch.cuda.current_stream())  # after the update that wrote what is sent
+        self._stream.wait_stream(torch.cuda.current_stream())  # after the update that wrote the values sent
         with torch.cuda.stream(self._stream):
             yield
             flight.event.record(self._stream)
@@ -161,7 +161,7 @@ class TorchBackend(Backend):
 
     def _streamed_sum(self, channel: Channel, tensors: Sequence[torch.Tensor]) -> StreamedFlight:
         flight, size = StreamedFlight(channel, {}, {}, "an exact sum"), channel.size
-        # What a ring moves for each rank: 2(n-1)/n of the bytes.
+        # As in a ring: 2(n-1)/n of the bytes leave each rank.
         flight.bytes_sent = flight.bytes_received = sum(2 * (size - 1) * tensor.nbytes // size for tensor in tensors)
         flight.messages_sent = flight.messages_received = 2 * (size - 1) * len(tensors)
         with naming(channel, channel.ranks, flight.subject), self._in_order(flight):

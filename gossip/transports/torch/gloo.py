@@ -32,7 +32,7 @@ MESSAGE, ACKNOWLEDGEMENT = 0, 1
 
 
 class Mail:
-    """What is kept of one channel. It does not hold the channel, which is given to each call."""
+    """The state of one channel. It must not keep the channel alive, which each call names instead."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self._group = group

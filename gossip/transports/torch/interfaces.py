@@ -1,7 +1,7 @@
-"""This host's network interfaces, and which of them lead to the other hosts where host names do not say.
+"""This host's network interfaces, and which of them lead to the other hosts if host names do not tell.
 
 Gloo listens on the interface that GLOO_SOCKET_IFNAME names. Without it, Gloo takes the address that the host's own name
-leads to, and the loopback where that leads nowhere.
+resolves to, else the loopback.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from .store import StoreClient
 VARIABLE = "GLOO_SOCKET_IFNAME"
 
 TRIAL = 3.0
-"""Seconds in which an address has to answer."""
+"""Seconds for an address to answer."""
 
 SIOCGIFADDR = 0x8915
 """Linux: the IPv4 address of an interface."""
 
 
 def named_address() -> str:
-    """The address that this host's name leads to, if it is one of this host that others may reach; else ""."""
+    """The address that this host's name resolves to, if others may reach this host by it; else ""."""
     try:
         address = socket.gethostbyname(socket.gethostname())
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as trial:
@@ -50,7 +50,7 @@ def addresses() -> dict[str, str]:
         for name in wanted or [name for _, name in socket.if_nameindex()]:
             try:
                 answer = fcntl.ioctl(asked, SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-            except OSError:  # it has none
+            except OSError:  # it has no address
                 continue
             address = socket.inet_ntoa(answer[20:24])
             if not ipaddress.ip_address(address).is_loopback:
@@ -59,7 +59,7 @@ def addresses() -> dict[str, str]:
 
 
 def facing(other: str) -> str:
-    """The address of this host that it speaks to `other` from; "" where no route leads there."""
+    """The address from which this host reaches `other`; "" where no route leads there."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((other, 9))  # sends nothing: it only asks which address the route would use
@@ -117,7 +117,7 @@ def _answering(candidates: Sequence[str], port: int, secret: bytes, rank: int) -
 
 
 def own_address(hosts: Sequence[str]) -> str:
-    """An address of this host that the others can reach: what its name leads to, or what it would speak from."""
+    """An address of this host that the others can reach: by its name, or by the route to them."""
     others = [host for host in hosts if host != socket.gethostname()]
     for address in (named_address(), *map(facing, others)):
         if address:

@@ -1,4 +1,4 @@
-"""Ranks that the program has joined by itself, before or since `gossip.init`: torch.distributed's, or MPI's."""
+"""Ranks of torch.distributed or MPI that the program itself has started."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def place(rank: int, hosts: Sequence[str], gpus: Sequence[int]) -> Launcher:
 
 
 def ranks_of_torch() -> int:
-    """How many ranks torch.distributed has here; 1 where it is not initialised."""
+    """How many ranks torch.distributed has; 1 where it is not initialised."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def ranks_of_mpi() -> int:
-    """How many ranks MPI has here; 1 where the program has not started it."""
+    """How many ranks MPI has; 1 where the program has not started it."""
     mpi = sys.modules.get("mpi4py.MPI")
     running = mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized()
     return int(mpi.COMM_WORLD.size) if mpi is not None and running else 1

@@ -1,8 +1,8 @@
 """How the processes of a job find one another for torch.distributed.
 
-Under mpirun it goes through MPI: rank 0 opens a store on a free port and tells the others where, and the secret that
-opens it, so that no address has to be given on any number of nodes. Under torchrun the launcher has set the address;
-under srun without MPI it is computed from the job's variables. There the secret is the variable GOSSIP_SECRET.
+Under mpirun rank 0 opens a store on a free port. It tells the others its address and its secret through MPI, so that
+the user gives no address. Under torchrun the launcher has set the address; under srun without MPI it is computed from
+the job's variables. There the secret is the variable GOSSIP_SECRET.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ def connect(launcher: Launcher, timeout: float) -> None:
     global _kept
     _kept = store = _store(launcher, timeout)
     if isinstance(store, StoreClient):
-        # Once a second a thread of NCCL's groups asks the store whether to dump what they did, also while the
-        # interpreter ends, and this one is Python's.
+        # Once a second a thread of NCCL's groups asks the store whether to dump its log, also while the interpreter
+        # ends, and this store is Python's.
         os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "0")
     hook = sys.excepthook
-    # Twice ours: who is missing is said by our own deadlines.
+    # Twice ours: our own deadlines name the missing ranks.
     dist.init_process_group(
         "gloo", store=store, rank=launcher.rank, world_size=launcher.size, timeout=timedelta(seconds=2 * timeout + 60)
     )
-    # torch puts a hook around it that keeps what is printed until the end, which one that ends the job never reaches.
+    # torch puts a hook around ours that prints at its end, which a hook that ends the job never reaches.
     sys.excepthook = hook
 
 
@@ -64,7 +64,7 @@ def meet(timeout: float, key: str = "", value: str = "") -> dist.Store:
 
 
 _meetings = itertools.count()
-_kept: dist.Store | None = None  # torch holds on to the half of a store that is not Python's
+_kept: dist.Store | None = None  # torch keeps only the half of a store that is not Python's alive
 
 
 def _store(launcher: Launcher, timeout: float) -> dist.Store:
@@ -91,8 +91,8 @@ def _store(launcher: Launcher, timeout: float) -> dist.Store:
             f"rank {launcher.rank} did not reach torchrun's agent at {host}:{port} within {timeout:g} s ({error}): is "
             "the port reachable?"
         ) from error
-    # An agent that starts the ranks anew keeps its store, with what the last attempt wrote. Keys that a stranger
-    # cannot guess do not keep one out who lists them, but out of the way.
+    # An agent that restarts the ranks keeps its store with the keys of the last attempt. Keys that a stranger cannot
+    # guess do not protect from one who lists them, but keep others out of the way.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     prefix = f"gossip/{attempt}/{hashlib.sha256(secret).hexdigest()}"
     return _met(dist.PrefixStore(prefix, store), f"{host}:{port}", launcher, timeout)
@@ -123,7 +123,7 @@ def _missing(store: dist.Store, launcher: Launcher) -> list[int]:
 
 
 def _missed(store: dist.Store, where: str, launcher: Launcher, timeout: float) -> str:
-    """The line about a long start, which the first rank that is there says."""
+    """The line about a long start, which the first rank that came logs."""
     missing = _missing(store, launcher)
     first = next(rank for rank in range(launcher.size) if rank not in missing)
     said = f"gossip.init() waited {NOTICE:g} s for {called(missing)} of {launcher.size} at {where}"
@@ -131,11 +131,11 @@ def _missed(store: dist.Store, where: str, launcher: Launcher, timeout: float) -
 
 
 def _listen(host: str, port: int, launcher: Launcher, secret: bytes) -> StoreServer:
-    """On the interface that `host` names, where that is one of ours that the others can reach; else on all."""
+    """A store on the interface that `host` names, if it is ours and the others can reach it; else on all."""
     try:
         address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0]
         if launcher.local_size < launcher.size and ipaddress.ip_address(address).is_loopback:
-            address = ""  # a host's own name often leads nowhere else, and other hosts have to come
+            address = ""  # a host's own name often resolves to the loopback, and other hosts have to come
         try:
             return StoreServer((str(address), port), secret)
         except OSError as error:

@@ -1,8 +1,8 @@
-"""The store in which ranks leave their addresses for one another, with a lock on its door.
+"""The store in which ranks leave their addresses for one another, behind a secret.
 
-torch's TCPStore answers anybody on every interface. This one listens on one address only, and closes a connection that
-does not prove within seconds that it knows the job's secret; it reads nothing else of it. Lengths that a peer announces
-are bounded, and values are bytes that nobody unpickles.
+torch's TCPStore answers everyone on every interface. This one listens on one address only, and closes a connection that
+does not prove within seconds that it knows the job's secret. It reads nothing else of it. Lengths that a peer announces
+are bounded, and values are bytes that are never unpickled.
 
     server   16 random bytes
     client   HMAC-SHA256(secret, those), and then requests: verb, lengths of key and value, key, value
@@ -26,10 +26,10 @@ from ...errors import PeerLost, PeerTimeout
 from ..flight import pace
 
 MOST = 1 << 20
-"""Bytes of a key or a value; the addresses of a rank take some hundreds."""
+"""Bytes of a key or a value at most; the addresses of a rank take some hundreds."""
 
 PATIENCE = 10.0
-"""Seconds that a connection has to prove that it is one of ours."""
+"""Seconds for a connection to prove that it knows the secret."""
 
 HEADER, LENGTH = struct.Struct("!cII"), struct.Struct("!I")
 
@@ -54,7 +54,7 @@ class StoreServer:
             threading.Thread(target=self._serve, args=(connection,), name="gossip-store", daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, suppress(OSError, ValueError):  # gone, or nothing that we would ask
+        with connection, suppress(OSError, ValueError):  # gone, or not a request of ours
             connection.settimeout(PATIENCE)
             nonce = secrets.token_bytes(16)
             connection.sendall(nonce)
@@ -94,7 +94,7 @@ class StoreClient(dist.Store):
     """One rank's connection, as torch.distributed wants a store to be.
 
     Raises:
-        PeerTimeout: nobody listens there before the deadline, or who does knows another secret.
+        PeerTimeout: no server with this secret listens there before the deadline.
     """
 
     def __init__(self, address: tuple[str, int], secret: bytes, timeout: float, rank: int) -> None:

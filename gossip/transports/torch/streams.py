@@ -1,7 +1,7 @@
 """Batches on a GPU: in stream order, watched by the age of events, and cut where tensors are large.
 
-NCCL works in the order of a stream. An event on a stream of ours stands for a batch's landing, and no host waits for
-it; a thread watches how old these events grow, since nobody else would notice a peer that never answers.
+NCCL works in the order of a stream. An event on a stream of ours marks the landing of a batch, and no host waits for
+it. A thread watches the age of these events, since nothing else would notice a peer that never answers.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Operation = tuple[str, int, torch.Tensor]
 """("send" or "receive", peer, tensor)."""
 
 MOST_BYTES = 1 << 27
-"""Bytes to one peer in one batch of NCCL: what is larger takes several, so that it does not hold up a sum or another
-averager's round, which wait for the same links, for longer than that."""
+"""Bytes to one peer in one batch of NCCL. Larger messages take several batches, so that they do not hold up a sum or
+another averager's round, which wait for the same links."""
 
 
 class StreamedFlight(Flight):
@@ -53,8 +53,8 @@ class StreamedFlight(Flight):
 def batches(operations: Sequence[Operation], most: int = MOST_BYTES) -> Iterator[list[Operation]]:
     """`operations` cut into batches of at most `most` bytes to each peer and from it.
 
-    Which piece is in which batch depends on the sizes of the tensors alone, in the order in which they go to one peer,
-    so that both ends cut alike whoever else they speak with.
+    Both ends of a pair cut alike, whatever other peers they have: the cuts depend only on the sizes of the tensors that
+    go to one peer, in their order.
 
     >>> tensor = torch.arange(10, dtype=torch.uint8)
     >>> [[piece.tolist() for _, _, piece in batch] for batch in batches([("send", 1, tensor)], most=6)]
@@ -79,7 +79,7 @@ def batches(operations: Sequence[Operation], most: int = MOST_BYTES) -> Iterator
 
 
 class Watchdog:
-    """Ends the process when a batch on a GPU is older than the deadline: no host waits there that could notice."""
+    """Ends the process when a batch on a GPU is older than the deadline, which no waiting host would notice."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -104,11 +104,11 @@ class Watchdog:
                 abort(1, said, self._aloft[0][0].channel.board)
 
     def _wrong(self) -> str | None:
-        """What there is to say before the process ends; None while all is well."""
+        """The sentence to print before the process ends; None while all is well."""
         try:
             while self._aloft and self._aloft[0][0].done():
                 self._aloft.popleft()[0].note_heard()
-        except RuntimeError as error:  # nobody would watch the deadlines any more
+        except RuntimeError as error:  # the deadlines would not be watched any more
             flight = self._aloft[0][0]
             return (
                 f"rank {flight.channel.me} cannot ask its GPU for {flight.subject}: CUDA says {error}. If a CUDA "

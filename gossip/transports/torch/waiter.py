@@ -45,7 +45,7 @@ class Message(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What one thread waits for: a message that comes and one that goes, in this order, or one of the two."""
+    """The messages that one thread waits for: one that comes and one that goes, in this order, or one of the two."""
 
     inward: Message | None
     outward: Message | None
@@ -56,7 +56,7 @@ class WaitedFlight(Flight):
 
     Attributes:
         ended: set when it has landed or failed.
-        failure: what went wrong while one of its messages was waited for.
+        failure: the error of one of its messages.
     """
 
     def __init__(self, channel: Channel, sends: Batch, receives: Batch, subject: str, parts: Sequence[Part]) -> None:
@@ -129,12 +129,12 @@ class WaitedFlight(Flight):
 class Waiters:
     """Threads that wait, one for each line that has parts in flight.
 
-    A line is what one channel exchanges with the same peers, in order. When all parts of its line have landed, a thread
-    takes the next line; when none comes for `LINGER` seconds, it ends. So threads belong to no channel.
+    A line is the parts of one channel between the same peers, in order. When all of them have landed, a thread takes the
+    next line; when none comes for `LINGER` seconds, it ends. So threads belong to no channel.
     """
 
     def __init__(self) -> None:
-        self._lines: dict[Hashable, deque[tuple[WaitedFlight, Part]]] = {}  # those that a thread waits for, or will
+        self._lines: dict[Hashable, deque[tuple[WaitedFlight, Part]]] = {}  # lines that a thread waits for, or will
         self._next: queue.SimpleQueue[Hashable | None] = queue.SimpleQueue()
         self._idle = 0  # threads that no line has been handed to
         self._threads: set[threading.Thread] = set()
@@ -146,7 +146,7 @@ class Waiters:
         line = (flight.channel.number, *(None if message is None else message.rank for message in part))
         with self._turn:
             if self._stopped:
-                return  # a thread that was posting: the process ends, and nobody waits for it
+                return  # another thread was posting: the process ends, and the flight is not waited for
             if line in self._lines:
                 self._lines[line].append((flight, part))
                 return

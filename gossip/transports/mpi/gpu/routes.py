@@ -1,4 +1,4 @@
-"""Whether the MPI library carries memory of GPUs, asked of the library itself, and how tensors travel therefore."""
+"""How tensors of GPUs travel over MPI, by whether the library says that it carries their memory."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("gossip")
 
 VARIABLE = "GOSSIP_GPU_AWARE_MPI"
-"""Set to 0 or 1, it is believed instead of the library."""
+"""Set to 0 or 1, it overrides what the library says."""
 
 OPEN_MPI = {"cuda": "MPIX_Query_cuda_support", "rocm": "MPIX_Query_rocm_support"}
-"""Functions without arguments that say 1 or 0."""
+"""Functions without arguments that return 1 or 0."""
 
 MPICH, MPICH_KINDS = "MPIX_GPU_query_support", {"cuda": 0, "rocm": 2}
-"""A function of the kind's number and of where to write 1 or 0."""
+"""A function of the kind's number and a pointer to its result, 1 or 0."""
 
 INFO = "mpi_memory_alloc_kinds"
-"""By MPI 4.1, what a communicator says of the memory that it takes: kinds such as cuda:device, with commas between."""
+"""The key, by MPI 4.1, of the kinds of memory that a communicator takes, such as cuda:device, with commas between."""
 
 
 class Span(NamedTuple):
@@ -116,7 +116,7 @@ class Routes:
 
 
 def said() -> bool | None:
-    """What the variable says; None where it is not set.
+    """The value of the variable; None where it is not set.
 
     Raises:
         UsageError: neither 0 nor 1.

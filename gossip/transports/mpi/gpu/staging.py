@@ -5,8 +5,8 @@ coming in has two as well: while MPI fills one, the other is copied to the devic
 copy ends in an event, and a poll of the flight polls its events too.
 
 A message takes its buffers when it is posted, so none waits for those of another. Its flight gives them back when it
-has been waited for. So their number follows from the program alone: a training loop that posts and lands alike in every
-step pins memory in its first steps, and not in a later one that the network made slower.
+has been waited for. So their number follows from the program alone: a training loop pins memory in its first
+steps, and not in a later one that the network made slower.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHUNK = 8 << 20
 
 
 class Staged(Message):
-    """A tensor that travels through buffers, two at the most.
+    """A tensor that travels through at most two buffers.
 
     Attributes:
         ended: all of it has left or come, or nothing touches its memory and its buffers any more.
