@@ -1,4 +1,4 @@
-"""When to ask for what is under way: often when it is about to land, and rarely before."""
+"""When flights are polled: often when they are about to land, and rarely before."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def flying(clock: Clock, **attributes: Any) -> Any:
 
 
 class Broken(RuntimeError):
-    """What MPI raises."""
+    """An error of MPI."""
 
 
 class Fake:
@@ -111,7 +111,7 @@ def questions(clock: Clock, under_way: Any) -> list[float]:
         clock.now += under_way.interval(clock.now - began)
 
 
-def test_without_any_experience_questions_become_rarer(clock: Clock) -> None:
+def test_polls_become_rarer_when_nothing_is_known_of_the_kind(clock: Clock) -> None:
     under_way = flying(clock, _coming=[deque([Request(clock, 100.08)])])
     asked = questions(clock, under_way)
     gaps = [later - earlier for earlier, later in itertools.pairwise(asked)]
@@ -120,7 +120,7 @@ def test_without_any_experience_questions_become_rarer(clock: Clock) -> None:
     assert max(gaps) == pytest.approx(flight.LONGEST)
 
 
-def test_what_takes_as_long_as_before_is_met_when_it_lands(clock: Clock) -> None:
+def test_a_batch_that_takes_as_long_as_before_is_polled_when_it_lands(clock: Clock) -> None:
     """A second one of the kind, 0.3 ms later than the first: the last questions are close together, and all are few."""
     habits = Habits()
     habits.note(KIND, 0.08)
@@ -135,7 +135,7 @@ def test_what_takes_as_long_as_before_is_met_when_it_lands(clock: Clock) -> None
 
 
 @pytest.mark.parametrize("late", [0.3, 0.3002, 0.3004, 0.3006, 0.3008])
-def test_pieces_foretell_the_end(late: float, clock: Clock) -> None:
+def test_the_pieces_predict_the_landing(late: float, clock: Clock) -> None:
     """Of a peer that began late, where experience says nothing, and whose last piece is a small one."""
     began = 100 + late
     ends = [began, *(began + 0.005 * (number + 1) for number in range(16)), began + 0.0838]
@@ -146,7 +146,7 @@ def test_pieces_foretell_the_end(late: float, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("late", [5e-3, 1e-3, 3e-4])
-def test_what_was_late_once_is_not_late_for_ever(late: float, clock: Clock) -> None:
+def test_a_kind_that_was_late_once_becomes_quick_again(late: float, clock: Clock) -> None:
     """As each hop of a barrier, among ranks that go in step: none has come before it is asked for."""
     habits = Habits()
     habits.note(KIND, late)
@@ -158,7 +158,7 @@ def test_what_was_late_once_is_not_late_for_ever(late: float, clock: Clock) -> N
     assert took < 1.5e-4
 
 
-def test_questions_do_not_set_the_pace_by_which_they_are_set(clock: Clock) -> None:
+def test_a_slow_poll_does_not_keep_later_polls_slow(clock: Clock) -> None:
     """A piece of a quick message moves when it is asked for: it is not slower for having been slow before."""
     pieces, slow = 64, 0.005
 
@@ -184,7 +184,7 @@ def test_questions_do_not_set_the_pace_by_which_they_are_set(clock: Clock) -> No
     assert clock.now - began < slow
 
 
-def test_a_message_that_is_held_changes_no_questions(clock: Clock) -> None:
+def test_a_held_message_predicts_nothing(clock: Clock) -> None:
     """Its word may come at any time; and what only comes, or only goes, teaches nothing."""
     for given in ({"held": [Message(1, Request(clock, 0.0))]}, {"_learns": False}):
         under_way = flying(clock, _coming=[deque([Request(clock, 100.0)])], **given)
@@ -200,7 +200,7 @@ def test_a_message_that_is_held_changes_no_questions(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("waited", [0.0, 0.001])
-def test_who_begins_to_wait_asks_soon_for_what_MPI_has_to_be_asked_for(waited: float, clock: Clock) -> None:
+def test_a_new_wait_polls_soon_when_polls_drive_progress(waited: float, clock: Clock) -> None:
     """Long after the post, where MPI has questions of its own to the receiver, which want to be answered."""
     under_way = flying(clock, _coming=[deque([Request(clock, 100.08)])], prompt=False)
     under_way._habits.note(KIND, 0.08)
@@ -209,7 +209,7 @@ def test_who_begins_to_wait_asks_soon_for_what_MPI_has_to_be_asked_for(waited: f
     assert under_way.interval(waited) == pytest.approx(max(flight.SHORTEST, waited / 10))
 
 
-def test_of_each_message_one_piece_is_asked_for(clock: Clock) -> None:
+def test_a_poll_tests_one_piece_of_each_message(clock: Clock) -> None:
     late, prompt = ([Request(clock, at) for at in ends] for ends in ((200.0, 0.0), (0.0, 200.0, 0.0)))
     under_way = flying(clock, _coming=[deque(late), deque(prompt)])
     under_way._poll()
@@ -325,7 +325,7 @@ def test_a_flight_knows_whether_mpi_sends_it_without_a_question(
     assert inward == sorted(inward, reverse=asking), "receives first where they ask, and sends where they do not"
 
 
-def test_no_more_is_remembered_than_there_is_room_for() -> None:
+def test_few_kinds_are_remembered() -> None:
     habits = Habits()
     for size in range(3 * mpi_flight.KINDS):
         habits.note((0, True, size, size), 1.0)

@@ -103,7 +103,7 @@ class Training:
 
 
 def trained(world: gossip.World, wrap: str, parts: bool) -> list[tuple[float, list[float]]]:
-    """What this rank holds after each step, and once all has landed."""
+    """Weight and values of this rank after each step, and once all has landed."""
     training, held = Training(world, wrap, parts), []
     for step in range(STEPS):
         training.train(range(step, step + 1))
@@ -244,7 +244,7 @@ def made(world: gossip.World, averager: gossip.Averager, gradients: gossip.World
     ],
     ids=["alone", "across", "slowmo", "overlap", "landing", "world", "number"],
 )
-def test_what_cannot_work(build: Callable[[gossip.World], object], said: str) -> None:
+def test_impossible_nodes_are_refused(build: Callable[[gossip.World], object], said: str) -> None:
     def run(world: gossip.World) -> None:
         with pytest.raises(gossip.UsageError, match=said):
             build(world)
@@ -266,7 +266,7 @@ def test_hosts_with_unequal_numbers_of_ranks() -> None:
     assert "node=2" in sentences[0]
 
 
-def test_counterparts_that_are_none() -> None:
+def test_ranks_that_are_no_counterparts_are_refused() -> None:
     """Where one node counts its ranks the other way round, parts would not fit together."""
 
     def run(world: gossip.World) -> None:
@@ -281,7 +281,7 @@ def test_counterparts_that_are_none() -> None:
     testing.run(4, run, timeout=20)
 
 
-def test_who_is_waited_for_inside_the_node() -> None:
+def test_an_error_names_the_rank_inside_the_node() -> None:
     """An error in the second half names ranks as the job does."""
 
     def run(world: gossip.World) -> str:

@@ -80,7 +80,7 @@ class LocalWire:
 
 
 def bytes_of(memory: Any) -> np.ndarray:
-    """What MPI would read or write: an array, or what stands at the address of a device's memory."""
+    """The bytes that MPI would read or write: an array, or what stands at the address of a device's memory."""
     if isinstance(memory, np.ndarray):
         return memory
     said = memory.__cuda_array_interface__
@@ -190,7 +190,7 @@ def test_copies_and_wire_overlap() -> None:
     assert overlapped, "the wire stood still during every copy to the device"
 
 
-def test_what_comes_in_waits_for_what_the_device_did_before() -> None:
+def test_a_receive_waits_for_earlier_work_of_the_device() -> None:
     """A merge that was given to the device before the post may still be reading the room."""
     said: list[str] = []
     memory, wire = Told(said), LocalWire(said)
@@ -210,7 +210,7 @@ def test_what_comes_in_waits_for_what_the_device_did_before() -> None:
     assert bool((room == 7).all())
 
 
-def test_direct_posts_once_the_device_has_come_so_far() -> None:
+def test_a_direct_message_is_posted_after_earlier_work_of_the_device() -> None:
     """And then out of, and into, the very memory."""
     said: list[str] = []
     memory, wire = Told(said), LocalWire(said)
@@ -232,7 +232,7 @@ def test_direct_posts_once_the_device_has_come_so_far() -> None:
     assert memory.made == 0
 
 
-def test_what_failed_holds_its_buffers_until_nobody_touches_them() -> None:
+def test_a_failed_message_keeps_its_buffers_until_nothing_touches_them() -> None:
     """MPI and the device."""
     memory, wire = Told([]), LocalWire([])
     send = staging.StagedSend(0, OUT, torch.ones(500, dtype=torch.uint8), memory, memory.mark())
@@ -280,7 +280,7 @@ def test_an_optimizer_tells_how_its_parameters_travel() -> None:
     assert testing.run(2, run) == [["host", ""]] * 2
 
 
-def test_the_steps_of_a_sum_run_on_the_stream_of_who_asked_for_it() -> None:
+def test_the_steps_of_a_sum_run_on_its_stream() -> None:
     """Whichever thread takes them."""
 
     def run(world: gossip.World) -> None:
@@ -303,7 +303,7 @@ def test_the_steps_of_a_sum_run_on_the_stream_of_who_asked_for_it() -> None:
 
 
 @pytest.mark.parametrize("breaks", [False, True])
-def test_who_has_waited_for_a_sum_goes_on_after_its_stream(breaks: bool) -> None:
+def test_the_waiter_of_a_sum_continues_after_its_stream(breaks: bool) -> None:
     """Also where it has broken off: what was done on that stream still has its memory."""
 
     def run(world: gossip.World) -> None:
@@ -365,7 +365,7 @@ def test_a_sum_over_mpi_has_a_stream_beside_the_caller_s(monkeypatch: Patch) -> 
     assert said == ["beside waits for the caller's", "driven", *step, *step, "the caller's waits for beside"]
 
 
-def test_the_thread_that_asks_belongs_to_the_device() -> None:
+def test_the_progress_thread_belongs_to_the_device() -> None:
     """For what MPI itself asks of the device."""
     code = """
 import threading, torch
@@ -412,7 +412,7 @@ class Stream(AbstractContextManager[object]):
 
 
 class Library:
-    """What ctypes would load: functions by name."""
+    """A library that ctypes would load: functions by name."""
 
     def __init__(self, **functions: Callable[..., int]) -> None:
         self._functions = functions

@@ -132,7 +132,7 @@ def test_the_watchdog_ends_the_job_without_holding_tensors(
 
 @pytest.mark.parametrize("most", [1, 7, 64, 1000])
 def test_both_ends_cut_a_batch_alike(most: int) -> None:
-    """Whoever else they speak with, the pieces of one pair meet in the same batches, whole and in order."""
+    """The pieces of one pair meet in the same batches, whole and in order, whatever other peers there are."""
     tensors = [torch.arange(n, dtype=dtype) for n in (1, 0, 30, 100) for dtype in (torch.uint8, torch.int64)]
     sent = list(streams.batches([("send", 1, tensor) for tensor in tensors], most=8 * most))
     others = [("receive", 3, torch.empty(500)), ("send", 2, torch.empty(77))]
@@ -196,7 +196,7 @@ def test_late_messages_of_one_rank_keep_their_order() -> None:
 
 
 def test_lost_message_is_missed_by_name() -> None:
-    """Who waits, for whom, in which round, for how long; and no longer than that."""
+    """The error has both ranks, the round and the seconds, and comes in time."""
     silent = threading.Event()
 
     def run(world: gossip.World) -> str:
@@ -216,7 +216,7 @@ def test_lost_message_is_missed_by_name() -> None:
     lossy = Network(lose=lambda source, target, number: source == 0 and silent.is_set())
     sentences = testing.run(3, run, timeout=0.5, network=lossy)
     assert time.monotonic() - began < 10
-    # Nobody hears of rank 0 again, so rank 1 stops in its next round, and the others one after another behind it.
+    # Nothing is heard of rank 0 again, so rank 1 stops in its next round, and the others one after another behind it.
     assert "rank 1 heard nothing from rank 0 in round 3 for 0.5 s" in sentences[1]
     assert "rank 2 heard nothing from rank 1" in sentences[2]
     assert "rank 0 heard nothing from rank 2" in sentences[0]
@@ -325,7 +325,7 @@ def test_a_message_that_cannot_be_posted_names_its_peer(gloo: gossip.World, monk
     )
 
 
-def test_nobody_is_missed_before_a_message_is_waited_for(gloo: gossip.World, monkeypatch: Patch) -> None:
+def test_expecting_a_message_of_a_lost_peer_does_not_raise(gloo: gossip.World, monkeypatch: Patch) -> None:
     monkeypatch.setattr(dist, "irecv", gone)
     channel, room = of_three(gloo), [torch.zeros(1)]
     channel.expect({2: room})
@@ -333,7 +333,7 @@ def test_nobody_is_missed_before_a_message_is_waited_for(gloo: gossip.World, mon
         channel.post({}, {2: room}, "round 7")
 
 
-def test_what_is_received_is_what_was_expected_next(gloo: gossip.World, monkeypatch: Patch) -> None:
+def test_receiving_another_message_than_the_expected_one_raises(gloo: gossip.World, monkeypatch: Patch) -> None:
     """On a channel that is of no use any more, a message must not come into room that was made for another one."""
     monkeypatch.setattr(dist, "irecv", gone)
     channel = of_three(gloo)
@@ -342,7 +342,7 @@ def test_what_is_received_is_what_was_expected_next(gloo: gossip.World, monkeypa
         channel.post({}, {1: [torch.zeros(1)]}, "round 7")
 
 
-def test_what_is_expected_of_a_channel_goes_with_it(gloo: gossip.World, monkeypatch: Patch) -> None:
+def test_expected_receives_are_dropped_with_their_channel(gloo: gossip.World, monkeypatch: Patch) -> None:
     monkeypatch.setattr(dist, "irecv", gone)
     channel, room = of_three(gloo), torch.zeros(1)
     channel.expect({1: [room]})
@@ -355,7 +355,7 @@ def test_what_is_expected_of_a_channel_goes_with_it(gloo: gossip.World, monkeypa
     assert kept() is None
 
 
-def test_a_closed_world_posts_nothing(gloo: gossip.World, monkeypatch: Patch) -> None:
+def test_posting_after_close_raises(gloo: gossip.World, monkeypatch: Patch) -> None:
     channel = of_three(gloo)
     backend = channel.backend
     assert isinstance(backend, TorchBackend)
@@ -410,7 +410,7 @@ class Gloo:
 HALF = torch.zeros(LONG // 8)
 
 
-def test_over_gloo_a_long_message_has_landed_when_its_receiver_says_so(gloo: gossip.World, monkeypatch: Patch) -> None:
+def test_a_long_message_over_gloo_lands_when_it_is_acknowledged(gloo: gossip.World, monkeypatch: Patch) -> None:
     """The kernel may have taken it long before: what was sent next, to another peer, would share the line with it."""
     mail, channel, bytes_ = Gloo(monkeypatch), of_three(gloo), HALF.nbytes
     flight = channel.post({1: [HALF, HALF]}, {2: [HALF, HALF]}, "round 7")
@@ -429,7 +429,7 @@ def test_over_gloo_a_long_message_has_landed_when_its_receiver_says_so(gloo: gos
     assert not mail.ends
 
 
-def test_a_word_does_not_wait_for_other_messages(gloo: gossip.World, monkeypatch: Patch) -> None:
+def test_an_acknowledgement_does_not_wait_for_other_messages(gloo: gossip.World, monkeypatch: Patch) -> None:
     """Nor does hearing one: who has answered is not missed."""
     mail, channel, bytes_ = Gloo(monkeypatch), of_three(gloo), HALF.nbytes
     both = {1: [HALF, HALF], 2: [HALF, HALF]}
@@ -453,7 +453,7 @@ def test_a_word_does_not_wait_for_other_messages(gloo: gossip.World, monkeypatch
 
 
 @pytest.mark.parametrize(("less", "together"), [(0, True), (1, False)])
-def test_no_word_is_said_of_what_is_waited_for_or_short(
+def test_short_messages_and_messages_of_a_common_wait_are_not_acknowledged(
     less: int, together: bool, gloo: gossip.World, monkeypatch: Patch
 ) -> None:
     mail, tensors = Gloo(monkeypatch), [HALF, HALF[less:]]
@@ -465,7 +465,7 @@ def test_no_word_is_said_of_what_is_waited_for_or_short(
     assert not mail.ends
 
 
-def test_who_has_a_message_does_not_miss_its_sender(gloo: gossip.World, monkeypatch: Patch) -> None:
+def test_a_receiver_does_not_miss_a_sender_that_has_ended(gloo: gossip.World, monkeypatch: Patch) -> None:
     """That may be gone before the word is said."""
     mail = Gloo(monkeypatch)
     flight = of_three(gloo).post({}, {2: [HALF, HALF]}, "round 7")
@@ -499,7 +499,7 @@ def test_the_peer_whose_message_broke_off_is_named(gloo: gossip.World, monkeypat
     after.wait(timeout=30)
 
 
-def test_words_belong_to_their_messages_in_whatever_order_they_are_said(gloo: gossip.World, monkeypatch: Patch) -> None:
+def test_acknowledgements_match_their_messages_in_any_order(gloo: gossip.World, monkeypatch: Patch) -> None:
     mail, channel = Gloo(monkeypatch), of_three(gloo)
     channel.post({}, {2: [HALF, HALF]}, "round 7")
     channel.post({1: [HALF, HALF]}, {2: [HALF, HALF]}, "round 8")
@@ -559,7 +559,7 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(1e-3)
 
 
-def test_who_is_posting_while_the_threads_are_stopped_starts_no_other(gloo: gossip.World, monkeypatch: Patch) -> None:
+def test_a_post_during_the_stop_starts_no_thread(gloo: gossip.World, monkeypatch: Patch) -> None:
     mail, channel = Gloo(monkeypatch), of_three(gloo)
     channel.post({}, {2: [HALF]}, "round 7").done()
     mail.end("of", 2, HALF.nbytes)
@@ -651,13 +651,13 @@ def engine() -> Iterator[Engine]:
     engine._thread.join()
 
 
-def test_a_thread_moves_along_what_nobody_waits_for(engine: Engine) -> None:
+def test_the_progress_thread_moves_flights_that_nobody_waits_for(engine: Engine) -> None:
     flight = Underway()
     engine.drive(flight)
     assert flight.ended.wait(10)
 
 
-def test_who_waits_asks_alone_and_what_is_left_then_moves_on(engine: Engine) -> None:
+def test_the_progress_thread_rests_during_a_wait_and_moves_the_rest_after_it(engine: Engine) -> None:
     left, landed = Underway(), Underway()
     with engine.waiting():
         with engine.waiting():
@@ -670,7 +670,7 @@ def test_who_waits_asks_alone_and_what_is_left_then_moves_on(engine: Engine) -> 
     assert landed.asked == 0
 
 
-def test_nobody_is_woken_for_what_is_waited_for_at_once(engine: Engine) -> None:
+def test_an_awaited_flight_does_not_wake_the_progress_thread(engine: Engine) -> None:
     flight = Underway()
     engine.drive(flight, awaited=True)
     assert not engine._work.is_set()

@@ -129,8 +129,8 @@ class WaitedFlight(Flight):
 class Waiters:
     """Threads that wait, one for each line that has parts in flight.
 
-    A line is the parts of one channel between the same peers, in order. When all of them have landed, a thread takes the
-    next line; when none comes for `LINGER` seconds, it ends. So threads belong to no channel.
+    A line is the parts of one channel between the same peers, in order. When all of them have landed, a thread takes
+    the next line; when none comes for `LINGER` seconds, it ends. So threads belong to no channel.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a device's tensors do over real MPI: `python -m workers.staged FOLDER twin`, or `device` with a real one.
+"""A device's tensors over real MPI: `python -m workers.staged FOLDER twin`, or `device` with a real one.
 
 Rings both ways at once, two batches under way, tensors that no chunk divides; saves what became of them.
 """
@@ -78,7 +78,7 @@ def everyone(world: gossip.World, device: torch.device) -> None:
 
 
 def route(world: gossip.World, device: torch.device) -> str:
-    """What an optimizer tells."""
+    """The route that an optimizer tells."""
     parameter = torch.zeros(1000, device=device, requires_grad=True)
     sgd = torch.optim.SGD([parameter], lr=0.1)
     optimizer = gossip.GossipOptimizer(sgd, gossip.PushSum(world, topologies.exponential(world.size), overlap=1))
