@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from gossip import Every, ExactAverage, GossipOptimizer, NoAverage, PushSum, World
 from slowmo import SlowMo, StreamingSlowMo
-from slowmo.outer.outer import Outer
+from slowmo.outer.wrapper import Outer
 from topologies import Topology, exponential
 
 Trained = GossipOptimizer | Outer

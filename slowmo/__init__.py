@@ -1,11 +1,9 @@
 """Slow momentum on top of any base optimizer, and the family of methods around it.
 
-`slow_momentum` is SlowMo, `outer` what it shares with its relatives: `streaming` averages one part of the model after
-another while steps go on (over `stream`, cut by `fragments`, applied by `landing`), `sharded` keeps a part of anchor
-and momentum on each rank, `shared_momentum` averages the momentum alone. `rule` is the outer step itself,
-`outer_optimizer` any torch optimizer in its place, and `memory` is where anchors rest. `family` names what is composed
-in one line. `buffers` is what happens to the base optimizer's state at an outer step, `rates` follows its learning
-rate, `refusals` is what none of them can work with.
+`slow_momentum` is SlowMo. `sharded` keeps a part of anchor and momentum on each rank, `shared_momentum` averages the
+momentum alone, `streaming/` averages one part of the model after another while steps go on. `outer/` holds the outer
+step and the public wrapper of them all. `family` names compositions in one line. `refusals` checks arguments.
+May import: gossip, topologies.
 """
 
 from .family import bmuf, diloco, double_averaging, gossip_pga, local_sgd, lookahead, noloco

@@ -1,4 +1,4 @@
-"""What the optimizers with outer iterations refuse, before anything is changed."""
+"""Checks of the arguments of optimizers with outer iterations, before anything is changed."""
 
 from __future__ import annotations
 

@@ -7,28 +7,29 @@ from typing import Any
 
 import torch
 
-from gossip import ExactAverage, UsageError, World
+from gossip import Averager, ExactAverage, GossipOptimizer, UsageError, World
 from gossip.state.merging import scalar, wide
 
-from .outer.rule import Part
+from .outer.rule import Part, Rule
+from .outer.step import OuterStep
+from .outer.wrapper import Outer
 from .refusals import checked, refuse_shrink
-from .slow_momentum import SlowMo
 
 
 class Halves(ExactAverage):
     """`ExactAverage` with room between its halves, in which each rank has the mean of its own parts."""
 
     def describe(self) -> str:
-        """Says that it comes in halves."""
+        """The line of an exact average, in halves."""
         return f"ExactAverage(size={self.worlds[0].size}) in halves"
 
-    def own_parts(self) -> list[Part]:
-        """Of which values this rank has the mean between the halves."""
-        alike = [wide(values.to("meta")) for values in self.mass.values]  # what is summed, without its memory
+    def own_parts(self, values: Sequence[torch.Tensor]) -> list[Part]:
+        """The parts of `values` whose mean this rank has between the halves."""
+        alike = [wide(each.to("meta")) for each in values]  # the tensors that are summed, without their memory
         return [Part(number, where.start, where.stop) for number, where in self._channel.own_parts(alike)]
 
     def average(self, step: int) -> None:
-        """Of this rank's own parts:  z <- Σ_j w_j z_j / Σ_j w_j.  The other values are of no use until `gather`."""
+        """In this rank's own parts:  z <- Σ_j w_j z_j / Σ_j w_j.  The other values are undefined until `gather`."""
         mass = self.mass
         self._summed = self._numerators()
         total = mass.drift.beside(mass.weight.reshape(1), self._channel)
@@ -43,7 +44,7 @@ class Halves(ExactAverage):
         mass.drift.compare(total[1:], self._channel)
 
     def gather(self) -> None:
-        """Every rank's own parts, as they are now, become everybody's."""
+        """Copy every rank's own parts, as they are now, to all ranks."""
         mass, summed = self.mass, self._summed
         pairs = zip(mass.values, summed, strict=True)
         copies = [(values, x) for values, x in pairs if x is not values]
@@ -56,7 +57,56 @@ class Halves(ExactAverage):
         self._summed = []
 
 
-class ShardedSlowMo(SlowMo):
+class ShardedStep(OuterStep):
+    """The outer step on this rank's own parts, between the halves of the exact average."""
+
+    averager: Halves
+
+    def all_parts(self) -> list[Part]:
+        return self.averager.own_parts(self._state.values)
+
+    def _move_(self, ratios: Sequence[float | None]) -> None:
+        super()._move_(ratios)
+        self.averager.gather()
+
+    # -- checkpoints: anchors and momenta by their place, so that those of several ranks make a whole ------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        buckets = sorted({part.bucket for part in self.parts})
+        return {
+            **super().state_dict(),
+            "anchors": self._by_place(self.anchors),
+            "momenta": self._by_place(self.rule.momenta),
+            "lengths": [len(self._state.values[number]) for number in buckets],
+        }
+
+    def _by_place(self, tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        pairs = zip(self.parts, tensors, strict=True)
+        return {":".join(map(str, part)): tensor.clone() for part, tensor in pairs}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        own = [part for part in self.all_parts() if part.bucket < len(state["lengths"])]
+        super().load_state_dict(
+            {
+                **state,
+                "anchors": [_assembled(part, state["anchors"]) for part in own],
+                "momenta": [_assembled(part, state["momenta"]) for part in own],
+            }
+        )
+
+    def check_own(self, saved: dict[str, Any]) -> None:
+        theirs, ours = saved["lengths"], [len(values) for values in self._state.values]
+        if theirs != ours[: len(theirs)]:
+            raise UsageError(
+                f"this state's slow momentum is of buckets of {theirs} elements, and the model's are of {ours}: it "
+                "belongs to another model"
+            )
+        for part in self.all_parts():
+            if part.bucket < len(theirs):
+                _assembled(part, saved["anchors"])
+
+
+class ShardedSlowMo(Outer):
     """`SlowMo(optimizer, ExactAverage(world))` with 2/n copies of the model for anchor and momentum instead of 2.
 
     The sum behind an exact average goes in two halves, and the outer step stands between them:
@@ -85,8 +135,6 @@ class ShardedSlowMo(SlowMo):
     Source: optimizer states in parts, as in ZeRO, Rajbhandari et al., SC 2020, arXiv 1910.02054, section 5.
     """
 
-    averager: Halves
-
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
@@ -102,52 +150,13 @@ class ShardedSlowMo(SlowMo):
         lost = "without the anchor and momentum that a dead rank alone has"
         refuse_shrink(optimizer, lost, "SlowMo(..., ExactAverage(world))")
         halves = Halves(checked(world))
-        super().__init__(optimizer, halves, period, momentum, lr, buffers, nesterov, rescale, anchors_on=anchors_on)
-
-    def _parts(self) -> list[Part]:
-        return self.averager.own_parts()
-
-    def _outer_steps_(self, ratios: Sequence[float | None]) -> None:
-        super()._outer_steps_(ratios)
-        self.averager.gather()
-
-    # -- checkpoints: anchors and momenta by where they belong, so that those of several ranks make a whole ------------
-
-    def _kept(self) -> dict[str, Any]:
-        return {
-            **super()._kept(),
-            "anchors": self._by_place(self.anchors),
-            "momenta": self._by_place(self.momenta),
-            "lengths": [
-                len(self.optimizer.mass.values[number]) for number in sorted({part.bucket for part in self.parts})
-            ],
-        }
-
-    def _by_place(self, tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-        pairs = zip(self.parts, tensors, strict=True)
-        return {":".join(map(str, part)): tensor.clone() for part, tensor in pairs}
-
-    def _take(self, saved: dict[str, Any]) -> None:
-        own = [part for part in self._parts() if part.bucket < len(saved["lengths"])]
-        super()._take(
-            {
-                **saved,
-                "anchors": [_assembled(part, saved["anchors"]) for part in own],
-                "momenta": [_assembled(part, saved["momenta"]) for part in own],
-            }
+        options = f"{buffers=}, "
+        super().__init__(
+            optimizer, halves, period, momentum, lr, nesterov, rescale, options, buffers, anchors_on=anchors_on
         )
 
-    def _refuse_foreign(self, saved: dict[str, Any]) -> None:
-        self._refuse_other_averager(saved)
-        theirs, ours = saved["lengths"], [len(values) for values in self.optimizer.mass.values]
-        if theirs != ours[: len(theirs)]:
-            raise UsageError(
-                f"this state's slow momentum is of buckets of {theirs} elements, and the model's are of {ours}: it "
-                "belongs to another model"
-            )
-        for part in self._parts():
-            if part.bucket < len(theirs):
-                _assembled(part, saved["anchors"])
+    def _make(self, base: GossipOptimizer, averager: Averager, rule: Rule, period: int, rescale: bool) -> OuterStep:
+        return ShardedStep(base, averager, rule, period, rescale, type(self).__name__)
 
 
 def _assembled(part: Part, pieces: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 
-from gossip import NoAverage, World
+from gossip import Averager, GossipOptimizer, NoAverage, World
 from gossip.transports import Flight
 
+from .outer.rule import Rule
+from .outer.step import OuterStep
+from .outer.wrapper import Outer
 from .refusals import checked, refuse_own_pace, refuse_shrink
-from .slow_momentum import SlowMo
 
 
 class OwnValues(NoAverage):
@@ -24,7 +26,44 @@ class OwnValues(NoAverage):
         return f"NoAverage(), momentum shared by {self.worlds[0].size}"
 
 
-class SharedMomentum(SlowMo):
+class SharedStep(OuterStep):
+    """The outer step whose momentum is averaged while the next iteration computes."""
+
+    def __init__(self, base: GossipOptimizer, averager: Averager, *options: Any) -> None:
+        self._flight: Flight | None = None
+        self._channel = averager.worlds[0].channel()
+        super().__init__(base, averager, *options)
+
+    def begin(self, step: int) -> None:
+        super().begin(step)
+        if self._flight is not None:
+            self._flight.done()  # some transports move a sum along only when asked
+
+    def _end_iteration(self, step: int) -> None:
+        self.land_momentum()
+        super()._end_iteration(step)
+        mass = self._state
+        self._rates_sum = mass.drift.beside(mass.weight.new_empty(0), self._channel)
+        self._flight = self._channel.sum([*self.rule.momenta, self._rates_sum])
+
+    def land_momentum(self) -> None:
+        """m <- Σ_j m_j / n, which nothing has read since it was posted."""
+        if self._flight is not None:
+            self._state.stats.wait(self._flight)
+            self._flight = None
+            self._state.drift.compare(self._rates_sum, self._channel)
+            torch._foreach_div_(self.rule.momenta, self._channel.size)
+
+    def settle(self) -> None:
+        super().settle()
+        self.land_momentum()
+
+    def state_dict(self) -> dict[str, Any]:
+        self.land_momentum()
+        return super().state_dict()
+
+
+class SharedMomentum(Outer):
     """SlowMo without an average of the parameters, whose slow momentum is the exact mean over all ranks.
 
     On rank i, where the parameters are its own after gossip:
@@ -34,8 +73,8 @@ class SharedMomentum(SlowMo):
         u_{t+1}      =  Σ_j (β u_t + d_j / γ_t) / n
 
     With `SlowMo` and `NoAverage` every rank remembers its own steps; here all remember the same ones, those of all
-    ranks. What a rank has just done counts for itself at once and for the others from the next outer step on, so the
-    mean has τ steps to travel in and is waited for only then. β = 0, α = 1 is the base optimizer, bit for bit.
+    ranks. A rank's last steps count for itself at once, and for the others from the next outer step on. So the mean has
+    τ steps to travel, and is waited for only then. β = 0, α = 1 is the base optimizer, bit for bit.
 
     Anchor and momentum are two copies of the model; the mean costs as many bytes as an exact average in float32 or
     wider, and the ranks hold it in the same bits. Over NCCL it passes through one stream with the rounds of gossip, one
@@ -72,37 +111,13 @@ class SharedMomentum(SlowMo):
     ) -> None:
         refuse_shrink(optimizer, "with a momentum that was on its way when a rank died", "SlowMo(..., NoAverage())")
         refuse_own_pace(optimizer, type(self).__name__)
-        super().__init__(optimizer, OwnValues(checked(world)), period, momentum, lr, buffers, nesterov, rescale)
-        self._channel = world.channel()
-        self._flight: Flight | None = None
-        self.optimizer.mass.lands_with(self._land)
+        own, options = OwnValues(checked(world)), f"{buffers=}, "
+        super().__init__(optimizer, own, period, momentum, lr, nesterov, rescale, options, buffers)
 
-    def _begin(self) -> None:
-        super()._begin()
-        if self._flight is not None:
-            self._flight.done()  # some transports move a sum along only when asked
-
-    def _end_iteration(self) -> None:
-        self._land()
-        super()._end_iteration()
-        mass = self.optimizer.mass
-        self._told = mass.drift.beside(mass.weight.new_empty(0), self._channel)
-        self._flight = self._channel.sum([*self.momenta, self._told])
-
-    def _land(self) -> None:
-        """m <- Σ_j m_j / n, which nothing has read since it was posted."""
-        if self._flight is not None:
-            self.stats.wait(self._flight)
-            self._flight = None
-            self.optimizer.mass.drift.compare(self._told, self._channel)
-            torch._foreach_div_(self.momenta, self._channel.size)
-
-    def state_dict(self) -> dict[str, Any]:
-        """That of `SlowMo`. Waits for the momentum that is on its way, so every rank calls it at the same step."""
-        self._land()
-        return super().state_dict()
+    def _make(self, base: GossipOptimizer, averager: Averager, rule: Rule, period: int, rescale: bool) -> OuterStep:
+        return SharedStep(base, averager, rule, period, rescale, type(self).__name__)
 
     def load_state_dict(self, state_dict: dict[str, Any], options: str = "check") -> None:
-        """As `SlowMo` does it."""
-        self._land()
+        """As `SlowMo` does it. Every rank calls it at the same step."""
+        self.outer_step.settle()
         super().load_state_dict(state_dict, options)

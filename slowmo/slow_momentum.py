@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 
-from gossip import Averager, UsageError
-from gossip.checks import check_choice
+from gossip import Averager
 
-from .outer.buffers import Average, Buffers, Maintain, Reset
-from .outer.outer import Outer
 from .outer.outer_optimizer import MakeOuter
-
-STRATEGIES = ("reset", "maintain", "average")
+from .outer.wrapper import Outer
 
 
 class SlowMo(Outer):
@@ -79,47 +70,7 @@ class SlowMo(Outer):
         outer: MakeOuter | None = None,
         anchors_on: str | None = None,
     ) -> None:
-        check_choice("buffers", buffers, STRATEGIES)
-        if buffers == "average" and isinstance(averager, Averager) and not averager.worlds:
-            raise UsageError("buffers='average' needs ranks to average over, and this averager speaks to none")
         options = f"{buffers=}, "
-        super().__init__(optimizer, averager, period, momentum, lr, nesterov, rescale, options, outer, anchors_on)
-        self.buffers = buffers
-        self._buffers = self._strategy(buffers)
-
-    def _strategy(self, name: str) -> Buffers:
-        base = self.optimizer.optimizer
-        if name == "reset":
-            return Reset(base)
-        return Average(base, self.averager.worlds[0], self.stats) if name == "average" else Maintain()
-
-    def _options(self) -> dict[str, Any]:
-        return {**super()._options(), "buffers": self.buffers}
-
-    def _rewrite(self) -> None:
-        self.steps += 1
-        if self.steps % self.period == 0:
-            with self.stats.span("slowmo"):
-                self._end_iteration()
-
-    def _end_iteration(self) -> None:
-        """Average, outer step, and the next iteration begins where that leaves the values."""
-        self.optimizer.persist(self.optimizer.mass.settle)
-        # x_{t,τ}, exact or gossiped or as it is
-        self.optimizer.persist(lambda: self.averager.average(self.steps - 1))
-        self._outer_steps_(self._rates.end(self.rescale, self._agreed(self._rates.means())))
-        self.optimizer.persist(self._buffers.outer_step)
-
-    def _agreed(self, rates: list[float]) -> list[float]:
-        """γ_t of each group: where ranks are to come out alike its mean over them, whatever schedule each follows."""
-        if not self.rescale or (self.momentum == 0 and self.lr == 1):  # nothing depends on it
-            return rates
-        for world in self.averager.levels:
-            each = [json.loads(said) for said in world.all_gather(json.dumps(rates).encode())]
-            if any(theirs != rates for theirs in each):
-                rates = [math.fsum(group) / len(each) for group in zip(*each, strict=True)]
-        return rates
-
-    def _outer_steps_(self, ratios: Sequence[float | None]) -> None:
-        """x_{t+1,0}, everywhere."""
-        self.rule.move_({number: self._values(part) for number, part in enumerate(self.parts)}, ratios)
+        super().__init__(
+            optimizer, averager, period, momentum, lr, nesterov, rescale, options, buffers, outer, anchors_on
+        )

@@ -27,7 +27,7 @@ import torch
 import gossip
 from gossip import UsageError
 from gossip.launching.launchers import Launcher
-from gossip.state.codecs import WIRES
+from gossip.state.codecs import CODECS
 from gossip.testing import check_transport
 
 from .. import options, record, screen
@@ -65,7 +65,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="MODELS",
         help=f"some of {', '.join(TASKS)} (default: all)",
     )
-    wires = [name or "none" for name in WIRES]
+    wires = [name or "none" for name in CODECS]
     add("--wire", choices=wires, default="none", help="how values travel in the steps (default: none, as they are)")
     add("--windows", type=options.count, default=5, help="of steps, of each kind (default: 5)")
     add("--steps", type=options.count, default=8, help="timed in each window (default: 8)")

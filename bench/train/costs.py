@@ -11,7 +11,7 @@ import functools
 import torch
 
 import topologies
-from gossip.state.codecs import WIRES
+from gossip.state.codecs import CODECS
 
 from ..published import COMPUTE, NBYTES, RATE
 from ..scale import Cluster, Machine, simulate
@@ -38,7 +38,7 @@ def seconds(run: Run) -> float:
 def _share(wire: str | None) -> float:
     """Of the bytes of float32, what travels."""
     values = torch.empty(1 << 16)
-    return WIRES[wire].room(values).nbytes / values.nbytes
+    return CODECS[wire].buffer(values).nbytes / values.nbytes
 
 
 @functools.cache

@@ -40,5 +40,5 @@ class Unweighted(Composite):
 
     def _forget_weight(self) -> None:
         """w <- 1, once what was in flight has landed."""
-        if self.mass.aloft == 0:
-            self.mass.become_whole()
+        if self.mass.rounds_in_flight == 0:
+            self.mass.set_one()

@@ -1,8 +1,9 @@
-"""What happens to the values between two updates: the averagers, as values that compose.
+"""Averagers: values that compose, and say what happens to the parameters between two updates.
 
-An averager is made once, handed to one optimizer, and then called three times in each step: `land` before the update,
-`average` after it for all that ends inside the step, `post` for what travels on while the next step computes. So SGP
-and OSGP, local SGD, and averages on top of gossip are the same few lines in the optimizer.
+One optimizer calls each of its averagers in every step. `begin` comes before anything changes a value, `land` before
+the update. `average` comes after it, for all that ends inside the step. `post` sends messages that travel on while the
+next step computes. SGP and OSGP, local SGD, SlowMo's outer step and averages on top of gossip differ in these calls
+alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import Any
 from ..checks import shown
 from ..errors import UsageError
 from ..state.mass import Mass
-from ..transports import Told
 from ..world import World
 
 State = dict[str, Any]
@@ -26,28 +26,27 @@ class Averager(ABC):
     """Acts on a `Mass` between two updates. Every rank makes the same averagers in the same order.
 
     Attributes:
-        overlap: for how many steps what it posts may travel; 0 where everything ends inside the step.
-        worlds: the worlds it speaks in, the outermost first.
+        overlap: steps for which messages that it posts may travel; 0 if everything ends inside the step.
+        worlds: the worlds that it communicates in, the outermost first.
         every: it acts in each step t with (t + 1) mod every = 0.
-        outlives: whether it can go on without ranks that died.
-        lockstep: whether it has all ranks make the same steps.
-        levels: worlds whose ranks hold the same values after it, one after another: all together do where every rank of
-            one is in the next.
+        lockstep: whether all ranks make the same steps.
+        levels: worlds that are in consensus after it, innermost first; the whole job if they are nested.
         nodes: worlds whose ranks hold the same values and carry messages together, so they make the same updates.
+        members: the averagers that it is made of.
     """
 
     overlap: int = 0
     worlds: tuple[World, ...] = ()
     every: int = 1
-    outlives: bool = True
     lockstep: bool = True
     levels: tuple[World, ...] = ()
     nodes: tuple[World, ...] = ()
+    members: tuple[Averager, ...] = ()
     _mass: Mass | None = None
 
     @property
     def mass(self) -> Mass:
-        """What it acts on."""
+        """The values and the weight that it acts on."""
         assert self._mass is not None, "bind comes first"
         return self._mass
 
@@ -64,54 +63,64 @@ class Averager(ABC):
         self._mass, self.every = mass, every
 
     def __repr__(self) -> str:
-        """As ranks compare it."""
+        """The line that ranks compare."""
         return self.describe()
 
-    def due(self, step: int) -> bool:
+    def is_due(self, step: int) -> bool:
         """Whether it acts in step `step`, counted from 0."""
         return (step + 1) % self.every == 0
 
     @abstractmethod
     def describe(self) -> str:
-        """One line that is the same on every rank exactly when they run the same thing."""
+        """One line that is the same on every rank exactly if all of them run the same averager."""
+
+    # -- the step ------------------------------------------------------------------------------------------------------
+
+    def begin(self, step: int) -> None:
+        """Act before anything in `step` changes a value."""
 
     def land(self, step: int) -> None:
-        """Before the update of `step`: merge the flights that are due."""
+        """Merge the flights that are due, before the update of `step`."""
+
+    def rewrites(self, step: int) -> bool:
+        """Whether `average` changes whole values in `step`, so that everything in flight lands first."""
+        return False
 
     def average(self, step: int) -> None:
-        """After the update of `step`: everything that ends inside the step."""
+        """Do everything that ends inside `step`, after its update."""
 
     def post(self, step: int) -> None:
-        """At the end of `step`: give away what travels on."""
+        """Give away what travels on, at the end of `step`."""
+
+    # -- between steps -------------------------------------------------------------------------------------------------
+
+    def in_flight(self) -> bool:
+        """Whether a message in flight reads the values, or will be merged with them as they are."""
+        return False
+
+    def settle(self) -> None:
+        """Land everything in flight. Every rank calls it."""
+
+    def quiesce(self) -> None:
+        """Wait until no flight reads the values."""
+        self.mass.quiesce()
 
     def rebind(self) -> None:
-        """The buckets of the mass have changed, with nothing in flight."""
+        """Follow the mass to other buckets, nothing being in flight."""
 
     def forget(self) -> None:
-        """Drop what is in flight, once it has arrived, and begin with the first round."""
-
-    def tell(self) -> State:
-        """What the others have to know when a rank has died, everything in flight having been broken off."""
-        return {}
-
-    def weights(self, told: Told) -> dict[int, float]:
-        """The weight that each rank that is left finds again: given to nobody, or arrived and not merged yet."""
-        return dict.fromkeys(told, 0.0)
-
-    def go_on(self, told: Told, scale: float) -> float:
-        """Begin again among the ranks that are left, weights times `scale`; what it keeps of `weights`, unmerged."""
-        return 0.0
+        """Drop messages in flight once they have arrived, and begin with the first round."""
 
     def state_dict(self) -> State:
-        """What it takes to go on, flights that have arrived included, unmerged. Alters nothing."""
+        """All that a resumed run needs, flights that have arrived included, unmerged. Alters nothing."""
         return {}
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from there. `forget` comes first."""
+        """Go on from `state`. `forget` comes first."""
 
 
 def check_averager(averager: Any, sentence: str) -> None:
-    """Return where `averager` is one.
+    """Check that `averager` is one.
 
     Raises:
         UsageError: `sentence`, with the argument in the place of {}.

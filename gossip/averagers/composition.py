@@ -5,12 +5,11 @@ from __future__ import annotations
 from ..checks import whole
 from ..errors import UsageError
 from ..state.mass import Mass
-from ..transports import Told
 from .base import Averager, State, check_averager
 
 
 class Composite(Averager):
-    """An averager made of others: what is asked of it is asked of each of them, in order."""
+    """An averager made of others: it passes each call on to each of them, in order."""
 
     def __init__(self, *members: Averager) -> None:
         name = type(self).__name__
@@ -23,7 +22,6 @@ class Composite(Averager):
         self.members = members
         self.worlds = tuple(world for member in members for world in member.worlds)
         self.overlap = max((member.overlap for member in members), default=0)
-        self.outlives = all(member.outlives for member in members)
         self.lockstep = all(member.lockstep for member in members)
         self.levels = tuple(world for member in members for world in member.levels)
         self.nodes = tuple(node for member in members for node in member.nodes)
@@ -33,9 +31,16 @@ class Composite(Averager):
             member.bind(mass, every)
         super().bind(mass, every)
 
+    def begin(self, step: int) -> None:
+        for member in self.members:
+            member.begin(step)
+
     def land(self, step: int) -> None:
         for member in self.members:
             member.land(step)
+
+    def rewrites(self, step: int) -> bool:
+        return any(member.rewrites(step) for member in self.members)
 
     def average(self, step: int) -> None:
         for member in self.members:
@@ -45,6 +50,13 @@ class Composite(Averager):
         for member in self.members:
             member.post(step)
 
+    def in_flight(self) -> bool:
+        return any(member.in_flight() for member in self.members)
+
+    def settle(self) -> None:
+        for member in self.members:
+            member.settle()
+
     def rebind(self) -> None:
         for member in self.members:
             member.rebind()
@@ -52,22 +64,6 @@ class Composite(Averager):
     def forget(self) -> None:
         for member in self.members:
             member.forget()
-
-    def tell(self) -> State:
-        return {str(number): member.tell() for number, member in enumerate(self.members)}
-
-    def weights(self, told: Told) -> dict[int, float]:
-        each = [member.weights(part) for member, part in self._parts(told)]
-        return {rank: sum(weights[rank] for weights in each) for rank in told}
-
-    def go_on(self, told: Told, scale: float) -> float:
-        return sum(member.go_on(part, scale) for member, part in self._parts(told))
-
-    def _parts(self, told: Told) -> list[tuple[Averager, Told]]:
-        return [
-            (member, {rank: each[str(number)] for rank, each in told.items()})
-            for number, member in enumerate(self.members)
-        ]
 
     def state_dict(self) -> State:
         return {str(number): member.state_dict() for number, member in enumerate(self.members)}
@@ -81,8 +77,8 @@ class Every(Composite):
     """Let `averager` act in every `period`-th step only. Rounds of gossip count posts, not steps.
 
     Args:
-        period: steps from one to the next; it acts in each step t with (t + 1) mod period = 0.
-        averager: what acts then.
+        period: steps from one action to the next; it acts in each step t with (t + 1) mod period = 0.
+        averager: acts in these steps.
 
     Raises:
         UsageError: a period that is not a whole number of at least 1.
@@ -100,7 +96,7 @@ class Every(Composite):
         return f"Every({self.period}, {self.members[0].describe()})"
 
     def __repr__(self) -> str:
-        """The same of what it is around."""
+        """The line with the member's own."""
         return f"Every({self.period}, {self.members[0]!r})"
 
     def bind(self, mass: Mass, every: int) -> None:
@@ -124,5 +120,5 @@ class Chain(Composite):
         return f"Chain({', '.join(member.describe() for member in self.members)})"
 
     def __repr__(self) -> str:
-        """The same of its members."""
+        """The line with the members' own."""
         return f"Chain({', '.join(map(repr, self.members))})"

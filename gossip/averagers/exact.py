@@ -15,11 +15,11 @@ class ExactAverage(Averager):
 
         z <- Σ_j w_j z_j / Σ_j w_j ,   w <- 1
 
-    A rewrite: it lands everything in flight first. 16-bit values are summed in float32. All ranks end with the same
-    bits. Costs 2(n-1)/n of the parameters' bytes a rank.
+    Everything in flight lands first. 16-bit values are summed in float32. All ranks end with the same bits. It costs
+    2(n-1)/n of the parameters' bytes a rank.
 
     Args:
-        world: the ranks whose mean is taken, n of them.
+        world: the n ranks whose mean is taken.
 
     >>> import gossip
     >>> averager = gossip.Every(12, gossip.ExactAverage(gossip.init()))     # local SGD, τ = 12
@@ -29,18 +29,19 @@ class ExactAverage(Averager):
         check_world(world, "ExactAverage averages over a World, and this is {}")
         self.worlds = self.levels = (world,)
         self._channel = world.channel()
-        self._next = 0  # the first step that has not been averaged: what has counted is not done again after a death
 
     def describe(self) -> str:
         return f"ExactAverage(size={self.worlds[0].size})"
 
+    def rewrites(self, step: int) -> bool:
+        return self.is_due(step)
+
     def average(self, step: int) -> None:
-        if not self.due(step) or step < self._next:
+        if not self.is_due(step):
             return
         mass = self.mass
         turn = step // self.every
         numerators, total, companions = self._channel.together(lambda: self._sums(turn))
-        self._next = step + 1
         # z = Σ x / Σ w
         for values, x in zip(mass.values, numerators, strict=True):
             x.div_(scalar(total[0]))
@@ -50,7 +51,7 @@ class ExactAverage(Averager):
         mass.drift.compare(total[1:], self._channel)
 
     def _sums(self, turn: int) -> tuple[list[torch.Tensor], torch.Tensor, list[torch.Tensor]]:
-        """Σ x, Σ w with every rank's learning rate, and the sums of the companions over all ranks."""
+        """Σ x, Σ w with every rank's learning rate, and the sums of the module's buffers, over all ranks."""
         mass = self.mass
         numerators = self._numerators()
         companions = self._companions()
@@ -60,15 +61,15 @@ class ExactAverage(Averager):
         return numerators, total, companions
 
     def _numerators(self) -> list[torch.Tensor]:
-        """x = w·z once all has landed: in place where the dtype is wide enough to be summed in."""
+        """x = w·z, nothing being in flight: in place where the dtype is wide enough for sums."""
         mass = self.mass
-        mass.settle()
-        mass.look(mass.values)
+        mass.quiesce()
+        mass.check(mass.values)
         numerators = [wide(values) for values in mass.values]
-        if self._channel.carrier.parties:  # where the values have to outlive the sum
+        if self._channel.carrier.parties:  # a sum that a death breaks off begins again from these values
             pairs = zip(mass.values, numerators, strict=True)
             numerators = [x if x is not values else x.clone() for values, x in pairs]
-        if not mass.whole:
+        if not mass.is_one:
             for x in numerators:
                 x.mul_(scalar(mass.weight))
         return numerators
@@ -77,19 +78,16 @@ class ExactAverage(Averager):
         return [wide_copy(compact(tensor.detach()).reshape(-1)) for tensor in self.mass.companions.tensors()]
 
     def _share(self, total: torch.Tensor, companions: list[torch.Tensor]) -> None:
-        """Every rank holds the same: w = Σ w / n, and so for the companions."""
+        """Give every rank the same: w = Σ w / n, and the mean of the module's buffers."""
         mass, n = self.mass, self._channel.size
         with torch.no_grad():
             for tensor, summed in zip(mass.companions.tensors(), companions, strict=True):
                 tensor = compact(tensor)
                 tensor.copy_(summed.div_(n).reshape(tensor.shape))
-        # That is 1 for all ranks together, which on a GPU nobody reads; some of them share what they hold together.
+        # Over all ranks Σ w / n is 1, so a GPU need not be asked. A part of the ranks shares the weight that it holds.
         everyone = n == self._channel.carrier.size
         if mass.balanced or (everyone and total.is_cuda) or abs(total[0].item() / n - 1) < ROUNDING:
-            mass.become_whole()
+            mass.set_one()
             mass.balanced |= everyone
         else:
             mass.weight = total[0] / n
-
-    def forget(self) -> None:
-        self._next = 0

@@ -1,196 +1,234 @@
-"""A message of gossip: an envelope and the values, the room that it arrives in, and what is looked at then."""
+"""Messages of gossip: an envelope and the values, the buffers that they arrive in, and the checks on arrival."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
-from topologies import Topology
+from topologies import Topology, Turn
 
 from ..errors import GossipError, PeerLost, UsageError
 from ..state.buckets.bucket import Bucket, layout
-from ..state.codecs import PLAIN, WIRES
-from ..state.integrity import checksum
+from ..state.codecs import PLAIN, Codec
+from ..state.integrity import crc32
 from ..state.mass import Mass
-from ..transports import Batch, Flight, post_in_parts
+from ..transports import Flight, Transport, post_in_parts
 from ..world import World
-from .base import ROUNDING, Averager
+from .base import ROUNDING
 
 INTRODUCED = 64
-"""Rounds whose peers are connected to at the start, where connecting takes time and the schedule is longer."""
+"""Rounds whose peers are connected at the start, where a connection takes time and the schedule is longer."""
+
+Buffers = list[torch.Tensor]
+"""An envelope, and the values of each bucket: what one message is sent from or arrives in."""
 
 
-class Messages(Averager):
-    """An averager that exchanges (weight, values) over a graph; how rounds go is for those that inherit it.
+class Exchange:
+    """Sends and receives pairs (weight, values) of one rank over a graph; a landing strategy says when.
+
+    Args:
+        world: the ranks that gossip.
+        topology: who gives to whom.
+        codec: how values are written into messages.
+        description: one line that tells the ranks' averagers apart.
+        node: the ranks of this host, where they carry each message together.
 
     Attributes:
-        topology: who gives to whom.
-        wire: how values are written into messages.
+        channel: the ranks, and the messages between them.
+        mass: its values and weight are sent and merged into, from `bind` on.
+        post: starts one batch, as `channel.post` does; the ranks of a node each carry a part of it.
     """
 
+    mass: Mass
+    post: Callable[..., Flight]
+
     def __init__(
-        self, world: World, topology: Topology, wire: str | None, description: str, node: World | None = None
+        self, world: World, topology: Topology, codec: Codec, description: str, node: World | None = None
     ) -> None:
-        self.worlds = (world,)
-        self.nodes = () if node is None else (node,)
-        self.wire = WIRES[wire]
-        self.topology = topology
-        self._description = description
-        self._channel = world.channel()
-        self._inside = None if node is None else node.channel()
-        self._mark: float | None = None
-        self._room: list[list[torch.Tensor]] = []
-        self._ahead: dict[int, list[torch.Tensor]] = {}  # in-peer -> what its next message is expected in
-        self._looks_ahead = False
+        self.world, self.topology, self.codec, self.description = world, topology, codec, description
+        self.channel = world.channel()
+        self.node: Transport | None = None if node is None else node.channel()
+        self._open(self.channel)
+        self._fingerprint: float | None = None
+        self._idle: list[Buffers] = []
+        self._expected: dict[int, Buffers] = {}  # in-peer -> buffers of a receive that is posted already
+        self._expects = False  # the same on every rank, whichever in-peers it has
 
-    def describe(self) -> str:
-        return self._description
+    def _open(self, channel: Transport) -> None:
+        self.channel = channel
+        self.post = channel.post if self.node is None else partial(post_in_parts, channel, self.node)
 
-    def bind(self, mass: Mass, every: int) -> None:
-        if self._inside is not None:
-            said = f"rank {self._channel.rank} of {self._channel.size} over {self.topology.describe()}"
-            alike = {each.decode() for each in self._inside.gather(said.encode())}
-            if len(alike) > 1:
-                raise UsageError(
-                    f"the ranks of one node carry their messages together, and are not alike among those that they "
-                    f"gossip with: {'; '.join(sorted(alike))}. Give each of them the same rank there, as world.across "
-                    "does, and the same topology"
-                )
-            places = [
-                place.decode() for place in self._channel.gather(b"%d of %d" % (self._inside.rank, self._inside.size))
-            ]
-            if len(set(places)) > 1:
-                raise UsageError(
-                    f"the ranks that exchange their parts of one message stand in their nodes as {', '.join(places)}: "
-                    "they have to be counterparts, as in PushSum(world.across, ..., node=world.node) with as many "
-                    "ranks on every host"
-                )
-        super().bind(mass, every)
-        self._introduce()
+    def bind(self, mass: Mass) -> None:
+        """Exchange messages of `mass`, with every peer of a period connected, so that no step pays for a connection.
 
-    def _introduce(self) -> None:
-        """To every peer of a period, so that no step pays for a connection."""
+        Raises:
+            UsageError: the ranks of a node cannot carry their messages together.
+        """
+        if self.node is not None:
+            _check_node(self.channel, self.node, self.topology)
+        self.mass = mass
         rounds = range(min(self.topology.period or INTRODUCED, INTRODUCED))
-        turns = [self.topology.turn(self._channel.rank, round) for round in rounds]
-        self._channel.introduce(
+        turns = [self.topology.turn(self.channel.rank, round) for round in rounds]
+        self.channel.introduce(
             sorted({peer for turn in turns for peer in turn.sends}),
             sorted({peer for turn in turns for peer in turn.receives}),
         )
-        if self._inside is not None and self._inside.size > 1:  # around which parts are handed on
-            r, m = self._inside.rank, self._inside.size
-            self._inside.introduce([(r + 1) % m], [(r - 1) % m])
+        if self.node is not None and self.node.size > 1:  # around which parts are handed on
+            r, m = self.node.rank, self.node.size
+            self.node.introduce([(r + 1) % m], [(r - 1) % m])
 
-    def _post_batch(self, sends: Batch, receives: Batch, subject: str, *, together: bool) -> Flight:
-        if self._inside is None:
-            return self._channel.post(sends, receives, subject, together=together)
-        return post_in_parts(self._channel, self._inside, sends, receives, subject, together=together)
+    def turn(self, number: int) -> Turn:
+        """This rank's shares and peers in round `number`."""
+        return self.topology.turn(self.channel.rank, number)
 
-    def rebind(self) -> None:
-        if self._looks_ahead:  # in rooms of other sizes
-            self._channel = self._channel.channel()
-            self._ahead.clear()
-            self._looks_ahead = False
-        self._room.clear()
-        self._mark = None
+    def reset(self, topology: Topology | None = None) -> None:
+        """Begin anew with other buckets, nothing being in flight, or over another topology."""
+        if topology is not None:
+            self.topology = topology
+        else:
+            if self._expects:  # in buffers of other sizes
+                self._open(self.channel.channel())
+                self._expected.clear()
+                self._expects = False
+            self._idle.clear()
+        self._fingerprint = None
 
-    def _envelope(self, weight: torch.Tensor, number: int, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The weight that a message carries, and on hosts enough to know that both ends mean the same round."""
+    # -- envelopes -----------------------------------------------------------------------------------------------------
+
+    def envelope(self, weight: torch.Tensor, number: int, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The weight of a message, and on hosts its round, the fingerprint of the model, and a checksum if asked."""
         if weight.is_cuda:  # the order of a stream is the order of rounds, and nothing is read back
             return weight.reshape(1)
-        header = torch.tensor([weight.item(), number, self._fingerprint], dtype=torch.float64)
-        return torch.cat([header, self._checksum(header, values)]) if self.mass.checksums else header
+        header = torch.tensor([weight.item(), number, self.fingerprint], dtype=torch.float64)
+        return torch.cat([header, _checksum(header, values)]) if self.mass.integrity.checksum else header
 
-    def _checksum(self, header: torch.Tensor, values: Sequence[torch.Tensor]) -> torch.Tensor:
-        return torch.tensor([checksum([header, *values])], dtype=torch.float64)
+    def check(self, envelope: torch.Tensor, rank: int, number: int, values: Sequence[torch.Tensor]) -> None:
+        """Check that a message belongs to round `number`, and arrived as it was sent.
 
-    def _check(self, envelope: torch.Tensor, rank: int, number: int, values: Sequence[torch.Tensor]) -> None:
-        """That a message is of this round, as it was sent."""
+        Raises:
+            PeerLost: another round, topology or model, an impossible weight, or altered values.
+        """
         if envelope.is_cuda:
             return
         weight, sent, fingerprint = envelope[:3].tolist()
-        if sent != number or fingerprint != self._fingerprint:
+        if sent != number or fingerprint != self.fingerprint:
             raise PeerLost(
-                f"rank {self._channel.me} expected round {number} from rank {rank} and got round {sent:.15g}"
-                + (" of another topology or model" if fingerprint != self._fingerprint else "")
+                f"rank {self.channel.me} expected round {number} from rank {rank} and got round {sent:.15g}"
+                + (" of another topology or model" if fingerprint != self.fingerprint else "")
                 + ": does every rank call step() equally often, and did all resume from the same checkpoint?"
             )
         if not 0 <= weight <= self.topology.size * (1 + ROUNDING):
             raise PeerLost(
-                f"rank {self._channel.me} got the weight {weight:g} from rank {rank} in round {number}, and all ranks "
+                f"rank {self.channel.me} got the weight {weight:g} from rank {rank} in round {number}, and all ranks "
                 f"together hold {self.topology.size}: memory or network between the two are at fault"
             )
-        if self.mass.checksums and envelope[3:] != self._checksum(envelope[:3], values):
+        if self.mass.integrity.checksum and envelope[3:] != _checksum(envelope[:3], values):
             raise PeerLost(
-                f"rank {self._channel.me} got other values in round {number} than rank {rank} sent, by their checksum; "
+                f"rank {self.channel.me} got other values in round {number} than rank {rank} sent, by their checksum; "
                 "they were not merged. Memory or network between the two are at fault, or the sender wrote its "
                 "parameters by hand without settle()"
             )
 
     @property
-    def _fingerprint(self) -> float:
-        """Of the topology and the model, the same on every rank."""
-        if self._mark is None:
-            lines = [self.describe(), self.topology.describe(), *layout(self.mass.buckets)]
-            self._mark = float(zlib.crc32("\n".join(lines).encode()))
-        return self._mark
+    def fingerprint(self) -> float:
+        """A number for the topology and the model, the same on every rank."""
+        if self._fingerprint is None:
+            lines = [self.description, self.topology.describe(), *layout(self.mass.buckets)]
+            self._fingerprint = float(zlib.crc32("\n".join(lines).encode()))
+        return self._fingerprint
 
-    def _take_room(self) -> list[torch.Tensor]:
-        """Room for one message, used again once it has landed: one model for each in-peer and round aloft.
+    # -- buffers -------------------------------------------------------------------------------------------------------
 
-        SGP takes one more where a transport `expects`.
-        """
-        if self._room:
-            return self._room.pop()
+    def take(self) -> Buffers:
+        """Buffers for one message: one model for each in-peer and round in flight, used again after landing."""
+        if self._idle:
+            return self._idle.pop()
         weight = self.mass.weight
-        numbers = 1 if weight.is_cuda else 3 + self.mass.checksums
+        numbers = 1 if weight.is_cuda else 3 + self.mass.integrity.checksum
         envelope = torch.zeros(numbers, dtype=torch.float64, device=weight.device)
-        return [envelope, *(self.wire.room(values) for values in self.mass.values)]
+        return [envelope, *(self.codec.buffer(values) for values in self.mass.values)]
 
-    def _room_for(self, peer: int) -> list[torch.Tensor]:
-        """Where the next message of `peer` arrives."""
-        return self._ahead.pop(peer) if peer in self._ahead else self._take_room()
+    def give_back(self, *buffers: Buffers) -> None:
+        """Use `buffers` for later messages."""
+        self._idle.extend(buffers)
 
-    def _look_ahead(self, number: int) -> None:
-        """Make room for round `number` where its messages leave only then, so that they may come before our post.
+    def take_for(self, peer: int) -> Buffers:
+        """Buffers for the next message of `peer`."""
+        return self._expected.pop(peer) if peer in self._expected else self.take()
 
-        Each message goes into the oldest room for its sender, whichever round it is of.
+    def expect(self, number: int) -> None:
+        """Post the receives of round `number` early, on a transport whose messages leave only once that is done.
+
+        A message goes into the oldest posted receive for its sender, whichever round it belongs to.
         """
-        self._looks_ahead = self._channel.expects and self._inside is None
-        if self._looks_ahead:
-            for peer in sorted(self.topology.turn(self._channel.rank, number).receives):
-                if peer not in self._ahead:
-                    self._ahead[peer] = self._take_room()
-                    self._channel.expect({peer: self._ahead[peer]})
+        self._expects = self.channel.expects and self.node is None
+        if self._expects:
+            for peer in sorted(self.turn(number).receives):
+                if peer not in self._expected:
+                    self._expected[peer] = self.take()
+                    self.channel.expect({peer: self._expected[peer]})
 
-    def _snapshot(self, number: int) -> list[torch.Tensor]:
-        """Room for one message, and in it the values as they are now, as round `number` carries them."""
-        if self.wire is not PLAIN:
-            self.mass.quiet()  # now, for once a round is posted nothing may break off, and `_retain_` writes
-        room = self._take_room()
-        for bucket, encoded in zip(self.mass.buckets, room[1:], strict=True):
-            self.wire.encode(bucket.values, encoded)
-            if not encoded.is_cuda and self.wire.lost(encoded):
+    def snapshot(self, number: int) -> Buffers:
+        """Buffers that hold the values as they are now, encoded for round `number`.
+
+        Raises:
+            GossipError: a value does not fit into the format.
+        """
+        if self.codec is not PLAIN:
+            self.mass.quiesce()  # now: once a round is posted nothing may raise, and `retain_` writes
+        buffers = self.take()
+        for bucket, encoded in zip(self.mass.buckets, buffers[1:], strict=True):
+            self.codec.encode(bucket.values, encoded)
+            if not encoded.is_cuda and self.codec.is_lossy(encoded):
                 raise GossipError(
-                    f"rank {self._channel.me} cannot send parameter {_culprit(bucket, self.wire.values(encoded))} in "
-                    f"round {number} as {self.wire.name}: it has values that are not finite, or too large; nothing was "
-                    "sent. Look at this rank's data and loss, lower the learning rate, or take wire='bfloat16', which "
-                    "goes up to 3e38"
+                    f"rank {self.channel.me} cannot send parameter {_culprit(bucket, self.codec.values(encoded))} in "
+                    f"round {number} as {self.codec.name}: it has values that are not finite, or too large; nothing "
+                    "was sent. Look at this rank's data and loss, lower the learning rate, or take wire='bfloat16', "
+                    "which goes up to 3e38"
                 )
-        return room
+        return buffers
 
-    def _retain_(self, keep: float, leaving: Sequence[torch.Tensor] | None) -> None:
-        """Keep what rounding lost in the snapshot `leaving`, of which the share 1 − `keep` was given."""
-        if leaving is not None and keep < 1:
-            self.mass.retain_(keep, leaving[1:], self.wire)
+    def retain_(self, keep: float, sent: Buffers | None) -> None:
+        """Keep what rounding lost in the snapshot `sent`, of which the share 1 − `keep` was given."""
+        if sent is not None and keep < 1:
+            self.mass.retain_(keep, sent[1:], self.codec)
+
+
+def _checksum(header: torch.Tensor, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.tensor([crc32([header, *values])], dtype=torch.float64)
 
 
 def _culprit(bucket: Bucket, decoded: torch.Tensor) -> str:
-    """The first parameter with a value that is not finite; failing that, with one that does not stay so on the wire."""
+    """The first parameter with a value that is not finite, or that is not finite once decoded."""
     return next(
         slot.name
         for values in (bucket.values, decoded)
         for slot in bucket.slots
         if not torch.isfinite(values[slot.start : slot.stop]).all()
     )
+
+
+def _check_node(channel: Transport, node: Transport, topology: Topology) -> None:
+    """Check that the ranks of one node stand alike among those that they gossip with.
+
+    Raises:
+        UsageError: they do not.
+    """
+    place = f"rank {channel.rank} of {channel.size} over {topology.describe()}"
+    alike = {each.decode() for each in node.gather(place.encode())}
+    if len(alike) > 1:
+        raise UsageError(
+            f"the ranks of one node carry their messages together, and are not alike among those that they "
+            f"gossip with: {'; '.join(sorted(alike))}. Give each of them the same rank there, as world.across "
+            "does, and the same topology"
+        )
+    places = [place.decode() for place in channel.gather(b"%d of %d" % (node.rank, node.size))]
+    if len(set(places)) > 1:
+        raise UsageError(
+            f"the ranks that exchange their parts of one message stand in their nodes as {', '.join(places)}: "
+            "they have to be counterparts, as in PushSum(world.across, ..., node=world.node) with as many "
+            "ranks on every host"
+        )

@@ -1,27 +1,33 @@
-"""Push-sum over a time-varying graph: SGP, OSGP, and gossip that no straggler holds up.
-
-What is given and when it is merged is one strategy in a file: `rounds` lands them when they are due, `early` as soon as
-they have arrived, `asynchronous` has no rounds in common.
-"""
+"""Push-sum over a time-varying graph: SGP, OSGP, and gossip that no straggler holds up."""
 
 from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
 
 import topologies
 
 from ..checks import check_choice, whole
 from ..errors import UsageError
-from ..state.codecs import WIRES
+from ..state.codecs import CODECS
+from ..state.mass import Mass
 from ..world import World, check_world
-from .base import State
-from .composition import Composite
+from .base import Averager
+from .exchange import Exchange
 from .landing.asynchronous import Asynchronous
-from .landing.due import Rounds
+from .landing.base import Landing
+from .landing.due import Due
 from .landing.early import Early
 
-LANDINGS: dict[str, type[Rounds]] = {"due": Rounds, "early": Early, "any": Asynchronous}
+LANDINGS: dict[str, type[Landing]] = {"due": Due, "early": Early, "any": Asynchronous}
 
 
-class PushSum(Composite):
+def _of_landing(name: str) -> Any:
+    """The method `name` of an averager's landing strategy, so that a step calls it without a detour."""
+    return property(attrgetter(f"landing.{name}"))
+
+
+class PushSum(Averager):
     """Gossip of (weight, values) pairs over `topology`; one round for each post.
 
         give     w_j <- P[j,j] w_j ,  send (P[i,j] w_j, z_j) to each i
@@ -31,28 +37,28 @@ class PushSum(Composite):
     exactly 1 at every update with overlap 0 or 1 and landing="due".
 
     Args:
-        world: the ranks that gossip. Between steps their parameters may be on their way: settle before writing them.
+        world: the ranks that gossip. Between steps their parameters may be in flight: settle before writing them.
         topology: who gives to whom; its size is the world's.
         overlap: steps that a round may travel. 0 and 1 send the parameters' own memory; above that a snapshot.
         landing: "due": a round is merged exactly `overlap` steps after its post, so that runs repeat bit for bit.
             "early": as soon as it has arrived, and at most `overlap` steps after its post, so that pauses of so many
-            steps hold nobody up. "any": whatever has arrived, however late; no rank waits for another, `overlap` bounds
-            nothing, and every rank may call `step()` as often as it likes. See `gossip.averagers.landing`.
+            steps delay no other rank. "any": all messages that have arrived, however late; no rank waits for another,
+            `overlap` bounds nothing, and every rank may call `step()` as often as it likes. See
+            `gossip.averagers.landing`.
         wire: how values travel. None: in the parameters' own dtype. "float32", "bfloat16", "float16" and "int8" (with
-            a float32 scale for every 256 values) send a rounded snapshot ẑ, and its sender keeps what rounding lost:
-            z <- z + (s/k)(z − ẑ) where it gives the share s and keeps k, so that Σ w·z is as it was, to the
-            precision of the parameters. Ranks come as
-            close to one another as values are rounded, and no closer; where k is small that is s/k times as far.
-            "float16" and "int8" refuse a value that is not finite, "float16" one above 65,504 too; on a GPU, where the
-            host would have to wait to know, such values go on as not finite, as they do with the others.
-        node: where the ranks of a host hold the same values, since they average their gradients, `world` is their
-            counterparts on other hosts and `node` the ranks of the host: each of its m ranks sends one m-th of a
-            message to its counterparts, and they hand each other what they have got, so that a message crosses the
-            network once and not m times. The result is the same, bit for bit. See `gossip.transports.parts`.
+            a float32 scale for every 256 values) send a rounded snapshot ẑ. The sender keeps the rounding error:
+            z <- z + (s/k)(z − ẑ) where it gives the share s and keeps k. So Σ w·z stays, to the precision of the
+            parameters. Ranks come as close to one another as values are rounded, times s/k where k is small.
+            "float16" and "int8" refuse a value that is not finite, "float16" one above 65,504 too. On a GPU, where the
+            host would have to wait to know, such values travel on as not finite.
+        node: the ranks of a host, where they hold the same values since they average their gradients; `world` is then
+            their counterparts on other hosts. Each of the m ranks sends one m-th of a message to its counterparts, and
+            they exchange the parts inside the host. So a message crosses the network once and not m times. The result
+            is the same, bit for bit. See `gossip.transports.parts`.
 
     Raises:
-        UsageError: an overlap, landing or wire that does not exist or that the transport cannot have, or a topology of
-            another size.
+        UsageError: an overlap, landing or wire that does not exist or that the transport does not support, or a
+            topology of another size.
         TopologyError: a schedule that breaks the laws of `topologies.Topology`.
 
     Source: Assran, Loizou, Ballas, Rabbat, "Stochastic gradient push for distributed deep learning", ICML 2019, arXiv
@@ -82,7 +88,7 @@ class PushSum(Composite):
         check_world(world, "world is {}, and PushSum(world, topology, ...) is the order")
         overlap = whole(overlap, "overlap is {}, but it is a number of steps: 0, 1 or more")
         check_choice("landing", landing, LANDINGS)
-        check_choice("wire", wire, WIRES)
+        check_choice("wire", wire, CODECS)
         if landing != "due" and world.base.streams:
             raise UsageError(
                 f"landing={landing!r} asks which message has come, and over nccl messages come in the one order of a "
@@ -104,34 +110,45 @@ class PushSum(Composite):
             )
         topologies.validate(topology)
         if node is not None:
-            _refuse_node(world, node, landing)
-        self.landing = landing
+            _check_node(world, node, landing)
+        self.worlds, self.nodes = (world,), () if node is None else (node,)
         more = (f", {wire=}" if wire is not None else "") + (f", node={node.size}" if node is not None else "")
         self._options = f"overlap={overlap}, landing={landing!r}{more}"
         self._description = f"PushSum({topology.describe()}, {self._options})"
-        self._rounds = LANDINGS[landing](world, topology, overlap, wire, self._description, node)
-        super().__init__(self._rounds)
+        exchange = Exchange(world, topology, CODECS[wire], self._description, node)
+        self.landing = LANDINGS[landing](exchange, overlap)
+        self.overlap, self.lockstep = self.landing.overlap, self.landing.lockstep
 
     @property
     def topology(self) -> topologies.Topology:
-        """The graph; without the ranks that died."""
-        return self._rounds.topology
+        """The graph, without the ranks that died."""
+        return self.landing.exchange.topology
 
     def describe(self) -> str:
         return self._description
 
     def __repr__(self) -> str:
-        """The same without the digest of the graph."""
+        """The line without the digest of the graph."""
         return f"PushSum({self.topology!r}, {self._options})"
 
-    def state_dict(self) -> State:
-        return self._rounds.state_dict()
+    def bind(self, mass: Mass, every: int) -> None:
+        super().bind(mass, every)
+        self.landing.bind(every, mass)
 
-    def load_state_dict(self, state: State) -> None:
-        self._rounds.load_state_dict(state)
+    # All else is the landing strategy's: what an averager does, its landing does.
+    land: Any = _of_landing("land")
+    average: Any = _of_landing("average")
+    post: Any = _of_landing("post")
+    in_flight: Any = _of_landing("in_flight")
+    settle: Any = _of_landing("settle")
+    quiesce: Any = _of_landing("quiesce")
+    rebind: Any = _of_landing("rebind")
+    forget: Any = _of_landing("forget")
+    state_dict: Any = _of_landing("state_dict")
+    load_state_dict: Any = _of_landing("load_state_dict")
 
 
-def _refuse_node(world: World, node: World, landing: str) -> None:
+def _check_node(world: World, node: World, landing: str) -> None:
     if not isinstance(node, World):
         raise UsageError(f"node is {node!r}, but it is a World: world.node, the ranks that share this host")
     if landing != "due":

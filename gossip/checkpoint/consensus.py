@@ -18,10 +18,10 @@ import torch
 
 from ..errors import CheckpointError, UsageError
 from ..observe.stats import Stats
-from ..state.codecs import WIRES
+from ..state.codecs import CODECS
 from ..state.mass import Mass
 from ..state.merging import wide_copy
-from ..training.moments import moments
+from ..training.state_dicts import moments
 from . import files
 from .manifest import Manifest
 
@@ -193,7 +193,7 @@ def _messages_in_flight(state: Any) -> Iterator[list[torch.Tensor]]:
     """Envelope and values of every message that was in flight: it had arrived and was not merged."""
     if isinstance(state, dict):
         for envelope, *values in state.get("arriving", {}).values():
-            yield [envelope, *map(WIRES[state.get("wire")].values, values)]
+            yield [envelope, *map(CODECS[state.get("wire")].values, values)]
     for part in state.values() if isinstance(state, dict) else state if isinstance(state, list) else ():
         yield from _messages_in_flight(part)
 

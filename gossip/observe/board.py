@@ -18,9 +18,8 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import TracebackType
 
-from .slot import ENDED, STEP, Slot, mapped, path_of
+from .slot import ENDED, Slot, mapped, path_of
 
 REPORT = getattr(signal, "SIGUSR1", None)
 """The signal that a rank answers with its position and stacks."""
@@ -90,19 +89,6 @@ class Board:
             yield
         finally:
             self.slot.call, self.slot.since = b"", time.monotonic()
-
-    def __enter__(self) -> Board:
-        """Around a step, whose number was set before."""
-        self.slot.call = STEP.encode()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.slot.call = b""
-        if kind is None:
-            self.slot.step += 1
-            self.enter("compute")
 
     # -- what it knows of others ---------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What every step can tell: rounds, messages, bytes and seconds, cheap enough to be always on."""
+"""Counters of every step: rounds, messages, bytes and seconds, cheap enough to be always on."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, fields
 
 from torch.autograd import profiler
 
-from ..transports import Flight
 from .board import Board
-from .timeline import Timeline
+from .slot import STEP
+from .timeline import Flight, Timeline
 
 _UNSEEN: AbstractContextManager[object] = nullcontext()
 
@@ -63,7 +63,7 @@ class Counters:
 class Stats:
     """Counters of the last step and of the run.
 
-    What happens between two steps, such as `settle()`, counts for the step before.
+    Work between two steps, such as `settle()`, counts for the step before.
 
     Attributes:
         last: the last step.
@@ -92,7 +92,8 @@ class Stats:
 
     def span(self, name: str, subject: str = "") -> AbstractContextManager[object]:
         """A part of the step, for errors, `torch.profiler` and the timeline; next to nothing while nobody looks."""
-        self.board.enter(name)
+        slot = self.board.slot
+        slot.doing, slot.since, slot.waiting = name.encode(), time.monotonic(), 0.0
         return self._seen(name, subject)
 
     def _seen(self, name: str, subject: str = "") -> AbstractContextManager[object]:
@@ -101,18 +102,22 @@ class Stats:
         seen = profiler.record_function(f"gossip::{name}") if profiler._is_profiler_enabled else _UNSEEN
         return seen if self.timeline is None else self.timeline.span(name, subject, seen)
 
-    def step(self, number: int) -> AbstractContextManager[object]:
-        """A new step: the last one joins the past."""
+    @contextmanager
+    def step(self, number: int) -> Iterator[None]:
+        """Count the time inside as a new step; the last one joins the past."""
         self.past.add(self.last)
         self.last = Counters(steps=1, weight=self.last.weight)
-        self.board.slot.step = number
-        return self.board if self.timeline is None else self._traced(self.timeline, number)
-
-    @contextmanager
-    def _traced(self, timeline: Timeline, number: int) -> Iterator[None]:
-        with self.board, timeline.step(number):
-            yield
-            timeline.level("sent in a step", "bytes", self.last.bytes_sent)
+        slot = self.board.slot
+        slot.step, slot.call = number, STEP.encode()
+        try:
+            with _UNSEEN if self.timeline is None else self.timeline.step(number):
+                yield
+                if self.timeline is not None:
+                    self.timeline.level("sent in a step", "bytes", self.last.bytes_sent)
+        finally:
+            slot.call = b""
+        slot.step = number + 1
+        slot.doing, slot.since, slot.waiting = b"compute", time.monotonic(), 0.0
 
     def weigh(self, weight: float) -> None:
         """Note the push-sum weight that is held now."""

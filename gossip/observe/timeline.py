@@ -47,16 +47,22 @@ Event = dict[str, Any]
 
 
 class Flight(Protocol):
-    """The attributes of a transport's flight that a timeline reads."""
+    """A transport's flight, as far as it is counted and drawn."""
 
     subject: str
+    counted: bool
     posted: float
     landed: float | None
     ranks: Sequence[int]
     sends: Mapping[int, Sequence[torch.Tensor]]
     receives: Mapping[int, Sequence[torch.Tensor]]
+    messages_sent: int
+    messages_received: int
     bytes_sent: int
     bytes_received: int
+
+    def wait(self) -> None:
+        """Block until it has landed."""
 
     def done(self) -> bool:
         """Whether it has landed."""

@@ -1,32 +1,37 @@
-"""What is left of the mass when a rank has died, and who goes on with it.
+"""The weight that is left when a rank has died, and the optimizers that go on with it.
 
-The weights of those that are left become theirs alone: Σ w is their number again, all weights times the same factor.
-So their weighted mean, which is what they agree on, stays what it was, and an update counts for as much as before.
+The weights of the survivors become theirs alone: Σ w is their number again, all weights times the same factor. So their
+weighted mean, on which they agree, stays the same, and an update counts for as much as before.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import torch
+
 from ..averagers.base import ROUNDING, Averager
+from ..averagers.landing.due import Due
+from ..averagers.push_sum import PushSum
 from ..errors import UsageError
 from ..state.mass import Mass
-from ..transports import Told, Transport
+from ..transports import Carrier, Told
 from ..world import World
+from .push_sum import Recoverable
 
 log = logging.getLogger("gossip")
 
 
 class Death(NamedTuple):
-    """Ranks that died, and what went with them.
+    """Ranks that died, and the weight that went with them.
 
     Attributes:
-        ranks: as the job numbered them when it began.
+        ranks: their numbers when the job began.
         step: the step that this rank was in.
         left: how many ranks went on.
-        weight: what the dead held, and what was on its way from them: of a Σ w of left + len(ranks).
+        weight: the weight that the dead held, and that was on its way from them, of a Σ w of left + len(ranks).
         seconds: from noticing to going on.
     """
 
@@ -44,62 +49,95 @@ class Death(NamedTuple):
         )
 
 
-class Survivor:
-    """One optimizer's mass among those that go on when ranks die.
+class Recovery:
+    """Lets the averagers of one optimizer go on without ranks that died.
 
     Attributes:
-        carrier: what goes on.
         deaths: those that it went on after.
     """
 
-    def __init__(self, mass: Mass, averagers: Sequence[Averager], channel: Transport) -> None:
-        assert channel.carrier.outlives, "refuse_mortal comes first"
-        self.carrier = channel.carrier
+    def __init__(self, mass: Mass) -> None:
         self.deaths: list[Death] = []
-        self._mass, self._averagers, self._me = mass, averagers, channel.me
-        self._known = set(self.carrier.lost)
-        self.carrier.enrol(self, channel)
+        self._mass = mass
+        self._landings: list[Recoverable] = []
+        self._carrier: Carrier | None = None
+        self._me = 0
+        self._known: set[int] = set()
+
+    @property
+    def lost(self) -> list[int]:
+        """The ranks that died, as the job numbers them."""
+        return [] if self._carrier is None else sorted(self._carrier.lost)
+
+    def prepare(self, averager: Averager, worlds: Sequence[World]) -> None:
+        """Let `averager`, which is not bound yet, go on after a death.
+
+        Raises:
+            UsageError: an averager, a transport, or averages over a part of the ranks, that cannot.
+        """
+        leaves = list(_push_sums(averager))
+        _check_recoverable(leaves, worlds)
+        for leaf in leaves:
+            assert isinstance(leaf.landing, Due)
+            leaf.landing = Recoverable(leaf.landing)
+            self._landings.append(leaf.landing)
+
+    def enrol(self, world: World) -> None:
+        """Take part in meetings of all ranks after a death. Every rank calls it."""
+        if self._carrier is None:
+            channel = world.channel()
+            self._carrier, self._me = channel.carrier, channel.me
+            self._known = set(self._carrier.lost)
+            self._carrier.enrol(self, channel)
 
     def tell(self) -> dict[str, Any]:
-        """What the other ranks have to know of this one."""
+        """The facts about this rank that the survivors need."""
         mass = self._mass
-        averagers = [averager.tell() for averager in self._averagers]
-        return {"held": float(mass.weight), "aloft": mass.aloft, "averagers": averagers}
+        landings = [landing.tell() for landing in self._landings]
+        return {"held": float(mass.weight), "aloft": mass.rounds_in_flight, "averagers": landings}
 
     def go_on(self, told: Told) -> None:
         """Begin again among the ranks that have told."""
-        total = share(self._mass, self._averagers, self._me, told)
-        gone = tuple(sorted(self.carrier.lost - self._known))
-        self._known |= self.carrier.lost
+        assert self._carrier is not None
+        total = self._share(told)
+        gone = tuple(sorted(self._carrier.lost - self._known))
+        self._known |= self._carrier.lost
         lost = len(told) + len(gone) - total
         step = self._mass.stats.board.slot.step
-        self.deaths.append(Death(gone, step, len(told), lost, self.carrier.seconds))
+        self.deaths.append(Death(gone, step, len(told), lost, self._carrier.seconds))
         if self._me == min(told):
             log.warning("%s", self.deaths[-1])
 
+    def _share(self, told: Told) -> float:
+        """Take back weight that never arrived, and share Σ w among the survivors; returns Σ w before."""
+        mass, landings = self._mass, self._landings
+        parts = [{rank: each["averagers"][number] for rank, each in told.items()} for number in range(len(landings))]
+        found = [landing.weights(part) for landing, part in zip(landings, parts, strict=True)]
+        weights = {rank: each["held"] + sum(weights[rank] for weights in found) for rank, each in told.items()}
+        total = float(sum(weights.values()))
+        # w_i <- w_i · n / Σ_j w_j
+        scale = len(told) / total
+        unmerged = sum(landing.go_on(part, scale) for landing, part in zip(landings, parts, strict=True))
+        mass.reading.clear()
+        mass.weight_in_flight = unmerged
+        mass.weight = torch.full_like(mass.weight, weights[self._me] * scale - unmerged)
+        mass.is_one = mass.equal = False
+        have_landed = not any(each["aloft"] for each in told.values())
+        mass.balanced = have_landed and all(abs(weight * scale - 1) < ROUNDING for weight in weights.values())
+        if mass.balanced:
+            mass.set_one()
+        return total
 
-def share(mass: Mass, averagers: Sequence[Averager], me: int, told: Told) -> float:
-    """Take back what never arrived, and share Σ w among those that are left; what Σ w came to before."""
-    parts = [{rank: each["averagers"][number] for rank, each in told.items()} for number in range(len(averagers))]
-    found = [averager.weights(part) for averager, part in zip(averagers, parts, strict=True)]
-    weights = {rank: each["held"] + sum(weights[rank] for weights in found) for rank, each in told.items()}
-    total = float(sum(weights.values()))
-    # w_i <- w_i · n / Σ_j w_j
-    scale = len(told) / total
-    unmerged = sum(averager.go_on(part, scale) for averager, part in zip(averagers, parts, strict=True))
-    landed = not any(each["aloft"] for each in told.values())
-    alike = all(abs(weight * scale - 1) < ROUNDING for weight in weights.values())
-    mass.go_on(weights[me] * scale - unmerged, unmerged, landed and alike)
-    return total
+
+def _push_sums(averager: Averager) -> Iterator[PushSum]:
+    if isinstance(averager, PushSum):
+        yield averager
+    for member in averager.members:
+        yield from _push_sums(member)
 
 
-def refuse_mortal(averager: Averager, worlds: Sequence[World]) -> None:
-    """Refuse what cannot go on without ranks that died.
-
-    Raises:
-        UsageError: an averager, a transport, or averages over a part of the ranks.
-    """
-    if not averager.outlives:
+def _check_recoverable(leaves: Sequence[PushSum], worlds: Sequence[World]) -> None:
+    if any(type(leaf.landing) is not Due for leaf in leaves):
         raise UsageError("on_failure='shrink' needs landing='due', by which each rank knows what is under way")
     for world in worlds:
         if not world.base.carrier.outlives:

@@ -1,8 +1,7 @@
-"""Merging on a GPU in one pass: a Triton kernel, for torch's CUDA and ROCm wheels bring Triton along.
+"""Merging on a GPU in one pass: a Triton kernel. torch's CUDA and ROCm wheels bring Triton along.
 
-What `mixing` does message by message happens here in registers: each message is read once, in the format in which it
-travelled, and the values are read and written once. It is arithmetic of a few operations for every 4 bytes, so memory
-bandwidth is all that it costs.
+The kernel reads each message once, encoded, and reads and writes the values once. A few operations for every 4 bytes
+cost memory bandwidth alone.
 """
 
 from __future__ import annotations
@@ -13,27 +12,27 @@ import torch
 import triton
 import triton.language as tl
 
-from .codecs import BLOCK, Wire
+from .codecs import BLOCK, Codec
 
 VALUES = 1024
 """Values of one program: 8 for each thread of its 4 warps."""
 
 
 @triton.jit
-def _lerps(out, start, rooms, scales, ratios, n, SCALED: tl.constexpr, READ: tl.constexpr, SIZE: tl.constexpr):
+def _lerps(out, start, buffers, scales, ratios, n, SCALED: tl.constexpr, READ: tl.constexpr, SIZE: tl.constexpr):
     first = tl.program_id(0).to(tl.int64) * SIZE
     if first + SIZE <= n:  # without a mask, so that each thread moves 16 bytes at once whatever n is
-        _lerp(out, start, rooms, scales, ratios, first + tl.arange(0, SIZE), None, SCALED, READ)
+        _lerp(out, start, buffers, scales, ratios, first + tl.arange(0, SIZE), None, SCALED, READ)
     else:
         places = first + tl.arange(0, SIZE)
-        _lerp(out, start, rooms, scales, ratios, places, places < n, SCALED, READ)
+        _lerp(out, start, buffers, scales, ratios, places, places < n, SCALED, READ)
 
 
 @triton.jit
-def _lerp(out, start, rooms, scales, ratios, places, mask, SCALED: tl.constexpr, READ: tl.constexpr):
+def _lerp(out, start, buffers, scales, ratios, places, mask, SCALED: tl.constexpr, READ: tl.constexpr):
     z = tl.load(start + places, mask=mask).to(tl.float32)
-    for k in tl.static_range(len(rooms)):
-        other = tl.load(rooms[k] + places, mask=mask).to(tl.float32)
+    for k in tl.static_range(len(buffers)):
+        other = tl.load(buffers[k] + places, mask=mask).to(tl.float32)
         if SCALED:
             other *= tl.load(scales[k] + places // SCALED, mask=mask)
         ratio = tl.load(ratios[k]).to(tl.float32) if READ else ratios[k]
@@ -43,17 +42,22 @@ def _lerp(out, start, rooms, scales, ratios, places, mask, SCALED: tl.constexpr,
 
 
 def lerps_(
-    start: torch.Tensor, rooms: Sequence[torch.Tensor], ratios: Sequence[torch.Tensor], wire: Wire, *, out: torch.Tensor
+    start: torch.Tensor,
+    buffers: Sequence[torch.Tensor],
+    ratios: Sequence[torch.Tensor],
+    codec: Codec,
+    *,
+    out: torch.Tensor,
 ) -> None:
     """out <- start, and then  out <- out + r_k·(z'_k − out)  for each message k.
 
     Args:
         start, out: of shape (elements,), float32 or narrower; may be the same.
-        rooms: the messages, as `wire` writes them.
+        buffers: the messages, encoded by `codec`.
         ratios: float64 without dimensions, all on the host or all on the device, where the host does not read them.
     """
     read = ratios[0].is_cuda
-    messages = [wire.raw(room) for room in rooms]
+    messages = [codec.raw(buffer) for buffer in buffers]
     scales = tuple(scale for scale, _ in messages if scale is not None)
     with torch.cuda.device(out.device):
         _lerps[(triton.cdiv(out.numel(), VALUES),)](

@@ -1,9 +1,9 @@
-"""Values drawn towards others: what merging a message, keeping what rounding lost, and an update's 1/w have in common.
+"""The lerp behind merging a message, keeping a rounding error, and an update's 1/w.
 
         z <- z + r·(z' − z)
 
-with r a ratio of weights. On a GPU it is one pass over z whatever the number of messages and their format, by the
-kernel in `kernels`, where torch has Triton; elsewhere a pass for each message, piece by piece where one is decoded.
+with r a ratio of weights. On a GPU with Triton the kernel in `kernels` passes once over z, for any number of messages
+and any codec. Elsewhere each message is one pass, piece by piece where it is decoded.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from importlib.util import find_spec
 
 import torch
 
-from .codecs import PLAIN, Wire
+from .codecs import PLAIN, Codec
 
 log = logging.getLogger("gossip")
 
 NARROW = (torch.float32, torch.bfloat16, torch.float16)
-"""What the kernel computes in float32; float64 takes torch's own way."""
+"""Dtypes that the kernel computes in float32; torch's own operations compute float64."""
 
 
-def mix_(z: torch.Tensor, rooms: Sequence[torch.Tensor], ratios: Sequence[torch.Tensor], wire: Wire = PLAIN) -> None:
+def mix_(
+    z: torch.Tensor, buffers: Sequence[torch.Tensor], ratios: Sequence[torch.Tensor], codec: Codec = PLAIN
+) -> None:
     """z <- z + r_k·(z'_k − z) for each message k in turn.
 
     Args:
         z: of shape (elements,).
-        rooms: messages of as many values, as `wire` writes them.
+        buffers: messages of as many values, encoded by `codec`.
         ratios: r_k, float64 without dimensions, on the host or where z is; a ratio on a GPU is never read by the host.
 
     >>> z = torch.tensor([0.0, 2.0])
@@ -39,9 +41,13 @@ def mix_(z: torch.Tensor, rooms: Sequence[torch.Tensor], ratios: Sequence[torch.
     if _in_one_pass(z):
         from .kernels import lerps_
 
-        lerps_(z, rooms, ratios, wire, out=z)
+        lerps_(z, buffers, ratios, codec, out=z)
         return
-    for pieces in zip(*(wire.beside(z, room) for room in rooms), strict=True):
+    if codec is PLAIN:
+        for buffer, ratio in zip(buffers, ratios, strict=True):
+            _lerp_(z, buffer, ratio, out=z)
+        return
+    for pieces in zip(*(codec.pieces(z, buffer) for buffer in buffers), strict=True):
         for (part, decoded), ratio in zip(pieces, ratios, strict=True):
             _lerp_(part, decoded, ratio, out=part)
 
@@ -57,7 +63,7 @@ def scale_change_(before: torch.Tensor, values: torch.Tensor, ratio: torch.Tenso
 
 
 def scalar(number: torch.Tensor) -> torch.Tensor | float:
-    """A number for torch's scalar operations: a plain one from the host, left on a GPU where it is there."""
+    """A number for torch's scalar operations: a Python float on the host, the tensor itself on a GPU."""
     return number if number.is_cuda else number.item()
 
 
@@ -67,7 +73,7 @@ def _in_one_pass(values: torch.Tensor) -> bool:
 
 @cache
 def _kernel_runs(device: torch.device) -> bool:
-    """Whether there is Triton, and it can compile here and for this GPU: tried before anything is changed."""
+    """Whether Triton is installed and compiles for this GPU: tried before anything is changed."""
     if find_spec("triton") is None:
         return False
     from .kernels import lerps_
@@ -75,7 +81,7 @@ def _kernel_runs(device: torch.device) -> bool:
     try:
         one = torch.ones(1, device=device)
         lerps_(one, [one], [torch.ones((), dtype=torch.float64)], PLAIN, out=one)
-    except Exception as error:  # whatever a compiler may raise; torch's own operations do the same
+    except Exception as error:  # a compiler may raise anything; torch's own operations do the same
         log.warning(
             "Triton cannot compile for %s, so messages are merged by torch's own operations, in more passes over "
             "memory: %s",
@@ -102,10 +108,10 @@ def _lerp_(start: torch.Tensor, end: torch.Tensor, ratio: torch.Tensor, *, out: 
 
 
 def wide(values: torch.Tensor) -> torch.Tensor:
-    """`values` where sums are accurate enough: themselves, or a float32 copy of 16-bit ones."""
+    """`values` themselves, or a float32 copy of 16-bit ones, so that sums are accurate."""
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 
 def wide_copy(values: torch.Tensor) -> torch.Tensor:
-    """A copy of `values` where sums are accurate enough."""
+    """A copy of `values`, in float32 if they are 16-bit."""
     return values.clone() if wide(values) is values else values.float()

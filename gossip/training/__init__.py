@@ -1,6 +1,6 @@
-"""What the step does around the averager: the wrapper, its parameters, gradients and closures.
+"""The step around the averagers: the wrapper, its parameters, gradients and closures.
 
-`agreement` compares ranks before they mix, `drift` their learning rates; `carried`, `compared` and `moments` belong to
-state_dicts. `checks/` refuses arguments before anything is changed.
-May import: state, averagers, transports, world.
+`update` is the wrapped optimizer's own step, `agreement` compares ranks before they mix, `state_dicts` is about saving
+and loading. `arguments` and `communicating` refuse what cannot work, before anything is changed.
+May import: errors, checks, state, averagers, transports, world.
 """

@@ -45,7 +45,7 @@ class Council:
                 that are connected through these worlds raise it, also those whose own worlds agree.
         """
         verdict = next(filter(None, [difference(channel, lines) for _, channel in self._seats]), "")
-        # What one world has found is news to the others. Every rank relays equally often, in however many it sits.
+        # Ranks of other worlds do not know one world's verdict yet. Every rank relays equally often.
         for _, channel in self._seats * RELAYS:
             verdict = next(filter(None, (said.decode() for said in channel.gather(verdict.encode()))), "")
         if verdict:
@@ -57,7 +57,7 @@ class Council:
         """[rank, size] in each world: whose state a checkpoint holds."""
         return [[channel.rank, channel.size] for _, channel in self._seats]
 
-    def refuse_foreign(self, places: Sequence[Sequence[int]]) -> None:
+    def check_own(self, places: Sequence[Sequence[int]]) -> None:
         """Refuse what was saved at other places than these.
 
         Raises:

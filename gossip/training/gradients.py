@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -121,9 +121,9 @@ class GradientAverage:
                     present[number] = 1
                 number += 1
         if not said.skips:
-            self._mass.look(self._room, "the gradient of")
-        # What is on a GPU is summed by itself, so that no host waits for a device to hear who has a gradient. One after
-        # the other: two sums on one channel would take each other's messages.
+            self._mass.check(self._room, "the gradient of")
+        # Gradients on a GPU have a sum of their own, so that no host waits for a device to know which ranks have a
+        # gradient. One after the other: two sums on one channel would take each other's messages.
         apart = [room for room in self._room if room.is_cuda]
         beside = [room for room in self._room if not room.is_cuda]
         told = self._mass.drift.beside(present, self._channel)
@@ -133,22 +133,6 @@ class GradientAverage:
                     self._mass.stats.wait(self._channel.sum(tensors))
         self._mass.drift.compare(told[len(present) :], self._channel)
         return told[: len(present)].tolist()
-
-
-def unscaled_(
-    parameters: Iterable[torch.nn.Parameter], scale: torch.Tensor | None, found_inf: torch.Tensor | None
-) -> bool:
-    """What torch.amp.GradScaler leaves to an optimizer that is called always; whether to skip the update.
-
-    The scaler sets `grad_scale` (None once the user has unscaled) and `found_inf` around its call of `step`.
-    """
-    if found_inf is not None and bool(found_inf):
-        return True
-    if scale is not None:
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.grad.div_(scale.to(parameter.grad.device))
-    return False
 
 
 def _as(parameter: torch.Tensor, flat: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from ..state.buckets.bucket import Bucket, names, pack, refuse_unfit, shapes
 from ..state.buckets.masters import NARROW, masters_, origin, refuse_masters
 from ..state.buckets.rounded import Rounded
 from ..state.buckets.storages import is_shared
+from ..state.buckets.writes import Held, Places
 from ..state.mass import Mass
 from ..state.module_tensors import buffers, check_dense, check_material, compact, frozen
 from ..world import World
@@ -33,7 +34,7 @@ UNEVEN = (
 
 
 class Parameters:
-    """What moves into the buckets of `mass`, and the council of the ranks that average it.
+    """The parameters that move into the buckets of `mass`, and the council of the ranks that average them.
 
     Attributes:
         council: the ranks of all worlds met so far.
@@ -59,8 +60,7 @@ class Parameters:
         self._mass = mass
         self._names = names(optimizer, module)
         self.worlds: tuple[World, ...] = ()
-        self._places: list[Place] = []
-        self._held: list[list[int]] = []  # ids of the parameters of each group
+        self.places = Places(optimizer)
         refuse_unfit(optimizer.param_groups, self._names)
         refuse_masters(optimizer, optimizer.param_groups, self._names, module, self._narrow)
 
@@ -151,10 +151,14 @@ class Parameters:
         masters_(groups, self._names, self._narrow)
         packed = pack(groups, self._names, first)
         mass.buckets.extend(packed)
-        self._held = self._groups()
         self.rounded.house(mass.buckets)
-        self._places = places(self._module, self)
+        self._note_places()
         return packed
+
+    def _note_places(self) -> None:
+        masters = list(self)
+        models = [origin(parameter) for parameter in masters]
+        self.places.note([*masters, *models], held(self._module, masters))
 
     def check(self) -> None:
         """Every parameter of the optimizer lives in a bucket, and is the module's where there is one.
@@ -162,22 +166,22 @@ class Parameters:
         Raises:
             GossipError: one has left, or another has joined the optimizer behind our back.
         """
+        if self.places.are_kept():
+            return
         for bucket in self._mass.buckets:
             bucket.check()
         self.rounded.check()
-        if any(held.get(key) is not thing for held, key, thing in self._places):
+        if any(owner.get(name) is not thing for owner, name, thing in self.places.held):
             self._find()
-        if (held := self._groups()) != self._held:
-            self._regroup(held)
+        if (groups := self.places.groups_now()) != self.places.groups:
+            self._regroup(groups)
+        self._note_places()
 
-    def _groups(self) -> list[list[int]]:
-        return [[id(parameter) for parameter in group["params"]] for group in self._optimizer.param_groups]
-
-    def _regroup(self, held: list[list[int]]) -> None:
+    def _regroup(self, groups: list[list[int]]) -> None:
         """The optimizer's groups have changed; parameters may go from one to another."""
         buckets = self._mass.buckets
         averaged = {id(slot.parameter) for bucket in buckets for slot in bucket.slots}
-        place = {parameter: number for number, group in enumerate(held) for parameter in group}
+        place = {parameter: number for number, group in enumerate(groups) for parameter in group}
         if place.keys() != averaged:
             raise GossipError(
                 f"the wrapped {type(self._optimizer).__name__} has other parameters than the {len(averaged)} "
@@ -185,7 +189,6 @@ class Parameters:
             )
         for bucket in buckets:
             bucket.slots[:] = [replace(slot, group=place[id(slot.parameter)]) for slot in bucket.slots]
-        self._held = held
 
     def warn_untrained(self) -> None:
         """In the first step: without a module nobody can tell a model that was replaced from one that has no data."""
@@ -203,7 +206,9 @@ class Parameters:
         left = {id(parameter) for parameter in self._module.parameters()}
         own = {id(origin(parameter)) for parameter in self}
         strangers = any(each.requires_grad and id(each) not in own for each in self._module.parameters())
-        for _, _, parameter in self._places if strangers else ():  # else it was taken out, and nothing trains instead
+        for _, _, parameter in (
+            self.places.held if strangers else ()
+        ):  # else it was taken out, and nothing trains instead
             if isinstance(parameter, torch.Tensor) and id(parameter) not in left:
                 raise GossipError(
                     f"parameter {self._names[id(parameter)]} is no longer the module's: it was replaced (by an "
@@ -212,16 +217,19 @@ class Parameters:
                     "without assign, and make the optimizer after anything else that changes the model; sharded "
                     "parameters cannot be averaged"
                 )
-        self._places = places(self._module, self)
 
-    def refuse_foreign(self, saved: Mapping[str, Any]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """The rank and size in each world, and the master weights."""
+        return {"places": self.council.places(), "masters": self.rounded.masters()}
+
+    def check_own(self, saved: Mapping[str, Any]) -> None:
         """Refuse the state of another model, rank or number of ranks.
 
         Raises:
             UsageError: saying whose it is.
         """
-        self.rounded.refuse_foreign(saved.get("masters", {}))
-        self.council.refuse_foreign(saved["places"])
+        self.rounded.check_own(saved.get("masters", {}))
+        self.council.check_own(saved["places"])
 
     def check_equal(self, buckets: Iterable[int], advice: str) -> None:
         """Compare the values of some buckets between all ranks.
@@ -233,15 +241,11 @@ class Parameters:
         self.council.agree(contents(parameters, self._names), advice)
 
 
-Place = tuple[dict[str, Any], str, torch.Tensor | torch.nn.Module]
-"""A module's own dictionary of parameters or of modules, a name there, and what stands there."""
-
-
-def places(module: torch.nn.Module | None, parameters: Iterable[torch.Tensor]) -> list[Place]:
+def held(module: torch.nn.Module | None, parameters: Iterable[torch.Tensor]) -> list[Held]:
     """Where `module` holds those of `parameters` that are its own, and the modules inside it, each place once."""
     own = {id(origin(parameter)) for parameter in parameters}
     parts = [] if module is None else list(module.modules())
-    inside: list[Place] = [
+    inside: list[Held] = [
         (part._modules, key, child) for part in parts for key, child in part._modules.items() if child is not None
     ]
     return inside + [

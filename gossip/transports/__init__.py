@@ -11,7 +11,7 @@ May import: checks, errors, launching, observe.board, observe.slot, observe.say,
 
 from ..recovery.survival import Carrier, Survivors, Told
 from .communicator import Communicator
-from .flight import Backend, Batch, Flight
+from .flight import Backend, Batch, Channel, Flight
 from .memory.backend import MemoryBackend
 from .memory.network import Killed, Network
 from .parts import post_in_parts
@@ -23,6 +23,7 @@ __all__ = [
     "Backend",
     "Batch",
     "Carrier",
+    "Channel",
     "Communicator",
     "Flight",
     "Killed",

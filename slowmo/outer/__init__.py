@@ -1,6 +1,7 @@
-"""Outer iterations: what all optimizers of this package share.
+"""Outer iterations: the outer step and the wrapper that all optimizers of this package share.
 
-`outer` takes anchors and steps on parts of the model, `rule` is slow momentum, `outer_optimizer` any torch optimizer in
-its place. `memory` is where anchors rest, `rates` follows learning rates, `buffers` is what happens to the base
-optimizer's state, `jumps` warns of weights written by hand.
+`step` is the outer step, one of the averagers of a GossipOptimizer. `wrapper` is the public side. `rule` is slow
+momentum, `outer_optimizer` any torch optimizer in its place. `memory` holds anchors, `rates` follows learning rates,
+`buffers` acts on the base optimizer's state.
+May import: gossip, slowmo.refusals.
 """

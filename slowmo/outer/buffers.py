@@ -1,4 +1,4 @@
-"""What happens to the base optimizer's state (momentum, second moments) at an outer step, one strategy each.
+"""Strategies for the base optimizer's state (momentum, second moments) at an outer step.
 
 The paper resets it for SGD with Nesterov momentum and maintains it for Adam (SlowMo, ICLR 2020, section 4 and
 appendix B). Averaging it costs an exact average of as many bytes as the state has.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ import torch
 from gossip import UsageError, World
 from gossip.observe.stats import Stats
 from gossip.state.merging import wide_copy
-from gossip.training.moments import moments
+from gossip.training.state_dicts import moments
+
+STRATEGIES = ("reset", "maintain", "average")
 
 
 class Buffers(ABC):
@@ -118,3 +121,10 @@ class Average(Buffers):
         # Indexing a missing state would make it.
         states = {number: self._optimizer.state.get(parameter, {}) for number, parameter in enumerate(parameters)}
         return moments(states, {number: parameter.shape for number, parameter in enumerate(parameters)})
+
+
+def strategy(name: str, optimizer: torch.optim.Optimizer, worlds: Sequence[World], stats: Stats) -> Buffers:
+    """The strategy called `name`, for the state of `optimizer`; averages go over the first of `worlds`."""
+    if name == "reset":
+        return Reset(optimizer)
+    return Average(optimizer, worlds[0], stats) if name == "average" else Maintain()

@@ -121,7 +121,7 @@ class OuterOptimizer(Rule):
         }
         return {"momenta": [], "outer": state, "outer_kind": type(self.optimizer).__name__, "outer_moments": moments}
 
-    def refuse_foreign(self, state: Mapping[str, Any]) -> None:
+    def check_own(self, state: Mapping[str, Any]) -> None:
         if "outer" not in state:
             raise UsageError(
                 f"this state has slow momenta and no state of {type(self.optimizer).__name__}, the outer optimizer "

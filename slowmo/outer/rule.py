@@ -75,7 +75,7 @@ class Rule(ABC):
         """The state that a resumed run needs beside the anchors."""
 
     @abstractmethod
-    def refuse_foreign(self, state: Mapping[str, Any]) -> None:
+    def check_own(self, state: Mapping[str, Any]) -> None:
         """Before anything is changed: refuse the state of another kind of outer step."""
 
     @abstractmethod
@@ -162,7 +162,7 @@ class SlowMomentum(Rule):
         self.memory.wait()
         return {"momenta": [m.clone() for m in self.momenta]}
 
-    def refuse_foreign(self, state: Mapping[str, Any]) -> None:
+    def check_own(self, state: Mapping[str, Any]) -> None:
         if "outer" in state:
             raise UsageError(
                 "this state has that of an outer optimizer, and here are slow momenta: it was saved with outer=..., "

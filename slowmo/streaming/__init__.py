@@ -1,4 +1,4 @@
 """SlowMo whose exact averages travel while steps go on, one part of the model after another.
 
-`streaming_slowmo` is the optimizer, `stream` sends averages, `fragments` cut the model, `landing` applies them.
+`streaming_slowmo` is the optimizer, `stream` sends averages, `fragments` cut the model, `applying` applies them.
 """

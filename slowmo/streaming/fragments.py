@@ -16,7 +16,7 @@ from gossip.state.buckets.masters import origin
 from ..outer.rule import Part
 
 Member = torch.nn.Module | torch.nn.Parameter
-"""What a fragment is made of."""
+"""A fragment consists of these."""
 
 
 class Cut(ABC):

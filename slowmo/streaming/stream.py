@@ -47,21 +47,19 @@ class Stream(Averager):
         ahead: an average is posted `delay` steps before the end of its iteration, instead of at the end.
     """
 
-    outlives = False
-
     def __init__(self, world: World, period: int, shards: int, delay: int, keeps: bool, ahead: bool = False) -> None:
         self.worlds = (world,)
         self.period, self.shards, self.delay, self.keeps = period, shards, delay, keeps
         posts = [((shard + 1) * period // shards - ahead * delay) % period for shard in range(shards)]
         self._posting = [[shard for shard, post in enumerate(posts) if post == step] for step in range(period)]
-        self.aloft: deque[Sent] = deque()
+        self.sent: deque[Sent] = deque()
         # Sums on one channel would take one another's messages: each that may be on its way has its own.
         most = max(sum(len(self.posting(step + later)) for later in range(delay)) for step in range(period))
         self._channels = deque(world.channel() for _ in range(max(1, most)))
 
     def in_flight(self) -> bool:
         """Whether an average has been sent and not yet taken in."""
-        return bool(self.aloft)
+        return bool(self.sent)
 
     def posting(self, steps: int) -> list[int]:
         """The shards whose average is posted after so many steps: one after another, spread over a period."""
@@ -74,40 +72,40 @@ class Stream(Averager):
     def send(self, step: int, shard: int, ratios: list[float | None], values: Sequence[torch.Tensor]) -> None:
         """Post a copy of `values` as they are after the update of `step`."""
         mass = self.mass
-        mass.look(mass.values)
+        mass.check(mass.values)
         own = [wide_copy(part) for part in values] if self.keeps else []
         # ω x, of which every rank hears the sum
         sums = [wide_copy(part) for part in values]
-        if sums and not mass.whole:
+        if sums and not mass.is_one:
             torch._foreach_mul_(sums, scalar(mass.weight))
         self._channels.rotate(-1)
         sums.append(mass.drift.beside(mass.weight.reshape(1), self._channels[-1]))
         flight = self._channels[-1].sum(sums)
         flight.done()  # some transports begin when they are asked
-        self.aloft.append(Sent(shard, step + self.delay, ratios, own, sums, flight))
+        self.sent.append(Sent(shard, step + self.delay, ratios, own, sums, flight))
 
     def ask(self) -> None:
         """Move what is on its way along: some transports do so only when asked."""
-        for sent in self.aloft:
+        for sent in self.sent:
             if sent.flight is not None:
                 sent.flight.done()
 
     def take(self) -> Sent:
         """The oldest, once it has arrived."""
-        sent = self.aloft[0]
+        sent = self.sent[0]
         if sent.flight is not None:
             self.mass.stats.wait(sent.flight)
             self.mass.drift.compare(sent.sums[-1][1:], self._channels[-1])
-        return self.aloft.popleft()
+        return self.sent.popleft()
 
     def forget(self) -> None:
         """Let all arrive and drop it."""
-        while self.aloft:
+        while self.sent:
             self.take()
 
     def state_dict(self) -> State:
-        """What is on its way, once it has arrived."""
-        for sent in self.aloft:
+        """The averages on their way, once they have arrived."""
+        for sent in self.sent:
             if sent.flight is not None:
                 sent.flight.wait()
         return {
@@ -119,7 +117,7 @@ class Stream(Averager):
                     "own": [x.clone() for x in sent.own],
                     "sums": [x.clone() for x in sent.sums],
                 }
-                for sent in self.aloft
+                for sent in self.sent
             ]
         }
 
@@ -129,4 +127,4 @@ class Stream(Averager):
             *sums, total = saved["sums"]
             own, sums = ([x.clone() for x in parts] for parts in (saved["own"], sums))
             sums.append(total.to(self.mass.weight.device, copy=True))
-            self.aloft.append(Sent(saved["shard"], saved["due"], list(saved["ratios"]), own, sums, None))
+            self.sent.append(Sent(saved["shard"], saved["due"], list(saved["ratios"]), own, sums, None))

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 
-from gossip import GossipOptimizer, UsageError, World
-from gossip.state.merging import scalar
-from gossip.training.checks.arguments import check_group
+from gossip import Averager, GossipOptimizer, UsageError, World
+from gossip.training.arguments import check_group
 
-from ..outer.outer import Outer
 from ..outer.outer_optimizer import MakeOuter
-from ..outer.rates import Rates
-from ..outer.rule import Part
+from ..outer.rule import Rule
+from ..outer.step import OuterStep
+from ..outer.wrapper import Outer
 from ..refusals import checked, delay_of, mixing_of, refuse_own_pace, refuse_shrink, shards_of, steps_of
+from .applying import Application, Mixed, Progress, SameStep
 from .fragments import Cut, Fragments, Member, Shards
-from .landing import Landing, Mixed, Progress, SameStep
-from .stream import Sent, Stream
+from .step import StreamingStep
+from .stream import Stream
 
 
 class StreamingSlowMo(Outer):
@@ -38,7 +37,7 @@ class StreamingSlowMo(Outer):
 
         z_i       <- a_{t+1} + (z_i − x_i)
 
-    What rank i has done since it sent counts on top of a_{t+1}, and in the next iteration. Over a base that gossips or
+    The steps of rank i since it sent count on top of a_{t+1}, and in the next iteration. Over a base that gossips or
     averages, z_i − x_i would hold what that has mixed meanwhile: a deviation that it has made λ times itself would come
     out as λ − 1 times. So with a delay every rank takes the same step there,
 
@@ -60,9 +59,10 @@ class StreamingSlowMo(Outer):
     copies of its shard, or one where the step is the same for all or mixed. Over NCCL averages and rounds of gossip
     pass through one stream, one after another; what of that is hidden behind computing is not yet measured.
 
-    With β = 0 and α = 1 an outer step leaves the mean over the ranks as it was, and where it is the same step for all,
-    the base's run, bit for bit. x̄ is the mean of what was held when it was sent. That is all there is over a base that
-    gossips with overlap 0 or 1 and landing="due"; with more in flight, x̄ lacks what was. Weights themselves stay.
+    With β = 0 and α = 1 an outer step leaves the mean over the ranks as it was. Where all ranks take the same step, it
+    leaves the base's run as it was, bit for bit. x̄ is the mean of the values held when it was sent. Over a base that
+    gossips with overlap 0 or 1 and landing="due" nothing else is in flight. With more in flight, x̄ lacks it. Weights
+    stay.
 
     One shard and no delay is `SlowMo(optimizer, ExactAverage(world))` where weights are 1, bit for bit in float32 and
     float64. The first iteration of each shard but the last is shorter than τ. The base optimizer's state is maintained.
@@ -98,8 +98,6 @@ class StreamingSlowMo(Outer):
     >>> optimizer = slowmo.StreamingSlowMo(sgd, gossip.init(), period=12, momentum=0.6)
     """
 
-    averager: Stream
-
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
@@ -133,30 +131,23 @@ class StreamingSlowMo(Outer):
                 "is none of here: leave module_buffers='local', or take SlowMo(..., ExactAverage(world))"
             )
         refuse_own_pace(optimizer, type(self).__name__)
-        self._landing: Landing
+        self._application: Application
         if mixing is not None:
-            self._landing = Mixed(mixing)
+            self._application = Mixed(mixing)
         else:
-            self._landing = SameStep() if delay and _mixes(optimizer, checked(world)) else Progress()
-        stream = Stream(checked(world), period, self._cut.count, delay, self._landing.keeps, ahead)
+            self._application = SameStep() if delay and _mixes(optimizer, checked(world)) else Progress()
+        stream = Stream(checked(world), period, self._cut.count, delay, self._application.keeps, ahead)
+        self.shards, self.delay, self.mixing, self.ahead = self._cut.count, delay, mixing, ahead
         options = f"{self._cut.describe()}, {mixing=}, {ahead=}, "
         super().__init__(
             optimizer, stream, period, momentum, lr, nesterov, rescale, options, outer=outer, anchors_on=anchors_on
         )
-        self.shards, self.delay, self.mixing, self.ahead = self._cut.count, delay, mixing, ahead
-        self.optimizer.mass.lands_with(self._land, stream.in_flight)
 
-    def _forget(self) -> None:
-        super()._forget()
-        self._each = [Rates() for _ in range(self.averager.shards)]
-
-    def _parts(self) -> list[Part]:
-        self._placed = self._cut.parts(self.optimizer.mass.buckets)
-        return [part for _, part in self._placed]
-
-    def _numbers(self, shard: int) -> list[int]:
-        """The parts of one shard."""
-        return [number for number, (place, _) in enumerate(self._placed[: len(self.parts)]) if place == shard]
+    def _make(self, base: GossipOptimizer, averager: Averager, rule: Rule, period: int, rescale: bool) -> OuterStep:
+        assert isinstance(averager, Stream)
+        return StreamingStep(
+            base, averager, rule, period, rescale, type(self).__name__, cut=self._cut, application=self._application
+        )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As for any optimizer with outer iterations; with fragments=..., its parameters are in one of them."""
@@ -166,75 +157,9 @@ class StreamingSlowMo(Outer):
         self._cut.check(each[1] if isinstance(each, tuple) else each for each in listed)
         super().add_param_group({**param_group, "params": listed})
 
-    def _begin(self) -> None:
-        self._anchor()
-        for rates in self._each:
-            rates.note(self.param_groups)
-        self.averager.ask()
-
-    def _rewrite(self) -> None:
-        self.steps += 1
-        self.averager.ask()
-        with self.stats.span("slowmo"):
-            self._take_due()
-            for shard in self.averager.posting(self.steps):
-                values = [self._values(self.parts[number]) for number in self._numbers(shard)]
-                self.averager.send(self.steps, shard, self._each[shard].end(self.rescale), values)
-            if self.delay == 0:
-                self._take_due()
-
-    def _take_due(self) -> None:
-        while self.averager.aloft and self.averager.aloft[0].due <= self.steps:
-            self._apply(self.averager.take())
-
-    def _land(self) -> None:
-        """When everything lands, so does this."""
-        while self.averager.aloft:
-            self._apply(self.averager.take())
-
-    @torch.no_grad()
-    def _apply(self, sent: Sent) -> None:
-        """The outer step of one shard, and what it does to the values as they are now."""
-        self.optimizer.mass.quiet()
-        *sums, total = sent.sums
-        numbers = self._numbers(sent.shard)
-        now = [self._values(self.parts[number]) for number in numbers]
-        # x̄ = Σ ω x / Σ ω, which becomes a_{t+1} when it is moved
-        means = [x.to(z.device).div_(scalar(total[0])) for x, z in zip(sums, now, strict=True)]
-        own = sent.own or itertools.repeat(None, len(means))
-        kept = [self._landing.before(z, x, mine) for z, x, mine in zip(now, means, own, strict=True)]
-        self.rule.move_(dict(zip(numbers, means, strict=True)), sent.ratios)
-        for z, a, before in zip(now, means, kept, strict=True):
-            self._landing.land_(z, a, before)
-
-    # -- checkpoints: rates of each shard, and averages that have arrived and are not applied yet ----------------------
-
     def _options(self) -> dict[str, Any]:
         own = {"fragments": self._cut.describe(), "mixing": self.mixing, "ahead": self.ahead}
         return {**super()._options(), "shards": self.shards, "delay": self.delay, **own}
-
-    def _kept(self) -> dict[str, Any]:
-        return {
-            **super()._kept(),
-            "rates": [[list(group) for group in rates.now] for rates in self._each],
-            "last_rates": [list(rates.last) for rates in self._each],
-        }
-
-    def _refuse_foreign(self, saved: dict[str, Any]) -> None:
-        super()._refuse_foreign(saved)
-        aloft = saved["averager"]["aloft"]
-        cut = self._cut.describe()
-        kept = all(sent["own"] for sent in aloft) or not self._landing.keeps
-        if aloft and not (kept and saved.get("options", {}).get("fragments", cut) == cut):
-            raise UsageError(
-                "this state has averages in flight, which only fit the same fragments and a mixing=... as it was saved "
-                "with: call settle() on every rank before saving, to go on with others"
-            )
-
-    def _take(self, saved: dict[str, Any]) -> None:
-        super()._take({**saved, "rates": [], "last_rates": []})
-        for rates, now, last in zip(self._each, saved["rates"], saved["last_rates"], strict=True):
-            rates.now, rates.last = [list(group) for group in now], list(last)
 
 
 def _mixes(base: torch.optim.Optimizer, world: World) -> bool:

@@ -48,7 +48,7 @@ def test_masters_under_ddp() -> None:
     ddp = DistributedDataParallel(model_of(torch.bfloat16))
     sgd = torch.optim.SGD(ddp.parameters(), lr=0.05)
     with pytest.raises(gossip.UsageError, match="does not take: train the module inside"):
-        gossip.GossipOptimizer(sgd, gossip.NoAverage(), module=ddp, masters=True)
+        gossip.GossipOptimizer(sgd, gossip.NoAverage(), module=ddp, master_weights=True)
 
 
 def noticed(said: dict[str, str], sharding: str) -> None:

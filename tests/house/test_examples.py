@@ -141,7 +141,7 @@ def test_mixed_precision_of_the_readme_learns_over_ranks() -> None:
 
     from gossip import testing
 
-    [masters] = [block for block in blocks("python") if "masters=True" in block]
+    [masters] = [block for block in blocks("python") if "master_weights=True" in block]
     [loop] = [block for block in blocks("python") if "torch.autocast" in block]
     bare = loop.replace("    with torch.autocast(world.device.type, torch.bfloat16):\n    ", "")
     assert "autocast" not in bare

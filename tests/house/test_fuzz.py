@@ -134,10 +134,10 @@ def test_headers_with_flipped_bits_are_refused() -> None:
     world = gossip.init()
     push_sum = gossip.PushSum(world, topologies.exponential(1))
     gossip.GossipOptimizer(torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=0.1), push_sum)
-    rounds, draw = push_sum.members[0], random.Random(0)
-    values = rounds.mass.values
-    sound = rounds._envelope(torch.tensor(0.5, dtype=torch.float64), 7, values)
-    rounds._check(sound, 0, 7, values)
+    exchange, draw = push_sum.landing.exchange, random.Random(0)
+    values = exchange.mass.values
+    sound = exchange.envelope(torch.tensor(0.5, dtype=torch.float64), 7, values)
+    exchange.check(sound, 0, 7, values)
     refused = 0
     for _ in range(10_000):
         bits = bytearray(sound.numpy().tobytes())
@@ -146,7 +146,7 @@ def test_headers_with_flipped_bits_are_refused() -> None:
         altered = torch.frombuffer(bits, dtype=torch.float64)
         same = torch.equal(altered[1:], sound[1:])
         try:
-            rounds._check(altered, 0, 7, values)
+            exchange.check(altered, 0, 7, values)
         except gossip.PeerLost:
             refused += 1
         else:

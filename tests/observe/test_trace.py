@@ -62,7 +62,7 @@ def train(
     generator = torch.Generator().manual_seed(world.rank)
     weight = torch.zeros(4, 3, requires_grad=True)
     base = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
-    optimizer = gossip.GossipOptimizer(base, averager(world), gradients=None, trace=folder)
+    optimizer = gossip.GossipOptimizer(base, averager(world), gradients=None, trace_folder=folder)
     for _ in range(steps):
         optimizer.zero_grad()
         (weight * torch.randn(4, 3, generator=generator)).sum().backward()
@@ -221,7 +221,7 @@ def test_a_step_that_fails_is_in_the_file(tmp_path: Path) -> None:
 
     def run(world: gossip.World) -> None:
         base = torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=0.1)
-        optimizer = gossip.GossipOptimizer(base, push_sum(0)(world), trace=tmp_path)
+        optimizer = gossip.GossipOptimizer(base, push_sum(0)(world), trace_folder=tmp_path)
         optimizer.step()
         base.register_step_pre_hook(fail)
         optimizer.step()

@@ -267,7 +267,9 @@ def test_fragments_are_sent_by_module(masters: bool) -> None:
     def run(world: gossip.World) -> None:
         net = model().to(torch.bfloat16) if masters else model()
         fragments = [net[0], list(net[1].parameters()), [net[2], net[0].weight]]
-        base = gossip.GossipOptimizer(torch.optim.SGD(net.parameters(), lr=0.1), gossip.NoAverage(), masters=masters)
+        base = gossip.GossipOptimizer(
+            torch.optim.SGD(net.parameters(), lr=0.1), gossip.NoAverage(), master_weights=masters
+        )
         optimizer = StreamingSlowMo(base, world, 3, delay=0, fragments=fragments)
         for step in range(6):
             for parameter in net.parameters():

@@ -169,7 +169,7 @@ def test_what_the_ranks_hold_together_stays(delay: int, overlap: int) -> None:
         own.grad = None
         for _ in range(17):
             optimizer.step()
-        assert len(optimizer.averager.aloft) == min(delay, 3), "the law is to hold with averages on their way"
+        assert len(optimizer.averager.sent) == min(delay, 3), "the law is to hold with averages on their way"
         optimizer.settle()
         return own.detach().clone(), optimizer.weight
 

@@ -259,7 +259,7 @@ def test_every_parameter_owns_its_storage(dtype: torch.dtype, masters: bool) -> 
     shapes = [(3, 5), (), (7,), (0, 2), (2, 3, 4, 5)]
     parameters = [torch.nn.Parameter(torch.ones(shape, dtype=dtype)) for shape in shapes]
     strided = torch.nn.Parameter(torch.ones(2, 3, 4, 5, dtype=dtype).to(memory_format=torch.channels_last))
-    optimizer = wrap([*parameters, strided], masters=masters)
+    optimizer = wrap([*parameters, strided], master_weights=masters)
     optimizer.step()
     assert all(map(owns_its_storage, [*parameters, strided]))
     assert all(owns_its_storage(tensor) for group in optimizer.param_groups for tensor in group["params"])

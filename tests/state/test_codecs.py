@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 import gossip
 import topologies
 from gossip import testing
-from gossip.state.codecs import WIRES, Int8
+from gossip.state.codecs import CODECS, Int8
 from gossip.state.mass import Mass
 from gossip.testing import Network
 
-NAMES = [name for name in WIRES if name is not None]
+NAMES = [name for name in CODECS if name is not None]
 ROUNDED = ["bfloat16", "float16", "int8"]
 STEP = {"float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10, "int8": 1 / 127}
 """How far a value is rounded, in units of the greatest of its block: twice what it is at the most."""
@@ -82,27 +82,27 @@ def drift(size: int, wire: str, dtype: torch.dtype, steps: int) -> float:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("n", [0, 1, 255, 256, 257, 1000, (1 << 18) + 3])
 def test_a_value_is_rounded_by_half_a_step_at_the_most(name: str, dtype: torch.dtype, n: int) -> None:
-    wire = WIRES[name]
+    wire = CODECS[name]
     z = (torch.randn(n, generator=torch.Generator().manual_seed(n)) * 3).to(dtype)
-    room = wire.room(z)
+    room = wire.buffer(z)
     wire.encode(z, room)
     assert wire.elements(room) == n
-    decoded = torch.cat([part for _, part in wire.beside(z, room)] or [z.float()])
+    decoded = torch.cat([part for _, part in wire.pieces(z, room)] or [z.float()])
     assert torch.equal(decoded, wire.values(room))
     blocks = torch.nn.functional.pad(z.double(), (0, -n % 256)).view(-1, 256)
     greatest = blocks.abs().amax(1, keepdim=True).expand_as(blocks).reshape(-1)[:n] if n else z
     assert ((decoded - z).abs() <= STEP[name] / 2 * greatest * (1 + 1e-5)).all()
-    assert not wire.lost(room)
-    if wire.exact(z):
+    assert not wire.is_lossy(room)
+    if wire.is_exact(z):
         assert torch.equal(decoded.to(dtype), z)
 
 
 def test_blocks_of_nothing_and_of_next_to_nothing_are_zeros() -> None:
     wire, z = Int8(), torch.zeros(600)
     z[300:] = 1e-45
-    room = wire.room(z)
+    room = wire.buffer(z)
     wire.encode(z, room)
-    assert not wire.lost(room)
+    assert not wire.is_lossy(room)
     assert not wire.values(room).any()
 
 
@@ -230,7 +230,7 @@ def test_checksums_are_those_of_what_travels() -> None:
         for _ in range(3):
             optimizer.step()
         if world.rank == 1:
-            osgp.members[0]._aloft[0].leaving[1][-1] ^= 1
+            osgp.landing.rounds[0].leaving[1][-1] ^= 1
         optimizer.step()
 
     slow = Network(delay=lambda source, target, number: 0.05)

@@ -29,7 +29,7 @@ BASES: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 def alone(model: torch.nn.Module, base: str = "sgd", **options: Any) -> gossip.GossipOptimizer:
     """On one rank."""
     averager = options.pop("averager", None) or gossip.NoAverage()
-    return gossip.GossipOptimizer(BASES[base](model.parameters()), averager, masters=True, **options)
+    return gossip.GossipOptimizer(BASES[base](model.parameters()), averager, master_weights=True, **options)
 
 
 def masters_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
@@ -55,7 +55,7 @@ def test_float32_is_left_alone(base: str) -> None:
 
     def run(world: gossip.World, masters: bool) -> list[torch.Tensor]:
         model = model_of(torch.float32, world.rank)
-        optimizer = start(world, BASES[base](model.parameters()), overlap=1, masters=masters)
+        optimizer = start(world, BASES[base](model.parameters()), overlap=1, master_weights=masters)
         assert all(a is b for a, b in zip(optimizer.param_groups[0]["params"], model.parameters(), strict=True))
         return train(world, model, optimizer)
 
@@ -111,15 +111,15 @@ def test_tiny_updates_add_up() -> None:
     def after(steps: int, masters: bool) -> float:
         parameter = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
         sgd = torch.optim.SGD([parameter], lr=1e-3)
-        optimizer = gossip.GossipOptimizer(sgd, gossip.NoAverage(), masters=masters)
+        optimizer = gossip.GossipOptimizer(sgd, gossip.NoAverage(), master_weights=masters)
         for _ in range(steps):
             optimizer.zero_grad()
             parameter.sum().backward()
             optimizer.step()
         return parameter[0].item()
 
-    assert after(100, masters=False) == 1
-    assert after(100, masters=True) == pytest.approx(0.9, abs=2**-9)
+    assert after(100, False) == 1
+    assert after(100, True) == pytest.approx(0.9, abs=2**-9)
 
 
 def test_every_dtype_in_one_model() -> None:
@@ -129,7 +129,7 @@ def test_every_dtype_in_one_model() -> None:
         model = Mixed(world.rank)
         kinds = {name: parameter.dtype for name, parameter in model.named_parameters()}
         base = torch.optim.AdamW([{"params": model.first.parameters()}, {"params": list(model.rest()), "lr": 1e-2}])
-        optimizer = start(world, base, overlap=1, masters=True, module=model)
+        optimizer = start(world, base, overlap=1, master_weights=True, module=model)
         assert {name: parameter.dtype for name, parameter in model.named_parameters()} == kinds
         assert len(set(kinds.values())) == 3
         for step in range(STEPS):
@@ -181,7 +181,7 @@ def test_scaled_float16_gradients(clip: bool) -> None:
     def run(world: gossip.World) -> tuple[list[int], float, list[torch.Tensor]]:
         model = model_of(torch.float16)
         base = torch.optim.SGD(model.parameters(), lr=0.05)
-        optimizer = start(world, base, overlap=1, masters=True)
+        optimizer = start(world, base, overlap=1, master_weights=True)
         scaler, updates, now = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=100), [], [0]
         base.register_step_post_hook(lambda *_: updates.append(now[0]))
         for now[0] in range(6):
@@ -214,7 +214,7 @@ def test_closures() -> None:
 
     def run(world: gossip.World, make: Callable[[Any], torch.optim.Optimizer]) -> tuple[float, float]:
         model = model_of(torch.bfloat16)
-        optimizer = start(world, make(model.parameters()), overlap=1, masters=True)
+        optimizer = start(world, make(model.parameters()), overlap=1, master_weights=True)
 
         def closure() -> torch.Tensor:
             agree(model, optimizer)
@@ -273,7 +273,7 @@ def test_more_parameters_in_mid_run() -> None:
 
     def run(world: gossip.World) -> torch.Tensor:
         model, tail = model_of(torch.bfloat16, world.rank), torch.nn.Linear(8, 8, bias=False).to(torch.bfloat16)
-        optimizer = start(world, BASES["sgd"](model.parameters()), overlap=1, masters=True)
+        optimizer = start(world, BASES["sgd"](model.parameters()), overlap=1, master_weights=True)
         train(world, model, optimizer)
         with torch.no_grad():
             tail.weight.fill_(world.rank + 1)
@@ -302,7 +302,7 @@ def test_what_is_written_before_the_first_step_counts() -> None:
 
     def run(world: gossip.World) -> None:
         model = model_of(torch.bfloat16, world.rank)
-        optimizer = start(world, BASES["sgd"](model.parameters()), overlap=1, masters=True)
+        optimizer = start(world, BASES["sgd"](model.parameters()), overlap=1, master_weights=True)
         loaded = model_of(torch.bfloat16, 9).state_dict()
         for parameter, value in zip(model.parameters(), loaded.values(), strict=True):
             parameter.data.copy_(value)  # of which autograd knows nothing
@@ -336,7 +336,7 @@ def test_what_is_written_counts_whatever_is_called_next(then: str) -> None:
 def test_a_master_stays_where_only_its_neighbour_was_written() -> None:
     """What rounding hides is kept: later writes in place, and any after `settle`."""
     parameter = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
-    optimizer = gossip.GossipOptimizer(torch.optim.SGD([parameter], lr=1e-4), gossip.NoAverage(), masters=True)
+    optimizer = gossip.GossipOptimizer(torch.optim.SGD([parameter], lr=1e-4), gossip.NoAverage(), master_weights=True)
     parameter.sum().backward()
     optimizer.step()
     with torch.no_grad():
@@ -355,7 +355,7 @@ def test_a_master_stays_where_only_its_neighbour_was_written() -> None:
 
 def begun(world: gossip.World, seed: int = 0) -> tuple[torch.nn.Module, Any]:
     model = model_of(torch.bfloat16, seed)
-    return model, start(world, BASES["adamw"](model.parameters()), overlap=1, masters=True, wire="bfloat16")
+    return model, start(world, BASES["adamw"](model.parameters()), overlap=1, master_weights=True, wire="bfloat16")
 
 
 def test_resume(tmp_path: Path) -> None:
@@ -425,7 +425,7 @@ def test_refusals() -> None:
     sgd.step()
     for base, name in [(sgd, "SGD"), (torch.optim.Adagrad(model.parameters()), "Adagrad")]:
         with pytest.raises(gossip.UsageError, match=f"{name} has state of parameter 'weight' .* before the first step"):
-            gossip.GossipOptimizer(base, gossip.NoAverage(), masters=True, module=model[0])
+            gossip.GossipOptimizer(base, gossip.NoAverage(), master_weights=True, module=model[0])
         assert all(map(torch.Tensor.is_set_to, masters_of(base), model.parameters()))  # nothing was changed
     optimizer = alone(model)
     with pytest.raises(gossip.UsageError, match="parameter 0 of group 0 is in another group of this SGD already"):
@@ -450,9 +450,9 @@ def test_a_parameter_that_leaves_its_twin_is_named(by: str) -> None:
 def test_ranks_with_other_options_are_refused() -> None:
     def run(world: gossip.World) -> None:
         model = model_of(torch.float32)
-        start(world, BASES["sgd"](model.parameters()), overlap=1, masters=world.rank == 1)
+        start(world, BASES["sgd"](model.parameters()), overlap=1, master_weights=world.rank == 1)
 
-    with pytest.raises(gossip.Disagreement, match="masters=True"):
+    with pytest.raises(gossip.Disagreement, match="master_weights=True"):
         testing.run(2, run)
 
 
@@ -507,7 +507,7 @@ def test_a_write_in_a_closure_goes_into_the_master() -> None:
         layer = torch.nn.Linear(2, 1, bias=False).to(torch.bfloat16)
         torch.nn.init.ones_(layer.weight)
         averager = gossip.Every(100, gossip.ExactAverage(world))
-        optimizer = gossip.GossipOptimizer(torch.optim.SGD(layer.parameters(), lr=0.0), averager, masters=True)
+        optimizer = gossip.GossipOptimizer(torch.optim.SGD(layer.parameters(), lr=0.0), averager, master_weights=True)
 
         def closure() -> torch.Tensor:
             with torch.no_grad():

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from gossip.state import merging as mixing
-from gossip.state.codecs import WIRES
+from gossip.state import merging
+from gossip.state.codecs import CODECS
 
 GPU = pytest.param(
     "cuda",
@@ -22,7 +22,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
+@pytest.mark.parametrize("wire", CODECS.values(), ids=CODECS)
 @pytest.mark.parametrize("elements", [1, 255, 1024, 5000])
 @pytest.mark.parametrize("messages", [1, 3])
 def test_is_the_weighted_mean(device: str, dtype: torch.dtype, wire, elements: int, messages: int) -> None:
@@ -31,7 +31,7 @@ def test_is_the_weighted_mean(device: str, dtype: torch.dtype, wire, elements: i
     rooms = []
     for _ in range(messages):
         values = torch.randn(elements, device=device).to(dtype)
-        rooms.append(wire.room(values))
+        rooms.append(wire.buffer(values))
         wire.encode(values, rooms[-1])
     # From w = 1/2 each in-peer brings 1/4: the mean of what was held and what has come, by weight.
     held, ratios = torch.tensor(0.5, dtype=torch.float64, device=device), []
@@ -49,7 +49,7 @@ def test_is_the_weighted_mean(device: str, dtype: torch.dtype, wire, elements: i
     ) * greatest
     for on_host in (True, False):
         mixed = z.clone()
-        mixing.mix_(mixed, rooms, [ratio.cpu() for ratio in ratios] if on_host else ratios, wire)
+        merging.mix_(mixed, rooms, [ratio.cpu() for ratio in ratios] if on_host else ratios, wire)
         assert ((mixed.double() - exact).abs() <= bound).all()
 
 
@@ -61,7 +61,7 @@ def test_a_ratio_is_not_rounded_to_16_bits(device: str, dtype: torch.dtype) -> N
     z, other = (torch.randn(1 << 18, device=device).to(dtype) for _ in range(2))
     for place in ("cpu", device):
         mixed = z.clone()
-        mixing.mix_(mixed, [other], [torch.tensor(1 / 3, dtype=torch.float64, device=place)])
+        merging.mix_(mixed, [other], [torch.tensor(1 / 3, dtype=torch.float64, device=place)])
         change, whole = mixed.double() - z.double(), other.double() - z.double()
         assert abs(float((change * whole).sum() / whole.square().sum()) - 1 / 3) < 2e-5
 
@@ -72,7 +72,7 @@ def test_a_change_counts_for_mass_one(device: str, dtype: torch.dtype) -> None:
     before = torch.randn(3000, device=device).to(dtype)
     values = before + torch.randn(3000, device=device).to(dtype)
     exact = before.double() + (values.double() - before.double()) / 0.75
-    mixing.scale_change_(before, values, torch.tensor(1 / 0.75, dtype=torch.float64, device=device))
+    merging.scale_change_(before, values, torch.tensor(1 / 0.75, dtype=torch.float64, device=device))
     assert (values.double() - exact).abs().max() <= 16 * torch.finfo(dtype).eps
 
 
@@ -82,10 +82,10 @@ def test_a_gpu_is_not_waited_for(dtype: torch.dtype) -> None:
     """A ratio on the device is never read: torch raises where the host would wait for it."""
     z, other = (torch.randn(10_000, device="cuda").to(dtype) for _ in range(2))
     ratio = torch.tensor(0.5, dtype=torch.float64, device="cuda")
-    mixing.mix_(z, [other], [ratio])
+    merging.mix_(z, [other], [ratio])
     torch.cuda.set_sync_debug_mode("error")
     try:
-        mixing.mix_(z, [other], [ratio])
-        mixing.scale_change_(z, other, ratio)
+        merging.mix_(z, [other], [ratio])
+        merging.scale_change_(z, other, ratio)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -54,11 +54,11 @@ def test_a_model_that_is_shared_while_a_round_is_in_flight(tmp_path: Path) -> No
 
 MAKERS: dict[str, Callable[[gossip.World, torch.optim.Optimizer], Any]] = {
     "OSGP": lambda world, base: gossip.GossipOptimizer(
-        base, gossip.PushSum(world, topologies.exponential(world.size), overlap=1), masters=True
+        base, gossip.PushSum(world, topologies.exponential(world.size), overlap=1), master_weights=True
     ),
-    "exact": lambda world, base: gossip.GossipOptimizer(base, gossip.ExactAverage(world), masters=True),
+    "exact": lambda world, base: gossip.GossipOptimizer(base, gossip.ExactAverage(world), master_weights=True),
     "sharded": lambda world, base: slowmo.ShardedSlowMo(
-        gossip.GossipOptimizer(base, gossip.NoAverage(), masters=True), world, period=2
+        gossip.GossipOptimizer(base, gossip.NoAverage(), master_weights=True), world, period=2
     ),
 }
 

@@ -22,7 +22,7 @@ Make = Callable[[gossip.World, torch.optim.Optimizer], Any]
 
 def wrap(base: torch.optim.Optimizer, averager: gossip.Averager, **options: Any) -> gossip.GossipOptimizer:
     """With masters for what is in 16 bits."""
-    return gossip.GossipOptimizer(base, averager, masters=True, **options)
+    return gossip.GossipOptimizer(base, averager, master_weights=True, **options)
 
 
 def alone(base: torch.optim.Optimizer) -> gossip.GossipOptimizer:

@@ -181,7 +181,7 @@ def test_sam_with_averaged_gradients_is_sam_over_all_batches(form: str) -> None:
 
 def test_sam_over_masters_evaluates_at_their_rounded_values() -> None:
     model = model_of(torch.bfloat16)
-    optimizer = gossip.GossipOptimizer(Sam(model.parameters(), lr=0.05), gossip.NoAverage(), masters=True)
+    optimizer = gossip.GossipOptimizer(Sam(model.parameters(), lr=0.05), gossip.NoAverage(), master_weights=True)
     seen = []
     x = batch_of(0, 0, torch.bfloat16)
 

@@ -13,6 +13,7 @@ import gossip
 import slowmo
 import topologies
 from gossip import testing
+from slowmo.outer.wrapper import Outer
 
 STEPS = 4
 
@@ -125,7 +126,7 @@ def test_no_public_method_of_a_wrapper_is_traced() -> None:
     world = gossip.init()
     for wrap in WRAPS.values():  # the first one of a kind prepares its step
         wrap(world, torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), lr=0.1))
-    kinds = [kind for kind in wrappers(gossip.optimizer.Wrapper) if not inspect.isabstract(kind)]
+    kinds = [kind for kind in wrappers(gossip.optimizer.Wrapper) if kind is not Outer]  # which nobody makes itself
     assert len(kinds) >= 5
     slowmo.ShardedSlowMo(torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), lr=0.1), world)
     traced = {

@@ -93,7 +93,7 @@ def test_optimizers_without_a_rate_are_not_compared() -> None:
 
 
 def test_a_warning_names_a_few_of_many_ranks() -> None:
-    from gossip.training.drift import _sentence
+    from gossip.state.drift import _sentence
 
     sentence = _sentence([0.1, *[0.01] * 9], range(10))
     assert "0.1 on rank 0; 0.01 on ranks 1, 2, 3, 4 and 5 more" in sentence

@@ -268,7 +268,7 @@ def test_a_schedule_free_optimizer_evaluates_between_steps(outer: bool, masters:
 
     def run(world: gossip.World, evaluates: bool) -> list[float]:
         model = model_of(torch.bfloat16 if masters else torch.float64)
-        optimizer: Any = osgp(world, ScheduleFree(model.parameters(), lr=0.05), masters=masters)
+        optimizer: Any = osgp(world, ScheduleFree(model.parameters(), lr=0.05), master_weights=masters)
         if outer:
             optimizer = slowmo.SlowMo(optimizer, gossip.ExactAverage(world), period=2)
         for step in range(STEPS):

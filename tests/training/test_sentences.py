@@ -108,7 +108,10 @@ PLACES: dict[str, dict[str, Callable[[Any], Any]]] = {
     "GossipOptimizer": {
         "optimizer": lambda odd: gossip.GossipOptimizer(odd, gossip.NoAverage()),
         "averager": lambda odd: gossip.GossipOptimizer(sgd(), odd),
-        **options(wrapped, "gradients module module_buffers initial on_failure check_finite checksum masters trace"),
+        **options(
+            wrapped,
+            "gradients module module_buffers initial on_failure check_finite checksum master_weights trace_folder",
+        ),
         "weight_report": lambda odd: wrapped().weight_report(odd),
         "add_param_group": lambda odd: wrapped().add_param_group(odd),
         "params": lambda odd: wrapped().add_param_group({"params": odd}),
@@ -257,7 +260,7 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
         "module is its state_dict(), but it is the model itself, a torch.nn.Module: give module=model",
     ),
     "a class": (lambda: gossip.Every(2, gossip.NoAverage), "is the class NoAverage, but it is an averager"),  # type: ignore[arg-type]
-    "text for a flag": (lambda: wrapped(masters="no"), "masters is 'no', but it is True or False"),
+    "text for a flag": (lambda: wrapped(master_weights="no"), "master_weights is 'no', but it is True or False"),
     "a group without params": (lambda: wrapped().add_param_group({}), "takes a dictionary such as .* without params"),
     "a used-up generator": (
         lambda: wrapped().add_param_group({"params": used_up()}),
@@ -301,7 +304,7 @@ def test_how_a_parameter_left_its_bucket_is_told(
 ) -> None:
     module = torch.nn.Linear(2, 2).to(torch.bfloat16)
     optimizer = gossip.GossipOptimizer(
-        torch.optim.SGD(module.parameters(), lr=0.1), gossip.NoAverage(), module=module, masters=masters
+        torch.optim.SGD(module.parameters(), lr=0.1), gossip.NoAverage(), module=module, master_weights=masters
     )
     leave(module)
     said = f"parameter 'weight' has left its bucket: {sentence}".replace("(", r"\(")
@@ -324,7 +327,7 @@ def test_a_second_optimizer_over_the_same_parameters_is_told(masters: bool) -> N
     module = torch.nn.Linear(2, 2).to(torch.bfloat16)
     first, second = (
         gossip.GossipOptimizer(
-            torch.optim.SGD(module.parameters(), lr=0.1), gossip.NoAverage(), module=module, masters=masters
+            torch.optim.SGD(module.parameters(), lr=0.1), gossip.NoAverage(), module=module, master_weights=masters
         )
         for _ in range(2)
     )

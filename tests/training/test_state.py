@@ -100,7 +100,7 @@ OPTIONS: dict[str, tuple[Any, Callable[..., Any], dict[str, Any], dict[str, Any]
             "gradients": True,
             "module_buffers": "average",
         },
-        {"initial": "check", "on_failure": "shrink", "check_finite": True, "checksum": True, "trace": "trace"},
+        {"initial": "check", "on_failure": "shrink", "check_finite": True, "checksum": True, "trace_folder": "trace"},
     ),
     "PushSum": (
         gossip.PushSum,
@@ -142,8 +142,8 @@ OPTIONS: dict[str, tuple[Any, Callable[..., Any], dict[str, Any], dict[str, Any]
         {"anchors_on": "cpu"},
     ),
 }
-# Compared by another test (masters, node, fragments), or the very things that a state is loaded into.
-ELSEWHERE = {"fragments", "masters", "node", "module", "world"}
+# Compared by another test (master_weights, node, fragments), or the very things that a state is loaded into.
+ELSEWHERE = {"fragments", "master_weights", "node", "module", "world"}
 
 
 @pytest.mark.parametrize("name", OPTIONS)

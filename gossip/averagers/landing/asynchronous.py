@@ -1,16 +1,14 @@
 """Gossip in which no rank waits for another: asynchronous push-sum.
 
-Every rank walks through the graph's rounds at its own pace. A receive stands open for each in-peer, and what has come
-is merged when the next step begins, however late it is. Whoever merges a message answers it, and until the answer is
-there the peer's share is kept: a slow rank is given less often, at most one message of each peer is under way to it,
-and the others go on without it. A slow rank is given to more often than it gives, so weight gathers there and its own
-updates, Δ/w, move its model less, and count for mass 1 like all others.
+Every rank walks through the graph's rounds at its own pace. A receive is posted for each in-peer, and a message that
+has arrived is merged when the next step begins, however late it is. The receiver acknowledges it. Until then the sender
+keeps that peer's share: a slow rank is given to less often, at most one message of each peer is under way to it, and
+the others go on without it. A slow rank receives more often than it gives, so weight gathers there. Its updates, Δ/w,
+move its model less, and count for mass 1 like all others.
 
-What travels cannot be known without asking everybody, so `settle` is where ranks do meet: each sends a last message, of
-no weight, to all to whom it may have given, and goes on taking and answering until it has that of all others and the
-answers to its own.
-
-How messages get there where some are lost is for `letters`.
+No rank knows the messages in flight without asking all others, so ranks do meet in `settle`: each sends a last message,
+of weight zero, to every peer that it may have given to. It goes on receiving and acknowledging until it has the last
+message of every in-peer and the acknowledgements of its own.
 
 Source: push-sum, Kempe, Dobra, Gehrke, FOCS 2003, needs columns that sum to 1 and no clock. Asynchronous gossip for
 training: AD-PSGD, Lian, Zhang, Zhang, Liu, ICML 2018, arXiv 1710.06952.
@@ -21,6 +19,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
+from typing import Any
 
 import torch
 
@@ -28,169 +27,168 @@ from topologies import Topology
 
 from ...errors import UsageError
 from ...state.mass import Mass
-from ...transports import Flight, Transport
-from ..base import State
-from .early import Allowance
-from .letters import Letters
+from ...transports import Channel, Flight
+from ..exchange import Buffers, Exchange
+from .acknowledged import Acknowledged
+from .allowance import Allowance
+from .base import Landing
 
 
-class Asynchronous(Letters):
-    """Each rank gives whenever it posts, to peers that have answered, and merges what is there.
+class Asynchronous(Landing):
+    """Each rank gives whenever it posts, to peers that have acknowledged, and merges what has arrived.
 
-    Takes room for one message of every in-peer and for the snapshots that are unanswered, so over an aperiodic graph up
-    to twice as many models as there are other ranks. Settling sends a message of the model's size to every out-peer.
+    It takes buffers for one message of every in-peer and for the snapshots that are not acknowledged: over an aperiodic
+    graph up to twice as many models as there are other ranks. Settling sends a model to every out-peer.
     """
 
-    outlives = False
     lockstep = False
-    shortest = 1  # nothing ends inside the step that posts it
 
-    def bind(self, mass: Mass, every: int) -> None:
-        super().bind(mass, every)
-        self._allowance = Allowance(self.topology, self._channel.rank)
-        self._sources, self._targets = neighbours(self.topology, self._channel.rank)
-        self._expected: dict[int, tuple[list[torch.Tensor], Flight]] = {}  # in-peer -> room, and what will fill it
-        self._taken: defaultdict[int, int] = defaultdict(int)  # in-peer -> messages
-        self._ended: set[int] = set()  # in-peers whose last message before they settle has come
-        self._answering: list[Flight] = []
+    def __init__(self, exchange: Exchange, overlap: int) -> None:
+        super().__init__(exchange, max(overlap, 1))  # nothing ends inside the step that posts it
 
-    def _in_flight(self) -> bool:
-        return bool(self._expected)  # what may be on its way nobody can tell until ranks settle
+    def bind(self, every: int, mass: Mass) -> None:
+        super().bind(every, mass)
+        exchange = self.exchange
+        self._sender = Acknowledged(exchange)
+        self._allowance = Allowance(exchange.topology, exchange.channel.rank)
+        self._sources, self._targets = neighbours(exchange.topology, exchange.channel.rank)
+        self._receives: dict[int, tuple[Buffers, Flight]] = {}  # in-peer -> a posted receive
+        self._merged: defaultdict[int, int] = defaultdict(int)  # in-peer -> messages
+        self._ended: set[int] = set()  # in-peers whose last message before they settle has arrived
+        self._step = 0
 
-    def _refuse_thin(self, every: int) -> None:
-        """Whatever is late, the weight held does not vanish."""
+    def in_flight(self) -> bool:
+        return bool(self._receives)  # until ranks settle, nobody knows the messages on their way
 
     def land(self, step: int) -> None:
         self._step = step
         self.advance()
 
-    def _post(self, step: int) -> None:
-        with self.mass.stats.span("post"):
-            self._collect()
-            self._send(step)
+    def average(self, step: int) -> None:
+        pass  # every message travels on
 
-    def _send(self, step: int) -> None:
-        """Give to the peers of this round that have answered, and keep the shares of the others."""
-        mass, number = self.mass, self.rounds
-        mass.look(mass.values)
-        leaving = self._snapshot(number)
-        self.rounds += 1
-        if mass.whole:
+    def post(self, step: int) -> None:
+        if (step + 1) % self.every == 0:
+            with self.exchange.mass.stats.span("post"):
+                self._sender.collect(self._step)
+                self._give(step)
+
+    def _give(self, step: int) -> None:
+        """Give to the peers of this round that have acknowledged, and keep the shares of the others."""
+        exchange, mass, number = self.exchange, self.exchange.mass, self.round
+        mass.check(mass.values)
+        leaving = exchange.snapshot(number)
+        self.round += 1
+        if mass.is_one:
             self._allowance.begin()
-        turn = self.topology.turn(self._channel.rank, number)
-        turn = self._allowance.cut(turn, number, float(mass.weight), self._unanswered)
+        busy = self._sender.unacknowledged
+        turn = self._allowance.cut(exchange.turn(number), number, float(mass.weight), busy)
         weights = {peer: share * mass.weight for peer, share in turn.sends.items() if share > 0}
         if weights:
-            self._write(weights, leaving)
-            self._retain_(turn.keep, leaving)
+            self._sender.send(weights, leaving, step)
+            exchange.retain_(turn.keep, leaving)
         else:
-            self._room.append(leaving)
+            exchange.give_back(leaving)
         mass.give(turn.keep, doubly_stochastic=False, keeps_alike=False)
         mass.round_landed()
         mass.stats.last.rounds_posted += 1
 
     def advance(self, merge: bool = True) -> None:
-        """Take and answer what has come, go on expecting, and send again what is overdue."""
-        for peer, (_, flight) in list(self._expected.items()):
+        """Merge and acknowledge messages that have arrived, post receives, and send overdue messages again."""
+        for peer, (_, flight) in list(self._receives.items()):
             if flight.done():
-                self._take(peer, merge)
+                self._receive(peer, merge)
         for peer in self._sources:
-            if peer not in self._expected and peer not in self._ended:
-                room = self._take_room()
-                self._expected[peer] = room, self._channel.post({}, {peer: room}, "gossip that keeps no rounds")
-        self._collect()
-        self._repeat()
+            if peer not in self._receives and peer not in self._ended:
+                buffers = self.exchange.take()
+                flight = self.exchange.channel.post({}, {peer: buffers}, "gossip that keeps no rounds")
+                self._receives[peer] = buffers, flight
+        self._sender.collect(self._step)
+        self._sender.send_again()
 
-    def _take(self, peer: int, merge: bool) -> None:
-        """Merge the message of `peer` that has come, and answer it."""
-        mass = self.mass
-        message, flight = self._expected.pop(peer)
-        self._arrive(flight)
+    def _receive(self, peer: int, merge: bool) -> None:
+        """Merge the message of `peer` that has arrived, and acknowledge it."""
+        exchange, mass = self.exchange, self.exchange.mass
+        message, flight = self._receives.pop(peer)
+        self._sender.wait(flight)
         envelope, *values = message
         weight, number = envelope[:2].tolist()
-        self._check(envelope, self._channel.ranks[peer], int(number), values)
-        if number == self._taken[peer] + 1:  # else it has come before, or one before it has not
-            self._taken[peer] += 1
+        exchange.check(envelope, exchange.channel.ranks[peer], int(number), values)
+        if number == self._merged[peer] + 1:  # else it arrived before, or one before it did not
+            self._merged[peer] += 1
             if weight == 0:
                 self._ended.add(peer)
             elif merge:
                 mass.balanced = False  # whatever this rank has given itself
-                mass.merge_([(envelope[0], values)], self.wire)
+                mass.merge_([(envelope[0], values)], exchange.codec)
                 mass.stats.last.rounds_landed += 1
-        self._room.append(message)
-        answer = torch.tensor([self._taken[peer]], dtype=torch.float64)
-        self._answering.append(self._back.post({peer: [answer]}, {}, f"the answer to message {number:.0f}"))
+        exchange.give_back(message)
+        self._sender.acknowledge(peer, int(number), self._merged[peer])
 
-    def _collect(self) -> None:
-        super()._collect()
-        for flight in [flight for flight in self._answering if flight.done()]:
-            self.mass.arrive(flight)
-            self._answering.remove(flight)
-
-    def _settle(self) -> None:
+    def settle(self) -> None:
         self._meet(merge=True)
 
     def _meet(self, merge: bool) -> None:
-        """Land everything between all ranks, and leave no receive open. Every rank calls it."""
+        """Land everything between all ranks, and leave no receive posted. Every rank calls it."""
         nothing = torch.zeros((), dtype=torch.float64)
-        self._write(dict.fromkeys(self._targets, nothing), self._take_room())
-        self.mass.arrive(Meeting(self._channel, self, merge))
+        self._sender.send(dict.fromkeys(self._targets, nothing), self.exchange.take(), self._step)
+        self.exchange.mass.wait(Meeting(self.exchange.channel, self, merge))
         self._ended.clear()
 
-    def absent(self) -> tuple[list[int], list[int]]:
-        """In-peers that have not ended, and out-peers that have not answered."""
-        return [peer for peer in self._sources if peer not in self._ended], sorted(self._unanswered)
+    def missing(self) -> tuple[list[int], list[int]]:
+        """In-peers that have not ended, and out-peers that have not acknowledged."""
+        return [peer for peer in self._sources if peer not in self._ended], sorted(self._sender.unacknowledged)
 
     def some_flight(self) -> Flight | None:
-        """One that is under way."""
-        expected = [flight for _, flight in (*self._expected.values(), *self._answers.values())]
-        return next(iter([*expected, *self._answering]), None)
+        """A flight that is under way, or None."""
+        return next(iter([*(flight for _, flight in self._receives.values()), *self._sender.flights()]), None)
 
-    def quiet(self) -> bool:
-        """Whether everything of ours has left. Where messages get lost, nobody may wait for an answer sent twice."""
-        return self._channel.patience < math.inf or not (self._letters or self._answering)
+    def is_quiet(self) -> bool:
+        """Whether everything of ours has left. Where messages get lost, no acknowledgement sent twice is waited for."""
+        return self.exchange.channel.patience < math.inf or self._sender.is_quiet()
 
     def rebind(self) -> None:
-        assert not self._expected, "the buckets change with nothing in flight"
+        self._sender.reset()
         super().rebind()
 
-    def state_dict(self) -> State:
-        if self._expected or self._unanswered:
+    def state_dict(self) -> dict[str, Any]:
+        if self._receives or self._sender.unacknowledged:
             raise UsageError(
-                f"rank {self._channel.me} cannot know what is on its way to it with landing='any', and a checkpoint "
-                "without it would lose mass: call settle() on every rank first, then state_dict()"
+                f"rank {self.exchange.channel.me} cannot know what is on its way to it with landing='any', and a "
+                "checkpoint without it would lose mass: call settle() on every rank first, then state_dict()"
             )
-        return {"rounds": self.rounds, "allowance": self._allowance.state_dict()}
+        return {"rounds": self.round, "allowance": self._allowance.state_dict()}
 
     def forget(self) -> None:
         self._meet(merge=False)
         self._allowance.begin()
-        self.rounds = 0
+        self.round = 0
 
-    def load_state_dict(self, state: State) -> None:
-        self.rounds = state["rounds"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.round = state["rounds"]
         self._allowance.load_state_dict(state.get("allowance"))
 
 
 class Meeting(Flight):
-    """Lands when a rank that settles has heard the last of all others, and they the last of it."""
+    """Lands when a rank that settles has the last message of all others, and they have its own."""
 
-    def __init__(self, transport: Transport, gossip: Asynchronous, merge: bool) -> None:
-        super().__init__(transport, {}, {}, "a settling")
+    def __init__(self, channel: Channel, gossip: Asynchronous, merge: bool) -> None:
+        super().__init__(channel, {}, {}, "a settling")
         self._gossip, self._merge = gossip, merge
 
     def done(self) -> bool:
         if self.landed is None:
             self._gossip.advance(self._merge)
-            if not any(self._gossip.absent()) and self._gossip.quiet():
+            if not any(self._gossip.missing()) and self._gossip.is_quiet():
                 self.landed = time.perf_counter()
         return self.landed is not None
 
     def missing(self) -> tuple[list[int], list[int]]:
-        return self._gossip.absent()
+        unheard, untaken = self._gossip.missing()
+        return [self.ranks[peer] for peer in unheard], [self.ranks[peer] for peer in untaken]
 
     def pause(self, waited: float, left: float) -> None:
-        flight = self._gossip.some_flight()  # which knows what its transport does in a pause
+        flight = self._gossip.some_flight()  # which knows its transport's poll interval
         if flight is None:
             super().pause(waited, left)
         else:
@@ -198,7 +196,7 @@ class Meeting(Flight):
 
 
 def neighbours(topology: Topology, rank: int) -> tuple[list[int], list[int]]:
-    """Who ever gives to `rank`, and to whom it ever gives; anybody, where the graph never repeats.
+    """The in-peers and out-peers of `rank` in any round; all other ranks, if the graph never repeats.
 
     >>> from topologies import exponential
     >>> neighbours(exponential(8), 0)

@@ -94,7 +94,7 @@ BUCKETS: list[weakref.ref[Bucket]] = []
 
 
 def names(optimizer: torch.optim.Optimizer, module: torch.nn.Module | None) -> dict[int, str]:
-    """What errors call a parameter, by its id: its name in the module or the optimizer, else its place."""
+    """The name of each parameter in errors, by its id: from the module or the optimizer, else its place."""
     in_module = {} if module is None else {id(parameter): name for name, parameter in module.named_parameters()}
     called: dict[int, str] = {}
     for number, group in enumerate(optimizer.param_groups):

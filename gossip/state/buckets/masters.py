@@ -1,7 +1,7 @@
 """Float32 masters of 16-bit parameters: in bfloat16 an update of less than 1/512 of a weight is lost.
 
-    m <- update(m, g)      what the optimizer, gossip and checkpoints know, in float32
-    p <- round(m)          what forward and backward compute with, in the model's own dtype
+    m <- update(m, g)      for the optimizer, gossip and checkpoints, in float32
+    p <- round(m)          for forward and backward, in the model's own dtype
 
 A master has no gradient beside that of its parameter: backward accumulates it in float32, and clipping, unscaling,
 averaging and zeroing act on the one tensor, whichever of the two they were given. So nothing but the place of rounding,
@@ -90,13 +90,14 @@ def refuse_masters(
             )
         if not hasattr(parameter, "grad_dtype"):
             raise UsageError(
-                f"masters=True needs float32 gradients of {parameter.dtype} parameters, which torch has from 2.10 on, "
-                f"and this is {torch.__version__}: install a newer one, or train a float32 model under torch.autocast"
+                f"master_weights=True needs float32 gradients of {parameter.dtype} parameters, which torch has from "
+                f"2.10 on, and this is {torch.__version__}: install a newer one, or train a float32 model under "
+                "torch.autocast"
             )
         if isinstance(module, torch.nn.parallel.DistributedDataParallel):
             raise UsageError(
-                f"masters=True gives {parameter.dtype} parameter {names[id(parameter)]} a float32 gradient, which "
-                "DistributedDataParallel does not take: train the module inside, with gradients=world.node"
+                f"master_weights=True gives {parameter.dtype} parameter {names[id(parameter)]} a float32 gradient, "
+                "which DistributedDataParallel does not take: train the module inside, with gradients=world.node"
             )
         if optimizer.state.get(parameter):
             raise UsageError(

@@ -57,17 +57,17 @@ class Rounded:
                 torch.where(foreign, twin.to(bucket.values.dtype), bucket.values, out=bucket.values)
 
     def masters(self) -> dict[int, torch.Tensor]:
-        """What a checkpoint holds of them: m, by the number of the bucket."""
+        """The masters m for a checkpoint, by the number of the bucket."""
         return {number: bucket.values.clone() for number, (bucket, _) in self.twins.items()}
 
-    def refuse_foreign(self, saved: Mapping[int, torch.Tensor]) -> None:
+    def check_own(self, saved: Mapping[int, torch.Tensor]) -> None:
         """Refuse the masters of another model, or of none."""
         theirs = {number: values.numel() for number, values in saved.items()}
         ours = {number: twin.numel() for number, (_, twin) in self.twins.items()}
         if theirs != ours:
             raise UsageError(
                 f"this state has masters of {sum(theirs.values())} elements, and this model's are of "
-                f"{sum(ours.values())}: load it with the same model and the same masters=... as it was saved with"
+                f"{sum(ours.values())}: load it with the same model and the master_weights=... that it was saved with"
             )
 
     @torch.no_grad()

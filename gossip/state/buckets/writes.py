@@ -8,9 +8,9 @@ stop the host.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -41,6 +41,37 @@ class Sample(NamedTuple):
     def take(self) -> torch.Tensor:
         """The values, by their bits."""
         return self.bits.index_select(0, self.places)
+
+
+Held = tuple[dict[str, Any], str, torch.Tensor | torch.nn.Module]
+"""A module's own dictionary of parameters or of modules, a name in it, and the object that stands there."""
+
+
+class Places:
+    """The memory, the module and the parameter groups in which the parameters of `optimizer` are."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self._homes: list[tuple[torch.Tensor, int]] = []
+        self.held: list[Held] = []
+        self.groups: list[list[int]] = []
+
+    def note(self, parameters: Iterable[torch.Tensor], held: list[Held]) -> None:
+        """Compare with the places of now; `held`: where the module has them."""
+        self._homes = [(parameter, parameter.data_ptr()) for parameter in parameters]
+        self.held, self.groups = held, self.groups_now()
+
+    def groups_now(self) -> list[list[int]]:
+        """The ids of the parameters of each group."""
+        return [[id(parameter) for parameter in group["params"]] for group in self._optimizer.param_groups]
+
+    def are_kept(self) -> bool:
+        """Whether nothing has moved, been replaced or changed its group since."""
+        return (
+            all(parameter.data_ptr() == address for parameter, address in self._homes)
+            and all(owner.get(name) is thing for owner, name, thing in self.held)
+            and self.groups_now() == self.groups
+        )
 
 
 class Writes:

@@ -209,7 +209,7 @@ def masters(world: gossip.World) -> None:
     model = network(world, torch.bfloat16)
     adamw = torch.optim.AdamW(model.parameters(), lr=1e-4)
     push_sum = gossip.PushSum(world, exponential(world.size), overlap=1, wire="bfloat16")
-    optimizer = gossip.GossipOptimizer(adamw, push_sum, masters=True, module=model)
+    optimizer = gossip.GossipOptimizer(adamw, push_sum, master_weights=True, module=model)
     inputs = torch.randn(32, 300, device=world.device, dtype=torch.bfloat16)
     losses = []
     for batch in range(12):

@@ -57,7 +57,7 @@ MAKERS: dict[str, Make] = {
         sgd(model), NoAverage(), gradients=world, module=model, module_buffers="average"
     ),
     "masters": lambda world, model: GossipOptimizer(
-        sgd(model.bfloat16()), PushSum(world, topologies.exponential(world.size)), module=model, masters=True
+        sgd(model.bfloat16()), PushSum(world, topologies.exponential(world.size)), module=model, master_weights=True
     ),
     "slowmo": lambda world, model: slowmo.SlowMo(push_sum()(world, model), ExactAverage(world), 2, buffers="average"),
     "slowmo, no average": lambda world, model: slowmo.SlowMo(push_sum()(world, model), NoAverage(), 2),

@@ -137,7 +137,7 @@ def trained(
 ) -> list[torch.Tensor]:
     """With masters."""
     model = model_of(dtype, world.rank)
-    return train(world, model, start(world, base(model.parameters()), masters=True, **options))
+    return train(world, model, start(world, base(model.parameters()), master_weights=True, **options))
 
 
 def simulated(

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 import torch
 
 
-class Landing(ABC):
+class Application(ABC):
     """One strategy.
 
     Attributes:
@@ -20,15 +20,15 @@ class Landing(ABC):
     keeps = False
 
     def before(self, z: torch.Tensor, mean: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor | None:
-        """Before x̄ becomes a: compute the tensor that `land_` gets as `kept`."""
+        """Before x̄ becomes a: compute the tensor that `apply_` gets as `kept`."""
         return None
 
     @abstractmethod
-    def land_(self, z: torch.Tensor, a: torch.Tensor, kept: torch.Tensor | None) -> None:
+    def apply_(self, z: torch.Tensor, a: torch.Tensor, kept: torch.Tensor | None) -> None:
         """Write z. The memory of `a`, which is float32 or wider, is free afterwards."""
 
 
-class Progress(Landing):
+class Progress(Application):
     """z_i <- a + (z_i − x_i): what rank i has done since it sent counts on top."""
 
     keeps = True
@@ -37,27 +37,27 @@ class Progress(Landing):
         assert own is not None, "it is kept"
         return z.to(mean.dtype) - own.to(z.device)
 
-    def land_(self, z: torch.Tensor, a: torch.Tensor, kept: torch.Tensor | None) -> None:
+    def apply_(self, z: torch.Tensor, a: torch.Tensor, kept: torch.Tensor | None) -> None:
         assert kept is not None
         z.copy_(a.add_(kept))
 
 
-class SameStep(Landing):
+class SameStep(Application):
     """z_i <- z_i + (a − x̄): the same step on every rank, over a base that brings them together itself."""
 
     def before(self, z: torch.Tensor, mean: torch.Tensor, own: torch.Tensor | None) -> torch.Tensor:
         return mean.clone()
 
-    def land_(self, z: torch.Tensor, a: torch.Tensor, kept: torch.Tensor | None) -> None:
+    def apply_(self, z: torch.Tensor, a: torch.Tensor, kept: torch.Tensor | None) -> None:
         assert kept is not None
         z.add_(a.sub_(kept))
 
 
-class Mixed(Landing):
+class Mixed(Application):
     """z_i <- (1 − μ) a + μ z_i: with μ = 0 the average overwrites what rank i has done since it sent."""
 
     def __init__(self, mixing: float) -> None:
         self.mixing = mixing
 
-    def land_(self, z: torch.Tensor, a: torch.Tensor, kept: torch.Tensor | None) -> None:
+    def apply_(self, z: torch.Tensor, a: torch.Tensor, kept: torch.Tensor | None) -> None:
         z.copy_(a.lerp_(z.to(a.dtype), self.mixing))

@@ -1,8 +1,7 @@
-"""What all optimizers with outer iterations share: anchors, and the outer step on parts of the model."""
+"""The public side of all optimizers with outer iterations: arguments, what passes to the base, and state_dicts."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -10,40 +9,39 @@ import torch
 
 from gossip import Averager, Death, GossipOptimizer, NoAverage, Stats, UsageError, WeightReport, World
 from gossip.averagers.base import check_averager
-from gossip.checks import check_flag
-from gossip.state.hooks import Hook
-from gossip.training.carried import carried, restored
-from gossip.training.checks.arguments import check_group, check_state
-from gossip.training.compared import check_options, warn_without_slowmo
+from gossip.checks import check_choice, check_flag
+from gossip.training.arguments import check_group
+from gossip.training.state_dicts import carried, check_options, check_state, restored, warn_without_slowmo
 from gossip.training.wrapper import Wrapper, passed_on
 
 from ..refusals import refuse_no_rate, refuse_two_rules, steps_of
-from .jumps import Jumps
+from .buffers import STRATEGIES, strategy
 from .memory import Memory
 from .outer_optimizer import MakeOuter, OuterOptimizer
-from .rates import Rates
-from .rule import Part, Rule, SlowMomentum
+from .rule import Rule, SlowMomentum
+from .step import OuterStep
 
 KEPT = ("steps", "anchors", "momenta", "rates", "last_rates", "runs", "averager")
-"""What no state can do without."""
+"""Keys that every state of slow momentum has."""
 
 
-class Outer(Wrapper, ABC):
-    """`optimizer` with outer steps between its own; a subclass says when, on what, and what is averaged before.
+class Outer(Wrapper):
+    """`optimizer` with outer steps between its own.
 
     Args:
-        averager: what the outer steps do to the values, or speak over, from now on.
+        averager: acts on the values at outer steps, from now on.
         period: τ, base steps in an outer iteration.
         momentum: β, in [0, 1).
         lr: α, above 0.
         nesterov, rescale: as in `SlowMo`.
-        options: what else the ranks have to agree on.
+        options: more options that the ranks have to agree on.
+        buffers: what an outer step does to the base optimizer's state.
         outer: makes the optimizer of the outer step, in the place of slow momentum.
         anchors_on: "cpu" keeps anchors and momenta on the host.
 
     Attributes:
-        steps: that were made.
-        parts: what anchors and momenta are kept of.
+        outer_step: acts between the base steps, as one of the averagers of `optimizer`.
+        parts: the parts of the model that have an anchor and a momentum.
         anchors: x_{t,0}, one for each part.
         momenta: m = γu; none with an `outer` optimizer, which then stands in `rule.optimizer`.
         rule: makes the outer step.
@@ -53,9 +51,15 @@ class Outer(Wrapper, ABC):
     """
 
     optimizer: GossipOptimizer
-    # What torch.amp.GradScaler sets around a step belongs to the optimizer that makes it.
+    # torch.amp.GradScaler sets these around a step, for the optimizer that makes the update.
     grad_scale = passed_on("grad_scale")
     found_inf = passed_on("found_inf")
+    averager = passed_on("averager", "outer_step")
+    period = passed_on("period", "outer_step")
+    rescale = passed_on("rescale", "outer_step")
+    parts = passed_on("parts", "outer_step")
+    anchors = passed_on("anchors", "outer_step")
+    rule = passed_on("rule", "outer_step")
     momentum = passed_on("momentum", "rule")
     lr = passed_on("lr", "rule")
     nesterov = passed_on("nesterov", "rule")
@@ -70,11 +74,15 @@ class Outer(Wrapper, ABC):
         lr: float,
         nesterov: bool,
         rescale: bool,
-        options: str,
+        options: str = "",
+        buffers: str = "maintain",
         outer: MakeOuter | None = None,
         anchors_on: str | None = None,
     ) -> None:
         name = type(self).__name__
+        check_choice("buffers", buffers, STRATEGIES)
+        if buffers == "average" and isinstance(averager, Averager) and not averager.worlds:
+            raise UsageError("buffers='average' needs ranks to average over, and this averager speaks to none")
         if isinstance(optimizer, Outer):
             raise UsageError(f"{name} around {type(optimizer).__name__}: put one around the optimizer, with one period")
         check_averager(averager, "averager is {}, which is no Averager such as gossip.ExactAverage(world)")
@@ -95,37 +103,31 @@ class Outer(Wrapper, ABC):
         if self._follows and isinstance(optimizer, torch.optim.Optimizer):
             refuse_no_rate(optimizer, optimizer.param_groups)
         base = optimizer if isinstance(optimizer, GossipOptimizer) else GossipOptimizer(optimizer, NoAverage())
-        if base.rewrites:
+        if any(isinstance(other, OuterStep) for other in base.averagers):
             raise UsageError(f"this GossipOptimizer has a {name} around it already: two would share its steps")
         super().__init__(base)
-        self.averager, self.rule = averager, rule
         own = {"momentum": rule.momentum, "lr": rule.lr, "nesterov": rule.nesterov}
         self._given: dict[str, Any] = {"period": period, **own, "rescale": bool(rescale)}
-        self.period, self.rescale = period, rescale
-        if outer is not None:
-            rule.begin(self._parts(), base.mass.buckets)
         self._more = options
-        base.attach(averager, period, f"{name}({self._described()})", call=f"slowmo.{name}(...)")
-        base.beginnings.append(Hook(self._begin))
-        base.rewrites.append(Hook(self._rewrite))
-        self._jumps = Jumps(base, name)
-        self._forget()
+        self.outer_step = self._make(base, averager, rule, period, rescale)
+        self.buffers = buffers
+        base.attach(self.outer_step, period, f"{name}({self._described()})", call=f"slowmo.{name}(...)")
+        self.outer_step.buffers = strategy(buffers, base.optimizer, averager.worlds, base.stats)
 
-    def _forget(self) -> None:
-        """As before the first step."""
-        self.steps = 0
-        self.parts: list[Part] = []
-        self.anchors: list[torch.Tensor] = []
-        self.rule.forget()
-        self._rates = Rates()
-        self._jumps.forget()
+    def _make(self, base: GossipOptimizer, averager: Averager, rule: Rule, period: int, rescale: bool) -> OuterStep:
+        return OuterStep(base, averager, rule, period, rescale, type(self).__name__)
+
+    @property
+    def steps(self) -> int:
+        """Base steps that were made since the outer iterations began."""
+        return self.optimizer.steps - self.outer_step.began
 
     @torch.no_grad()
     def restart(self) -> None:
         """Take new anchors when the next step begins, and begin with slow momentum 0; every rank calls it.
 
-        For weights that are loaded in the middle of a run, the same on every rank, which slow momentum would take for
-        a step of the base optimizer. Outer steps stay where they were due.
+        For weights that are loaded in the middle of a run, the same on every rank. Slow momentum would take them for a
+        step of the base optimizer. Outer steps stay where they were due.
 
         >>> import gossip, slowmo, torch
         >>> model = torch.nn.Linear(4, 2)
@@ -137,56 +139,14 @@ class Outer(Wrapper, ABC):
         >>> optimizer.restart()
         """
         self.settle()
-        steps = self.steps
-        self._forget()
-        self.steps = steps
-
-    # -- the outer iteration -------------------------------------------------------------------------------------------
+        self.outer_step.forget_anchors()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of the base optimizer, and of the outer iteration where it is due. Every rank calls it."""
         return self.optimizer.step(closure)
 
-    def _begin(self) -> None:
-        """Before each step of the base optimizer."""
-        self._anchor()
-        self._rates.note(self.param_groups)
-
-    @abstractmethod
-    def _rewrite(self) -> None:
-        """After the update of each step, while nothing that reads the values is in flight."""
-
-    def _parts(self) -> list[Part]:
-        """What this rank keeps anchors of, bucket by bucket, at least one part of each: here whole buckets."""
-        return [Part(number, 0, len(values)) for number, values in enumerate(self.optimizer.mass.values)]
-
-    @torch.no_grad()
-    def _anchor(self) -> None:
-        """Take the anchor of every bucket that has none, before anything changes it."""
-        buckets = self.optimizer.mass.buckets
-        new = range(self.parts[-1].bucket + 1 if self.parts else 0, len(buckets))
-        if not new:
-            return
-        self.optimizer.parameters.check_equal(
-            new,
-            f"{type(self).__name__} begins from equal parameters: load the same file on every rank before the first "
-            "step, or build the optimizers after loading, so that rank 0's are taken",
-        )
-        for part in self._parts()[len(self.parts) :]:
-            self._keep(part).copy_(self._values(part))
-
-    def _keep(self, part: Part) -> torch.Tensor:
-        """The memory for the anchor of one more part."""
-        self.parts.append(part)
-        self.anchors.append(self.rule.keep(part, self.optimizer.mass.buckets[part.bucket]))
-        return self.anchors[-1]
-
-    def _values(self, part: Part) -> torch.Tensor:
-        """The values z of a part, in the parameters' own memory."""
-        return self.optimizer.mass.values[part.bucket][part.start : part.stop]
-
     def __repr__(self) -> str:
-        """In one line: the base, what the outer steps average, and how they move."""
+        """In one line: the base, the averager of the outer steps, and how they move."""
         return f"{type(self).__name__}({self.optimizer!r}, {self.averager!r}, {self._described()})"
 
     def _described(self) -> str:
@@ -214,10 +174,9 @@ class Outer(Wrapper, ABC):
         return self.optimizer.weight_report(world)
 
     def settle(self) -> None:
-        """Land everything in flight. Every rank calls it. Weights that are loaded then want `restart`."""
+        """Land everything in flight. Every rank calls it. After loading weights then, call `restart`."""
         self.optimizer.settle()
-        if self.parts and (self.momentum or self.lr != 1):  # else an outer step leaves what it finds
-            self._jumps.note()
+        self.outer_step.note_settled()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Take in more parameters, on every rank at the same step; their anchor is taken when the next one begins."""
@@ -230,24 +189,18 @@ class Outer(Wrapper, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """The base's keys and "slowmo": anchors, momenta, rates, counter and options."""
-        return carried({**restored(self.optimizer.state_dict()), "slowmo": self._kept()})
-
-    def _kept(self) -> dict[str, Any]:
-        return {
+        ours = {
             "steps": self.steps,
-            **self.rule.state_dict(),
-            "anchors": [anchor.clone() for anchor in self.anchors],
-            "rates": [list(rates) for rates in self._rates.now],
-            "last_rates": list(self._rates.last),
+            **self.outer_step.state_dict(),
             "kind": type(self).__name__,
             "options": self._options(),
             "runs": self.averager.describe(),
-            "averager": self.optimizer.persist(self.averager.state_dict),
         }
+        return carried({**restored(self.optimizer.state_dict()), "slowmo": ours})
 
     def _options(self) -> dict[str, Any]:
-        """What a state is compared by, as it was given; `momentum` and the like may be set between two steps."""
-        return {**self._given, **self.rule.options()}
+        """The options that a state is compared by, as given; `momentum` and the like may be set between two steps."""
+        return {**self._given, "buffers": self.buffers, **self.rule.options()}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any], options: str = "check") -> None:
@@ -266,40 +219,28 @@ class Outer(Wrapper, ABC):
         check_state(state_dict, "slowmo", KEPT)
         saved = state_dict.get("slowmo")
         if saved is not None:
-            self._refuse_foreign(saved)
+            self._check_own(saved)
             check_options(type(self).__name__, saved.get("options", {}), self._options(), options)
         elif "gossip" in state_dict:
             warn_without_slowmo(type(self).__name__)
         self.optimizer.load_state_dict({k: v for k, v in state_dict.items() if k != "slowmo"}, options)
-        self.optimizer.persist(self.averager.forget)
-        self._forget()
+        self.outer_step.forget()
+        self.outer_step.began = self.optimizer.steps
         if saved is not None:
-            self._take(self.rule.with_own_options(saved) if options == "own" else saved)
-            self.averager.load_state_dict(saved["averager"])
+            self.outer_step.began -= saved["steps"]
+            self.outer_step.load_state_dict(self.rule.with_own_options(saved) if options == "own" else saved)
 
-    def _take(self, saved: dict[str, Any]) -> None:
-        self.steps = saved["steps"]
-        for part, anchor in zip(self._parts(), saved["anchors"], strict=False):
-            self._keep(part).copy_(anchor)
-        self.rule.load_state_dict(saved)
-        self._rates.now = [list(rates) for rates in saved["rates"]]
-        self._rates.last = list(saved["last_rates"])
+    def _check_own(self, saved: dict[str, Any]) -> None:
+        """Check that a state belongs to this class, averager, rule and model.
 
-    def _refuse_foreign(self, saved: dict[str, Any]) -> None:
-        self._refuse_other_averager(saved)
-        self.rule.refuse_foreign(saved)
-        theirs = [anchor.numel() for anchor in saved["anchors"]]
-        ours = [part.stop - part.start for part in self._parts()]
-        if theirs != ours[: len(theirs)]:
-            raise UsageError(
-                f"this state's slow momentum has buckets of {theirs} elements, and the model's are of {ours}: it "
-                "belongs to another model"
-            )
-
-    def _refuse_other_averager(self, saved: dict[str, Any]) -> None:
+        Raises:
+            UsageError: naming what differs.
+        """
         if saved.get("kind", type(self).__name__) != type(self).__name__:
             raise UsageError(f"this state was saved by {saved['kind']}, and this is {type(self).__name__}")
         if saved["runs"] != self.averager.describe():
             raise UsageError(
                 f"this state's outer steps ran {saved['runs']}, and here they run {self.averager.describe()}"
             )
+        self.rule.check_own(saved)
+        self.outer_step.check_own(saved)

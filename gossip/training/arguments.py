@@ -1,26 +1,105 @@
-"""What `GossipOptimizer` does not take, said before anything is changed."""
+"""Checks of the arguments of an optimizer and of its methods, before anything is changed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from ...averagers.base import Averager, check_averager
-from ...checks import check_choice
-from ...errors import GossipError, UsageError
-from ...recovery.deaths import refuse_mortal
-from ...state.buckets.masters import origin
-from ...state.module_tensors import buffers, check_dense, lacking
-from ...transports.torch.joined import ranks_of_mpi, ranks_of_torch
-from ...world import World, check_world
-from ..wrapper import Wrapper
-from .arguments import check_module
+from ..averagers.base import Averager, check_averager
+from ..checks import check_choice, check_flag, shown
+from ..errors import GossipError, UsageError
+from ..observe.timeline import VARIABLE
+from ..state.buckets.masters import origin
+from ..state.module_tensors import buffers, check_dense, lacking
+from ..transports.torch.joined import ranks_of_mpi, ranks_of_torch
+from ..world import World, check_world
 from .communicating import check_silent
+from .wrapper import Wrapper
 
 
-def refuse_options(
+def check_module(module: Any) -> None:
+    """Check that `module` is a model or None.
+
+    Raises:
+        UsageError: saying what it is.
+    """
+    if module is not None and not isinstance(module, torch.nn.Module):
+        what = "its state_dict()" if isinstance(module, Mapping) else shown(module)
+        raise UsageError(f"module is {what}, but it is the model itself, a torch.nn.Module: give module=model")
+
+
+def check_switches(**switches: Any) -> None:
+    """Check that every option is True or False.
+
+    Raises:
+        UsageError: naming the first that is not.
+    """
+    for name, value in switches.items():
+        check_flag(name, value)
+
+
+def folder_of(trace_folder: Any) -> str | None:
+    """The folder of timelines: `trace_folder`, or that of the variable GOSSIP_TRACE.
+
+    Raises:
+        UsageError: it is no path.
+    """
+    if trace_folder is None:
+        return os.environ.get(VARIABLE)
+    if not isinstance(trace_folder, (str, os.PathLike)):
+        raise UsageError(
+            f"trace_folder is {shown(trace_folder)}, but it is the folder into which each rank writes its timeline"
+        )
+    return os.fspath(trace_folder)
+
+
+def check_closure(closure: Any) -> None:
+    """Check that `closure` can be called.
+
+    Raises:
+        UsageError: saying what it is.
+    """
+    if closure is not None and not callable(closure):
+        raise UsageError(
+            f"step takes a function that computes the loss and calls backward() on it, and this is {shown(closure)}: "
+            "after loss.backward(), call step() without it"
+        )
+
+
+def check_group(param_group: Any) -> None:
+    """Check that `param_group` is a parameter group as torch's optimizers take them.
+
+    Raises:
+        UsageError: saying what it is, or that it names no parameter.
+    """
+    if not isinstance(param_group, Mapping) or "params" not in param_group:
+        raise UsageError(
+            f"add_param_group takes a dictionary such as {{'params': list(module.parameters()), 'lr': 0.1}}, and this "
+            f"is {'one without params' if isinstance(param_group, Mapping) else shown(param_group)}"
+        )
+    params = param_group["params"]
+    if not isinstance(params, Iterable) or isinstance(params, (str, bytes, Mapping)):
+        raise UsageError(f"'params' of a group is {shown(params)}, but it is a list of parameters")
+
+
+def check_not_captured() -> None:
+    """Check that no CUDA graph is being captured: its replay would not communicate.
+
+    Raises:
+        GossipError: one is.
+    """
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        raise GossipError(
+            "step() was called while a CUDA graph is captured, and a replay would not communicate: in each round the "
+            "host posts other messages to other peers. Capture forward and backward alone, and call step() after each "
+            "replay"
+        )
+
+
+def check_arguments(
     optimizer: torch.optim.Optimizer,
     averager: Averager,
     gradients: World | None,
@@ -29,10 +108,10 @@ def refuse_options(
     initial: str,
     on_failure: str,
 ) -> None:
-    """Arguments that cannot work, whoever the other ranks are.
+    """Check the arguments of `GossipOptimizer`, as far as one rank can.
 
     Raises:
-        UsageError: naming the first.
+        UsageError: naming the first that cannot work.
     """
     if isinstance(optimizer, Wrapper):
         raise UsageError(
@@ -60,7 +139,7 @@ def refuse_options(
 
 
 def check_averaged(module: torch.nn.Module | None) -> None:
-    """Return where all floating-point buffers can be averaged.
+    """Check that all floating-point buffers can be averaged.
 
     Raises:
         UsageError: naming the first that cannot.
@@ -75,8 +154,8 @@ def check_averaged(module: torch.nn.Module | None) -> None:
     check_dense(floating, "take module_buffers='local' with initial='check', or keep it out of module")
 
 
-def refuse_stranger(optimizer: torch.optim.Optimizer, module: torch.nn.Module | None) -> None:
-    """A module that has nothing to do with the optimizer.
+def check_related(optimizer: torch.optim.Optimizer, module: torch.nn.Module | None) -> None:
+    """Check that `module` holds a parameter of `optimizer`.
 
     Raises:
         UsageError: naming both.
@@ -92,13 +171,13 @@ def refuse_stranger(optimizer: torch.optim.Optimizer, module: torch.nn.Module | 
         )
 
 
-def refuse_worlds(
-    averager: Averager, worlds: Sequence[World], gradients: World | None, on_failure: str, checksum: bool
+def check_worlds(
+    averager: Averager, worlds: Sequence[World], gradients: World | None, recovers: bool, checksum: bool
 ) -> None:
-    """Where `averager` speaks in `worlds`: what these cannot do of what is asked of them.
+    """Check that `averager` can communicate in `worlds` as it is asked to.
 
     Raises:
-        UsageError: saying what.
+        UsageError: saying what it cannot do there.
     """
     check_joined(worlds)
     together = set() if gradients is None else set(gradients.base.ranks)
@@ -108,9 +187,7 @@ def refuse_worlds(
                 f"{averager.describe()} lets each of {node.size} ranks send its part of one model, so they have to "
                 "make the same updates: give GossipOptimizer gradients=world.node, the World given as node"
             )
-    if on_failure == "shrink":
-        refuse_mortal(averager, worlds)
-    elif any(world.base.carrier.meetings for world in worlds):
+    if not recovers and any(world.base.carrier.meetings for world in worlds):
         raise UsageError(
             "an optimizer of this process goes on when ranks die, and this one would not: give both "
             "on_failure='shrink', or both 'raise', or close the world of the first, which its ranks leave together"
@@ -120,7 +197,7 @@ def refuse_worlds(
 
 
 def check_joined(worlds: Sequence[World]) -> None:
-    """No world may be of one rank where the program has joined more since: each of them would train alone.
+    """Check that no world has one rank where the program has joined more ranks since: each would train alone.
 
     Raises:
         UsageError: one is.
@@ -141,52 +218,3 @@ def check_joined(worlds: Sequence[World]) -> None:
                 f"gossip.init() made a world of one rank before {joined} joined {ranks}, so each of them would train "
                 f"alone. {cure}. To train alone on purpose, leave averaging to gossip.NoAverage()"
             )
-
-
-def refuse_other_runs(
-    saved: Mapping[str, Any], averager: Averager, optimizer: torch.optim.Optimizer, gradients: str
-) -> None:
-    """A state that was saved while running something else.
-
-    Raises:
-        UsageError: saying what.
-    """
-    kind = type(optimizer).__name__
-    for then, now, what in (
-        (saved["runs"], averager.describe(), "averager"),
-        (saved.get("optimizer", kind), kind, "optimizer"),
-        (saved.get("gradients", gradients), gradients, "average of gradients"),
-    ):
-        if then != now:
-            raise UsageError(
-                f"this state was saved while running {then}, and this is {now}: settle and save the model alone to go "
-                f"on with another {what}"
-            )
-
-
-def refuse_more(state: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    """A state that holds more than the GossipOptimizer `saved`, which would be dropped.
-
-    Raises:
-        UsageError: saying what.
-    """
-    more = sorted(state.keys() - {*saved.get("keys", state), "gossip"})
-    if more:
-        raise UsageError(
-            f"this state holds {', '.join(map(repr, more))} of an optimizer around the GossipOptimizer that it was "
-            "saved from, and here there is none: make it as it was, or leave that out of the state to go on without"
-        )
-
-
-def refuse_captured() -> None:
-    """Where a step is recorded for later replay, by CUDA, communication would be left out of it.
-
-    Raises:
-        GossipError: a CUDA graph is being captured.
-    """
-    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
-        raise GossipError(
-            "step() was called while a CUDA graph is captured, and a replay would not communicate: in each round the "
-            "host posts other messages to other peers. Capture forward and backward alone, and call step() after each "
-            "replay"
-        )

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ...errors import UsageError
+from ..errors import UsageError
 
 GROUPS = {"ProcessGroup", "ProcessSet"}
 """Names of classes that stand for a set of ranks, in torch.distributed and torchft, and in Horovod."""

@@ -1,8 +1,9 @@
-"""Where in a step the user's closure is evaluated: before it begins, so that what is in flight travels, or inside it.
+"""The update of a step: the closure's evaluation, the average of gradients, and the wrapped optimizer's own step.
 
-An optimizer that asks for its closure once in a step, before it has changed anything, computes the same either way.
-Other optimizers move their parameters first (SAM) or compare evaluations (LBFGS), and get each evaluation where they
-ask for it. Which of the two an optimizer is, it shows in its own steps.
+A closure is evaluated before the step begins, so that messages in flight travel meanwhile, or inside the update. An
+optimizer that calls its closure once in a step, before it has changed anything, computes the same either way. Other
+optimizers move their parameters first (SAM) or compare evaluations (LBFGS), and get each evaluation where they ask for
+it. An optimizer's own steps show which of the two it is.
 """
 
 from __future__ import annotations
@@ -12,7 +13,87 @@ from typing import Any
 
 import torch
 
+from ..state.mass import Mass
+from ..world import World
+from .gradients import GradientAverage, Said
+from .parameters import Parameters
+
 Loss = Any
+
+
+class Update:
+    """z <- z + Δ/w, with Δ the change that `optimizer` makes.
+
+    Args:
+        optimizer: the wrapped optimizer.
+        parameters: its parameters.
+        mass: their values and weight.
+        world: the ranks that average their gradients, or None.
+
+    Attributes:
+        closures: where the wrapped optimizer evaluates its closure.
+        world: as given.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, parameters: Parameters, mass: Mass, world: World | None
+    ) -> None:
+        self.closures = Closures()
+        self.world = world
+        self._optimizer, self._parameters, self._mass = optimizer, parameters, mass
+        self._gradients = None if world is None else GradientAverage(world, mass)
+
+    def describe(self) -> str:
+        """The average of gradients, for ranks and checkpoints to compare."""
+        return f"gradients {f'over {self.world.size} ranks' if self.world else 'of each rank'}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The class of the wrapped optimizer, where it evaluates closures, and the average of gradients."""
+        kind = type(self._optimizer).__name__
+        return {"optimizer": kind, "early": self.closures.early, "gradients": self.describe()}
+
+    def evaluate(self, closure: Callable[[], Loss]) -> Evaluation:
+        """`closure` in the step that begins, evaluated already where the wrapped optimizer computes the same so."""
+        closure = self._parameters.rounded.before(closure)
+
+        def compute() -> Loss:
+            with self._mass.stats.span("compute"):
+                return closure()
+
+        average = None if self._gradients is None else lambda: self._average(Said(False, again=True))
+        return self.closures.begin(compute, self._parameters, self._mass.values, average)
+
+    def run(
+        self, evaluation: Evaluation | None, scale: torch.Tensor | None, found_inf: torch.Tensor | None
+    ) -> Loss | None:
+        """Average gradients and update, unless a GradScaler found an overflow; returns the closure's loss.
+
+        Args:
+            evaluation: the closure of this step, or None.
+            scale, found_inf: set by torch.amp.GradScaler around a step. `scale` is None once gradients are unscaled.
+        """
+        skip = found_inf is not None and bool(found_inf)
+        if scale is not None and not skip:
+            for parameter in self._parameters:
+                if parameter.grad is not None:
+                    parameter.grad.div_(scale.to(parameter.grad.device))
+        if self._gradients is not None:
+            early = evaluation is not None and evaluation.is_early
+            skip = self._average(Said(skip, early=early, inside=evaluation is not None and not early))
+        if skip:
+            return None
+        with self._mass.stats.span("update"), self._mass.update():
+            if evaluation is None:
+                return self._optimizer.step()
+            return self.closures.update(evaluation, self._optimizer)
+
+    def _average(self, said: Said) -> bool:
+        """Average the gradients; whether any rank skips its update."""
+        assert self._gradients is not None
+        with self._mass.stats.span("gradients"):
+            said = self._gradients.average_(self._mass.buckets, said)
+        self.closures.hear(said.early > 0)
+        return said.skips > 0
 
 
 class Closures:
