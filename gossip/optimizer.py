@@ -28,6 +28,9 @@ from .world import World, check_world
 KEPT = ("steps", "places", "runs", "weight", "whole", "balanced", "equal", "averager")
 """Keys that every state_dict of ours has."""
 
+SCALER = ("grad_scale", "found_inf")
+"""Attributes that torch.amp.GradScaler sets around a step."""
+
 Result = TypeVar("Result")
 
 
@@ -86,10 +89,6 @@ class GossipOptimizer(Wrapper):
     >>> model(torch.ones(4)).sum().backward()
     >>> optimizer.step()
     """
-
-    # torch.amp.GradScaler sets these around a step.
-    grad_scale: torch.Tensor | None = None
-    found_inf: torch.Tensor | None = None
 
     def __init__(
         self,
@@ -180,7 +179,7 @@ class GossipOptimizer(Wrapper):
                 for land in phases.land:
                     land(step)
             self.writes.forget()
-            result = self._update.run(evaluation, self.grad_scale, self.found_inf)
+            result = self._update.run(evaluation, *map(vars(self).get, SCALER))
             with span("average"):
                 if any(rewrites(step) for rewrites in phases.rewrites):
                     self._attached.settle()
