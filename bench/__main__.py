@@ -20,12 +20,13 @@ for needed in ("rich", "sklearn", "scipy", "matplotlib", "sacrebleu"):
     if importlib.util.find_spec(needed) is None:
         sys.exit(f"python -m bench needs {needed}: pip install 'gossip-runtime[bench]'")
 
-from . import digits, overhead, overlap, straggler, survive, update  # noqa: E402  not before the look at what they need
 from .cluster import command as cluster  # noqa: E402
+from .experiments import digits, overhead, overlap, straggler, survive  # noqa: E402
 from .gpu import command as gpu  # noqa: E402
 from .scale import command as scale  # noqa: E402
 from .table2 import command as table2  # noqa: E402
 from .train import command as train  # noqa: E402
+from .update import command as update  # noqa: E402  not before the look at what they need
 
 COMMANDS = {
     "digits": digits,

@@ -41,8 +41,8 @@ from gossip import UsageError
 from gossip.launching.launchers import Launcher
 from topologies.commands.output import units
 
-from .. import options, record, screen
-from ..wire import VARIABLE
+from ..shared import options, record, screen
+from ..update.wire import VARIABLE
 from . import changes, launching, needs
 from .network import MOST, ClusterError, Network, clean, network
 from .watching import TIMED_OUT, Asked, Signals, watch

@@ -30,7 +30,7 @@ from gossip.launching.launchers import Launcher
 from gossip.state.codecs import CODECS
 from gossip.testing import check_transport
 
-from .. import options, record, screen
+from ..shared import options, record, screen
 from . import processes, report, steps
 from .merging import bandwidths
 from .training import TASKS

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .. import mpirun
+from ..cluster import mpirun
 
 
 def run(transport: str, ranks: int, arguments: Sequence[str], timeout: float) -> str | None:

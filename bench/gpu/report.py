@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .. import screen
+from ..shared import screen
 
 LEAST = 0.85
 """Of the bandwidth of a copy, for a merge."""

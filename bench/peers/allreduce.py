@@ -9,8 +9,8 @@ import torch.distributed as dist
 
 from gossip import World
 
-from ..measuring import synchronise
-from ..models import Task
+from ..update.measuring import synchronise
+from ..update.models import Task
 from .peer import Peer, Running, ring
 
 

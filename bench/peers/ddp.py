@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gossip import World
 
-from ..models import Task
+from ..update.models import Task
 from .passes import Passes
 from .peer import UNTOLD, Peer, Training, ring
 

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from gossip import World
 
-from ..models import Task
+from ..update.models import Task
 from .passes import Passes
 from .peer import UNTOLD, Peer, Training
 

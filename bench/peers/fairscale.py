@@ -12,7 +12,7 @@ import torch
 
 from gossip import World
 
-from ..models import Task
+from ..update.models import Task
 from .passes import Passes
 from .peer import Peer, Training, ring
 

@@ -20,12 +20,12 @@ from gossip import Stats, World
 from gossip.launching.launchers import detect
 from gossip.transports.torch.rendezvous import connect
 
-from ..measuring import sgd
-from ..models import Task
+from ..update.measuring import sgd
+from ..update.models import Task
 
 
 class Running(ABC):
-    """A peer at work: `compute`, `step`, and `stats` of the last step, as `bench.measuring.measure` asks for them.
+    """A peer at work: `compute`, `step`, and `stats` of the last step, for `bench.update.measuring.measure`.
 
     Attributes:
         module: what is trained, which `compute` and `step` change; None where nothing is.
@@ -135,7 +135,7 @@ class Peer(NamedTuple):
 
     title: in tables. build: for a task, a world, a period τ and a timeout; every rank calls it. limits: what a reader
     of its row has to know. package: the distribution that it needs beside torch. `periodic` and `blocking` as in
-    `bench.algorithms.Algorithm`. refuses: a reason why it cannot run on so many ranks. unknown: figures that it leaves
+    `Algorithm`. refuses: a reason why it cannot run on so many ranks. unknown: figures that it leaves
     blank. trains: parameters, through the emulated pass and on the CPU; the yardstick does not, and takes any.
     """
 

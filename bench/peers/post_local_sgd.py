@@ -6,7 +6,7 @@ import torch.distributed as dist
 
 from gossip import World
 
-from ..models import Task
+from ..update.models import Task
 from .peer import Peer, Training, ring
 
 

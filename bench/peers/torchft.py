@@ -17,8 +17,8 @@ from torch.optim import SGD
 from gossip import World
 from gossip.transports.torch.interfaces import own_address
 
-from .. import record
-from ..models import Task
+from ..shared import record
+from ..update.models import Task
 from .passes import Passes
 from .peer import Peer, Training, ring
 

@@ -24,8 +24,8 @@ import topologies
 from gossip import UsageError
 from gossip.launching.launchers import Launcher
 
-from .. import options as common
-from .. import record, screen
+from ..shared import options as common
+from ..shared import record, screen
 from . import options, picture, published, report
 from .calibration import FITTING, Fitted, Overhead, calibrate, compare, graph_of
 from .machine import Cluster

@@ -9,8 +9,8 @@ from pathlib import Path
 from gossip import UsageError
 from topologies.commands.output import units
 
-from .. import options
-from ..published import COMPUTE, LOCAL_PERIOD, NBYTES, PERIOD, RATE
+from ..shared import options
+from ..shared.paper import COMPUTE, LOCAL_PERIOD, NBYTES, PERIOD, RATE
 from .calibration import FITTING, Fitted
 from .collectives import COLLECTIVES
 from .machine import Machine

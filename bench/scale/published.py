@@ -1,4 +1,4 @@
-"""A paper's table of seconds (`bench.published`) beside the model's.
+"""A paper's table of seconds (`bench.shared.paper`) beside the model's.
 
 The model has bytes over bandwidth and no jitter, latency or merging.
 """
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import topologies
 
-from ..published import COMPUTE, IMAGENET, LOCAL_PERIOD, NBYTES, PERIOD, RATE, SGP_OVERLAPS
+from ..shared.paper import COMPUTE, IMAGENET, LOCAL_PERIOD, NBYTES, PERIOD, RATE, SGP_OVERLAPS
 from .machine import Cluster, Machine
 from .methods import methods
 from .simulation import simulate

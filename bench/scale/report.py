@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 
 from topologies.commands.output import units
 
-from .. import screen
+from ..shared import screen
 from .calibration import Compared, Fitted
 from .machine import Machine
 from .methods import Method

@@ -23,7 +23,7 @@ import numpy as np
 
 from topologies import Topology
 
-from ..samples import Summary
+from ..shared.statistics import Summary
 from .collectives import COLLECTIVES
 from .machine import Cluster, Floats
 from .methods import Method
@@ -57,7 +57,7 @@ def simulate(
 ) -> dict[str, Prediction]:
     """Every method on the same draws, `steps` updates after `warmup` of them.
 
-    level: as `bench.measuring.measure` does it with blocking methods, a barrier that is not timed stands between
+    level: as `bench.update.measuring.measure` does it with blocking methods, a barrier that is not timed stands between
     compute and step. Time O((steps + warmup) · messages), memory O(messages of a period), bounded.
     """
     rounds = Rounds(topology, cluster, nbytes)

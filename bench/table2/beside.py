@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from .. import published
-from ..algorithms import ALGORITHMS
+from ..shared import paper as published
+from ..shared.algorithms import ALGORITHMS
 from . import notes
 from .measurement import Measured
 from .rows import HALVES, NBYTES, ROWS, Half, Line, Periods, Row

@@ -37,7 +37,9 @@ import argparse
 from gossip import UsageError
 from gossip.launching.launchers import Launcher
 
-from .. import options, published, record, screen, tables
+from ..shared import options, record, screen
+from ..shared import paper as published
+from ..update import tables
 from . import measurement, picture, report
 from .beside import beside
 from .rows import HALVES, ROWS, Periods

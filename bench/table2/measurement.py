@@ -12,10 +12,11 @@ import gossip
 from gossip import UsageError, World
 from topologies import exponential
 
-from .. import models, screen, wire
-from ..algorithms import ALGORITHMS
 from ..cluster import line
-from ..measuring import figures, gathered, measure, sgd
+from ..shared import screen
+from ..shared.algorithms import ALGORITHMS
+from ..update import models, wire
+from ..update.measuring import figures, gathered, measure, sgd
 from .rows import HALVES, NBYTES, ROWS, Half, Line, Periods, Row
 
 

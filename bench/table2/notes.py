@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .. import published, screen
-from ..algorithms import ALGORITHMS
+from ..shared import paper as published
+from ..shared import screen
+from ..shared.algorithms import ALGORITHMS
 from .rows import LINE, Half, Row
 
 AS_PUBLISHED = 0.10

@@ -8,9 +8,9 @@ from typing import Any
 
 from topologies.commands.pictures.canvas import INK, QUIET, save
 
-from .. import screen
-from ..algorithms import ALGORITHMS
-from ..bars import Sheet, legend
+from ..shared import screen
+from ..shared.algorithms import ALGORITHMS
+from ..shared.bars import Sheet, legend
 from . import report
 from .beside import Beside
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from .. import screen
-from ..algorithms import ALGORITHMS
+from ..shared import screen
+from ..shared.algorithms import ALGORITHMS
 from .beside import WITHIN, Beside
 
 LEGEND = (

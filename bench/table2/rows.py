@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .. import published
-from ..algorithms import ALGORITHMS
-from ..samples import window
+from ..shared import paper as published
+from ..shared.algorithms import ALGORITHMS
+from ..shared.statistics import window
 
 SCALE = 100
 NBYTES, RATE = published.NBYTES // SCALE, published.RATE / SCALE

@@ -26,8 +26,11 @@ from gossip import UsageError
 from gossip.launching.cores import bound
 from gossip.launching.launchers import Launcher
 
-from .. import mpirun, options, record, screen
-from . import apart, equality, pictures, quadratic, report
+from ..cluster import mpirun
+from ..shared import options, record, screen
+from . import pictures, report
+from .checks import consensus as apart
+from .checks import equality, quadratic
 from .conducting import conduct_all, expected_seconds, finished
 from .findings import choose, results, verdicts
 from .runs import Store

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import torch
 
-from ..screen import Course
+from ..shared.screen import Course
 from .runs import Outcome, Run, Store
 from .training import conduct
 

@@ -13,9 +13,9 @@ import torch
 import topologies
 from gossip.state.codecs import CODECS
 
-from ..published import COMPUTE, NBYTES, RATE
 from ..scale import Cluster, Machine, simulate
-from .methods import Method
+from ..shared.methods import Method
+from ..shared.paper import COMPUTE, NBYTES, RATE
 from .runs import Run
 from .workloads import WORKLOADS
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from ..shared.testing import Comparison, holm, paired
 from .conducting import Finished
 from .runs import Outcome, Run
-from .statistics import Comparison, holm, paired
 from .study import LEVEL, Arm, Claim, Study, better
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from .. import screen
+from ..shared import screen
 from . import costs
 from .findings import Result, Verdict
 from .runs import Run

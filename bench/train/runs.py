@@ -11,7 +11,7 @@ from typing import Any
 
 from gossip import UsageError
 
-from .methods import Method
+from ..shared.methods import Method
 from .workloads import WORKLOADS
 
 DTYPES = ("float32", "bfloat16", "float64")

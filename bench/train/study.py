@@ -9,7 +9,7 @@ from typing import Any
 
 from gossip import UsageError
 
-from .methods import Method
+from ..shared.methods import Method
 from .runs import Run
 from .workloads import WORKLOADS
 

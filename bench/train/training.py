@@ -17,9 +17,8 @@ from gossip import World
 from gossip.state.merging import wide_copy
 from gossip.testing import run as on_threads
 
-from . import shards
 from .runs import Outcome, Run
-from .workloads import WORKLOADS, Data
+from .workloads import WORKLOADS, Data, shards
 
 WARM_UP = 0.1
 """Share of the steps in which the learning rate rises from 0."""

@@ -14,8 +14,11 @@ import pytest
 from commands import refusal
 from spawn import run_mpirun
 
-from bench import emulated, footprint, interleaved, judging, options, overhead, overlap, samples, straggler
 from bench.__main__ import COMMANDS, main
+from bench.experiments import footprint, interleaved, overhead, overlap, straggler
+from bench.shared import options
+from bench.shared import statistics as samples
+from bench.update import emulated, judging
 from gossip import UsageError
 from gossip.launching.launchers import Launcher, detect
 

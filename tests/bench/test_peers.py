@@ -21,11 +21,12 @@ from spawn import mpirun, run_mpirun
 from workers.peers import NBYTES, PERIOD, STEPS
 
 import gossip
-from bench import matrix, tables, update
-from bench.algorithms import ALGORITHMS
-from bench.models import sleep
 from bench.peers import PEERS, YARDSTICK
 from bench.peers.passes import Passes
+from bench.shared.algorithms import ALGORITHMS
+from bench.update import command as update
+from bench.update import matrix, tables
+from bench.update.models import sleep
 from gossip import UsageError, World
 from gossip.launching.launchers import Launcher
 

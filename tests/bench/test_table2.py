@@ -12,9 +12,9 @@ import pytest
 from commands import refusal
 from spawn import run_mpirun
 
-from bench import published
-from bench.algorithms import ALGORITHMS
 from bench.scale import Cluster, Machine, methods, simulate
+from bench.shared import paper as published
+from bench.shared.algorithms import ALGORITHMS
 from bench.table2 import measurement, notes, picture, report
 from bench.table2.beside import Beside, beside
 from bench.table2.measurement import Measured

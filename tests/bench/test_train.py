@@ -13,17 +13,19 @@ import torch
 from commands import code_of, refusal
 from scipy import stats
 
-from bench.screen import Course, screen
-from bench.train import apart, conducting, costs, equality, quadratic, shards
+from bench.shared.methods import Method
+from bench.shared.screen import Course, screen
+from bench.shared.testing import holm, paired
+from bench.shared.unweighted import Unweighted
+from bench.train import conducting, costs
+from bench.train.checks import consensus as apart
+from bench.train.checks import equality, quadratic
 from bench.train.findings import choose, results, verdicts
-from bench.train.methods import Method
 from bench.train.runs import Outcome, Run, Store
-from bench.train.statistics import holm, paired
 from bench.train.studies import STUDIES
 from bench.train.study import Arm, Claim, Study, tuned
 from bench.train.training import conduct, scale, task
-from bench.train.unweighted import Unweighted
-from bench.train.workloads import WORKLOADS, phrases
+from bench.train.workloads import WORKLOADS, phrases, shards
 from gossip import GossipOptimizer, PushSum, UsageError, World
 from gossip.launching.launchers import detect
 from gossip.testing import run as on_threads
@@ -150,7 +152,7 @@ def test_the_paired_test_is_that_of_one_sample_of_differences() -> None:
 @pytest.mark.parametrize("weighted", [True, False])
 def test_without_weight_ranks_agree_on_another_mean(weighted: bool) -> None:
     n, rounds = 6, 60
-    graph = load("bench.train.graphs:lopsided", n)
+    graph = load("bench.shared.graphs:lopsided", n)
     starts = np.arange(n, dtype=float)
 
     def agreed(world: World) -> tuple[float, float]:
@@ -186,7 +188,7 @@ def test_gossip_without_weight_is_itself_on_a_doubly_stochastic_graph() -> None:
 
 
 def test_the_graph_of_the_weight_study_conserves_mass_and_is_irregular() -> None:
-    P = load("bench.train.graphs:lopsided", 8).matrix(0)
+    P = load("bench.shared.graphs:lopsided", 8).matrix(0)
     assert np.allclose(P.sum(0), 1)
     assert P.sum(1).max() > 2
     # No weight is so small that its inverse would make updates diverge.

@@ -17,11 +17,11 @@ from spawn import run_mpirun, run_torchrun
 
 import gossip
 import topologies
-from bench import breakdown, judging, matrix, models, tables, wire
-from bench.algorithms import ALGORITHMS
-from bench.measuring import Updates, figures, pooled
 from bench.peers import YARDSTICK as NAME
 from bench.scale import measured
+from bench.shared.algorithms import ALGORITHMS
+from bench.update import breakdown, judging, matrix, models, tables, wire
+from bench.update.measuring import Updates, figures, pooled
 from gossip import UsageError, World
 
 LISTS = tuple(name for name, value in vars(Updates()).items() if isinstance(value, list))

@@ -1,6 +1,6 @@
 """The slow momentum β and the slow learning rate α, where all go as far in the long run: lr · α / (1 − β) is equal."""
 
-from ..methods import Method
+from ...shared.methods import Method
 from ..runs import Run
 from ..study import Arm, Claim, Study
 from .grids import NESTEROV

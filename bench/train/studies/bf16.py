@@ -1,6 +1,6 @@
 """Parameters of 16 bits, with anchors and slow momenta of 32."""
 
-from ..methods import Method
+from ...shared.methods import Method
 from ..study import Arm, Claim, Study
 from .grids import few
 

@@ -1,6 +1,6 @@
 """What an outer step does to the momentum of the base optimizer, and averages of parameters and momenta alone."""
 
-from ..methods import Method
+from ...shared.methods import Method
 from ..study import Arm, Claim, Study
 from .grids import arm
 

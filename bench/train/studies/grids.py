@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..methods import SLOW, Method
+from ...shared.methods import SLOW, Method
 from ..runs import Run
 from ..study import Arm, tuned
 

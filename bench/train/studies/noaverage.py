@@ -1,6 +1,6 @@
 """Slow momentum without its exact average."""
 
-from ..methods import Method
+from ...shared.methods import Method
 from ..study import Claim, Study
 from .grids import arm
 

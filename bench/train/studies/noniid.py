@@ -1,6 +1,6 @@
 """Shards of skewed labels: of each class, ranks get shares that are drawn from a Dirichlet distribution."""
 
-from ..methods import Method
+from ...shared.methods import Method
 from ..study import Arm, Claim, Study
 from .grids import NESTEROV, candidates
 

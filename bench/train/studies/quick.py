@@ -1,6 +1,6 @@
 """Whether the machinery works, in less than three minutes."""
 
-from ..methods import Method
+from ...shared.methods import Method
 from ..study import Claim, Study
 from .grids import arm
 

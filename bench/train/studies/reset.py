@@ -5,7 +5,7 @@ Without AR-SGD, of which no claim is made.
 
 from dataclasses import replace
 
-from ..methods import SLOW
+from ...shared.methods import SLOW
 from ..study import Study
 from .grids import NESTEROV, arm
 from .table1 import METHODS, comparisons

@@ -1,6 +1,6 @@
 """SlowMo whose exact average stops no step."""
 
-from ..methods import Method
+from ...shared.methods import Method
 from ..study import Claim, Study
 from .grids import arm
 

@@ -3,7 +3,7 @@
 Local SGD with averages alone is Local SGD.
 """
 
-from ..methods import Method
+from ...shared.methods import Method
 from ..study import Arm, Claim, Study
 from .grids import arm
 

@@ -1,6 +1,6 @@
 """How long an outer iteration may be."""
 
-from ..methods import Method
+from ...shared.methods import Method
 from ..study import Arm, Claim, Study
 from .grids import NESTEROV, few
 

@@ -1,11 +1,11 @@
 """Gossip with and without the push-sum weight, on a directed graph whose columns alone sum to 1, with skewed labels."""
 
-from ..methods import Method
+from ...shared.methods import Method
 from ..study import Arm, Claim, Study, tuned
 from .grids import RATES
 
 TASK = "textures"
-GRAPH = "bench.train.graphs:lopsided"
+GRAPH = "bench.shared.graphs:lopsided"
 METHODS = {
     f"{name}{'' if weighted else ' without weight'}": Method(name.lower(), graph=GRAPH, weighted=weighted)
     for name in ("SGP", "OSGP")

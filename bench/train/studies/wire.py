@@ -1,6 +1,6 @@
 """Fewer bytes on the wire."""
 
-from ..methods import Method
+from ...shared.methods import Method
 from ..study import Arm, Claim, Study, tuned
 from .grids import RATES
 

@@ -3,7 +3,7 @@
 With 144 steps one of 4 workers passes 4.5 times over its shard, and one of 32 passes 36 times over its own.
 """
 
-from ..methods import Method
+from ...shared.methods import Method
 from ..study import Arm, Claim, Study
 from .grids import NESTEROV, few
 

@@ -10,8 +10,8 @@ import topologies
 from gossip import Averager, Every, ExactAverage, GossipOptimizer, NoAverage, PushSum, UsageError, World
 from slowmo import SlowMo, StreamingSlowMo
 
-from ..algorithms import Trained
 from ..scale import Method as Timed
+from .algorithms import Trained
 from .unweighted import Unweighted
 
 BASES = {"ar": "AR", "local": "Local", "sgp": "SGP", "osgp": "OSGP"}

@@ -28,10 +28,11 @@ from gossip import UsageError, World
 from gossip.launching.launchers import Launcher
 from topologies import exponential
 
-from . import judging, options, record, screen
-from .algorithms import ALGORITHMS
-from .emulated import KINDS, Compute, sleeping, times_for
-from .measuring import Updates, build, measure
+from ..shared import options, record, screen
+from ..shared.algorithms import ALGORITHMS
+from ..update import judging
+from ..update.emulated import KINDS, Compute, sleeping, times_for
+from ..update.measuring import Updates, build, measure
 
 COMPARED = ("none", "sgp", "osgp")
 TURN = 5  # updates of one before the next has its turn

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 from rich import box
 from rich.table import Table
 
-from . import judging, screen
-from .algorithms import ALGORITHMS
+from ..peers import PEERS
+from ..shared import screen
+from ..shared.algorithms import ALGORITHMS
+from . import judging
 from .matrix import Result, title
-from .peers import PEERS
 
 LEGEND = "Times in ms, medians over the updates of all ranks; where something happens every τ-th, of means over τ."
 

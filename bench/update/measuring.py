@@ -13,11 +13,11 @@ import torch
 from gossip import Stats, World
 from topologies import Topology
 
-from . import record
-from .algorithms import Algorithm, Trained
-from .cluster import line
+from ..cluster import line
+from ..shared import record
+from ..shared.algorithms import Algorithm, Trained
+from ..shared.statistics import summary
 from .models import Vector
-from .samples import summary
 
 
 @dataclass

@@ -15,7 +15,7 @@ from gossip.transports import Flight, Transport
 from slowmo import ShardedSlowMo
 from topologies import exponential, from_networkx
 
-from .algorithms import ALGORITHMS, Trained
+from ..shared.algorithms import ALGORITHMS, Trained
 
 RANKS, ELEMENTS, STEPS, PERIOD = 4, 100_000, 8, 4
 

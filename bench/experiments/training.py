@@ -14,12 +14,12 @@ from torch.nn.functional import cross_entropy
 import topologies
 from gossip import World
 
-from . import record
-from .algorithms import Algorithm
-from .images import Data, batches
-from .measuring import synchronise
-from .samples import summary
-from .screen import Course
+from ..shared import record
+from ..shared.algorithms import Algorithm
+from ..shared.digits import Data, batches
+from ..shared.screen import Course
+from ..shared.statistics import summary
+from ..update.measuring import synchronise
 
 LOOKS = 23
 """Steps between two looks at how far the ranks are apart; a prime, so that all phases of a period count."""

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from gossip.launching.launchers import Launcher
 
-from . import record, screen
-from .algorithms import ALGORITHMS
-from .samples import smooth
+from ..shared import record, screen
+from ..shared.algorithms import ALGORITHMS
+from ..shared.statistics import smooth
 
 Trained = dict[str, dict[str, Any]]
 

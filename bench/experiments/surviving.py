@@ -1,4 +1,4 @@
-"""One run of `bench survive`, started by it on every rank: `python -m bench.surviving FOLDER SEED STEPS RANK@STEP...`.
+"""One run of `bench survive`, on every rank: `python -m bench.experiments.surviving FOLDER SEED STEPS RANK@STEP...`.
 
 Trains on the digits with OSGP and SlowMo. Each rank named is ended by SIGKILL, at a random moment within that step or
 soon after it; the others deal the images out anew among those that are left, and go on.
@@ -22,7 +22,7 @@ import gossip
 import slowmo
 import topologies
 
-from . import images
+from ..shared import digits as images
 from .training import accuracy, network
 
 BATCH, RATE, PERIOD = 16, 0.05, 12

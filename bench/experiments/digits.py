@@ -15,8 +15,10 @@ import gossip
 from gossip import UsageError
 from gossip.launching.launchers import Launcher
 
-from . import images, options, report, screen
-from .algorithms import ALGORITHMS
+from ..shared import digits as images
+from ..shared import options, screen
+from ..shared.algorithms import ALGORITHMS
+from . import report
 from .training import train
 
 METHODS = ("ar", "sgp", "osgp", "local", "sgp-slowmo", "sgp-noaverage")

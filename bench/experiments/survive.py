@@ -28,7 +28,8 @@ from typing import Any
 from gossip import UsageError
 from gossip.launching.launchers import Launcher
 
-from . import mpirun, options, record, screen
+from ..cluster import mpirun
+from ..shared import options, record, screen
 
 LONGEST = 180.0
 """Seconds that a run may take before it counts as hung."""
@@ -148,7 +149,7 @@ def once(given: argparse.Namespace, seed: int, plan: list[str]) -> dict[str, Any
     with tempfile.TemporaryDirectory() as name:
         began = time.monotonic()
         command = mpirun.command(ranks, *(["--with-ft", "ulfm"] if plan else []))
-        command += ["-m", "bench.surviving", name, str(seed), str(given.steps), *plan]
+        command += ["-m", "bench.experiments.surviving", name, str(seed), str(given.steps), *plan]
         outcome = mpirun.run(command, LONGEST, mpirun.environment())
         seconds = time.monotonic() - began
         told = {int(file.stem[5:]): json.loads(file.read_text()) for file in sorted(Path(name).glob("rank-*.json"))}

@@ -19,12 +19,14 @@ import topologies
 from gossip import UsageError, World
 from gossip.transports import Transport
 
-from . import record, samples, screen, wire
-from .algorithms import ALGORITHMS, Algorithm
+from ..peers import PEERS, YARDSTICK, Peer
+from ..shared import record, screen
+from ..shared import statistics as samples
+from ..shared.algorithms import ALGORITHMS, Algorithm
+from . import wire
 from .emulated import Compute
 from .measuring import Steps, Updates, figures, gathered, measure, sgd
 from .models import MODELS, Task
-from .peers import PEERS, YARDSTICK, Peer
 
 Result = dict[str, Any]
 

@@ -33,8 +33,10 @@ from gossip import GossipOptimizer, NoAverage, PushSum, UsageError, World
 from gossip.launching.launchers import Launcher
 from topologies import Topology
 
-from . import images, judging, options, record, screen
-from .images import Data
+from ..shared import digits as images
+from ..shared import options, record, screen
+from ..shared.digits import Data
+from ..update import judging
 from .training import accuracy, network
 
 Build = Callable[[torch.optim.Optimizer, World, Topology], GossipOptimizer]

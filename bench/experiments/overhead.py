@@ -18,7 +18,9 @@ from typing import Any
 from gossip import UsageError
 from gossip.launching.launchers import Launcher
 
-from . import footprint, interleaved, judging, options, record, screen
+from ..shared import options, record, screen
+from ..update import judging
+from . import footprint, interleaved
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

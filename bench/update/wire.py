@@ -12,9 +12,9 @@ from gossip import UsageError, World
 from gossip.transports.torch.interfaces import own_address
 from topologies import Topology
 
-from . import record
-from .cluster import line
-from .samples import summary
+from ..cluster import line
+from ..shared import record
+from ..shared.statistics import summary
 
 VARIABLE = "GOSSIP_BENCH_LINE"
 

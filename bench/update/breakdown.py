@@ -8,8 +8,9 @@ from typing import Any
 
 from topologies.commands.pictures.canvas import INK, save
 
-from . import judging, screen
-from .bars import Sheet, legend
+from ..shared import screen
+from ..shared.bars import Sheet, legend
+from . import judging
 from .matrix import Result, title
 from .tables import GOSSIP, Part
 

@@ -28,9 +28,9 @@ from gossip.testing import run as on_threads
 from topologies.commands.pictures.canvas import GREY, INK, canvas, save
 from topologies.commands.pictures.curves import LOOKS
 
-from .. import record, screen
-from .methods import Method
-from .pictures import frame
+from ...shared import record, screen
+from ...shared.methods import Method
+from ..pictures import frame
 
 DIMENSIONS, L, SIGMA, SPREAD = 32, 1.0, 1.0, 0.2
 WORKERS, PERIOD = (1, 2, 4, 8, 16), 12

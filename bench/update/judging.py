@@ -8,9 +8,9 @@ from typing import Any
 from gossip.launching.cores import bound
 from gossip.launching.launchers import Launcher
 
-from . import screen
+from ..peers import PEERS, YARDSTICK
+from ..shared import screen
 from .matrix import Result, title
-from .peers import PEERS, YARDSTICK
 
 MOST = 1.05
 """Times the compute that was asked for, or that `none` took: beyond, ranks took the cores from one another."""

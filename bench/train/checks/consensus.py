@@ -21,12 +21,12 @@ from gossip.testing import run as on_threads
 from topologies.commands.pictures.canvas import INK, canvas, save
 from topologies.commands.pictures.curves import LOOKS
 
-from .. import record, screen
-from .methods import Method
-from .pictures import frame
-from .runs import Run
-from .studies.grids import USUAL
-from .training import DECAYS, task, train
+from ...shared import record, screen
+from ...shared.methods import Method
+from ..pictures import frame
+from ..runs import Run
+from ..studies.grids import USUAL
+from ..training import DECAYS, task, train
 
 TASK, SEEDS = "textures", 3
 METHODS = (

@@ -42,10 +42,11 @@ import torch
 from gossip import UsageError
 from gossip.launching.launchers import Launcher
 
-from . import breakdown, judging, matrix, options, record, screen, tables, wire
-from .algorithms import ALGORITHMS
+from ..peers import PEERS
+from ..shared import options, record, screen
+from ..shared.algorithms import ALGORITHMS
+from . import breakdown, judging, matrix, tables, wire
 from .models import MODELS
-from .peers import PEERS
 from .plan import Plan
 
 DEFAULT = ["none", "ar", "exact", "sgp", "osgp", "local", "sgp-slowmo", "osgp-slowmo", "sgp-noaverage"]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .workloads.workload import seeded
+from .workload import seeded
 
 LEAST = 16
 """Examples that each rank has at the least, so that there is a batch for it."""

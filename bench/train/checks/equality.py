@@ -1,6 +1,6 @@
 """Virtual workers are real ones: every method of the studies, on threads and under mpirun, ends with one result.
 
-`check` trains both and compares; `python -m bench.train.equality FOLDER STEPS` is what each rank of mpirun runs.
+`check` trains both and compares; `python -m bench.train.checks.equality FOLDER STEPS` is what each rank of mpirun runs.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from gossip import UsageError
 from gossip.launching.launchers import Launcher
 from gossip.testing import run as on_threads
 
-from .. import mpirun, screen
-from .methods import SLOW, Method
-from .runs import Run
-from .studies import STUDIES
-from .training import task, train
+from ...cluster import mpirun
+from ...shared import screen
+from ...shared.methods import SLOW, Method
+from ..runs import Run
+from ..studies import STUDIES
+from ..training import task, train
 
 RANKS, STEPS = 8, 50
 TOLERANCE = 1e-6
@@ -91,7 +92,7 @@ def _vector(parameters: torch.Tensor, weight: float) -> np.ndarray:
 
 
 def _mpirun(folder: str, steps: int, numbers: Sequence[int]) -> None:
-    command = [*mpirun.command(RANKS), "-m", "bench.train.equality", folder, str(steps), *map(str, numbers)]
+    command = [*mpirun.command(RANKS), "-m", "bench.train.checks.equality", folder, str(steps), *map(str, numbers)]
     outcome = mpirun.run(command, LONGEST, mpirun.environment())
     if outcome.code != 0:
         raise UsageError(f"mpirun -n {RANKS} {outcome}")

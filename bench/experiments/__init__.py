@@ -1,0 +1,1 @@
+"""Commands of one or two files."""

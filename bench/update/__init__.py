@@ -1,0 +1,1 @@
+"""Time per update, of each algorithm: `python -m bench update`."""
