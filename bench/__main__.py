@@ -16,7 +16,7 @@ from gossip import UsageError
 from gossip.launching.cores import share
 from gossip.launching.launchers import Launcher, detect
 
-for needed in ("rich", "sklearn", "scipy", "matplotlib", "sacrebleu"):
+for needed in ("rich", "sklearn", "scipy", "matplotlib", "sacrebleu", "tabulate"):
     if importlib.util.find_spec(needed) is None:
         sys.exit(f"python -m bench needs {needed}: pip install 'gossip-runtime[bench]'")
 

@@ -13,15 +13,15 @@ import gossip.testing
 from gossip import GossipOptimizer, PushSum, World
 from gossip.transports import Flight, Transport
 from slowmo import ShardedSlowMo
-from topologies import exponential, from_networkx
+from topologies import Topology, exponential, from_networkx
 
-from ..shared.algorithms import ALGORITHMS, Trained
+from ..shared.methods import METHODS, Trained
 
 RANKS, ELEMENTS, STEPS, PERIOD = 4, 100_000, 8, 4
 
 
 class Case(NamedTuple):
-    """A composition, and how many models it should hold."""
+    """A composition, and how many models it should hold beside its own."""
 
     title: str
     expected: float
@@ -29,31 +29,19 @@ class Case(NamedTuple):
 
 
 def _table(name: str, expected: float) -> Case:
-    algorithm = ALGORITHMS[name]
-    return Case(
-        algorithm.title,
-        expected,
-        lambda optimizer, world: algorithm.build(optimizer, world, exponential(world.size), PERIOD),
-    )
+    method = METHODS[name].over("exponential", PERIOD)
+    return Case(method.title, expected, method.around)
 
 
-def _gossip(title: str, expected: int, peers: int, overlap: int) -> Case:
-    return Case(
-        title,
-        expected,
-        lambda optimizer, world: GossipOptimizer(optimizer, PushSum(world, exponential(RANKS, peers), overlap)),
-    )
+def _gossip(title: str, expected: int, graph: Topology, overlap: int) -> Case:
+    return Case(title, expected, lambda sgd, world: GossipOptimizer(sgd, PushSum(world, graph, overlap)))
 
 
-def _unequal(title: str, expected: int, overlap: int) -> Case:
+def _unequal() -> Topology:
     """A ring on which rank 0 gives less than the others: one in-peer each, and w ≠ 1."""
     ring = nx.DiGraph()
     ring.add_weighted_edges_from((rank, (rank + 1) % RANKS, 0.5 if rank else 0.25) for rank in range(RANKS))
-    return Case(
-        title,
-        expected,
-        lambda optimizer, world: GossipOptimizer(optimizer, PushSum(world, from_networkx(ring), overlap)),
-    )
+    return from_networkx(ring)
 
 
 CASES = (
@@ -62,11 +50,11 @@ CASES = (
     _table("ar", 1),  # the gradients, side by side
     _table("sgp", 1),  # room for one message of each in-peer
     _table("osgp", 1),
-    _gossip("SGP, two in-peers", 2, peers=2, overlap=0),
-    _gossip("OSGP, two in-peers", 2, peers=2, overlap=1),
-    _unequal("SGP, w ≠ 1", 2, overlap=0),  # and the values from before the update
-    _unequal("OSGP, w ≠ 1", 2, overlap=1),
-    _gossip("overlap 2", 5, peers=1, overlap=2),  # two rounds in the air, a snapshot for each, and w ≠ 1
+    _gossip("SGP, two in-peers", 2, exponential(RANKS, 2), overlap=0),
+    _gossip("OSGP, two in-peers", 2, exponential(RANKS, 2), overlap=1),
+    _gossip("SGP, w ≠ 1", 2, _unequal(), overlap=0),  # and the values from before the update
+    _gossip("OSGP, w ≠ 1", 2, _unequal(), overlap=1),
+    _gossip("overlap 2", 5, exponential(RANKS), overlap=2),  # two rounds in flight, a snapshot for each, and w ≠ 1
     _table("sgp-slowmo", 3),  # anchor and slow momentum
     _table("osgp-slowmo", 3),
     _table("sgp-noaverage", 3),

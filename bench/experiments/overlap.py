@@ -7,7 +7,7 @@ takes --seconds undisturbed. (torch, python: use no more ranks than cores.)
 
 "waits" is the time blocked in the step: the median over updates, of the slowest rank. A barrier, which is not timed,
 levels SGP's ranks after the compute, so that they wait for bytes and not for each other's compute. OSGP's run freely,
-for its messages would travel during a barrier: what its ranks wait for slower ones counts too. The hidden share
+for its messages would travel during a barrier: waits of its ranks for slower ones count too. The hidden share
 is 1 - waits(OSGP) / waits(SGP). "exposed" is the time of a whole update less that of one without communication:
 it also holds merging and what progress takes from the compute. "progress CPU" is the CPU time per update of every
 thread but the main one: threads of the transport, and on one host the copying through shared memory or the kernel's
@@ -26,37 +26,34 @@ from typing import Any
 import gossip
 from gossip import UsageError, World
 from gossip.launching.launchers import Launcher
-from topologies import exponential
 
-from ..shared import options, record, screen
-from ..shared.algorithms import ALGORITHMS
+from ..shared import options, record, screen, tables
+from ..shared.methods import METHODS
 from ..update import judging
-from ..update.emulated import KINDS, Compute, sleeping, times_for
 from ..update.measuring import Updates, build, measure
+from ..update.models import KINDS, Compute, sleeping, times_for
 
 COMPARED = ("none", "sgp", "osgp")
 TURN = 5  # updates of one before the next has its turn
 
+UNITS = "seconds and bytes of one update, medians over updates, the slowest rank's; threads_cpu: mean"
+COLUMNS = ("algorithm", "ms per update", "exposed ms", "waits ms", "p90", "in flight ms", "sent", "progress CPU ms")
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What can be asked for."""
-    parser.add_argument(
-        "--compute", choices=("sleep", *KINDS), default="sleep", help="what the ranks do meanwhile (default: sleep)"
-    )
-    parser.add_argument(
-        "--seconds", type=options.positive, default=0.4, help="of compute in each update (default: 0.4)"
-    )
-    parser.add_argument(
-        "--size", type=options.size, default=4 * 10**7, help="bytes of float32 parameters (default: 40MB)"
-    )
-    parser.add_argument("--steps", type=options.count, default=20, help="updates, by fives (default: 20)")
-    parser.add_argument("--warmup", type=options.natural, default=1, help="updates before each five (default: 1)")
+    """The command's options."""
+    options.add_choice(parser, "--compute", ("sleep", *KINDS), "sleep", "the ranks' work in each update")
+    options.option(parser, "--seconds", options.positive, "0.4", "of compute in each update", "SECONDS")
+    options.option(parser, "--size", options.size, "40MB", "bytes of float32 parameters", "SIZE")
+    options.option(parser, "--steps", options.count, "20", "updates, by fives")
+    options.option(parser, "--warmup", options.natural, "1", "updates before each five")
     options.add_world(parser)
-    parser.add_argument("--json", type=Path, metavar="PATH", help="(default: out/overlap-COMPUTE-TRANSPORT.json)")
+    path = "where to write the record (default: out/overlap-COMPUTE-TRANSPORT.json)"
+    options.option(parser, "--json", Path, None, path, "PATH")
 
 
 def check(given: argparse.Namespace, launcher: Launcher) -> None:
-    """Refuse what cannot be measured."""
+    """Refuse options that cannot be measured."""
     options.check_world(given)
     if launcher.size < 2:
         raise UsageError("one rank has nobody to speak to: start it as `mpirun -n 4 python -m bench overlap`")
@@ -67,31 +64,20 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     """Measure, print, write."""
     console = screen.screen(launcher)
     turns = -(-given.steps // TURN)
-    course = screen.Course(console, turns)
-    with gossip.init(given.transport, given.timeout) as world:
-        compute = _compute(given, world)
-        optimizers = {
-            name: build(ALGORITHMS[name], world, exponential(world.size), given.size, period=1) for name in COMPARED
-        }
-        updates = {name: Updates() for name in COMPARED}
-        with course:
-            course.part(f"{TURN} updates of each, {turns} times")
-            for _ in range(turns):
-                for name, optimizer in optimizers.items():
-                    level = ALGORITHMS[name].blocking
-                    updates[name].add(measure(optimizer, world, compute, TURN, given.warmup, level=level))
-                course.advance(1)
-        ranks = {name: record.gather(world, own.figures(window=1)) for name, own in updates.items()}
-        results = {name: _slowest(each) for name, each in ranks.items()}
+    with gossip.init(given.transport, given.timeout) as world, screen.Course(console, turns) as course:
         transport = world.transport
+        ranks = _measure(given, world, course, turns)
+    results = {name: _slowest(each) for name, each in ranks.items()}
     for result in results.values():
         result["exposed"] = result["seconds"] - results["none"]["seconds"]
     ratio = results["osgp"]["waits"] / results["sgp"]["waits"]
     title = f"{screen.size(given.size)} of parameters, {launcher.size} ranks over {transport}, compute: {given.compute}"
-    console.print(screen.table(title, COLUMNS, [_row(name, results[name]) for name in COMPARED]))
-    lacking = crowded({name: _computing(each) for name, each in ranks.items()}, given)
+    console.print(tables.on_screen(title, COLUMNS, [_row(name, results[name]) for name in COMPARED]))
+    lacking = crowded(
+        {name: record.highest([rank["computing"] for rank in ranks[name]], "median") for name in ranks}, given
+    )
     if lacking:
-        titles = ", ".join(ALGORITHMS[name].title for name in lacking)
+        titles = ", ".join(METHODS[name].title for name in lacking)
         console.print(
             f"{judging.CROWDED} for {titles}: the compute took longer, so what is hidden cannot be told: start fewer "
             "ranks, or --compute sleep."
@@ -109,6 +95,22 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         console.print(f"written to {path}")
 
 
+def _measure(
+    given: argparse.Namespace, world: World, course: screen.Course, turns: int
+) -> dict[str, list[dict[str, Any]]]:
+    """The figures of each method and rank."""
+    compute = _compute(given, world)
+    optimizers = {name: build(METHODS[name], world, given.size) for name in COMPARED}
+    updates = {name: Updates() for name in COMPARED}
+    course.part(f"{TURN} updates of each, {turns} times")
+    for _ in range(turns):
+        for name, optimizer in optimizers.items():
+            level = METHODS[name].blocking
+            updates[name].add(measure(optimizer, world, compute, TURN, given.warmup, level=level))
+        course.advance(1)
+    return {name: record.gather(world, own.figures(window=1)) for name, own in updates.items()}
+
+
 def _compute(given: argparse.Namespace, world: World) -> Compute:
     if given.compute == "sleep":
         return sleeping(given.seconds)
@@ -123,10 +125,6 @@ def crowded(computing: Mapping[str, float], given: argparse.Namespace) -> list[s
     return [name for name, took in computing.items() if judging.lacks_cores(took, computing["none"], *asked)]
 
 
-def _computing(ranks: list[dict[str, Any]]) -> float:
-    return max(float(rank["computing"]["median"]) for rank in ranks)
-
-
 def _slowest(ranks: list[dict[str, Any]]) -> dict[str, float]:
     return {
         "seconds": max(rank["seconds"]["median"] for rank in ranks),
@@ -138,13 +136,9 @@ def _slowest(ranks: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-UNITS = "seconds and bytes of one update, medians over updates, the slowest rank's; threads_cpu: mean"
-COLUMNS = ("algorithm", "ms per update", "exposed ms", "waits ms", "p90", "in flight ms", "sent", "progress CPU ms")
-
-
 def _row(name: str, result: dict[str, float]) -> list[str]:
     return [
-        ALGORITHMS[name].title,
+        METHODS[name].title,
         screen.ms(result["seconds"]),
         judging.never_below_zero(result["exposed"]),
         screen.ms(result["waits"]),

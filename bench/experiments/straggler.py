@@ -3,10 +3,10 @@
 The small network of `bench digits` trains on scikit-learn's digits three times with each method: undisturbed; with the
 last rank at a fraction of the speed; and with pauses, one of each rank, one after another, each as long as --pause
 steps. A step is the forward and backward pass and a sleep beside it that stands for the rest of the compute, so that
-ranks that share cores are held up by one another as little as may be.
+ranks that share cores disturb one another little.
 
 The slow rank makes as many steps as all others, and with landing="any" as many as it finds the time for: --steps over
---slow. Pace is what the others keep of their own undisturbed steps per second. What pauses cost is the time of a rank
+--slow. Pace is what the others keep of their own undisturbed steps per second. The cost of pauses is the time of a rank
 beyond its undisturbed time and its own pause. Both are told by the clock of a machine that the ranks share; waits are
 told by the runtime, as the share of its time that a rank was blocked. Accuracy is that of the model that the ranks hold
 together, Σ w z / n. With --repeats, figures are medians over runs with one seed each.
@@ -21,46 +21,23 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
-
-import torch
-from torch.nn.functional import cross_entropy
+from collections.abc import Mapping
+from typing import Any
 
 import gossip
-import topologies
-from gossip import GossipOptimizer, NoAverage, PushSum, UsageError, World
+from gossip import UsageError, World
 from gossip.launching.launchers import Launcher
-from topologies import Topology
 
-from ..shared import digits as images
-from ..shared import options, record, screen
-from ..shared.digits import Data
+from ..shared import digits, options, record, screen, tables
+from ..shared.methods import METHODS as KNOWN
+from ..shared.methods import Method
 from ..update import judging
-from .training import accuracy, network
-
-Build = Callable[[torch.optim.Optimizer, World, Topology], GossipOptimizer]
-
-
-class Method(NamedTuple):
-    """What it is called, how it is built, and whether a rank may make fewer steps than others."""
-
-    title: str
-    build: Build
-    free: bool = False
-
-
-def _gossip(overlap: int, landing: str = "due") -> Build:
-    return lambda sgd, world, graph: GossipOptimizer(sgd, PushSum(world, graph, overlap, landing))
-
 
 METHODS = {
-    "ar": Method("AR-SGD", lambda sgd, world, graph: GossipOptimizer(sgd, NoAverage(), gradients=world)),
-    "osgp": Method("OSGP", _gossip(1)),
-    "early-2": Method("early, 2", _gossip(2, "early")),
-    "early-4": Method("early, 4", _gossip(4, "early")),
-    "early-16": Method("early, 16", _gossip(16, "early")),
-    "any": Method("any", _gossip(1, "any"), free=True),
+    "ar": KNOWN["ar"],
+    "osgp": KNOWN["osgp"],
+    **{f"early-{τ}": Method("osgp", overlap=τ, landing="early", label=f"early, {τ}") for τ in (2, 4, 16)},
+    "any": Method("osgp", landing="any", label="any"),
 }
 COURSES = ("even", "slow", "pauses")
 
@@ -80,51 +57,33 @@ LEGEND = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What can be asked for."""
-    parser.add_argument(
-        "--methods",
-        type=options.some_of(METHODS),
-        default=list(METHODS),
-        metavar="NAME,...",
-        help=f"some of {', '.join(METHODS)} (default: all)",
-    )
-    parser.add_argument("--steps", type=options.count, default=200, metavar="N", help="updates (default: 200)")
-    parser.add_argument(
-        "--compute", type=options.seconds, default=0.06, metavar="SECONDS", help="slept in each step (default: 0.06)"
-    )
-    parser.add_argument(
-        "--slow", type=options.count, default=4, metavar="K", help="times slower is the last rank (default: 4)"
-    )
-    parser.add_argument(
-        "--pause", type=options.count, default=4, metavar="K", help="steps that a pause is as long as (default: 4)"
-    )
-    parser.add_argument("--batch", type=options.count, default=16, metavar="N", help="images a rank (default: 16)")
-    parser.add_argument("--lr", type=options.positive, default=0.05, help="learning rate at first (default: 0.05)")
-    parser.add_argument("--seed", type=options.natural, default=1, metavar="N", help="of the first run (default: 1)")
-    parser.add_argument("--repeats", type=options.count, default=1, metavar="N", help="runs (default: 1)")
+    """The command's options."""
+    options.add_some(parser, "--methods", METHODS, None)
+    options.add_digits(parser, steps="200")
+    options.option(parser, "--compute", options.seconds, "0.06", "slept in each step", "SECONDS")
+    options.option(parser, "--slow", options.count, "4", "times slower is the last rank", "K")
+    options.option(parser, "--pause", options.count, "4", "steps that a pause is as long as", "K")
+    options.option(parser, "--seed", options.natural, "1", "of the first run")
+    options.option(parser, "--repeats", options.count, "1", "runs")
     options.add_topology(parser)
     options.add_world(parser)
     options.add_json(parser, "out/straggler.json")
 
 
 def check(given: argparse.Namespace, launcher: Launcher) -> None:
-    """Refuse what cannot be measured."""
+    """Refuse options that cannot be measured."""
     if given.transport == "nccl":
         raise UsageError("--transport nccl cannot land by arrival: choose mpi or gloo")
-    options.check_spec(given)
+    options.check_graph(given.topology)
     few = f"--steps {given.steps} are too few for a step of the slow rank and a pause of each rank"
     if given.steps < given.slow:
         raise UsageError(few)
     if launcher.size == 1:
         raise UsageError("one rank has nobody to wait for: start several, as in mpirun -n 8 python -m bench straggler")
-    shard = images.TRAINING // launcher.size
-    if given.batch > shard:
-        raise UsageError(
-            f"--batch {given.batch} is more than the {shard} images that each of {launcher.size} ranks has"
-        )
+    options.check_batch(given, launcher)
     if given.steps < launcher.size:
         raise UsageError(few)
-    options.check_topology(given, launcher)
+    options.check_graph(given.topology, launcher.size)
     options.check_world(given)
     options.check_writable(given.json, launcher)
 
@@ -132,80 +91,66 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
 def run(given: argparse.Namespace, launcher: Launcher) -> None:
     """Train, print, write."""
     console = screen.screen(launcher)
+    found: dict[str, Any] = {}
     with gossip.init(given.transport, given.timeout) as world:
-        course = screen.Course(console, len(given.methods) * len(COURSES) * given.repeats)
-        found: dict[str, Any] = {}
-        with course:
+        with screen.Course(console, len(given.methods) * len(COURSES) * given.repeats) as course:
             for name in given.methods:
                 course.part(METHODS[name].title)
+                method = METHODS[name].over(given.topology, 1)
                 runs = []
                 for seed in range(given.seed, given.seed + given.repeats):
-                    data = images.load(seed, world)
-                    runs.append({how: train(METHODS[name], world, data, given, seed, how) for how in COURSES})
+                    runs.append({how: train(method, world, given, seed, how) for how in COURSES})
                     course.advance(len(COURSES))
                 found[name] = {"title": METHODS[name].title, **figures(runs, given), "runs": runs}
         transport = world.transport
-    if launcher.rank == 0:
-        title = (
-            f"digits, {launcher.size} ranks over {transport}, {given.steps} steps; the last one {given.slow} times "
-            f"slower, or pauses of {given.pause} steps in turn"
-        )
-        console.print(screen.table(title, COLUMNS, [_row(each) for each in found.values()]))
-        console.print(LEGEND)
-        for sentence in filter(None, (crowded(found), judging.sharing(launcher))):
-            console.print(sentence)
-        record.write(given, launcher, given.json, transport=transport, unit=UNITS, results=found)
-        console.print(f"written to {given.json}")
+    if launcher.rank > 0:
+        return
+    title = (
+        f"digits, {launcher.size} ranks over {transport}, {given.steps} steps; the last one {given.slow} times "
+        f"slower, or pauses of {given.pause} steps in turn"
+    )
+    console.print(tables.on_screen(title, COLUMNS, [_row(each) for each in found.values()]))
+    console.print(LEGEND)
+    for sentence in filter(None, (crowded(found), judging.sharing(launcher))):
+        console.print(sentence)
+    record.write(given, launcher, given.json, transport=transport, unit=UNITS, results=found)
+    console.print(f"written to {given.json}")
 
 
-def train(method: Method, world: World, data: Data, given: argparse.Namespace, seed: int, how: str) -> dict[str, Any]:
-    """One run in one of the `COURSES`; the same on every rank."""
-    model = network(seed).to(world.device)
-    sgd = torch.optim.SGD(model.parameters(), lr=given.lr, momentum=0.9, nesterov=True, weight_decay=1e-4)
-    optimizer = method.build(sgd, world, topologies.load(given.topology, world.size))
-    order = images.batches(data, given.batch, seed=1000 * seed + world.rank)
+def train(method: Method, world: World, given: argparse.Namespace, seed: int, how: str) -> dict[str, Any]:
+    """One run in one of the `COURSES`; the same figures on every rank."""
     slow = how == "slow" and world.rank == world.size - 1
-    steps = given.steps // given.slow if slow and method.free else given.steps
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, steps)
+    steps = given.steps // given.slow if slow and method.landing == "any" else given.steps
+    training = digits.Training(method.around, world, steps, batch=given.batch, lr=given.lr, seed=seed)
     pausing = (world.rank + 1) * steps // (world.size + 1) if how == "pauses" else -1
     world.barrier()
     began = time.perf_counter()
     for step in range(steps):
-        inputs, labels = next(order)
-        optimizer.zero_grad()
-        cross_entropy(model(inputs), labels).backward()
+        training.passes()
         time.sleep(given.compute * (given.slow if slow else 1) + given.compute * given.pause * (step == pausing))
-        optimizer.step()
-        scheduler.step()
+        training.update()
     seconds = time.perf_counter() - began
+    optimizer = training.optimizer
     waits = optimizer.stats.run.seconds_exposed / seconds
     optimizer.settle()
     own = {
         "seconds": seconds / steps,
         "waits": waits,
         "steps": steps,
-        "accuracy": accuracy(model, data),
+        "accuracy": training.accuracy(),
         "weight": optimizer.weight,
     }
     ranks = record.gather(world, own)
-    average(model, optimizer.weight, world)
+    training.average(world)
     return {
         **{f"{name}_by_rank": [rank[name] for rank in ranks] for name in own},
-        "accuracy": accuracy(model, data),
+        "accuracy": training.accuracy(),
         "mass_error": sum(rank["weight"] for rank in ranks) - world.size,
     }
 
 
-@torch.no_grad()
-def average(model: torch.nn.Module, weight: float, world: World) -> None:
-    """The model becomes Σ w z / n. It leaves its buckets by that."""
-    mean = torch.nn.utils.parameters_to_vector(model.parameters()) * weight
-    world.channel().sum([mean]).wait()
-    torch.nn.utils.vector_to_parameters(mean / world.size, model.parameters())
-
-
 def figures(runs: list[dict[str, Any]], given: argparse.Namespace) -> dict[str, float]:
-    """Medians over the runs of what stands in the table."""
+    """The figures of the table, medians over the runs."""
     pause = given.compute * given.pause / given.steps
     each: list[dict[str, float]] = []
     for run in runs:

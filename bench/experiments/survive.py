@@ -17,22 +17,33 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
+import signal
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from gossip import UsageError
+import torch
+
+import gossip
+import slowmo
+import topologies
+from gossip import UsageError, World
 from gossip.launching.launchers import Launcher
 
 from ..cluster import mpirun
-from ..shared import options, record, screen
+from ..shared import digits, options, record, screen, tables
+from ..shared.methods import Trained
 
 LONGEST = 180.0
 """Seconds that a run may take before it counts as hung."""
+DEADLINE = 30.0
+"""Seconds after which any wait of a rank is an error."""
 
 UNITS = (
     "back: seconds from the last of the kills until the slowest rank went on; meetings: seconds of each rank's "
@@ -46,25 +57,17 @@ LEGEND = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What can be asked for."""
-    parser.add_argument("--runs", type=options.count, default=5, metavar="N", help="runs with kills (default: 5)")
-    parser.add_argument(
-        "--first",
-        type=options.natural,
-        default=0,
-        metavar="SEED",
-        help="of the first run; the next is one more (default: 0)",
-    )
-    parser.add_argument("--ranks", type=options.count, default=8, metavar="N", help="at first, 4 or more (default: 8)")
-    parser.add_argument("--steps", type=options.count, default=300, metavar="N", help="updates (default: 300)")
-    parser.add_argument(
-        "--undisturbed", type=options.count, default=5, metavar="N", help="runs to compare with (default: 5)"
-    )
+    """The command's options."""
+    options.option(parser, "--runs", options.count, "5", "runs with kills")
+    options.option(parser, "--first", options.natural, "0", "of the first run; the next is one more", "SEED")
+    options.option(parser, "--ranks", options.count, "8", "at first, 4 or more")
+    options.option(parser, "--steps", options.count, "300", "updates")
+    options.option(parser, "--undisturbed", options.count, "5", "runs to compare with")
     options.add_json(parser, "out/survive.json")
 
 
 def check(given: argparse.Namespace, launcher: Launcher) -> None:
-    """Refuse what cannot be run."""
+    """Refuse options that cannot be run."""
     if launcher.size > 1:
         raise UsageError("it starts mpirun itself: run it as python -m bench survive, on one host")
     if given.ranks < 4:
@@ -90,19 +93,19 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
             found = {**figures(killed, calm), "runs": killed, "undisturbed": calm}
             record.write(given, launcher, given.json, unit=UNITS, results=found)
     title = f"digits, {given.ranks} ranks, 3 of them killed, one and then two at once; undisturbed {given.ranks - 3}"
-    console.print(screen.table(title, COLUMNS, [_row("with kills", killed), _row("undisturbed", calm)]))
+    console.print(tables.on_screen(title, COLUMNS, [_row("with kills", killed), _row("undisturbed", calm)]))
     console.print(LEGEND)
-    for each in killed + calm:
-        if not each["good"]:
-            what = f"seed {each['seed']}, {' '.join(each['kills']) or 'undisturbed'}, exit code {each['code']}"
-            console.print(f"not good: {what}: {each['said'][-500:]}", markup=False)
+    failed = [each for each in killed + calm if not each["good"]]
+    for each in failed:
+        what = f"seed {each['seed']}, {' '.join(each['kills']) or 'undisturbed'}, exit code {each['code']}"
+        console.print(f"not good: {what}: {each['said'][-500:]}", markup=False)
     console.print(f"written to {given.json}")
-    if not all(each["good"] for each in killed + calm):
+    if failed:
         sys.exit(1)
 
 
 def figures(killed: list[dict[str, Any]], calm: list[dict[str, Any]]) -> dict[str, Any]:
-    """What all runs together come to; of the good ones alone but for their number."""
+    """The figures over all runs; of the good ones alone but for their number."""
     back = _all(killed, "back")
     return {
         "good": sum(each["good"] for each in killed),
@@ -144,12 +147,12 @@ def kills(given: argparse.Namespace, seed: int) -> list[str]:
 
 
 def once(given: argparse.Namespace, seed: int, plan: list[str]) -> dict[str, Any]:
-    """One job, and what became of it."""
+    """Run one job with the kills of `plan`, and return its figures."""
     ranks = given.ranks if plan else given.ranks - 3
     with tempfile.TemporaryDirectory() as name:
         began = time.monotonic()
         command = mpirun.command(ranks, *(["--with-ft", "ulfm"] if plan else []))
-        command += ["-m", "bench.experiments.surviving", name, str(seed), str(given.steps), *plan]
+        command += ["-m", "bench.experiments.survive", name, str(seed), str(given.steps), *plan]
         outcome = mpirun.run(command, LONGEST, mpirun.environment())
         seconds = time.monotonic() - began
         told = {int(file.stem[5:]): json.loads(file.read_text()) for file in sorted(Path(name).glob("rank-*.json"))}
@@ -181,3 +184,52 @@ def _back(told: dict[int, dict[str, Any]], killed: dict[int, float]) -> list[flo
         - max(killed[rank] for rank in death["ranks"])
         for number, death in enumerate(deaths)
     ]
+
+
+def train(folder: str, seed: str, steps: str, *plan: str) -> None:
+    """One rank of a job: train, be killed where `plan` says so, and write what this rank has come to into the folder.
+
+    The ranks that are left deal the images out anew.
+    """
+    torch.set_num_threads(1)
+    world = gossip.init("mpi", timeout=DEADLINE)
+    out, doomed = Path(folder), dict(kill.split("@") for kill in plan).get(str(world.rank))
+
+    def build(sgd: torch.optim.Optimizer, world: World) -> Trained:
+        osgp = gossip.PushSum(world, topologies.exponential(world.size), overlap=1)
+        inner = gossip.GossipOptimizer(sgd, osgp, on_failure="shrink" if plan else "raise")
+        return slowmo.SlowMo(inner, gossip.ExactAverage(world), period=12)
+
+    training = digits.Training(build, world, int(steps), batch=16, lr=0.05, seed=int(seed))
+    optimizer = training.optimizer
+    noticed: list[float] = []
+    for step in range(int(steps)):
+        if doomed == str(step):
+            threading.Timer(0.02 * random.random(), _die, (out / f"killed-{world.rank}.json",)).start()
+        training.passes()
+        training.update()
+        if len(optimizer.deaths) > len(noticed):
+            noticed += [time.monotonic()] * (len(optimizer.deaths) - len(noticed))
+            left = world.survivors
+            training.deal(left, 100 * step + left.rank)
+    optimizer.settle()
+    left = world.survivors
+    weight = sum(record.gather(left, optimizer.weight))
+    training.average(left)
+    found = {
+        "weight": weight,
+        "accuracy": training.accuracy(),
+        "deaths": [death._asdict() for death in optimizer.deaths],
+        "noticed": noticed,
+    }
+    (out / f"rank-{world.rank}.json").write_text(json.dumps(found))
+    world.close()
+
+
+def _die(note: Path) -> None:
+    note.write_text(json.dumps(time.monotonic()))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    train(*sys.argv[1:])

@@ -21,9 +21,10 @@ import numpy as np
 import topologies
 from gossip import UsageError
 
+from ..shared.methods import Traffic
+from .collectives import traffics
 from .machine import Cluster, Floats, Machine
 from .measured import LINE, Point
-from .methods import Method, methods
 from .simulation import Prediction, simulate
 
 FITTING = ("none", "line", "exact", "sgp")
@@ -151,8 +152,8 @@ def _overhead(alone: Sequence[Point]) -> Overhead:
     return Overhead(float(np.mean(beside)))
 
 
-def _method(point: Point) -> Method:
-    return methods(point.period)["sgp" if point.algorithm == LINE else point.algorithm]
+def _method(point: Point) -> Traffic:
+    return traffics(point.period)["sgp" if point.algorithm == LINE else point.algorithm]
 
 
 def _simulated(point: Point, machine: Machine, seed: int) -> Prediction:

@@ -1,4 +1,4 @@
-"""What an exact average of all ranks takes, from the moment the last of them is there.
+"""The time of an exact average of all ranks, from the moment the last of them is there.
 
 Letters: n ranks, B bytes, β bits per second of the slowest link, α latency, γ seconds per byte added. Every rank sends
 and receives at once, and a step of a collective lasts as long as its slowest hop.
@@ -7,19 +7,11 @@ and receives at once, and a step of a collective lasts as long as its slowest ho
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from gossip.transports.sums import RING
 
+from ..shared.methods import METHODS, Traffic
 from .machine import Cluster
-
-
-class Collective(NamedTuple):
-    """Its title, its seconds and the bytes that a rank sends, for a cluster and B bytes."""
-
-    title: str
-    seconds: Callable[[Cluster, float], float]
-    sent: Callable[[Cluster, float], float]
 
 
 def ring(cluster: Cluster, nbytes: float) -> float:
@@ -110,16 +102,42 @@ def _hop(cluster: Cluster, inside: bool) -> tuple[float, float]:
     return cluster.machine.latency, 8 / cluster.slowest_rate
 
 
-def _least(cluster: Cluster, nbytes: float) -> float:
-    # What a rank must send at the least: 2B(n − 1)/n
+def sent(cluster: Cluster, nbytes: float) -> float:
+    """Bytes that a rank sends at least: 2B(n − 1)/n."""
     return 2 * nbytes * (cluster.size - 1) / cluster.size
 
 
-COLLECTIVES = {
-    "own": Collective("own", own, _least),
-    "circulant": Collective("circulant", circulant, _least),
-    "ring": Collective("ring", ring, _least),
-    "tree": Collective("tree", tree, _least),
-    "binomial": Collective("binomial tree", binomial, _least),
-    "hierarchical": Collective("hierarchical", hierarchical, _least),
+COLLECTIVES: dict[str, Callable[[Cluster, float], float]] = {
+    "own": own,
+    "circulant": circulant,
+    "ring": ring,
+    "tree": tree,
+    "binomial": binomial,
+    "hierarchical": hierarchical,
 }
+"""Seconds of each, for a cluster and B bytes."""
+
+OTHERS = {f"ar-{name}": name for name in ("ring", "tree", "binomial", "hierarchical")}
+"""All-reduces to compare AR-SGD's own with."""
+NAMES = (
+    *("none", "ar", *OTHERS, "exact", "local", "sgp", "osgp", "local-slowmo", "sgp-slowmo", "osgp-slowmo"),
+    *("sgp-noaverage", "osgp-noaverage"),
+)
+TITLES = {name: f"AR {OTHERS[name]}" if name in OTHERS else METHODS[name].title for name in NAMES}
+
+
+def traffics(period: int, local_period: int | None = None, average: str = "own") -> dict[str, Traffic]:
+    """What each method sends; `period` is τ of SlowMo, `local_period` that of Local SGD where it is another one.
+
+    average: the collective of this runtime's exact sums. Gradients or parameters, it takes the same time; and slow
+    momentum without its average sends nothing, so methods that differ in nothing else are equal here.
+
+    >>> traffics(48)["osgp-noaverage"] == traffics(48)["osgp"]
+    True
+    """
+    found = {}
+    for name in NAMES:
+        τ = local_period if local_period and name.startswith("local") else period
+        method = METHODS["ar" if name in OTHERS else name].over("exponential", τ)
+        found[name] = method.traffic(collective=OTHERS.get(name, average))
+    return found

@@ -26,11 +26,12 @@ from gossip.launching.launchers import Launcher
 
 from ..shared import options as common
 from ..shared import record, screen
-from . import options, picture, published, report
+from ..shared.methods import Traffic
+from . import options, picture, report
 from .calibration import FITTING, Fitted, Overhead, calibrate, compare, graph_of
+from .collectives import traffics
 from .machine import Cluster
 from .measured import Point, read
-from .methods import Method, methods
 from .options import add_options
 from .simulation import simulate
 
@@ -80,14 +81,14 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
             course.advance(size)
     compared = compare(_unused(given, fitted), machine, fitted.overhead if fitted else Overhead(), given.seed)
     missed = [each for each in compared if abs(each.error) > given.within / 100]
-    paper = published.rows() if given.published else []
+    paper = report.published() if given.published else []
 
     title, lines = report.title(given.size), [report.hosts(machine), report.periods(chosen)]
-    console.print(report.tables("\n".join([title, *lines, "median, ms"]), chosen, found))
+    console.print(report.predictions("\n".join([title, *lines, "median, ms"]), chosen, found))
     if fitted:
         console.print(report.fit_sentence(fitted), "")
     if paper:
-        console.print(report.paper(paper))
+        console.print(report.beside_paper(paper))
     if compared:
         unknown = sorted({name for file in given.validate for name in read(file).unknown})
         console.print(report.judged(compared, unknown, given.within / 100))
@@ -98,11 +99,11 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         unit="seconds, bits per second, bytes; predicted, not measured",
         model=asdict(machine),
         fitted=fitted and fitted.record(),
-        results=[report.result(name, chosen[name], n, each) for n, row in found.items() for name, each in row.items()],
+        results=[report.result(name, n, each) for n, row in found.items() for name, each in row.items()],
         validation=[{**point._asdict(), "predicted": seconds, "error": error} for point, seconds, error in compared],
         published=[row._asdict() for row in paper],
     )
-    picture.draw(given.picture, chosen, found, title, "\n".join(lines))
+    picture.draw(given.picture, list(chosen), found, title, "\n".join(lines))
     console.print(f"written to {given.json} and {given.picture}")
     if missed:
         said = f"{len(missed)} of {len(compared)} points are missed by more than {given.within:g} %"
@@ -110,8 +111,8 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         sys.exit(1)
 
 
-def _methods(given: argparse.Namespace) -> dict[str, Method]:
-    known = methods(given.period, given.local_period, given.average)
+def _methods(given: argparse.Namespace) -> dict[str, Traffic]:
+    known = traffics(given.period, given.local_period, given.average)
     return {name: known[name] for name in given.methods}
 
 
@@ -122,7 +123,7 @@ def _check_own(given: argparse.Namespace) -> None:
             raise UsageError(f"--steps {given.steps} is less than one period, {method.window}, of {name}")
     if given.picture.suffix not in ENDINGS:
         raise UsageError(f"--picture {given.picture}: its name ends in none of {', '.join(ENDINGS)}")
-    common.check_spec(given)
+    common.check_graph(given.topology)
 
 
 def _check_graph(spec: str, size: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from gossip import UsageError
 
-from .methods import methods
+from .collectives import NAMES
 
 LINE = "line"
 """The algorithm under which a record holds the line's own time: a round's bytes over its hops, nothing computed."""
@@ -59,7 +59,7 @@ def read(path: Path) -> Measured:
         raise UsageError(f"{path} was not written by `python -m bench update`: pass the file of its --json")
     try:
         results, settings = record["results"], record["settings"]
-        known = {*methods(1), LINE}
+        known = {*NAMES, LINE}
         unknown = sorted({result["algorithm"] for result in results} - known)
         found = [_point(path, record, settings, result) for result in results if result["algorithm"] in known]
         alone = {_place(point): point.seconds for point in found if point.algorithm == "none"}

@@ -1,156 +1,83 @@
-"""What can be asked for, and the machine that follows from it."""
+"""The options of `bench scale`, and the machine that follows from them."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gossip import UsageError
 from topologies.commands.output import units
 
-from ..shared import options
-from ..shared.paper import COMPUTE, LOCAL_PERIOD, NBYTES, PERIOD, RATE
+from ..shared import options, paper
 from .calibration import FITTING, Fitted
-from .collectives import COLLECTIVES
+from .collectives import COLLECTIVES, NAMES
 from .machine import Machine
 from .measured import LINE
-from .methods import OWN, methods
 
-DEFAULT = ["none", "ar", "ar-ring", "ar-hierarchical", "local", "sgp", "sgp-slowmo", "osgp", "osgp-slowmo"]
+DEFAULT = "none,ar,ar-ring,ar-hierarchical,local,sgp,sgp-slowmo,osgp,osgp-slowmo"
 LATENCY, JITTER, TAIL = 50e-6, 0.03, 4.0
 WITHIN = 10.0
 MOST_RANKS = 1 << 20
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """All options of the command."""
-    known = methods(1)
-    add = parser.add_argument_group("what runs").add_argument
-    add(
-        "--ranks",
-        type=ranks,
-        default=ranks("2..65536"),
-        metavar="N,...",
-        help="as in 2,8,24, or 2..65536 for doublings (default: 2..65536)",
-    )
-    add(
-        "--methods",
-        type=options.some_of(known),
-        default=DEFAULT,
-        metavar="NAME,...",
-        help=f"some of {', '.join(known)} (default: {','.join(DEFAULT)})",
-    )
-    add("--size", type=options.size, default=NBYTES, help="bytes of parameters (default: 102.4MB, ResNet-50)")
-    add("--period", type=options.count, default=PERIOD, metavar="N", help="τ of SlowMo (default: %(default)s)")
-    add(
-        "--local-period",
-        type=options.count,
-        default=LOCAL_PERIOD,
-        metavar="N",
-        help="τ of Local SGD (default: %(default)s)",
-    )
-    add(
-        "--average",
-        choices=tuple(COLLECTIVES),
-        default=OWN,
-        help=f"the exact sum of AR-SGD, Local SGD and SlowMo (default: {OWN}, a ring, beyond 16 ranks circulant)",
-    )
-    options.add_topology(parser)
-    add = parser.add_argument_group("hosts").add_argument
-    add(
-        "--compute",
-        type=options.seconds,
-        default=COMPUTE,
-        metavar="SECONDS",
-        help="mean of an update (default: %(default)s)",
-    )
-    add(
-        "--jitter",
-        type=share,
-        metavar="SHARE",
-        help=f"standard deviation of compute over its mean (default: {JITTER}, or as measured)",
-    )
-    add(
-        "--tail",
-        type=tail,
-        metavar="INDEX",
-        help=f"of a Pareto tail, above 2, or lognormal (default: {TAIL:g}; lognormal where measured)",
-    )
-    add("--slow-hosts", type=share, default=0.0, metavar="SHARE", help="of the hosts are slow for good (default: 0)")
-    add("--slow-compute", type=factor, default=1.0, metavar="TIMES", help="they compute longer (default: 1)")
-    add("--slow-rate", type=factor, default=1.0, metavar="TIMES", help="their links carry less (default: 1)")
-    add("--ranks-per-host", type=options.count, default=1, metavar="N", help="that share its link (default: 1)")
-    add = parser.add_argument_group("network").add_argument
-    add(
-        "--rate",
-        type=units.rate,
-        metavar="RATE",
-        help="of a host's link, each way, as in 100mbit (default: 10gbit, or as measured)",
-    )
-    add(
-        "--latency",
-        type=units.duration,
-        metavar="TIME",
-        help="of a message, software included (default: 50us, or as measured)",
-    )
-    add(
-        "--merge-rate",
-        type=options.size,
-        metavar="SIZE",
-        help="bytes that a rank merges in a second, as in 10GB (default: no time, or as measured)",
-    )
-    add(
-        "--group",
-        type=options.count,
-        default=8,
-        metavar="N",
-        help="ranks that ar-hierarchical sums among first, where hosts have one rank (default: 8)",
-    )
-    add(
-        "--inside-rate",
-        type=units.rate,
-        metavar="RATE",
-        help="between ranks of one host, or of one group (default: as --rate)",
-    )
-    add("--inside-latency", type=units.duration, metavar="TIME", help="likewise (default: as --latency)")
-    add(
-        "--messages",
-        choices=("rendezvous", "eager"),
-        default="rendezvous",
-        help="whether a message waits until its receiver has computed too (default: rendezvous, as large ones do)",
-    )
-    add = parser.add_argument_group("measured files").add_argument
-    add(
-        "--measured",
-        type=path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="JSON of `bench update`, to fit rate, latency, merging and jitter to",
-    )
-    add(
-        "--fit",
-        type=options.some_of([*known, LINE]),
-        metavar="NAME,...",
-        help=f"the algorithms in them that are fitted to (default: {','.join(FITTING)})",
-    )
-    add(
-        "--validate",
-        type=path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="predict every point in them that was not fitted to; exit code 1 if one is missed",
-    )
-    add("--within", type=options.positive, metavar="PERCENT", help=f"what is no miss (default: {WITHIN:g})")
-    add("--published", action="store_true", help="print a paper's table beside the model's as well")
-    add = parser.add_argument_group("simulation and results").add_argument
-    add("--steps", type=options.count, default=480, metavar="N", help="updates that count (default: 480)")
-    add("--warmup", type=options.natural, default=96, metavar="N", help="updates before (default: 96)")
-    add("--seed", type=options.natural, default=0, metavar="N", help="of all draws (default: 0)")
-    options.add_json(parser, "out/scale.json")
-    add("--picture", type=Path, default=Path("out/scale.png"), metavar="PATH", help="(default: out/scale.png)")
+    """The command's options."""
+    group: options.Parser = parser
+
+    def add(name: str, kind: Callable[[str], Any], default: str | None, text: str, metavar: str = "N") -> None:
+        options.option(group, name, kind, default, text, metavar)
+
+    group = parser.add_argument_group("what runs")
+    add("--ranks", ranks, "2..65536", "as in 2,8,24, or 2..65536 for doublings", "N,...")
+    options.add_some(group, "--methods", NAMES, DEFAULT)
+    add("--size", options.size, f"{paper.NBYTES}B", "bytes of parameters, as of ResNet-50", "SIZE")
+    add("--period", options.count, str(paper.PERIOD), "τ of SlowMo")
+    add("--local-period", options.count, str(paper.LOCAL_PERIOD), "τ of Local SGD")
+    average = "the exact sum of AR-SGD, Local SGD and SlowMo; own is a ring, beyond 16 ranks circulant"
+    options.add_choice(group, "--average", COLLECTIVES, "own", average)
+    options.add_topology(group)
+    group = parser.add_argument_group("hosts")
+    add("--compute", options.seconds, str(paper.COMPUTE), "mean of an update", "SECONDS")
+    jitter = f"standard deviation of compute over its mean (default: {JITTER}, or as measured)"
+    add("--jitter", share, None, jitter, "SHARE")
+    heavy = f"of a Pareto tail, above 2, or lognormal (default: {TAIL:g}; lognormal where measured)"
+    add("--tail", tail, None, heavy, "INDEX")
+    add("--slow-hosts", share, "0", "of the hosts are slow for good", "SHARE")
+    add("--slow-compute", factor, "1", "they compute longer", "TIMES")
+    add("--slow-rate", factor, "1", "their links carry less", "TIMES")
+    add("--ranks-per-host", options.count, "1", "ranks that share a host's link")
+    group = parser.add_argument_group("network")
+    rate = "of a host's link, each way, as in 100mbit (default: 10gbit, or as measured)"
+    add("--rate", units.rate, None, rate, "RATE")
+    latency = "of a message, software included (default: 50us, or as measured)"
+    add("--latency", units.duration, None, latency, "TIME")
+    merge = "bytes that a rank merges in a second, as in 10GB (default: no time, or as measured)"
+    add("--merge-rate", options.size, None, merge, "SIZE")
+    add("--group", options.count, "8", "ranks that ar-hierarchical sums among first, where hosts have one rank")
+    inside = "between ranks of one host, or of one group (default: as --rate)"
+    add("--inside-rate", units.rate, None, inside, "RATE")
+    add("--inside-latency", units.duration, None, "likewise (default: as --latency)", "TIME")
+    waits = "whether a message waits until its receiver has computed too, as large ones do"
+    options.add_choice(group, "--messages", ("rendezvous", "eager"), "rendezvous", waits)
+    group = parser.add_argument_group("measured files")
+    for name, text in (
+        ("--measured", "JSON of `bench update`, to fit rate, latency, merging and jitter to"),
+        ("--validate", "predict every point in them that was not fitted to; exit code 1 if one is missed"),
+    ):
+        group.add_argument(name, type=path, nargs="+", default=[], metavar="FILE", help=text)
+    fit = f"the algorithms in them that are fitted to (default: {','.join(FITTING)})"
+    add("--fit", options.some_of([*NAMES, LINE]), None, fit, "NAME,...")
+    add("--within", options.positive, None, f"an error that is no miss (default: {WITHIN:g})", "PERCENT")
+    group.add_argument("--published", action="store_true", help="print a paper's table beside the model's as well")
+    group = parser.add_argument_group("simulation and results")
+    add("--steps", options.count, "480", "updates that count")
+    add("--warmup", options.natural, "96", "updates before")
+    add("--seed", options.natural, "0", "of all draws")
+    options.add_json(group, "out/scale.json")
+    add("--picture", Path, "out/scale.png", "where to draw the curves", "PATH")
 
 
 def refuse_idle(given: argparse.Namespace) -> None:
@@ -171,10 +98,10 @@ def refuse_idle(given: argparse.Namespace) -> None:
 
 
 def machine(given: argparse.Namespace, fitted: Fitted | None) -> Machine:
-    """What is given by hand counts before what is fitted, and that before what is usual."""
+    """The machine: options given by hand count before fitted parameters, and those before defaults."""
     made = Machine(
         compute=given.compute,
-        rate=RATE,
+        rate=paper.RATE,
         latency=LATENCY,
         jitter=JITTER,
         tail=TAIL,

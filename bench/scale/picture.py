@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from topologies.commands.pictures.canvas import FAINT, GREY, INK, QUIET, canvas, save
+from topologies.commands.pictures.canvas import INK, QUIET, canvas, save
 
+from ..shared.bars import frame
+from .collectives import TITLES
 from .machine import Floats
-from .methods import Method
 from .simulation import Prediction
 
 # Colours of Okabe and Ito. A family has a colour, its variants have dashes: told apart by the colour-blind.
@@ -39,7 +40,7 @@ LINE_HEIGHT = 0.047
 
 
 def draw(
-    path: Path, methods: Mapping[str, Method], found: Mapping[int, Mapping[str, Prediction]], title: str, subtitle: str
+    path: Path, methods: Sequence[str], found: Mapping[int, Mapping[str, Prediction]], title: str, subtitle: str
 ) -> None:
     """Means over all ranks, of `found[ranks][method]`."""
     figure = canvas(WIDTH, HEIGHT, title)
@@ -54,13 +55,7 @@ def draw(
     ticks = _ticks(low, high)
     axes.set_yticks(ticks, labels=[f"{tick:,.4g}" if tick < 1000 else f"{tick:,.0f}" for tick in ticks])
     axes.set_yticks([], minor=True)
-    axes.set_xlabel("ranks", size=10.5, color=INK)
-    axes.set_ylabel("time per update, mean, ms", size=10.5, color=INK)
-    axes.tick_params(labelsize=9.5, colors=QUIET, length=3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.grid(visible=True, color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
+    frame(axes, "ranks", "time per update, mean, ms")
     for name, curve in curves.items():
         axes.plot(ranks, curve, **LOOKS[name], linewidth=2.0, solid_capstyle="round")
     axes.yaxis.set_label_coords(-0.115, 0.5)
@@ -74,7 +69,7 @@ def draw(
         axes.plot([1.04, 1.09], [place, place], transform=axes.transAxes, **look, lw=2.0, clip_on=False)
         at: dict[str, Any] = {"transform": axes.transAxes, "size": 9.5, "va": "center", "color": INK}
         axes.text(1.195, place, f"{curves[name][-1]:,.0f}", ha="right", weight="bold", **at)
-        axes.text(1.207, place, methods[name].title, **at)
+        axes.text(1.207, place, TITLES[name], **at)
     save(figure, path)
 
 

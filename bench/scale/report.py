@@ -1,21 +1,22 @@
-"""What the command prints, and what its JSON holds of each prediction."""
+"""The tables and sentences that the command prints, a paper's table beside the model's, and the JSON."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from rich.console import Group, RenderableType
 
+import topologies
 from topologies.commands.output import units
 
-from ..shared import screen
+from ..shared import paper, screen, tables
+from ..shared.methods import Traffic
 from .calibration import Compared, Fitted
-from .machine import Machine
-from .methods import Method
-from .published import WHY, Row
-from .simulation import Prediction
+from .collectives import TITLES, traffics
+from .machine import Cluster, Machine
+from .simulation import Prediction, simulate
 
 Found = dict[int, dict[str, Prediction]]
 """Number of ranks -> method -> what an update takes."""
@@ -45,22 +46,22 @@ def hosts(machine: Machine) -> str:
     return "; ".join(parts)
 
 
-def periods(methods: Mapping[str, Method]) -> str:
+def periods(methods: Mapping[str, Traffic]) -> str:
     """Which methods average how often and how, in one line; nothing where none does."""
     found: dict[str, list[str]] = {}
-    for method in methods.values():
-        if method.average and method.every > 1:
-            found.setdefault(f"by {method.average} every {method.every} updates", []).append(method.title)
+    for name, method in methods.items():
+        if method.window > 1:
+            found.setdefault(f"by {method.collective} every {method.window} updates", []).append(TITLES[name])
     every = "; ".join(f"{how}: {', '.join(titles)}" for how, titles in found.items())
     return f"exact average {every}" if found else ""
 
 
-def tables(heading: str, methods: Mapping[str, Method], found: Found) -> Group:
+def predictions(heading: str, methods: Iterable[str], found: Found) -> Group:
     """A row for each number of ranks, a column for each method: median, mean, and what is exposed of the mean.
 
     heading: of the first table.
     """
-    columns = ["ranks", *(method.title for method in methods.values())]
+    columns = ["ranks", *(TITLES[name] for name in methods)]
     figures: dict[str, Callable[[Prediction], float]] = {
         heading: lambda prediction: prediction.seconds.median,
         "mean, ms": lambda prediction: prediction.seconds.mean,
@@ -69,7 +70,7 @@ def tables(heading: str, methods: Mapping[str, Method], found: Found) -> Group:
     made: list[RenderableType] = []
     for title, figure in figures.items():
         rows = [[f"{n:,}", *(screen.ms(figure(each)) for each in row.values())] for n, row in found.items()]
-        made += [screen.table(title, columns, rows), ""]
+        made += [tables.on_screen(title, columns, rows), ""]
     return Group(*made)
 
 
@@ -96,11 +97,33 @@ def fit_sentence(fitted: Fitted) -> str:
     )
 
 
-def paper(rows: Sequence[Row]) -> Group:
+class Row(NamedTuple):
+    """A method of the paper's table: the paper's seconds, the model's, and model / paper − 1."""
+
+    method: str
+    title: str
+    paper: float
+    model: float
+    error: float
+
+
+def published() -> list[Row]:
+    """The paper's table beside the model, which has bytes over bandwidth and no jitter, latency or merging."""
+    half, nodes = paper.IMAGENET, paper.IMAGENET.nodes
+    chosen = {name: each for name, each in traffics(paper.PERIOD, paper.LOCAL_PERIOD).items() if name in half.seconds}
+    cluster = Cluster(Machine(compute=paper.COMPUTE, rate=paper.RATE), nodes)
+    graph, steps = topologies.exponential(nodes), paper.PERIOD
+    found = simulate(chosen, cluster, graph, paper.NBYTES, steps, warmup=steps)
+    model = {name: each.seconds.mean for name, each in found.items()}
+    return [Row(name, TITLES[name], took, model[name], model[name] / took - 1) for name, took in half.seconds.items()]
+
+
+def beside_paper(rows: Sequence[Row]) -> Group:
     """The paper's table beside the model's, and why one row differs."""
     cells = [[row.title, screen.ms(row.paper), screen.ms(row.model), _percent(row.error)] for row in rows]
     title = "SlowMo (ICLR 2020), table 2: ImageNet on 32 nodes, ms per update, and bytes over bandwidth"
-    return Group(screen.table(title, ("method", "paper", "model", "difference"), cells), WHY, "")
+    table = tables.on_screen(title, ("method", "paper", "model", "difference"), cells)
+    return Group(table, paper.SGP_OVERLAPS, "")
 
 
 def judged(compared: Sequence[Compared], unknown: Sequence[str], within: float) -> Group:
@@ -118,7 +141,7 @@ def judged(compared: Sequence[Compared], unknown: Sequence[str], within: float) 
         for point, predicted, error in compared
     ]
     columns = ("file", "algorithm", "ranks", "size", "measured ms", "predicted ms", "error")
-    made: list[RenderableType] = [screen.table("points that were not fitted to", columns, cells)]
+    made: list[RenderableType] = [tables.on_screen("points that were not fitted to", columns, cells)]
     if unknown:
         made.append(f"not in the model: {', '.join(unknown)}")
     return Group(*made, "")
@@ -128,11 +151,11 @@ def _percent(error: float) -> str:
     return f"{error * 100:+.1f} %"
 
 
-def result(name: str, method: Method, size: int, prediction: Prediction) -> dict[str, Any]:
+def result(name: str, size: int, prediction: Prediction) -> dict[str, Any]:
     """As JSON holds it."""
     return {
         "method": name,
-        "title": method.title,
+        "title": TITLES[name],
         "ranks": size,
         "seconds": prediction.seconds._asdict(),
         "exposed": prediction.exposed,

@@ -9,7 +9,7 @@ For rank i, c_i(t) the seconds that it computes in update t, r_i(t) the moment a
 
 where A is what the collective takes and L_i(p) the moment at which what i sends and receives in a round has arrived,
 if every rank j posts it at p_j: the latest of p_i and, over i's messages from j or to j, of max(p_i, p_j) + transfer
-(`rounds.Round.land`). So lateness reaches the peers of a round, their peers in the next one, and everybody at once
+(`Round.land`). So lateness reaches the peers of a round, their peers in the next one, and everybody at once
 where there is an exact average.
 """
 
@@ -23,14 +23,84 @@ import numpy as np
 
 from topologies import Topology
 
+from ..shared.methods import Traffic
 from ..shared.statistics import Summary
-from .collectives import COLLECTIVES
+from .collectives import COLLECTIVES, sent
 from .machine import Cluster, Floats
-from .methods import Method
-from .rounds import Rounds
 
 WATCHED = 256
 """Ranks whose updates are kept for the median; the mean is over all ranks."""
+KEPT = 64_000_000
+"""Bytes of rounds that are kept for the next period; rounds beyond are made anew."""
+
+
+class Round:
+    """A round of gossip: messages from `source` to `target`, shape (m,) each.
+
+    A link carries the messages of a round at equal shares, so one takes as long as all that go through the busier of
+    its two ends. `take_in`, shape (n,), is the time in which a rank merges its messages.
+    """
+
+    def __init__(self, topology: Topology, number: int, cluster: Cluster, nbytes: float) -> None:
+        machine, edges = cluster.machine, topology.edges(number)
+        self.source, self.target = edges.source, edges.target
+        within = (cluster.group[self.source] == cluster.group[self.target]) & (machine.inside_rate is not None)
+        messages = np.bincount(self.target, minlength=cluster.size)
+        # γB for each message
+        self.take_in: Floats = machine.merge * nbytes * messages.astype(np.float64)
+        self.sent = nbytes * len(self.source) / cluster.size
+        # α + 8B max(out-going of the sender's link / its β, in-coming of the receiver's link / its β)
+        links = len(cluster.rates)
+        sender, receiver = cluster.link[self.source], cluster.link[self.target]
+        out: Floats = np.bincount(sender[~within], minlength=links) / cluster.rates
+        come: Floats = np.bincount(receiver[~within], minlength=links) / cluster.rates
+        self.seconds: Floats = machine.latency + 8.0 * nbytes * np.maximum(out[sender], come[receiver])
+        if within.any():
+            rate, latency = cluster.inside
+            source, target = self.source[within], self.target[within]
+            sent = np.bincount(source, minlength=cluster.size)
+            received = np.bincount(target, minlength=cluster.size)
+            self.seconds[within] = latency + 8 * nbytes / rate * np.maximum(sent[source], received[target])
+
+    def land(self, posted: Floats, free: Floats, eager: bool) -> tuple[Floats, Floats]:
+        """The moments at which each rank's messages, sent and received, have arrived, if rank i posts at `posted[i]`.
+
+        free: when each rank's link had brought the messages before, which hold up those of eager senders. The second
+        array is the same after this round.
+        """
+        # A transfer begins when both are there; an eager one with the sender, once the receiver's link is free.
+        ready = free if eager else posted
+        ends = np.maximum(posted[self.source], ready[self.target]) + self.seconds
+        came, landed = free.copy(), posted.copy()
+        np.maximum.at(came, self.target, ends)
+        np.maximum.at(landed, self.source, ends)
+        return np.maximum(landed, came), came
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it holds."""
+        return self.source.nbytes + self.target.nbytes + self.seconds.nbytes + self.take_in.nbytes
+
+
+class Rounds:
+    """The rounds of a topology on a cluster; those of a period are made once as far as memory allows."""
+
+    def __init__(self, topology: Topology, cluster: Cluster, nbytes: float) -> None:
+        self._topology, self._cluster, self._nbytes = topology, cluster, nbytes
+        self._kept: dict[int, Round] = {}
+        self._room = KEPT
+
+    def __getitem__(self, number: int) -> Round:
+        """Round `number` = 0, 1, 2, …"""
+        period = self._topology.period
+        phase = number if period is None else number % period
+        found = self._kept.get(phase)
+        if found is None:
+            found = Round(self._topology, phase, self._cluster, self._nbytes)
+            if period is not None and found.nbytes <= self._room:
+                self._kept[phase] = found
+                self._room -= found.nbytes
+        return found
 
 
 class Prediction(NamedTuple):
@@ -46,7 +116,7 @@ class Prediction(NamedTuple):
 
 
 def simulate(
-    methods: Mapping[str, Method],
+    methods: Mapping[str, Traffic],
     cluster: Cluster,
     topology: Topology,
     nbytes: float,
@@ -61,7 +131,7 @@ def simulate(
     compute and step. Time O((steps + warmup) · messages), memory O(messages of a period), bounded.
     """
     rounds = Rounds(topology, cluster, nbytes)
-    # Methods of the same parts have the same clocks.
+    # Methods with the same traffic have the same clocks.
     clocks = {method: _Clocks(method, cluster, rounds, nbytes, steps, level) for method in methods.values()}
     computed = np.zeros(steps)
     for step, seconds in enumerate(islice(cluster.computes(), warmup + steps), start=-warmup):
@@ -76,14 +146,13 @@ class _Clocks:
     """Where each rank stands under one method."""
 
     def __init__(
-        self, method: Method, cluster: Cluster, rounds: Rounds, nbytes: float, steps: int, level: bool
+        self, method: Traffic, cluster: Cluster, rounds: Rounds, nbytes: float, steps: int, level: bool
     ) -> None:
         self._method, self._rounds = method, rounds
         self._eager = cluster.machine.eager
         self._level = level and method.blocking
-        collective = COLLECTIVES[method.average] if method.average else None
-        self._average = collective.seconds(cluster, nbytes) if collective else 0.0
-        self._sent = steps * collective.sent(cluster, nbytes) / method.every if collective else 0.0
+        self._average = COLLECTIVES[method.collective](cluster, nbytes)
+        self._sent = sum(steps * sent(cluster, nbytes) / every for every in method.averages)
         self._watched = np.unique(np.linspace(0, cluster.size - 1, WATCHED).astype(np.int64))
         self._means = np.zeros(steps)
         self._updates = np.zeros((steps, len(self._watched)))
@@ -108,9 +177,10 @@ class _Clocks:
         elif method.overlap == 1:
             # r(t+1) = max(r(t) + c, L(r(t))) + γB
             done = np.maximum(done, self._landed) + self._take_in
-        if method.average and (number + 1) % method.every == 0:
-            # r = max r + A
-            done = np.full_like(done, done.max() + self._average)
+        for every in method.averages:
+            if (number + 1) % every == 0:
+                # r = max r + A
+                done = np.full_like(done, done.max() + self._average)
         if method.overlap == 1:
             self._post(number, done)
         if method.overlap is not None and step >= 0:

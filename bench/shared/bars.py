@@ -1,4 +1,4 @@
-"""Panels of horizontal bars under one another, with columns of figures beside them."""
+"""What pictures share: a frame around axes, and panels of horizontal bars with columns of figures beside them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ from typing import Any, NamedTuple
 from topologies.commands.pictures.canvas import FAINT, GREY, INK, QUIET, canvas
 
 WIDTH, LEFT, FOOT, MARGIN = 9.6, 0.215, 0.5, 0.18
+
+
+def frame(axes: Any, across: str, up: str) -> None:
+    """Name the axes; quiet ticks, a faint grid, and two spines of four."""
+    axes.set_xlabel(across, size=9.5, color=INK)
+    axes.set_ylabel(up, size=9.5, color=INK)
+    axes.tick_params(labelsize=8.5, colors=QUIET, which="both")
+    axes.tick_params(length=3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(GREY)
+    axes.grid(visible=True, color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
 
 
 class Sheet(NamedTuple):
@@ -52,11 +64,9 @@ class Sheet(NamedTuple):
         for head, place in self._places():
             axes.text(place, 1.0, head, transform=axes.transAxes, size=9, ha="right", va="bottom", color=QUIET)
         axes.annotate("ms", (1, 0), (12, -6), "axes fraction", "offset points", size=9.5, va="top", color=QUIET)
-        axes.tick_params(labelsize=9.5, colors=QUIET, length=3)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(GREY)
-        axes.grid(visible=True, axis="x", color=FAINT, linewidth=0.8)
-        axes.set_axisbelow(True)
+        frame(axes, "", "")
+        axes.spines["left"].set_visible(False)
+        axes.grid(visible=False, axis="y")
 
     def _places(self) -> list[tuple[str, float]]:
         return [(head, (edge - LEFT) / (self.right - LEFT)) for head, edge in self.columns.items()]

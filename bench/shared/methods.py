@@ -1,29 +1,65 @@
-"""The methods that are compared, as data: what happens after each update, and what every τ updates."""
+"""The methods that are compared: how each is built around an optimizer, and what it communicates."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from torch.optim import Optimizer
 
 import topologies
 from gossip import Averager, Every, ExactAverage, GossipOptimizer, NoAverage, PushSum, UsageError, World
+from gossip.averagers.composition import Composite
 from slowmo import SlowMo, StreamingSlowMo
+from slowmo.outer.outer import Outer
 
-from ..scale import Method as Timed
-from .algorithms import Trained
-from .unweighted import Unweighted
+Trained = GossipOptimizer | Outer
 
-BASES = {"ar": "AR", "local": "Local", "sgp": "SGP", "osgp": "OSGP"}
+BASES = {
+    "none": "no communication",
+    "ar": "AR",
+    "exact": "exact average",
+    "local": "Local",
+    "sgp": "SGP",
+    "osgp": "OSGP",
+    "hier": "hierarchical SGP",
+    "hier-parts": "hierarchical SGP, in parts",
+}
 OUTERS = {
     "none": "",
     "average": "+average",
     "slowmo": "-SlowMo",
     "noaverage": "-SlowMo-noaverage",
     "streaming": "-SlowMo-streaming",
+    "eighths": "-SlowMo-eighths",
 }
-SLOW = ("slowmo", "noaverage", "streaming")
+STREAMING = ("streaming", "eighths")
+SLOW = ("slowmo", "noaverage", *STREAMING)
 """Outer steps with slow momentum."""
+
+
+class Traffic(NamedTuple):
+    """What a method sends.
+
+    Attributes:
+        overlap: updates that a round of gossip travels, 0 for SGP and 1 for OSGP; None without gossip.
+        averages: periods of the exact averages of one model's bytes: (1,) for AR-SGD, (12,) for Local SGD with τ = 12.
+        collective: how these averages go, by its name in `scale.collectives`.
+    """
+
+    overlap: int | None = None
+    averages: tuple[int, ...] = ()
+    collective: str = "own"
+
+    @property
+    def blocking(self) -> bool:
+        """Whether nothing is in flight between two steps."""
+        return self.overlap != 1
+
+    @property
+    def window(self) -> int:
+        """Updates after which the same is sent again."""
+        return max(self.averages, default=1)
 
 
 @dataclass(frozen=True)
@@ -31,18 +67,21 @@ class Method:
     """A base optimizer over the ranks, and an outer step around it.
 
     Attributes:
-        base: "ar" averages gradients, "local" averages parameters every `period` steps, "sgp" gossips, and "osgp" does
-            so while the next step computes.
+        base: "ar" averages gradients, "exact" averages parameters in every step, "local" does so every `period` steps,
+            "sgp" gossips, "osgp" gossips while the next step computes, "hier" averages gradients on each host and
+            gossips between hosts, over the exponential graph.
         outer: every `period` steps, "average" the parameters exactly, do that with slow momentum ("slowmo"), slow
-            momentum without it ("noaverage") or with averages of one part after another, applied a step later
-            ("streaming"), or nothing ("none").
+            momentum without it ("noaverage"), with averages of one part after another that are applied a step later
+            ("streaming"), of an eighth at a time that travels for four steps ("eighths"), or nothing ("none").
         period: τ.
         momentum, rate: β and α of slow momentum.
         buffers: what the outer step does to the base optimizer's state: "maintain", "reset" or "average" it.
-        overlap: steps that a round of "osgp" travels; above 1 it posts as rarely.
-        graph: who gossips with whom, as `topologies.load` takes it.
+        overlap: steps that a round of "osgp" travels; above 1 it posts as rarely, unless it lands by arrival.
+        graph: the SPEC that `topologies.load` takes.
         weighted: whether gossip honours the push-sum weight.
         wire: how values of gossip travel, as `PushSum` takes it.
+        landing: when rounds of "osgp" land, as `PushSum` takes it; None for when they are due.
+        label: the name in tables; None for one that follows from the other attributes.
 
     Raises:
         UsageError: parts that do not go together.
@@ -61,17 +100,19 @@ class Method:
     graph: str = "exponential"
     weighted: bool = True
     wire: str | None = None
+    landing: str | None = None
+    label: str | None = None
 
     def __post_init__(self) -> None:
         if self.base not in BASES or self.outer not in OUTERS:
             raise UsageError(f"{self.base}-{self.outer} is no method: bases are {[*BASES]}, outer steps {[*OUTERS]}")
         if self.outer not in SLOW and (self.momentum, self.rate) != (0.0, 1.0):
             raise UsageError(f"{self.base}-{self.outer} has no slow momentum, so momentum and rate stay 0 and 1")
-        if self.outer in ("none", "streaming") and self.buffers != "maintain":
+        if self.outer in ("none", *STREAMING) and self.buffers != "maintain":
             raise UsageError(f"{self.base}-{self.outer} has no outer step that could {self.buffers} buffers")
         if not self.gossips and (self.graph, self.weighted, self.wire) != ("exponential", True, None):
             raise UsageError(f"{self.base} does not gossip, so it has no graph, weight or wire")
-        if self.overlap != 1 and self.base != "osgp":
+        if (self.overlap, self.landing) != (1, None) and self.base != "osgp":
             raise UsageError(f"{self.base} does not overlap")
         if self.base == "local" and self.outer == "noaverage":
             raise UsageError("local steps without any average are no method: take sgp or osgp")
@@ -83,54 +124,137 @@ class Method:
 
     @property
     def periodic(self) -> bool:
-        """Whether τ matters."""
+        """Whether something happens in every τ-th update only."""
         return self.outer != "none" or self.base == "local"
+
+    @property
+    def blocking(self) -> bool:
+        """Whether nothing is in flight between two steps."""
+        return self.base != "osgp" and self.outer not in STREAMING
 
     @property
     def title(self) -> str:
         """For tables."""
-        name = BASES[self.base] + OUTERS[self.outer]
-        said = [f"τ={self.period}"] if self.periodic else []
+        if self.label is not None:
+            return self.label
+        said = [BASES[self.base] + OUTERS[self.outer]]
+        said += [f"τ={self.period}"] if self.periodic else []
         said += [f"β={self.momentum:g}"] if self.outer in SLOW else []
         said += [f"α={self.rate:g}"] if self.rate != 1 else []
         said += [self.buffers] if self.buffers != "maintain" else []
-        said += [f"overlap {self.overlap}"] if self.base == "osgp" and self.overlap > 1 else []
+        said += [f"overlap {self.overlap}"] if self.overlap > 1 else []
         said += [self.wire] if self.wire else []
         said += [] if self.weighted else ["without weight"]
         said += [f"on {self.graph.rpartition(':')[2]}"] if self.graph != "exponential" else []
-        return " ".join([name, *said])
+        return " ".join(said)
+
+    def over(self, graph: str, period: int) -> Method:
+        """The same with another τ and, where it gossips, over another graph."""
+        return replace(self, period=period, graph=graph if self.gossips else self.graph)
 
     def around(self, optimizer: Optimizer, world: World) -> Trained:
         """This method around a base optimizer, on one rank of a world."""
-        if self.base == "ar":
-            inner = GossipOptimizer(optimizer, NoAverage(), gradients=world)
-        elif self.base == "local":
-            # With an outer step, its average is that of Local SGD.
-            alone = self.outer == "none"
-            inner = GossipOptimizer(optimizer, Every(self.period, ExactAverage(world)) if alone else NoAverage())
-        else:
-            inner = GossipOptimizer(optimizer, self._gossip(world))
+        gradients = {"ar": world, "hier": world.node, "hier-parts": world.node}.get(self.base)
+        inner = GossipOptimizer(optimizer, self._averager(world), gradients=gradients)
         if self.outer == "none":
             return inner
-        if self.outer == "streaming":
-            return StreamingSlowMo(inner, world, self.period, self.momentum, self.rate)
+        if self.outer in STREAMING:
+            shards, delay = (min(8, self.period), min(4, self.period)) if self.outer == "eighths" else (None, 1)
+            return StreamingSlowMo(
+                inner, world, self.period, self.momentum, self.rate, shards=shards, delay=delay
+            )  # fmt: skip
         averager = NoAverage() if self.outer == "noaverage" else ExactAverage(world)
         return SlowMo(inner, averager, self.period, self.momentum, self.rate, self.buffers)
 
-    def _gossip(self, world: World) -> Averager:
+    def _averager(self, world: World) -> Averager:
+        if self.base == "exact":
+            return ExactAverage(world)
+        if self.base == "local" and self.outer == "none":  # an outer step brings the average of Local SGD itself
+            return Every(self.period, ExactAverage(world))
+        if self.base in ("hier", "hier-parts"):
+            node = world.node if self.base == "hier-parts" else None
+            return PushSum(world.across, topologies.exponential(world.across.size), node=node)
+        if not self.gossips:
+            return NoAverage()
         overlap = self.overlap if self.base == "osgp" else 0
-        gossip = PushSum(world, topologies.load(self.graph, world.size), overlap, wire=self.wire)
+        graph = topologies.load(self.graph, world.size)
+        gossip = PushSum(world, graph, overlap, self.landing or "due", wire=self.wire)
         averager = gossip if self.weighted else Unweighted(gossip)
-        return Every(overlap, averager) if overlap > 1 else averager
+        return Every(overlap, averager) if overlap > 1 and self.landing is None else averager
 
-    def timed(self, moments: int) -> Timed:
-        """As `bench scale` predicts its time, around an optimizer with as many moments of each parameter: averaging
-        them as well is an average of that many times the bytes more, and one that streams hides behind computing."""
-        streams = self.outer == "streaming"
-        averages = self.base == "ar" or (self.base == "local" and not streams) or self.outer in ("average", "slowmo")
-        exact = "own" if averages else None
-        every = 1 if self.base == "ar" else self.period
-        if self.buffers == "average" and every > 1:
-            every //= 1 + moments
-        overlap = {"sgp": 0, "osgp": 1}.get(self.base)
-        return Timed(self.title, overlap, exact, every)
+    def traffic(self, moments: int = 0, collective: str = "own") -> Traffic:
+        """What it sends in each update and every τ updates.
+
+        moments: of the base optimizer for each parameter; `buffers="average"` sends them with the parameters. The
+        averages of a streaming outer step hide behind the computing and count as nothing.
+        """
+        averages = [1] if self.base in ("ar", "exact") else []
+        if self.outer in ("average", "slowmo") or (self.base, self.outer) == ("local", "none"):
+            averages.append(self.period // (1 + moments) if self.buffers == "average" else self.period)
+        return Traffic({"sgp": 0, "osgp": 1}.get(self.base), tuple(averages), collective)
+
+
+class Unweighted(Composite):
+    """Gossip that takes every rank's weight for 1 at all times: what is wrong without push-sum.
+
+        z_i <- Σ_j P[i,j] z_j / Σ_j P[i,j]
+
+    Rows of this matrix sum to 1 and columns need not. So ranks agree, but each round moves the mean, and ranks with
+    many out-peers count for more. Where P is doubly stochastic it is push-sum itself.
+
+    Source: what Assran et al., ICML 2019, arXiv 1811.10792, section 2, add.
+
+    >>> import gossip
+    >>> world = gossip.init()
+    >>> Unweighted(gossip.PushSum(world, topologies.exponential(world.size))).describe()[:10]
+    'Unweighted'
+    """
+
+    def __init__(self, gossip: PushSum) -> None:
+        super().__init__(gossip)
+
+    def describe(self) -> str:
+        return f"Unweighted({self.members[0].describe()})"
+
+    def land(self, step: int) -> None:
+        super().land(step)
+        self._forget_weight()
+
+    def average(self, step: int) -> None:
+        super().average(step)
+        self._forget_weight()
+
+    def _forget_weight(self) -> None:
+        """w <- 1, once what was in flight has landed."""
+        if self.mass.aloft == 0:
+            self.mass.become_whole()
+
+
+def _slow(base: str, outer: str, label: str) -> Method:
+    return Method(base, outer, momentum=0.5, buffers="maintain" if outer in STREAMING else "reset", label=label)
+
+
+METHODS = {
+    "none": Method("none"),
+    "ar": Method("ar", label="AR-SGD"),
+    "exact": Method("exact"),
+    "sgp": Method("sgp", label="SGP"),
+    "sgp-bf16": Method("sgp", wire="bfloat16", label="SGP, bfloat16"),
+    "sgp-int8": Method("sgp", wire="int8", label="SGP, int8"),
+    "hier": Method("hier"),
+    "hier-parts": Method("hier-parts"),
+    "osgp": Method("osgp", label="OSGP"),
+    "osgp-int8": Method("osgp", wire="int8", label="OSGP, int8"),
+    "local": Method("local", label="Local SGD"),
+    "ar-slowmo": _slow("ar", "slowmo", "AR-SlowMo"),
+    "local-slowmo": _slow("local", "slowmo", "Local-SlowMo"),
+    "sgp-slowmo": _slow("sgp", "slowmo", "SGP-SlowMo"),
+    "osgp-slowmo": _slow("osgp", "slowmo", "OSGP-SlowMo"),
+    "sgp-noaverage": _slow("sgp", "noaverage", "SGP-SlowMo-noaverage"),
+    "osgp-noaverage": _slow("osgp", "noaverage", "OSGP-SlowMo-noaverage"),
+    "local-streaming": _slow("local", "streaming", "Local-SlowMo, streaming"),
+    "osgp-streaming": _slow("osgp", "streaming", "OSGP-SlowMo, streaming"),
+    "local-eighths": _slow("local", "eighths", "Local-SlowMo, in eighths"),
+    "osgp-eighths": _slow("osgp", "eighths", "OSGP-SlowMo, in eighths"),
+}
+"""The methods that commands offer by name; `Method.over` gives them τ and a graph."""

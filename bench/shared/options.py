@@ -9,7 +9,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,7 +17,10 @@ import topologies
 from gossip import UsageError
 from gossip.launching.launchers import Launcher
 
+from . import digits
+
 Number = TypeVar("Number", int, float)
+Parser = argparse.ArgumentParser | argparse._ArgumentGroup
 
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -115,74 +118,93 @@ def some_of(names: Iterable[str]) -> Callable[[str], list[str]]:
     return chosen
 
 
-def add_world(parser: argparse.ArgumentParser) -> None:
-    """How the ranks speak to one another."""
-    parser.add_argument(
-        "--transport",
-        choices=("auto", "mpi", "gloo", "nccl"),
-        default="auto",
-        help="what carries the messages (default: auto, which is mpi under mpirun and gloo under torchrun on CPUs)",
-    )
-    parser.add_argument(
-        "--timeout",
-        type=positive,
-        default=120.0,
-        metavar="SECONDS",
-        help="after which a wait for a peer is an error (default: 120)",
-    )
+def option(
+    parser: Parser,
+    name: str,
+    kind: Callable[[str], Any],
+    default: str | None,
+    text: str,
+    metavar: str = "N",
+) -> None:
+    """Add an option that takes one word; `default` is written as on the command line, and stands in the help."""
+    shown = "" if default is None else f" (default: {default})"
+    parser.add_argument(name, type=kind, default=default, metavar=metavar, help=text + shown)
 
 
-def add_topology(parser: argparse.ArgumentParser) -> None:
-    """Who gossips with whom."""
-    parser.add_argument(
-        "--topology",
-        default="exponential",
-        metavar="SPEC",
-        help="what `python -m topologies` calls SPEC, as in base_graph,peers=2 or my_graphs:swing (default: "
-        "exponential)",
-    )
+def add_some(parser: Parser, name: str, known: Iterable[str], default: str | None, text: str = "") -> None:
+    """An option that takes some of the `known` names; without a default, all of them."""
+    names = list(known)
+    chosen = ",".join(names) if default is None else default
+    listed = f"{text or 'some'} of {', '.join(names)} (default: {default or 'all'})"
+    parser.add_argument(name, type=some_of(names), default=chosen, metavar="NAME,...", help=listed)
 
 
-def add_json(parser: argparse.ArgumentParser, default: str) -> None:
-    """Where the record goes."""
-    parser.add_argument("--json", type=Path, default=Path(default), metavar="PATH", help=f"(default: {default})")
+def add_choice(parser: Parser, name: str, choices: Iterable[str], default: str, text: str) -> None:
+    """An option that takes one of the names."""
+    parser.add_argument(name, choices=tuple(choices), default=default, help=f"{text} (default: {default})")
 
 
-def add_files(parser: argparse.ArgumentParser, name: str) -> None:
-    """Where the record goes, and what is made of it."""
-    parser.add_argument("--json", type=Path, metavar="PATH", help=f"(default: {name}.json in --out)")
-    parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="for CSV, Markdown and PNG (default: that of --json, or else out)"
-    )
+def add_world(parser: Parser) -> None:
+    """The transport, and the deadline of waits."""
+    carries = "what carries the messages; auto is mpi under mpirun, and gloo under torchrun on CPUs"
+    add_choice(parser, "--transport", ("auto", "mpi", "gloo", "nccl"), "auto", carries)
+    option(parser, "--timeout", positive, "120", "after which a wait for a peer is an error", "SECONDS")
+
+
+def add_topology(parser: Parser) -> None:
+    """The graph."""
+    text = "what `python -m topologies` calls SPEC, as in base,peers=2 or my_graphs:swing"
+    option(parser, "--topology", str, "exponential", text, "SPEC")
+
+
+def add_digits(parser: Parser, steps: str) -> None:
+    """How the digits are trained on."""
+    option(parser, "--steps", count, steps, "updates")
+    option(parser, "--batch", count, "16", "images of a rank in an update")
+    option(parser, "--lr", positive, "0.05", "learning rate at first", "RATE")
+
+
+def add_json(parser: Parser, default: str) -> None:
+    """The path of the record."""
+    option(parser, "--json", Path, default, "where to write the record", "PATH")
+
+
+def add_files(parser: Parser, name: str) -> None:
+    """The path of the record, and the folder of the files beside it."""
+    option(parser, "--json", Path, None, f"where to write the record (default: {name}.json in --out)", "PATH")
+    folder = "for CSV, Markdown and PNG (default: that of --json, or else out)"
+    option(parser, "--out", Path, None, folder, "FOLDER")
 
 
 def check_files(given: argparse.Namespace, launcher: Launcher) -> None:
-    """Settle where the files go that `add_files` asks for, and make room for them."""
+    """Settle the paths that `add_files` asks for, and make room for the files."""
     given.out = given.out or (given.json.parent if given.json else Path("out"))
     given.json = given.json or given.out / f"{given.command}.json"
     check_writable(given.json, launcher)
-    beside = given.out / given.json.stem
-    for ending in (".csv", ".md", ".png"):
-        check_writable(beside.with_name(beside.name + ending), launcher)
+    for ending in ("csv", "md", "png"):
+        check_writable(beside(given, ending), launcher)
 
 
-def check_topology(given: argparse.Namespace, launcher: Launcher) -> None:
-    """Refuse a graph that is none, or not one for so many ranks."""
-    check_graph(given.topology, launcher)
+def beside(given: argparse.Namespace, ending: str) -> Path:
+    """The file of that ending in --out, named as the record is."""
+    return Path(given.out) / f"{given.json.stem}.{ending}"
 
 
-def check_spec(given: argparse.Namespace) -> None:
-    """Refuse a graph that is none on any number of ranks, before it is asked how many there are."""
+def check_batch(given: argparse.Namespace, launcher: Launcher) -> None:
+    """Refuse a batch of more images than a rank has."""
+    shard = digits.TRAINING // launcher.size
+    if given.batch > shard:
+        raise UsageError(
+            f"--batch {given.batch} is more than the {shard} images that each of {launcher.size} ranks has"
+        )
+
+
+def check_graph(spec: str, size: int | None = None) -> None:
+    """Refuse a SPEC that leads to no graph of `size` ranks; without a size, of any number of ranks."""
     try:
-        topologies.loading.check_spec(given.topology)
-    except topologies.TopologyError as error:
-        raise UsageError(f"--topology {error}") from error
-
-
-def check_graph(spec: str, launcher: Launcher) -> None:
-    """Refuse a SPEC that leads to no graph of so many ranks."""
-    try:
-        topologies.load(spec, launcher.size)
+        topologies.loading.check_spec(spec)
+        if size is not None:
+            topologies.load(spec, size)
     except topologies.TopologyError as error:
         raise UsageError(f"--topology {error}") from error
 
@@ -194,7 +216,7 @@ def check_world(given: argparse.Namespace) -> None:
 
 
 def check_writable(file: Path, launcher: Launcher) -> None:
-    """Make the folder of a result now, rather than fail when it is there. Rank 0 writes."""
+    """Make the folder of a result before anything is measured, and refuse a file that rank 0 cannot write."""
     if launcher.rank > 0:
         return
     folder = file.parent

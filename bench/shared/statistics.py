@@ -1,11 +1,14 @@
-"""What is said of many measured values."""
+"""Medians over windows of updates, and paired tests of whether two arms differ."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+CONFIDENCE = 0.95
 
 
 class Summary(NamedTuple):
@@ -20,8 +23,8 @@ class Summary(NamedTuple):
 def summary(values: Sequence[float], window: int = 1) -> Summary:
     """Of the means over windows of `window` values; a last window that is not full is left out.
 
-    An algorithm that communicates every τ-th step is judged with window τ: the median over single steps would not see
-    its communication at all.
+    A method that communicates every τ-th step is judged with window τ: the median over single steps would not see its
+    communication at all.
 
     >>> summary([1.0, 1.0, 4.0, 1.0, 1.0, 4.0], window=3).median
     2.0
@@ -34,10 +37,10 @@ def summary(values: Sequence[float], window: int = 1) -> Summary:
 
 
 def window(period: int, *, periodic: bool, blocking: bool) -> int:
-    """Updates whose mean is one value: of one, where each is like the other and begins at a barrier.
+    """Updates whose mean is one value: one update, where each is like the other and begins at a barrier.
 
-    Where something happens in every τ-th update only, τ of them are like the next τ. Without a barrier, what one update
-    waits for the next one need not, so that only many of them together tell.
+    Where something happens in every τ-th update only, τ of them are like the next τ. Without a barrier the wait of one
+    update may spare the next one its own, so that only the mean of many tells.
 
     >>> window(12, periodic=False, blocking=True), window(12, periodic=False, blocking=False)
     (1, 12)
@@ -45,13 +48,43 @@ def window(period: int, *, periodic: bool, blocking: bool) -> int:
     return period if periodic or not blocking else 1
 
 
-def smooth(values: Sequence[float], width: int) -> list[float]:
-    """Means over the last `width` values, of fewer at the beginning.
+class Comparison(NamedTuple):
+    """Of a − b over pairs: the mean difference, its 95 % interval, t and p of the two-sided paired test, and Cohen's
+    d_z, the mean difference over its standard deviation."""
 
-    >>> smooth([2.0, 4.0, 6.0], 2)
-    [2.0, 3.0, 5.0]
+    difference: float
+    low: float
+    high: float
+    t: float
+    p: float
+    effect: float
+
+
+def paired(a: Sequence[float], b: Sequence[float]) -> Comparison:
+    """Student's paired t-test; where no pair differs, p is 1.
+
+    >>> paired([3.0, 5.0, 4.0], [1.0, 2.0, 3.0]).difference
+    2.0
     """
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - width, 0)
-    return [float(mean) for mean in (sums[ends] - sums[starts]) / (ends - starts)]
+    differences = [x - y for x, y in zip(a, b, strict=True)]
+    mean, spread = statistics.fmean(differences), statistics.stdev(differences)
+    if spread == 0:  # t has no value
+        return Comparison(mean, mean, mean, 0.0, 1.0 if mean == 0 else 0.0, 0.0)
+    from scipy import stats  # which takes a second, and every command's --help would wait for it
+
+    test = stats.ttest_rel(a, b)
+    low, high = test.confidence_interval(CONFIDENCE)
+    return Comparison(mean, float(low), float(high), float(test.statistic), float(test.pvalue), mean / spread)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment, in the order given: the k-th smallest of m times m − k + 1, never falling.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics, 1979.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(p, kind="stable")
+    rising = np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1))
+    return [float(each) for each in np.minimum(rising, 1.0)[np.argsort(order)]]

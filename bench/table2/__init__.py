@@ -1,6 +1,6 @@
 """SlowMo's table 2 at a hundredth of its bytes and rate: `python -m bench table2`.
 
-`rows` says what each row communicates and what bytes over bandwidth make of it, and `measurement` measures it. `beside`
+`rows` has the rows and the time that bytes over bandwidth predict for each, and `measurement` measures them. `beside`
 sets measured, predicted and published seconds side by side, `notes` says why they differ, `report` and `picture` show
-them.
+them. It imports `bench.shared`, the loop of `bench.update` and the line of `bench.cluster`.
 """

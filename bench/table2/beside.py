@@ -7,10 +7,10 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from ..shared import paper as published
-from ..shared.algorithms import ALGORITHMS
+from ..shared.methods import METHODS
 from . import notes
 from .measurement import Measured
-from .rows import HALVES, NBYTES, ROWS, Half, Line, Periods, Row
+from .rows import HALVES, NBYTES, ROWS, Half, Line, Periods, predicted
 
 WITHIN = 0.05
 """Of its prediction: where a row belongs."""
@@ -26,7 +26,7 @@ class Order(NamedTuple):
     holds: bool
 
     def __str__(self) -> str:
-        order = " < ".join(ALGORITHMS[name].title for name in self.names)
+        order = " < ".join(METHODS[name].title for name in self.names)
         return f"order of the paper, {order}: {'measured too' if self.holds else 'not so here'}"
 
 
@@ -73,35 +73,37 @@ def _seconds(measured: Measured, name: str) -> float:
 
 
 def _result(
-    name: str, half: Half, row: Row, measured: Measured, compute: float, ranks: int, periods: Periods
+    name: str, half: Half, row: str, measured: Measured, compute: float, ranks: int, periods: Periods
 ) -> dict[str, Any]:
-    seconds, paper = _seconds(measured, row.name), half.paper.seconds.get(row.name)
-    predicted = row.predicted(compute, measured.line, ranks, periods)
+    method = periods.method(row)
+    seconds, paper = _seconds(measured, row), half.paper.seconds.get(row)
+    expected = predicted(method, compute, measured.line, ranks)
     over_sgp = seconds / _seconds(measured, "sgp")
-    paper_over_sgp = None if paper is None else paper / half.paper.seconds["sgp"]
-    over_paper = None
-    if paper is not None and paper_over_sgp is not None and notes.at_scale(measured.line.paused):
-        over_paper = seconds / paper if half.same else over_sgp / paper_over_sgp
+    paper_over_sgp = over_paper = None
+    if paper is not None:
+        paper_over_sgp = paper / half.paper.seconds["sgp"]
+        if notes.at_scale(measured.line.paused):
+            over_paper = seconds / paper if half.same else over_sgp / paper_over_sgp
     result = {
         "half": name,
-        "algorithm": row.name,
+        "algorithm": row,
         "bytes": NBYTES,
         "compute": half.compute,
         "topology": "exponential",
-        "period": row.period(periods),
-        "window": row.window(periods),
-        "level": ALGORITHMS[row.name].blocking,
-        **measured.rows[row.name],
+        "period": method.period,
+        "window": periods.window(row),
+        "level": method.blocking,
+        **measured.rows[row],
         "measured": seconds,
-        "predicted": predicted,
-        "over_predicted": seconds / predicted,
-        "outside": abs(seconds / predicted - 1) > WITHIN,
+        "predicted": expected,
+        "over_predicted": seconds / expected,
+        "outside": abs(seconds / expected - 1) > WITHIN,
         "paper": paper,
         "over_paper": over_paper,
         "over_sgp": over_sgp,
         "paper_over_sgp": paper_over_sgp,
     }
-    return {**result, "why": notes.why(half, row, result, ranks)}
+    return {**result, "why": notes.why(half, method, result, ranks)}
 
 
 def _order(paper: published.Half, measured: Mapping[str, float]) -> Order:

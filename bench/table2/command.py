@@ -37,9 +37,7 @@ import argparse
 from gossip import UsageError
 from gossip.launching.launchers import Launcher
 
-from ..shared import options, record, screen
-from ..shared import paper as published
-from ..update import tables
+from ..shared import options, paper, record, screen, tables
 from . import measurement, picture, report
 from .beside import beside
 from .rows import HALVES, ROWS, Periods
@@ -52,34 +50,14 @@ UNITS = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What can be asked for."""
-    every = list(HALVES)
-    parser.add_argument(
-        "--halves",
-        type=options.some_of(every),
-        default=every,
-        metavar="NAME,...",
-        help=f"some of {', '.join(every)} (default: {','.join(every)})",
-    )
-    parser.add_argument(
-        "--steps",
-        type=options.count,
-        default=2 * published.PERIOD,
-        metavar="N",
-        help=f"measured updates of each row; what fills no window of τ is left out (default: {2 * published.PERIOD})",
-    )
-    parser.add_argument(
-        "--warmup",
-        type=options.natural,
-        default=4,
-        metavar="N",
-        help="updates before, or a window if that is more (default: 4)",
-    )
-    for option, τ, what in (
-        ("--period", published.PERIOD, "SlowMo"),
-        ("--local-period", published.LOCAL_PERIOD, "Local SGD, with SlowMo or without"),
-    ):
-        parser.add_argument(option, type=options.count, default=τ, metavar="N", help=f"τ of {what} (default: {τ})")
+    """The command's options."""
+    options.add_some(parser, "--halves", HALVES, ",".join(HALVES))
+    steps = "measured updates of each row; updates that fill no window of τ are left out"
+    options.option(parser, "--steps", options.count, str(2 * paper.PERIOD), steps)
+    options.option(parser, "--warmup", options.natural, "4", "updates before, or a window if that is more")
+    options.option(parser, "--period", options.count, str(paper.PERIOD), "τ of SlowMo")
+    local = "τ of Local SGD, with SlowMo or without"
+    options.option(parser, "--local-period", options.count, str(paper.LOCAL_PERIOD), local)
     options.add_world(parser)
     options.add_files(parser, "table2")
 
@@ -115,12 +93,11 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     for sentence in report.LEGEND:
         console.print(sentence)
     results = [result for half in halves for result in half.results]
-    name = given.out / given.json.stem
     record.write(
         given, launcher, given.json, transport=transport, unit=UNITS,
         halves=[half.record() for half in halves], results=results,
     )  # fmt: skip
-    tables.write_csv(name.with_name(f"{name.name}.csv"), results)
-    name.with_name(f"{name.name}.md").write_text(report.markdown(f"SlowMo's table 2, {ranks}", halves))
-    picture.draw(name.with_name(f"{name.name}.png"), halves, ranks)
-    console.print(f"written to {given.json}, and as .csv, .md and .png to {name}")
+    tables.write_csv(options.beside(given, "csv"), results)
+    options.beside(given, "md").write_text(report.markdown(f"SlowMo's table 2, {ranks}", halves))
+    picture.draw(options.beside(given, "png"), halves, ranks)
+    console.print(f"written to {given.json}, and as .csv, .md and .png to {given.out / given.json.stem}")

@@ -14,10 +14,10 @@ from topologies import exponential
 
 from ..cluster import line
 from ..shared import screen
-from ..shared.algorithms import ALGORITHMS
+from ..shared.methods import METHODS
 from ..update import models, wire
 from ..update.measuring import figures, gathered, measure, sgd
-from .rows import HALVES, NBYTES, ROWS, Half, Line, Periods, Row
+from .rows import HALVES, NBYTES, ROWS, Half, Line, Periods
 
 
 class Measured(NamedTuple):
@@ -38,8 +38,8 @@ def run(given: argparse.Namespace, course: screen.Course) -> tuple[str, dict[str
             transport = world.transport
             measured = Measured(_line(world, HALVES[name].compute, given.timeout), {})
             for row in ROWS:
-                course.part(f"{name}: {row.title}")
-                measured.rows[row.name] = _row(row, HALVES[name], world, given, periods)
+                course.part(f"{name}: {METHODS[row].title}")
+                measured.rows[row] = _row(row, HALVES[name], world, given, periods)
                 course.advance(updates_of(row, given, periods))
                 gc.collect()
             found[name] = measured
@@ -56,28 +56,27 @@ def refuse_shared(hosts: Sequence[str]) -> None:
         )
 
 
-def warmup_of(row: Row, given: argparse.Namespace, periods: Periods) -> int:
+def warmup_of(row: str, given: argparse.Namespace, periods: Periods) -> int:
     """At least a window, so that nothing which is timed happens for the first time."""
-    return max(int(given.warmup), row.window(periods))
+    return max(int(given.warmup), periods.window(row))
 
 
-def updates_of(row: Row, given: argparse.Namespace, periods: Periods) -> int:
+def updates_of(row: str, given: argparse.Namespace, periods: Periods) -> int:
     """How many are made, warm-ups among them."""
     return warmup_of(row, given, periods) + int(given.steps)
 
 
-def _row(row: Row, half: Half, world: World, given: argparse.Namespace, periods: Periods) -> dict[str, Any]:
+def _row(row: str, half: Half, world: World, given: argparse.Namespace, periods: Periods) -> dict[str, Any]:
     task = models.sleep(NBYTES, world, half.compute)
-    algorithm, window = ALGORITHMS[row.name], row.window(periods)
-    optimizer = algorithm.build(sgd(task.module), world, exponential(world.size), row.period(periods))
-    warmup = warmup_of(row, given, periods)
-    own = measure(optimizer, world, task.compute, given.steps, warmup, level=algorithm.blocking)
+    method = periods.method(row)
+    optimizer, warmup = method.around(sgd(task.module), world), warmup_of(row, given, periods)
+    own = measure(optimizer, world, task.compute, given.steps, warmup, level=method.blocking)
+    window = periods.window(row)
     return figures(gathered(own.whole(window), world), window)
 
 
 def _line(world: World, pause: float, timeout: float) -> Line:
     """Of raw sockets, now, over the hops of the graph; where all ranks share a host, through its loopback."""
-
     found = wire.paused_and_steady(world, exponential(world.size), NBYTES, pause, timeout)
     if found is not None:
         return Line(found[0]["median"], found[1])

@@ -7,8 +7,8 @@ from typing import Any
 
 from ..shared import paper as published
 from ..shared import screen
-from ..shared.algorithms import ALGORITHMS
-from .rows import LINE, Half, Row
+from ..shared.methods import METHODS, Method
+from .rows import LINE, Half
 
 AS_PUBLISHED = 0.10
 """Of the paper's figure: what needs no explanation."""
@@ -28,7 +28,7 @@ def at_scale(line: float) -> bool:
     return abs(line / LINE - 1) <= SAME_LINE
 
 
-def why(half: Half, row: Row, result: Mapping[str, Any], ranks: int) -> str | None:
+def why(half: Half, method: Method, result: Mapping[str, Any], ranks: int) -> str | None:
     """A sentence on a row that differs from the paper by more than `AS_PUBLISHED`."""
     over = result["over_paper"]
     if over is None or abs(over - 1) <= AS_PUBLISHED:
@@ -43,9 +43,9 @@ def why(half: Half, row: Row, result: Mapping[str, Any], ranks: int) -> str | No
             f"{screen.ms(half.compute)} ms of compute beside {screen.ms(LINE)} ms of transfer are not the paper's "
             "shares, and this row's time over that of SGP depends on them."
         )
-    if row.overlap == 0 and over > 1:
+    if method.base == "sgp" and over > 1:
         return published.SGP_OVERLAPS
-    if row.gradients and ranks != half.paper.nodes:
+    if method.base == "ar" and ranks != half.paper.nodes:
         return _models(ranks, half.paper.nodes)
     return "Its bytes predict what was measured; what else took time in the paper's run is not in its table."
 
@@ -58,10 +58,10 @@ def notes(half: Half, line: float, results: Sequence[Mapping[str, Any]], ranks: 
     found: dict[str, list[str]] = {}
     crowded = [result for result in results if not result["level"] and result["outside"]]
     if half.compute < line and crowded:
-        found[CROWDED] = [ALGORITHMS[result["algorithm"]].title for result in crowded]
+        found[CROWDED] = [METHODS[result["algorithm"]].title for result in crowded]
     for result in results:
         if result["why"]:
-            found.setdefault(result["why"], []).append(ALGORITHMS[result["algorithm"]].title)
+            found.setdefault(result["why"], []).append(METHODS[result["algorithm"]].title)
     reasons = [f"{', '.join(titles)}: {sentence}" for sentence, titles in found.items()]
     if half.same:
         return [_models(ranks, half.paper.nodes), *reasons]

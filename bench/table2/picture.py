@@ -9,8 +9,8 @@ from typing import Any
 from topologies.commands.pictures.canvas import INK, QUIET, save
 
 from ..shared import screen
-from ..shared.algorithms import ALGORITHMS
 from ..shared.bars import Sheet, legend
+from ..shared.methods import METHODS
 from . import report
 from .beside import Beside
 
@@ -53,7 +53,7 @@ def _panel(axes: Any, half: Beside) -> None:
             axes.barh(row + (number - 1) * THICK, seconds * 1e3, height=THICK, color=color)
             longest = max(longest, seconds)
         texts = ["" if result[head] is None else screen.ms(result[head]) for head in COLUMNS]
-        SHEET.label(axes, row, ALGORITHMS[result["algorithm"]].title, texts, bold="measured")
+        SHEET.label(axes, row, METHODS[result["algorithm"]].title, texts, bold="measured")
     left = SHEET.margin()
     axes.set_title(half.half.paper.title, loc="left", x=left, size=10.5, color=INK, weight="bold", pad=24)
     scaled = "" if half.half.same else "; its bars scaled to our SGP"

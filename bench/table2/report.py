@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from ..shared import screen
-from ..shared.algorithms import ALGORITHMS
+from ..shared import screen, tables
+from ..shared.methods import METHODS
 from .beside import WITHIN, Beside
 
 LEGEND = (
@@ -66,7 +66,7 @@ def rows(half: Beside) -> list[list[str]]:
     """A line for each result, its title first."""
     chosen = columns(half)
     return [
-        [ALGORITHMS[result["algorithm"]].title, *(column.cell(result) for column in chosen)] for result in half.results
+        [METHODS[result["algorithm"]].title, *(column.cell(result) for column in chosen)] for result in half.results
     ]
 
 
@@ -78,16 +78,14 @@ def said(half: Beside) -> list[str]:
 def on_screen(half: Beside) -> Table:
     """For a terminal."""
     title = f"{half.half.paper.title}\n{setting(half)}"
-    return screen.table(title, ["algorithm", *(column.head for column in columns(half))], rows(half))
+    return tables.on_screen(title, ["algorithm", *(column.head for column in columns(half))], rows(half))
 
 
 def markdown(heading: str, halves: Sequence[Beside]) -> str:
-    """A heading, a table for each half and what has to be said of it, and the legend."""
-    lines = [f"# {heading}", ""]
+    """A heading, a table and its sentences for each half, and the legend."""
+    paragraphs = [f"# {heading}"]
     for half in halves:
-        heads = [column.head for column in columns(half)]
-        lines += [f"## {half.half.paper.title}", "", f"{setting(half)}.", ""]
-        lines += [f"| algorithm | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads)]
-        lines += [f"| {' | '.join(row)} |" for row in rows(half)]
-        lines += ["", *(f"- {sentence}" for sentence in said(half)), ""]
-    return "\n".join([*lines, *LEGEND, ""])
+        heads = ["algorithm", *(column.head for column in columns(half))]
+        paragraphs += [f"## {half.half.paper.title}", f"{setting(half)}.", tables.markdown(heads, rows(half))]
+        paragraphs.append("\n".join(f"- {sentence}" for sentence in said(half)))
+    return "\n\n".join([*paragraphs, "\n".join(LEGEND)]) + "\n"

@@ -14,27 +14,32 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..shared import paper as published
-from ..shared.algorithms import ALGORITHMS
+from ..shared import paper
+from ..shared.methods import METHODS, Method
 from ..shared.statistics import window
 
 SCALE = 100
-NBYTES, RATE = published.NBYTES // SCALE, published.RATE / SCALE
+NBYTES, RATE = paper.NBYTES // SCALE, paper.RATE / SCALE
 LINE = 8 * NBYTES / RATE
 """Seconds that the paper's line takes, and at this scale those of ours."""
+
+ROWS = (
+    *("none", "ar", "ar-slowmo", "local", "local-slowmo", "sgp", "sgp-slowmo", "sgp-noaverage"),
+    *("osgp", "osgp-slowmo", "osgp-noaverage"),
+)
 
 
 class Half(NamedTuple):
     """One of the table's data sets: the paper's figures, seconds of compute here, and whether they are the paper's."""
 
-    paper: published.Half
+    paper: paper.Half
     compute: float
     same: bool
 
 
 HALVES = {
-    "imagenet": Half(published.IMAGENET, published.COMPUTE, same=True),
-    "wmt": Half(published.WMT, 0.05, same=False),
+    "imagenet": Half(paper.IMAGENET, paper.COMPUTE, same=True),
+    "wmt": Half(paper.WMT, 0.05, same=False),
 }
 
 
@@ -44,72 +49,36 @@ class Periods(NamedTuple):
     slowmo: int
     local: int
 
+    def method(self, name: str) -> Method:
+        """The method of a row, with its τ."""
+        return METHODS[name].over("exponential", self.local if name.startswith("local") else self.slowmo)
+
+    def window(self, name: str) -> int:
+        """Updates of a row whose mean is a time."""
+        method = self.method(name)
+        return window(method.period, periodic=method.periodic, blocking=method.blocking)
+
 
 class Line(NamedTuple):
     """Seconds that the line takes for a model's bytes.
 
     paused: after a pause, in which a shaper, as a switch's buffer, makes room for a burst. steady: one message right
-    after another, which is what twice the bytes take more.
+    after another, which is the time that twice the bytes take more.
     """
 
     paused: float
     steady: float
 
 
-class Row(NamedTuple):
-    """What an algorithm, by its name in `ALGORITHMS`, communicates.
+def predicted(method: Method, compute: float, line: Line, ranks: int) -> float:
+    """Seconds of an update.
 
-    overlap: of the round of gossip in each update, None without. gradients: averaged over the world in each update.
-    averages: the parameters are, once in a period, which is Local SGD's if `local`.
+    >>> predicted(Periods(48, 12).method("sgp-slowmo"), 0.25, Line(0.08, 0.085), ranks=2)
+    0.3316666666666667
     """
-
-    name: str
-    overlap: int | None = None
-    gradients: bool = False
-    averages: bool = False
-    local: bool = False
-
-    @property
-    def title(self) -> str:
-        """What it is called in tables."""
-        return ALGORITHMS[self.name].title
-
-    def period(self, periods: Periods) -> int:
-        """Its τ."""
-        return periods.local if self.local else periods.slowmo
-
-    def window(self, periods: Periods) -> int:
-        """Updates whose mean is a time."""
-        algorithm = ALGORITHMS[self.name]
-        return window(self.period(periods), periodic=algorithm.periodic, blocking=algorithm.blocking)
-
-    def predicted(self, compute: float, line: Line, ranks: int, periods: Periods) -> float:
-        """Seconds of an update.
-
-        >>> Row("sgp-slowmo", overlap=0, averages=True).predicted(0.25, Line(0.08, 0.085), 2, Periods(48, 12))
-        0.3316666666666667
-        """
-        average = 2 * (ranks - 1) / ranks * line.paused
-        seconds = max(compute, line.steady) if self.overlap == 1 else compute
-        if self.overlap == 0:
-            seconds += line.paused
-        if self.gradients:
-            seconds += average
-        if self.averages:
-            seconds += average / self.period(periods)
-        return seconds
-
-
-ROWS = (
-    Row("none"),
-    Row("ar", gradients=True),
-    Row("ar-slowmo", gradients=True, averages=True),
-    Row("local", averages=True, local=True),
-    Row("local-slowmo", averages=True, local=True),
-    Row("sgp", overlap=0),
-    Row("sgp-slowmo", overlap=0, averages=True),
-    Row("sgp-noaverage", overlap=0),
-    Row("osgp", overlap=1),
-    Row("osgp-slowmo", overlap=1, averages=True),
-    Row("osgp-noaverage", overlap=1),
-)
+    traffic = method.traffic()
+    average = 2 * (ranks - 1) / ranks * line.paused
+    seconds = max(compute, line.steady) if traffic.overlap == 1 else compute
+    if traffic.overlap == 0:
+        seconds += line.paused
+    return seconds + sum(average / every for every in traffic.averages)

@@ -38,32 +38,27 @@ from .studies import AXES, STUDIES
 from .study import Study
 
 MEASURED = {"quadratic": quadratic.run, "consensus": apart.run}
-"""What tests no claim, and so has no plan."""
+"""Measurements that test no claim, and so have no plan."""
 PRESETS = (*STUDIES, *MEASURED)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What can be asked for."""
+    """The command's options."""
     parser.add_argument("--preset", choices=PRESETS, help="which study (default: quick)")
-    parser.add_argument("--quick", action="store_true", help="the same as --preset quick: under three minutes")
-    parser.add_argument("--plan", action="store_true", help="print the plan and the time it would take, run nothing")
-    parser.add_argument(
-        "--tuning-only", action="store_true", help="run the tuning seeds alone, for all arms, and test no claim"
-    )
-    parser.add_argument(
-        "--rehearse", action="store_true", help="an eighth of the steps on three seeds, in OUT/rehearsal: does it run?"
-    )
-    parser.add_argument(
-        "--check-virtual", action="store_true", help="train every method on threads and under mpirun, and compare"
-    )
-    parser.add_argument("--jobs", type=options.count, default=1, metavar="N", help="runs at a time (default: 1)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("out/train"), metavar="FOLDER", help="(default: out/train)"
-    )  # fmt: skip
+    for name, text in (
+        ("--quick", "the same as --preset quick: under three minutes"),
+        ("--plan", "print the plan and the time it would take, run nothing"),
+        ("--tuning-only", "run the tuning seeds alone, for all arms, and test no claim"),
+        ("--rehearse", "an eighth of the steps on three seeds, in OUT/rehearsal: does it run?"),
+        ("--check-virtual", "train every method on threads and under mpirun, and compare"),
+    ):
+        parser.add_argument(name, action="store_true", help=text)
+    options.option(parser, "--jobs", options.count, "1", "runs at a time")
+    options.option(parser, "--out", Path, "out/train", "for tables, pictures and finished runs", "FOLDER")
 
 
 def check(given: argparse.Namespace, launcher: Launcher) -> None:
-    """Refuse what cannot be studied."""
+    """Refuse options that do not go together."""
     if launcher.size > 1:
         raise UsageError("its workers are threads of one process: start it as `python -m bench train`, by itself")
     asked = [name for name in ("preset", "quick", "plan", "tuning_only", "rehearse") if getattr(given, name)]
@@ -124,7 +119,7 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     seeds = study.tuning if given.tuning_only else study.testing
     found = results(study, chosen, known, seeds)
     judged = [] if given.tuning_only else verdicts(study, found)
-    said = report.tables(study, found, judged)
+    said = report.findings(study, found, judged)
     console.print(said, markup=False, soft_wrap=True)
     console.print(report.legend(seeds))
     base = given.out / (f"{study.name}-tuning" if given.tuning_only else study.name)

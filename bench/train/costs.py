@@ -1,4 +1,4 @@
-"""What a run would take on a network that is slower than the accelerators, by the model of `bench scale`.
+"""The time of a run on a network that is slower than the accelerators, by the model of `bench scale`.
 
 Models here are small; the prediction is for one of ResNet-50's size that takes as long to compute, with as many workers
 and the same method.
@@ -26,7 +26,7 @@ NETWORK = (
 
 
 def seconds(run: Run) -> float:
-    """Of all steps of the run, predicted.
+    """The predicted time of all steps of the run.
 
     Exact averages travel in float32; with a wire, or parameters of 16 bits, they count as if they were as short.
     """
@@ -36,13 +36,13 @@ def seconds(run: Run) -> float:
 
 
 def _share(wire: str | None) -> float:
-    """Of the bytes of float32, what travels."""
+    """The share of the bytes of float32 that travels."""
     values = torch.empty(1 << 16)
     return CODECS[wire].buffer(values).nbytes / values.nbytes
 
 
 @functools.cache
 def _of_a_step(method: Method, moments: int, workers: int, nbytes: int) -> float:
-    timed, graph = method.timed(moments), topologies.load(method.graph, workers)
-    steps = -(-192 // timed.window) * timed.window
-    return simulate({"it": timed}, Cluster(MACHINE, workers), graph, nbytes, steps, warmup=48)["it"].seconds.mean
+    traffic, graph = method.traffic(moments), topologies.load(method.graph, workers)
+    steps = -(-192 // traffic.window) * traffic.window
+    return simulate({"it": traffic}, Cluster(MACHINE, workers), graph, nbytes, steps, warmup=48)["it"].seconds.mean

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from ..shared.testing import Comparison, holm, paired
+from ..shared.statistics import Comparison, holm, paired
 from .conducting import Finished
 from .runs import Outcome, Run
 from .study import LEVEL, Arm, Claim, Study, better

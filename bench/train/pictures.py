@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from topologies.commands.pictures.canvas import FAINT, GREY, INK, QUIET, canvas, save
+from topologies.commands.pictures.canvas import INK, canvas, save
 from topologies.commands.pictures.curves import LOOKS
 
+from ..shared.bars import frame
 from . import costs
 from .findings import Result
 from .workloads import WORKLOADS
@@ -107,15 +108,3 @@ def _along(axes: Axes, own: Sequence[Result], looks: dict[str, dict[str, Any]], 
     axes.set_xticks(places, labels=[f"{x:g}" for x in places])
     axes.set_xticks([], minor=True)
     frame(axes, what, WORKLOADS[own[0].run.workload].metric)
-
-
-def frame(axes: Axes, across: str, up: str) -> None:
-    """What all panels share: names, quiet ticks, a faint grid, and two spines of four."""
-    axes.set_xlabel(across, size=9.5, color=INK)
-    axes.set_ylabel(up, size=9.5, color=INK)
-    axes.tick_params(labelsize=8.5, colors=QUIET, which="both")
-    axes.tick_params(length=3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.grid(visible=True, color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)

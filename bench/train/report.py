@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ..shared import screen
+from ..shared import screen, tables
 from . import costs
 from .findings import Result, Verdict
 from .runs import Run
@@ -17,23 +17,27 @@ HEADS = ("arm", "tested with", "score", "training loss", "sent per step", "predi
 CLAIMS = ("claim", "difference", "95 % interval", "t", "p", "p, Holm", "d_z", "verdict")
 
 
-TEXTS = ("tested with", "mean scores", "verdict")
+TEXTS = ("tested with", "candidates", "mean scores", "verdict")
 """Columns that hold no numbers."""
 
 
 def plan(study: Study) -> str:
     """The study as Markdown, before anything has run."""
+    rows = [(arm.name, "; ".join(map(_said, arm.candidates))) for arm in study.arms]
+    paragraphs = [f"# {study.title}", f"Hypothesis: {study.hypothesis}"]
+    paragraphs.append(tables.markdown(("arm", "candidates"), rows, TEXTS))
     tuned = [arm for arm in study.arms if len(arm.candidates) > 1]
-    lines = [f"# {study.title}", "", f"Hypothesis: {study.hypothesis}", "", "| arm | candidates |", "|---|---|"]
-    for arm in study.arms:
-        lines.append(f"| {arm.name} | {'; '.join(_said(run) for run in arm.candidates)} |")
     if tuned:
-        lines += ["", f"Each arm with several candidates is tuned with {len(tuned[0].candidates)} of them on seeds "
-                  f"{_seeds(study.tuning)}: the best mean score is tested."]  # fmt: skip
-    lines += ["", f"Tested on seeds {_seeds(study.testing)}, two-sided paired t-tests, Holm's correction over the "
-              f"{len(study.claims)} claims, level {LEVEL:g}:", ""]  # fmt: skip
-    lines += [f"- {_claim(claim.better, claim.than, claim.measure)}" for claim in study.claims]
-    return "\n".join([*lines, ""])
+        paragraphs.append(
+            f"Each arm with several candidates is tuned with {len(tuned[0].candidates)} of them on seeds "
+            f"{_seeds(study.tuning)}: the best mean score is tested."
+        )
+    paragraphs.append(
+        f"Tested on seeds {_seeds(study.testing)}, two-sided paired t-tests, Holm's correction over the "
+        f"{len(study.claims)} claims, level {LEVEL:g}:"
+    )
+    claims = [f"- {_claim(claim.better, claim.than, claim.measure)}" for claim in study.claims]
+    return "\n\n".join([*paragraphs, "\n".join(claims)]) + "\n"
 
 
 def _claim(better: str, than: str, measure: str) -> str:
@@ -52,23 +56,31 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
 
 
-def tables(study: Study, found: Sequence[Result], judged: Sequence[Verdict]) -> str:
-    """Markdown: a table for each task, then the claims, then what was chosen between."""
-    lines: list[str] = []
+def findings(study: Study, found: Sequence[Result], judged: Sequence[Verdict]) -> str:
+    """Markdown: a table for each task, then the claims, then the candidates of each arm."""
+    paragraphs: list[str] = []
     for panel in dict.fromkeys(result.arm.panel for result in found):
         own = [result for result in found if result.arm.panel == panel]
         workload = WORKLOADS[own[0].run.workload]
-        lines += [f"## {panel}", "", f"Score: {workload.metric}, {'more' if workload.rises else 'less'} is better.", ""]
-        lines += _table(HEADS, [_row(result) for result in own])
+        paragraphs.append(f"## {panel}")
+        paragraphs.append(f"Score: {workload.metric}, {'more' if workload.rises else 'less'} is better.")
+        paragraphs.append(tables.markdown(HEADS, [_row(result) for result in own], TEXTS))
     if judged:
-        lines += ["## Claims", "", *_table(CLAIMS, [_judged(each) for each in judged])]
-    tuned = [result for result in found if result.tuning]
+        paragraphs += ["## Claims", tables.markdown(CLAIMS, [_judged(each) for each in judged], TEXTS)]
+    tuned = [(result.arm.name, _tuning(result)) for result in found if result.tuning]
     if tuned:
-        rows = [(result.arm.name, "; ".join(
-            f"{'**' if run == result.run else ''}{_said(run)}: {score:.2f}{'**' if run == result.run else ''}"
-            for run, score in zip(result.arm.candidates, result.tuning, strict=True))) for result in tuned]  # fmt: skip
-        lines += [f"## Tuned on seeds {_seeds(study.tuning)}", "", *_table(("arm", "mean scores"), rows)]
-    return "\n".join(lines)
+        paragraphs.append(f"## Tuned on seeds {_seeds(study.tuning)}")
+        paragraphs.append(tables.markdown(("arm", "mean scores"), tuned, TEXTS))
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _tuning(result: Result) -> str:
+    """The mean score of each candidate; the chosen one is bold."""
+    said = []
+    for run, score in zip(result.arm.candidates, result.tuning, strict=True):
+        bold = "**" if run == result.run else ""
+        said.append(f"{bold}{_said(run)}: {score:.2f}{bold}")
+    return "; ".join(said)
 
 
 def legend(seeds: Sequence[int]) -> str:
@@ -80,15 +92,6 @@ def legend(seeds: Sequence[int]) -> str:
         "‖z_i - mean‖ / ‖mean‖ at the end. difference: positive as claimed; its interval is not corrected. d_z: "
         "difference over its deviation."
     )
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [
-        f"| {' | '.join(heads)} |",
-        "|---|" + "".join("---|" if head in TEXTS else "---:|" for head in heads[1:]),
-        *(f"| {' | '.join(row)} |" for row in rows),
-        "",
-    ]
 
 
 def _row(result: Result) -> tuple[str, ...]:

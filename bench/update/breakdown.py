@@ -11,8 +11,8 @@ from topologies.commands.pictures.canvas import INK, save
 from ..shared import screen
 from ..shared.bars import Sheet, legend
 from . import judging
+from .columns import GOSSIP, Part
 from .matrix import Result, title
-from .tables import GOSSIP, Part
 
 # Of Okabe and Ito, told apart by the colour-blind and by their lightness.
 COMPUTE, EXPOSED, HIDDEN = "#c9d1d9", "#d55e00", "#0072b2"

@@ -35,6 +35,7 @@ examples
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,14 +44,13 @@ from gossip import UsageError
 from gossip.launching.launchers import Launcher
 
 from ..peers import PEERS
-from ..shared import options, record, screen
-from ..shared.algorithms import ALGORITHMS
-from . import breakdown, judging, matrix, tables, wire
+from ..shared import options, record, screen, tables
+from ..shared.methods import METHODS
+from . import breakdown, columns, judging, matrix, wire
 from .models import MODELS
 from .plan import Plan
 
-DEFAULT = ["none", "ar", "exact", "sgp", "osgp", "local", "sgp-slowmo", "osgp-slowmo", "sgp-noaverage"]
-COMPUTE = [0.1]
+DEFAULT = "none,ar,exact,sgp,osgp,local,sgp-slowmo,osgp-slowmo,sgp-noaverage"
 WIDE = 180
 """Columns of what is printed where no terminal says how many there are."""
 
@@ -64,26 +64,23 @@ UNITS = (
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What can be asked for."""
-    algorithms = options.some_of(matrix.KNOWN)
-    parser.add_argument(
-        "--sizes",
-        type=options.sizes,
-        default=[10**6, 10**7, 4 * 10**7],
-        metavar="SIZE,...",
-        help="bytes of float32 parameters, as in 1MB,1.024MB (default: 1MB,10MB,40MB)",
-    )
-    parser.add_argument(
-        "--algorithms",
-        type=algorithms,
-        default=DEFAULT,
-        metavar="NAME,...",
-        help=f"some of {', '.join(ALGORITHMS)}, and of other libraries {', '.join(PEERS)} "
-        f"(default: {','.join(DEFAULT)})",
-    )
-    parser.add_argument(
-        "--compute", type=options.several_seconds, metavar="SECONDS,...", help="of each update (default: 0.1)"
-    )
+    """The command's options."""
+    known: dict[str, Callable[[str], Any]] = {
+        "algorithms": options.some_of(matrix.KNOWN),
+        "sizes": options.sizes,
+        "compute": options.several_seconds,
+        "topologies": options.graphs,
+        **dict.fromkeys(("steps", "repeats", "period"), options.count),
+        **dict.fromkeys(("warmup", "free"), options.natural),
+    }
+    names = f"some of {', '.join(METHODS)}, and of other libraries {', '.join(PEERS)}"
+
+    def add(name: str, default: str | None, text: str, metavar: str = "N") -> None:
+        options.option(parser, f"--{name}", known[name], default, text, metavar)
+
+    add("sizes", "1MB,10MB,40MB", "bytes of float32 parameters, as in 1MB,1.024MB", "SIZE,...")
+    add("algorithms", DEFAULT, names, "NAME,...")
+    add("compute", None, "of each update (default: 0.1)", "SECONDS,...")
     parser.add_argument(
         "--topology",
         "--topologies",
@@ -94,49 +91,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="what `python -m topologies` calls SPEC, as in base_graph,peers=2 or my_graphs:swing; several are "
         "separated by semicolons, or the option is repeated (default: exponential)",
     )
-    parser.add_argument("--steps", type=options.count, default=24, metavar="N", help="measured updates (default: 24)")
-    parser.add_argument(
-        "--warmup",
-        type=options.natural,
-        metavar="N",
-        help="updates before, over whose last τ consensus is told (default: --period)",
-    )
-    parser.add_argument(
-        "--repeats", type=options.count, default=1, metavar="N", help="times that all is measured (default: 1)"
-    )
-    parser.add_argument(
-        "--free",
-        type=options.natural,
-        metavar="N",
-        help="measured updates without barriers, beside those of blocking methods; 0 for none (default: --steps)",
-    )
-    parser.add_argument(
-        "--period", type=options.count, default=8, metavar="N", help="τ of Local SGD and SlowMo (default: 8)"
-    )
-    parser.add_argument(
-        "--model",
-        choices=tuple(MODELS),
-        default="sleep",
-        help="what computes: a sleep of --compute, or a network of three layers (default: sleep)",
-    )
-    known = {
-        "algorithms": algorithms,
-        "sizes": options.sizes,
-        "compute": options.several_seconds,
-        "topologies": options.graphs,
-        "steps": options.count,
-        "warmup": options.natural,
-        "repeats": options.count,
-        "free": options.natural,
-        "period": options.count,
-    }
+    add("steps", "24", "measured updates")
+    add("warmup", None, "updates before, over whose last τ consensus is told (default: --period)")
+    add("repeats", "1", "times that all is measured")
+    free = "measured updates without barriers, beside those of blocking methods; 0 for none (default: --steps)"
+    add("free", None, free)
+    add("period", "8", "τ of Local SGD and SlowMo")
+    options.add_choice(parser, "--model", MODELS, "sleep", "a sleep of --compute, or a network of three layers")
+    listed = f"JSON of {', '.join(known)}, each one thing or a list"
     parser.add_argument(
         "--plan",
         action=Plan,
         known=known,
         metavar="FILE",
-        help=f"JSON of {', '.join(known)}, each one thing or a list; an option behind it wins, a topology is one more "
-        "(default: none)",
+        help=f"{listed}; an option behind it wins, a topology is one more (default: none)",
     )
     parser.add_argument("--full", action="store_true", help="show all columns, as the files do, where there is room")
     options.add_world(parser)
@@ -147,7 +115,7 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
     """Refuse what cannot be measured, and say what was left open."""
     if given.model != "sleep" and given.compute is not None:
         raise UsageError(f"--compute is how long the ranks sleep, and --model {given.model} does not: leave one out")
-    given.compute = given.compute or (COMPUTE if given.model == "sleep" else [0.0])
+    given.compute = given.compute or ([0.1] if given.model == "sleep" else [0.0])
     given.topologies = list(dict.fromkeys(given.topologies or ["exponential"]))
     given.free = given.steps if given.free is None else given.free
     given.warmup = given.period if given.warmup is None else given.warmup
@@ -155,7 +123,7 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
         if count < given.period:
             raise UsageError(f"{name} {count} is less than one --period {given.period}: it would never be due")
     for graph in given.topologies:
-        options.check_graph(graph, launcher)
+        options.check_graph(graph, launcher.size)
     options.check_world(given)
     _check_peers(given, launcher)
     wire.handed()
@@ -216,19 +184,18 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     if transport == "mpi":
         ranks += "; torch and other libraries over gloo"
     judged = judging.marked(results)
-    parts = tables.parts(judged)
+    parts = columns.parts(judged)
     console.print(f"update: {ranks}")
-    shown: list[tables.Column] = []
+    shown: list[columns.Column] = []
     for part in parts:
-        fitting = tables.fitting(part, console.width, given.full)
-        console.print(tables.on_screen(part, fitting))
+        fitting = columns.fitting(part, console.width, given.full)
+        console.print(columns.on_screen(part, fitting))
         console.print(judging.verdict(part.results) + "\n", markup=False)
         shown += [column for column in fitting if column not in shown]
-    for sentence in filter(None, (judging.sharing(launcher), tables.legend(shown))):
+    for sentence in filter(None, (judging.sharing(launcher), columns.legend(shown))):
         console.print(sentence, markup=False)
-    for sentence in tables.limits(results):
+    for sentence in columns.limits(results):
         console.print(f"- {sentence}", markup=False)
-    beside = given.out / given.json.stem
     record.write(
         given,
         launcher,
@@ -239,11 +206,11 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         peers=_peers(results),
         results=[*results, *lines],
     )
-    tables.write_csv(beside.with_name(f"{beside.name}.csv"), results)
-    text = tables.markdown(f"Time per update, {ranks}", judged, given.left_out)
-    beside.with_name(f"{beside.name}.md").write_text(text)
-    breakdown.draw(beside.with_name(f"{beside.name}.png"), parts, ranks)
-    console.print(f"written to {given.json}, and as .csv, .md and .png to {beside}")
+    tables.write_csv(options.beside(given, "csv"), results)
+    text = columns.markdown(f"Time per update, {ranks}", judged, given.left_out)
+    options.beside(given, "md").write_text(text)
+    breakdown.draw(options.beside(given, "png"), parts, ranks)
+    console.print(f"written to {given.json}, and as .csv, .md and .png to {given.out / given.json.stem}")
 
 
 def _peers(results: list[matrix.Result]) -> dict[str, Any]:

@@ -6,40 +6,35 @@ import argparse
 import gc
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 import gossip
 import topologies
 from gossip import UsageError, World
-from gossip.transports import Transport
 
 from ..peers import PEERS, YARDSTICK, Peer
-from ..shared import record, screen
-from ..shared import statistics as samples
-from ..shared.algorithms import ALGORITHMS, Algorithm
+from ..shared import record, screen, statistics
+from ..shared.digits import Consensus
+from ..shared.methods import METHODS, Method
 from . import wire
-from .emulated import Compute
 from .measuring import Steps, Updates, figures, gathered, measure, sgd
-from .models import MODELS, Task
+from .models import MODELS
 
 Result = dict[str, Any]
 
 SAMPLE = 65_536
 """Elements of the model at which the ranks are compared: all would take longer than what is measured."""
 
-
 FREE = ("seconds", "computing", "waits", "in_flight", "by_rank", "mean_by_rank")
-"""What is told of the loop without barriers."""
+"""The figures that are kept of the loop without barriers."""
 
 
 class Place(NamedTuple):
-    """What a world is made for: bytes of parameters, seconds of compute, and the SPEC of the graph."""
+    """Bytes of parameters, seconds of compute, and the SPEC of the graph: each place has a world of its own."""
 
     nbytes: int
     compute: float
@@ -50,8 +45,10 @@ class Place(NamedTuple):
 class Cell:
     """One algorithm at one place.
 
-    `ranks` was measured from a barrier before each step where it is `level`, `free` without, one entry for each rank;
-    `apart` is the distance between the ranks after each of the last τ updates before.
+    Attributes:
+        level: whether a barrier stands before each step; blocking methods have one.
+        ranks, free: the measurements of each rank, and those without barriers.
+        apart: the distance between the ranks after each of the last τ updates that were not timed.
     """
 
     name: str
@@ -64,17 +61,17 @@ class Cell:
     apart: list[float] = field(default_factory=list)
 
 
-KNOWN: dict[str, Algorithm | Peer] = {**ALGORITHMS, **PEERS}
-"""All that can be measured."""
+KNOWN: dict[str, Method | Peer] = {**METHODS, **PEERS}
+"""Everything that can be measured."""
 
 
 def title(name: str) -> str:
-    """What an algorithm is called in tables."""
+    """The name of an algorithm in tables."""
     return KNOWN[name].title
 
 
 def cells(given: argparse.Namespace) -> list[Cell]:
-    """All that is asked for; what uses no graph stands under the first one alone."""
+    """Everything that is asked for; methods without a graph are measured under the first one alone."""
     found = []
     names = [*(name for name in given.algorithms if name != YARDSTICK), YARDSTICK]
     for nbytes in given.sizes:
@@ -84,13 +81,15 @@ def cells(given: argparse.Namespace) -> list[Cell]:
                 for name in names:
                     algorithm = KNOWN[name]
                     if number == 0 or algorithm.gossips:
-                        window = samples.window(given.period, periodic=algorithm.periodic, blocking=algorithm.blocking)
+                        window = statistics.window(
+                            given.period, periodic=algorithm.periodic, blocking=algorithm.blocking
+                        )
                         found.append(Cell(name, place, window, algorithm.blocking))
     return found
 
 
 def updates_of(cell: Cell, given: argparse.Namespace) -> int:
-    """How many are made in one repeat, warm-ups among them."""
+    """The number of updates in one repeat, warm-ups among them."""
     free = given.warmup + given.free if cell.level and given.free else 0
     return int(given.warmup + given.steps + free)
 
@@ -124,7 +123,7 @@ def run(given: argparse.Namespace, course: screen.Course) -> tuple[str, list[Res
 
 
 def _agree(world: World, given: argparse.Namespace) -> None:
-    """Refuse to measure where ranks would not measure the same: what is not installed, each left out by itself."""
+    """Refuse to measure where ranks would not measure the same: each has left out what is not installed there."""
     everywhere = record.gather(world, given.algorithms)
     for rank, names in enumerate(everywhere):
         missing = [name for each in everywhere for name in each if name not in names]
@@ -138,33 +137,29 @@ def _agree(world: World, given: argparse.Namespace) -> None:
 def _measure(cell: Cell, world: World, given: argparse.Namespace) -> None:
     task = MODELS[given.model](cell.place.nbytes, world, cell.place.compute)
     cell.nbytes = task.nbytes
-    with _running(cell, task, world, given) as running:
-        apart: list[float] = []
-        watch = _watch(world, running.module, apart) if running.module is not None else None
-        own = measure(running.steps, world, running.compute, given.steps, given.warmup, level=cell.level, watch=watch)
-        cell.apart += apart[-given.period :]
-        _gather(cell.ranks, own.whole(given.period), world)
-        if cell.level and given.free:
-            own = measure(running.steps, world, running.compute, given.free, given.warmup, level=False)
-            _gather(cell.free, own.whole(given.period), world)
-
-
-class _Running(NamedTuple):
+    peer = PEERS[cell.name].build(task, world, given.period, given.timeout) if cell.name in PEERS else None
     steps: Steps
-    compute: Compute
     module: nn.Module | None
-
-
-@contextmanager
-def _running(cell: Cell, task: Task, world: World, given: argparse.Namespace) -> Iterator[_Running]:
-    if cell.name in PEERS:
-        peer = PEERS[cell.name].build(task, world, given.period, given.timeout)
-        yield _Running(peer, peer.compute, peer.module)
-        peer.close()
+    if peer is None:
+        steps = METHODS[cell.name].over(cell.place.graph, given.period).around(sgd(task.module), world)
+        compute, module = task.compute, task.module
     else:
-        graph = topologies.load(cell.place.graph, world.size)
-        optimizer = ALGORITHMS[cell.name].build(sgd(task.module), world, graph, given.period)
-        yield _Running(optimizer, task.compute, task.module)
+        steps, compute, module = peer, peer.compute, peer.module
+    apart: list[float] = []
+    look = None if module is None else Consensus(world, module, SAMPLE)
+
+    def watch() -> None:
+        if look is not None:
+            apart.append(look.distance())
+
+    own = measure(steps, world, compute, given.steps, given.warmup, level=cell.level, watch=watch)
+    cell.apart += apart[-given.period :]
+    _gather(cell.ranks, own.whole(given.period), world)
+    if cell.level and given.free:
+        own = measure(steps, world, compute, given.free, given.warmup, level=False)
+        _gather(cell.free, own.whole(given.period), world)
+    if peer is not None:
+        peer.close()
 
 
 def _gather(ranks: list[Updates], own: Updates, world: World) -> None:
@@ -173,27 +168,9 @@ def _gather(ranks: list[Updates], own: Updates, world: World) -> None:
         rank.add(more)
 
 
-def _watch(world: World, module: nn.Module, apart: list[float]) -> Callable[[], None]:
-    """Notes how far the ranks are apart."""
-    channel = world.channel()
-    return lambda: apart.append(consensus(world, channel, module))
-
-
-@torch.no_grad()
-def consensus(world: World, channel: Transport, module: nn.Module) -> float:
-    """sqrt(mean_i ‖z_i − z̄‖²) / ‖z̄‖ over at most about `SAMPLE` elements, evenly spaced; every rank calls it."""
-    every = max(1, sum(parameter.numel() for parameter in module.parameters()) // SAMPLE)
-    z = torch.cat([parameter.reshape(-1)[::every].double() for parameter in module.parameters()])
-    mean = z.clone()
-    channel.sum([mean]).wait()
-    mean /= world.size
-    squares = record.gather(world, float((z - mean).norm()) ** 2)
-    return math.sqrt(math.fsum(squares) / world.size) / float(mean.norm())
-
-
 def _result(cell: Cell, given: argparse.Namespace, alone: Cell | None) -> Result:
     everywhere = figures(cell.ranks, cell.window)
-    # Without barriers, windows: see `samples.window`.
+    # Without barriers, windows: see `statistics.window`.
     free = figures(cell.free, given.period) if cell.free else None if cell.level else everywhere
     if cell.name in PEERS:
         untold = dict.fromkeys(PEERS[cell.name].unknown)

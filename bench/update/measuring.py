@@ -11,18 +11,25 @@ from typing import Any, Protocol
 import torch
 
 from gossip import Stats, World
-from topologies import Topology
 
 from ..cluster import line
 from ..shared import record
-from ..shared.algorithms import Algorithm, Trained
+from ..shared.methods import Method, Trained
 from ..shared.statistics import summary
 from .models import Vector
+
+COUNTERS = {
+    "waits": "seconds_exposed",
+    "in_flight": "seconds_in_flight",
+    "merging": "seconds_merging",
+    **{name: name for name in ("bytes_sent", "bytes_received", "messages_sent", "messages_received")},
+}
+"""Attributes of `Updates`, and the counters of the runtime that they hold."""
 
 
 @dataclass
 class Updates:
-    """What one rank measured, one entry for each update.
+    """The measurements of one rank, one entry for each update.
 
     Attributes:
         seconds: of compute and step, without the barrier between them.
@@ -46,7 +53,7 @@ class Updates:
     threads: float = 0.0
 
     def add(self, others: Updates) -> None:
-        """Take in more of the same."""
+        """Append more of the same."""
         for name, values in vars(others).items():
             setattr(self, name, getattr(self, name) + values)
 
@@ -61,15 +68,9 @@ class Updates:
         """As JSON holds them: seconds, bytes and messages of one update; medians and spread over windows of updates."""
         count = len(self.seconds)
         return {
-            "seconds": summary(self.seconds, window)._asdict(),
-            "computing": summary(self.computing, window)._asdict(),
-            "waits": summary(self.waits, window)._asdict(),
-            "in_flight": summary(self.in_flight, window).median,
-            "merging": summary(self.merging, window).median,
-            "bytes_sent": sum(self.bytes_sent) / count,
-            "bytes_received": sum(self.bytes_received) / count,
-            "messages_sent": sum(self.messages_sent) / count,
-            "messages_received": sum(self.messages_received) / count,
+            **{name: summary(getattr(self, name), window)._asdict() for name in ("seconds", "computing", "waits")},
+            **{name: summary(getattr(self, name), window).median for name in ("in_flight", "merging")},
+            **{name: sum(getattr(self, name)) / count for name in COUNTERS if name.startswith(("bytes", "messages"))},
             "threads_cpu": self.threads / count,
         }
 
@@ -83,7 +84,7 @@ def pooled(ranks: Sequence[Updates]) -> Updates:
 
 
 def gathered(own: Updates, world: World) -> list[Updates]:
-    """What every rank measured, by rank, on every rank."""
+    """The measurements of every rank, by rank, on every rank."""
     return [Updates(**each) for each in record.gather(world, dataclasses.asdict(own))]
 
 
@@ -101,7 +102,7 @@ def figures(ranks: Sequence[Updates], window: int) -> dict[str, Any]:
 
 
 class Steps(Protocol):
-    """What can be timed: an optimizer, or what stands in for one."""
+    """The object that is timed: an optimizer, or a peer."""
 
     @property
     def stats(self) -> Stats:
@@ -115,13 +116,13 @@ class Steps(Protocol):
 
 
 def sgd(model: torch.nn.Module) -> torch.optim.SGD:
-    """The optimizer that all algorithms are built around: one pass, for what it costs is not the question."""
+    """The optimizer inside all methods: one pass over the parameters, since its own cost is not the question."""
     return torch.optim.SGD(model.parameters(), lr=1e-3)
 
 
-def build(algorithm: Algorithm, world: World, graph: Topology, nbytes: int, period: int) -> Trained:
-    """Parameters of `nbytes` and the algorithm around their optimizer."""
-    return algorithm.build(sgd(Vector(nbytes, world)), world, graph, period)
+def build(method: Method, world: World, nbytes: int) -> Trained:
+    """Parameters of `nbytes` and the method around their optimizer."""
+    return method.around(sgd(Vector(nbytes, world)), world)
 
 
 def measure(
@@ -154,20 +155,13 @@ def measure(
         optimizer.step()
         synchronise(world)
         ended = time.perf_counter()
-        if number < 0:
-            if watch is not None:
-                watch()
-        else:
-            last = dataclasses.replace(optimizer.stats.last)
+        if number >= 0:
             updates.seconds.append(ended - levelled + computed - began)
             updates.computing.append(computed - began)
-            updates.waits.append(last.seconds_exposed)
-            updates.in_flight.append(last.seconds_in_flight)
-            updates.merging.append(last.seconds_merging)
-            updates.bytes_sent.append(last.bytes_sent)
-            updates.bytes_received.append(last.bytes_received)
-            updates.messages_sent.append(last.messages_sent)
-            updates.messages_received.append(last.messages_received)
+            for name, counter in COUNTERS.items():
+                getattr(updates, name).append(getattr(optimizer.stats.last, counter))
+        elif watch is not None:
+            watch()
     updates.threads = _other_threads() - busy
     optimizer.settle()
     return updates

@@ -23,9 +23,9 @@ from workers.peers import NBYTES, PERIOD, STEPS
 import gossip
 from bench.peers import PEERS, YARDSTICK
 from bench.peers.passes import Passes
-from bench.shared.algorithms import ALGORITHMS
+from bench.shared.methods import METHODS
+from bench.update import columns, matrix
 from bench.update import command as update
-from bench.update import matrix, tables
 from bench.update.models import sleep
 from gossip import UsageError, World
 from gossip.launching.launchers import Launcher
@@ -215,10 +215,10 @@ def test_the_absent_are_left_out_with_a_word(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_peers_have_names_of_their_own_and_say_their_limits() -> None:
-    assert not set(PEERS) & set(ALGORITHMS)
+    assert not set(PEERS) & set(METHODS)
     titles = [known.title for known in matrix.KNOWN.values()]
     assert len(set(titles)) == len(titles)
-    sentences = tables.limits([{"algorithm": name} for name in ("none", "ddp", "ddp", *PEERS)])
+    sentences = columns.limits([{"algorithm": name} for name in ("none", "ddp", "ddp", *PEERS)])
     assert len(sentences) == len(PEERS)
     assert all(sentence.endswith(".") and len(sentence) > 60 for sentence in sentences)
 

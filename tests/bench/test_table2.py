@@ -12,27 +12,27 @@ import pytest
 from commands import refusal
 from spawn import run_mpirun
 
-from bench.scale import Cluster, Machine, methods, simulate
+from bench.scale import Cluster, Machine, simulate, traffics
 from bench.shared import paper as published
-from bench.shared.algorithms import ALGORITHMS
 from bench.table2 import measurement, notes, picture, report
 from bench.table2.beside import Beside, beside
 from bench.table2.measurement import Measured
-from bench.table2.rows import HALVES, LINE, NBYTES, RATE, ROWS, Line, Periods, Row
+from bench.table2.rows import HALVES, LINE, NBYTES, RATE, ROWS, Line, Periods
+from bench.table2.rows import predicted as by_bytes
 from gossip import UsageError
 from topologies import exponential
 
 PERIODS = Periods(48, 12)
-BY_NAME = {row.name: row for row in ROWS}
+BY_NAME = {name: PERIODS.method(name) for name in ROWS}
 
 
 def predicted(name: str, compute: float, line: float, ranks: int) -> float:
-    return BY_NAME[name].predicted(compute, Line(line, line), ranks, PERIODS)
+    return by_bytes(BY_NAME[name], compute, Line(line, line), ranks)
 
 
 def measured(line: float = LINE, ranks: int = 8, *, compute: float = 0.271, **seconds: float) -> Measured:
     """As bytes predict it, but for what `seconds` says."""
-    exact = {row.name: row.predicted(compute, Line(line, line), ranks, PERIODS) for row in ROWS}
+    exact = {name: predicted(name, compute, line, ranks) for name in ROWS}
     rows: dict[str, dict[str, Any]] = {
         name: {"seconds": {"median": seconds.get(name.replace("-", "_"), each)}} for name, each in exact.items()
     }
@@ -74,15 +74,15 @@ def test_predictions_are_those_of_hand_arithmetic() -> None:
     # Where a message takes longer than the compute, OSGP takes what the message does.
     assert predicted("osgp", 0.05, 0.08, 8) == 0.08
     # There it pauses no longer, and SGP does.
-    assert BY_NAME["osgp"].predicted(0.05, Line(0.08, 0.085), 8, PERIODS) == 0.085
-    assert BY_NAME["sgp"].predicted(0.05, Line(0.08, 0.085), 8, PERIODS) == pytest.approx(0.13)
+    assert by_bytes(BY_NAME["osgp"], 0.05, Line(0.08, 0.085), 8) == 0.085
+    assert by_bytes(BY_NAME["sgp"], 0.05, Line(0.08, 0.085), 8) == pytest.approx(0.13)
     assert predicted("osgp-slowmo", 0.05, 0.08, 2) == pytest.approx(0.08 + 0.08 / 48)
     assert predicted("ar", 0.05, 0.08, 32) == pytest.approx(0.05 + 0.155)
 
 
 def test_predictions_are_those_of_the_simulation() -> None:
-    chosen = {name: method for name, method in methods(48, 12).items() if name in BY_NAME}
-    assert set(BY_NAME) - set(chosen) == {"ar-slowmo"}
+    chosen = {name: method.traffic() for name, method in BY_NAME.items()}
+    assert all(chosen[name] == each for name, each in traffics(48, 12).items() if name in chosen)
     machine = Machine(0.271, rate=RATE)
     found = simulate(chosen, Cluster(machine, 8), exponential(8), NBYTES, steps=48, warmup=48)
     for name, each in found.items():
@@ -92,11 +92,10 @@ def test_predictions_are_those_of_the_simulation() -> None:
 def test_every_row_of_the_paper_is_measured_and_every_window_holds_a_period() -> None:
     for half in published.HALVES.values():
         assert set(half.seconds) <= set(BY_NAME)
-    for row in ROWS:
-        algorithm = ALGORITHMS[row.name]
-        whole = algorithm.periodic or not algorithm.blocking
-        assert row.window(PERIODS) == (row.period(PERIODS) if whole else 1)
-    assert {row.name for row in ROWS if row.period(PERIODS) == 12} == {"local", "local-slowmo"}
+    for name, method in BY_NAME.items():
+        whole = method.periodic or not method.blocking
+        assert PERIODS.window(name) == (method.period if whole else 1)
+    assert {name for name, method in BY_NAME.items() if method.period == 12} == {"local", "local-slowmo"}
 
 
 # -- beside the paper --------------------------------------------------------------------------------------------------
@@ -216,7 +215,7 @@ def test_ranks_that_share_a_link_are_refused_by_each_of_them() -> None:
 
 def test_what_is_timed_happened_before() -> None:
     given = argparse.Namespace(warmup=4, steps=96)
-    counts = {row.name: measurement.warmup_of(row, given, PERIODS) for row in ROWS}
+    counts = {name: measurement.warmup_of(name, given, PERIODS) for name in ROWS}
     assert (counts["sgp"], counts["local"], counts["osgp"]) == (4, PERIODS.local, PERIODS.slowmo)
 
 
@@ -233,14 +232,13 @@ def test_a_short_run_and_its_four_files(tmp_path: Path) -> None:
     assert half["order"]["expected"] == ["local", "sgp", "ar"]
     assert 0 < half["line"] < LINE
     found = {result["algorithm"]: result for result in record["results"]}
-    assert list(found) == [row.name for row in ROWS]
+    assert list(found) == list(ROWS)
     lines = Line(half["line"], half["line_steady"])
     for name, result in found.items():
-        row: Row = BY_NAME[name]
-        assert result["period"] == (2 if row.local else 4)
+        assert result["period"] == (2 if name.startswith("local") else 4)
         assert result["measured"] == result["seconds"]["median"] > result["compute"] == 0.05
         alone = found["none"]["measured"]
-        assert result["predicted"] == pytest.approx(row.predicted(alone, lines, 3, Periods(4, 2)))
+        assert result["predicted"] == pytest.approx(by_bytes(Periods(4, 2).method(name), alone, lines, 3))
         assert result["outside"] == (abs(result["over_predicted"] - 1) > 0.05)
         assert len(result["by_rank"]) == 3
         assert result["over_paper"] is None, "the loopback is not the paper's line"

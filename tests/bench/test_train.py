@@ -13,10 +13,9 @@ import torch
 from commands import code_of, refusal
 from scipy import stats
 
-from bench.shared.methods import Method
+from bench.shared.methods import Method, Unweighted
 from bench.shared.screen import Course, screen
-from bench.shared.testing import holm, paired
-from bench.shared.unweighted import Unweighted
+from bench.shared.statistics import holm, paired
 from bench.train import conducting, costs
 from bench.train.checks import consensus as apart
 from bench.train.checks import equality, quadratic
@@ -152,7 +151,7 @@ def test_the_paired_test_is_that_of_one_sample_of_differences() -> None:
 @pytest.mark.parametrize("weighted", [True, False])
 def test_without_weight_ranks_agree_on_another_mean(weighted: bool) -> None:
     n, rounds = 6, 60
-    graph = load("bench.shared.graphs:lopsided", n)
+    graph = load("bench.train.studies.weight:lopsided", n)
     starts = np.arange(n, dtype=float)
 
     def agreed(world: World) -> tuple[float, float]:
@@ -188,7 +187,7 @@ def test_gossip_without_weight_is_itself_on_a_doubly_stochastic_graph() -> None:
 
 
 def test_the_graph_of_the_weight_study_conserves_mass_and_is_irregular() -> None:
-    P = load("bench.shared.graphs:lopsided", 8).matrix(0)
+    P = load("bench.train.studies.weight:lopsided", 8).matrix(0)
     assert np.allclose(P.sum(0), 1)
     assert P.sum(1).max() > 2
     # No weight is so small that its inverse would make updates diverge.

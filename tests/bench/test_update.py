@@ -16,11 +16,11 @@ from rich.console import Console
 from spawn import run_mpirun, run_torchrun
 
 import gossip
-import topologies
 from bench.peers import YARDSTICK as NAME
 from bench.scale import measured
-from bench.shared.algorithms import ALGORITHMS
-from bench.update import breakdown, judging, matrix, models, tables, wire
+from bench.shared.digits import Consensus
+from bench.shared.methods import METHODS
+from bench.update import breakdown, columns, judging, matrix, models, wire
 from bench.update.measuring import Updates, figures, pooled
 from gossip import UsageError, World
 
@@ -80,7 +80,7 @@ def test_what_sends_less() -> None:
     def on_rank(world: World, name: str) -> int:
         parameter = torch.zeros(2560, requires_grad=True)
         base = torch.optim.SGD([parameter], lr=0.1)
-        optimizer = ALGORITHMS[name].build(base, world, topologies.exponential(world.size), 1)
+        optimizer = METHODS[name].over("exponential", 1).around(base, world)
         optimizer.step()
         optimizer.settle()
         return optimizer.stats.run.bytes_sent
@@ -102,7 +102,7 @@ def test_parts_on_their_way_are_as_many_as_the_name_says() -> None:
     def on_rank(world: World, name: str) -> tuple[int, int]:
         parameter = torch.zeros(25600, requires_grad=True)
         base = torch.optim.SGD([parameter], lr=0.1)
-        optimizer = ALGORITHMS[name].build(base, world, topologies.exponential(world.size), 16)
+        optimizer = METHODS[name].over("exponential", 16).around(base, world)
         for _ in range(16):
             optimizer.step()
         optimizer.settle()
@@ -212,7 +212,7 @@ def test_the_ranks_that_wait_for_a_straggler_are_seen_in_the_means() -> None:
     compared = [{**result("sgp", [1.0, 1.0], 0.0, 0.0), **found, "topology": "exponential", "consensus": None}]
     compared[0] |= {"computing": compared[0]["seconds"], "none": NONE | {"by_rank": [1.0] * 3}}
     matrix.compare(compared, no_line)
-    text = tables.markdown("a straggler", compared)
+    text = columns.markdown("a straggler", compared)
     assert "| SGP | 1000 / 1000 | 1000 / 2000 | 4000 / **4000** |" in text
     assert "4000 (2)" in text
 
@@ -221,11 +221,11 @@ def test_of_many_ranks_the_slowest_stand_side_by_side() -> None:
     means = [1.0 + (rank in (7, 30)) for rank in range(40)]
     [each] = [result("none", means, 0.0, 0.0) | {"mean_by_rank": means, "none": None}]
     matrix.compare([each], no_line)
-    lines = tables.by_rank(tables.Part("", [each]))
-    assert "the 16 slowest of 40 ranks" in lines[0]
-    assert lines[2].count("rank") == 16
-    assert "| rank 7 |" in lines[2]
-    assert "| rank 30 |" in lines[2]
+    sentence, table = columns.by_rank(columns.Part("", [each]))
+    assert "the 16 slowest of 40 ranks" in sentence
+    assert table.count("rank") == 16
+    assert "| rank 7 |" in table
+    assert "| rank 30 |" in table
 
 
 def test_consensus_is_the_distance_from_the_mean() -> None:
@@ -235,7 +235,7 @@ def test_consensus_is_the_distance_from_the_mean() -> None:
         torch.nn.init.constant_(module.weight, 3.0)
         with torch.no_grad():
             module.weight[0, 1] = 1.0 if world.rank else -1.0
-        return matrix.consensus(world, world.channel(), module)
+        return Consensus(world, module).distance()
 
     assert gossip.testing.run(2, on_rank) == pytest.approx([1 / 3] * 2)
 
@@ -357,34 +357,34 @@ def test_a_real_network_under_torchrun(tmp_path: Path) -> None:
 def test_lines_have_columns_where_they_were_measured() -> None:
     compared = [result("none", [1.0, 1.0], 0.0, 0.0)]
     matrix.compare(compared, lambda nbytes, graph: half_a_second(nbytes, "b"))
-    assert not {"line", "x line"} & {column.head for column in tables.columns(compared)}
+    assert not {"line", "x line"} & {column.head for column in columns.columns(compared)}
     matrix.compare(compared, half_a_second)
-    assert {"line", "x line"} <= {column.head for column in tables.columns(compared)}
+    assert {"line", "x line"} <= {column.head for column in columns.columns(compared)}
 
 
 @pytest.mark.parametrize("width", [80, 100, 180])
 def test_a_narrow_screen_has_fewer_columns_rather_than_broken_ones(width: int) -> None:
     compared = [result(name, [1.0, 1.0], 0.0, 0.5) for name in ("none", "sgp-noaverage")]
     matrix.compare(compared, half_a_second)
-    [part] = tables.parts(compared)
-    table = tables.on_screen(part, tables.fitting(part, width, full=True))
+    [part] = columns.parts(compared)
+    table = columns.on_screen(part, columns.fitting(part, width, full=True))
     console = Console(width=width)
     assert console.measure(table).maximum <= width
     assert (len(table.columns) >= 14) == (width == 180)
 
 
-def heads(part: tables.Part, full: bool) -> list[str]:
-    return [column.head for column in tables.fitting(part, 200, full)]
+def heads(part: columns.Part, full: bool) -> list[str]:
+    return [column.head for column in columns.fitting(part, 200, full)]
 
 
 def test_the_screen_shows_a_few_columns_and_all_of_them_on_request() -> None:
     compared = [result(name, [1.0, 1.25], 0.0, 0.5) for name in ("none", "sgp")]
     matrix.compare(compared, no_line)
-    [part] = tables.parts(judging.marked(compared))
+    [part] = columns.parts(judging.marked(compared))
     assert heads(part, full=False) == ["update", "exposed", "hidden", "sent"]
     assert {"free", "waits", "in flight", "messages", "consensus"} < set(heads(part, full=True))
     compared[1] |= {"topology": "b"}
-    assert heads(tables.Part("", compared), full=False) == ["graph", "update", "exposed", "hidden", "sent"]
+    assert heads(columns.Part("", compared), full=False) == ["graph", "update", "exposed", "hidden", "sent"]
 
 
 def beside_none(**computing: float) -> list[matrix.Result]:
@@ -398,7 +398,7 @@ def beside_none(**computing: float) -> list[matrix.Result]:
 
 
 def cells(results: list[matrix.Result], head: str) -> list[str]:
-    [column] = [each for each in (*tables.COLUMNS, *tables.LINES, tables.NOTE) if each.head == head]
+    [column] = [each for each in (*columns.COLUMNS, *columns.LINES, columns.NOTE) if each.head == head]
     return [column.cell(each) for each in results]
 
 
@@ -412,7 +412,7 @@ def test_no_time_is_below_zero() -> None:
         "OSGP exposes least of an update, nothing that can be measured, and AR-SGD most, 750.0 ms."
     )
     assert judging.verdict([*shown, shown[2] | {"algorithm": NAME}]) == judging.verdict(shown), "it trains nothing"
-    assert "-250" not in tables.markdown("", [each | {"mean_by_rank": [1.0, 1.0]} for each in shown])
+    assert "-250" not in columns.markdown("", [each | {"mean_by_rank": [1.0, 1.0]} for each in shown])
 
 
 def test_a_difference_within_the_spread_of_updates_is_undecided() -> None:
@@ -433,7 +433,7 @@ def test_a_method_whose_ranks_lacked_cores_is_not_judged() -> None:
     assert [cells(shown, head)[3] for head in ("update", "exposed", "hidden", "x line")] == ["2000", "-", "-", "-"]
     assert judging.verdict(shown).endswith("and SGP most, 250.0 ms; not judged for too few cores: AR-SGD.")
     assert breakdown.spans(shown[3]) == (1.25, 0.75, 0.25), "what the compute took is no communication"
-    assert "too few cores" in tables.markdown("", [each | {"mean_by_rank": [1.0, 1.0]} for each in shown])
+    assert "too few cores" in columns.markdown("", [each | {"mean_by_rank": [1.0, 1.0]} for each in shown])
 
 
 def test_without_cores_for_no_communication_nothing_is_judged() -> None:

@@ -13,7 +13,7 @@ import torch
 
 import gossip.testing
 import slowmo
-from bench.shared.algorithms import Trained
+from bench.shared.methods import Trained
 from gossip import ExactAverage, GossipOptimizer, NoAverage, World
 from gossip.transports import MemoryBackend, sums
 

@@ -21,9 +21,9 @@ from gossip.testing import run as on_threads
 from topologies.commands.pictures.canvas import INK, canvas, save
 from topologies.commands.pictures.curves import LOOKS
 
-from ...shared import record, screen
+from ...shared import record, screen, tables
+from ...shared.bars import frame
 from ...shared.methods import Method
-from ..pictures import frame
 from ..runs import Run
 from ..studies.grids import USUAL
 from ..training import DECAYS, task, train
@@ -78,7 +78,7 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     stretches = list(pairwise(ends))
     rows = [[title, *(f"{np.mean(path[a:b]):.2%}" for a, b in stretches)] for title, path in measured.items()]
     heads = ("method", *(f"steps {a} to {b - 1}" for a, b in stretches))
-    console.print(screen.table(f"mean ‖z_i - mean‖ / ‖mean‖, {TASK}, {SEEDS} seeds", heads, rows))
+    console.print(tables.on_screen(f"mean ‖z_i - mean‖ / ‖mean‖, {TASK}, {SEEDS} seeds", heads, rows))
     base = given.out / "consensus"
     results = [{"method": title, "distance": [float(f"{x:.4g}") for x in path]} for title, path in measured.items()]
     record.write(given, launcher, base.with_suffix(".json"), workload=TASK, seeds=list(range(SEEDS)), results=results)

@@ -22,7 +22,7 @@ from gossip.launching.launchers import Launcher
 from gossip.testing import run as on_threads
 
 from ...cluster import mpirun
-from ...shared import screen
+from ...shared import screen, tables
 from ...shared.methods import SLOW, Method
 from ..runs import Run
 from ..studies import STUDIES
@@ -104,7 +104,7 @@ def check(given: argparse.Namespace, launcher: Launcher) -> int:
     found = compare()
     title = f"{STEPS} steps on {RANKS} threads and on {RANKS} ranks of mpirun: the largest difference of a parameter"
     rows = [[each.run.method.title, each.run.workload, f"{each.largest:.1e}"] for each in found]
-    screen.screen(launcher).print(screen.table(title, ("method", "trains", "difference"), rows))
+    screen.screen(launcher).print(tables.on_screen(title, ("method", "trains", "difference"), rows))
     return int(not all(each.largest <= TOLERANCE for each in found))
 
 

@@ -28,9 +28,9 @@ from gossip.testing import run as on_threads
 from topologies.commands.pictures.canvas import GREY, INK, canvas, save
 from topologies.commands.pictures.curves import LOOKS
 
-from ...shared import record, screen
+from ...shared import record, screen, tables
+from ...shared.bars import frame
 from ...shared.methods import Method
-from ..pictures import frame
 
 DIMENSIONS, L, SIGMA, SPREAD = 32, 1.0, 1.0, 0.2
 WORKERS, PERIOD = (1, 2, 4, 8, 16), 12
@@ -121,7 +121,7 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         along = (slope(WORKERS, [measured[name, m, iterations] for m in WORKERS]) for iterations in ITERATIONS)
         rows.append([name, "slope in m", *(f"{value:.2f}" for value in along), ""])
     heads = ("method", "m", *(f"Tτ={iterations * PERIOD}" for iterations in ITERATIONS), "slope in Tτ")
-    console.print(screen.table(f"mean ‖∇f‖² over the steps, {SEEDS} seeds", heads, rows))
+    console.print(tables.on_screen(f"mean ‖∇f‖² over the steps, {SEEDS} seeds", heads, rows))
     points = list(product(WORKERS, ITERATIONS))
     slopes = {
         name: slope([m * t for m, t in points], [measured[name, m, t] for m, t in points]) for name in METHODS

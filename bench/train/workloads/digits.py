@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
+from ...shared import digits
 from .convnet import Images
-from .workload import Data, seeded
-
-HELD = 359
+from .workload import Data
 
 
 class Digits(Images):
@@ -20,11 +17,5 @@ class Digits(Images):
 
     def data(self, seed: int) -> Data:
         """Pixels from 0 to 1."""
-        from sklearn.datasets import load_digits  # here, for it takes a second
-
-        digits = load_digits()
-        images = torch.tensor(digits.images, dtype=torch.float32).div_(16).unsqueeze_(1)
-        labels = torch.tensor(digits.target)
-        order = torch.randperm(len(labels), generator=seeded(seed))
-        held, rest = order[:HELD], order[HELD:]
-        return Data(images[rest], labels[rest], images[held], labels[held], labels[rest])
+        images, labels, held_images, held_labels = digits.load(seed)
+        return Data(images, labels, held_images, held_labels, labels)

@@ -1,28 +1,26 @@
-"""The results of `python -m bench update` as a table on the screen, as Markdown and as CSV."""
+"""The results of `python -m bench update` as a table on the screen and as Markdown."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from rich import box
 from rich.table import Table
 
 from ..peers import PEERS
-from ..shared import screen
-from ..shared.algorithms import ALGORITHMS
+from ..shared import screen, tables
+from ..shared.methods import METHODS
 from . import judging
 from .matrix import Result, title
 
 LEGEND = "Times in ms, medians over the updates of all ranks; where something happens every τ-th, of means over τ."
 
-GOSSIP = [name for name, algorithm in ALGORITHMS.items() if algorithm.gossips]
+GOSSIP = [name for name, method in METHODS.items() if method.gossips]
 
 
 class Column(NamedTuple):
-    """Its head, what stands in it, what has to be said of that, and whether it is shown without --full."""
+    """A column's head, its cells, what the cells mean, and whether it is shown without --full."""
 
     head: str
     cell: Callable[[Result], str]
@@ -132,7 +130,9 @@ class Part(NamedTuple):
 
 def parts(results: Sequence[Result]) -> list[Part]:
     """By size and compute, in the order of the results; titles name the graph where there is one."""
-    graph = graph_of(results)
+    graphs = {result["topology"] for result in results}
+    gossips = any(result["algorithm"] in GOSSIP for result in results)
+    graph = f", {graphs.pop()}" if gossips and len(graphs) == 1 else ""
     found: dict[tuple[int, float], list[Result]] = {}
     for result in results:
         found.setdefault((result["bytes"], result["compute"]), []).append(result)
@@ -143,25 +143,18 @@ def parts(results: Sequence[Result]) -> list[Part]:
 
 
 def legend(shown: Sequence[Column]) -> str:
-    """What the columns mean, those whose heads do not say it."""
+    """The meaning of the columns whose heads do not say it."""
     return " ".join([LEGEND, *(f"{column.head}: {column.means}." for column in shown if column.means)])
 
 
 def limits(results: Sequence[Result]) -> list[str]:
-    """What a reader of the rows of other libraries has to know, a sentence for each."""
+    """A sentence for each other library: what a reader of its rows has to know."""
     names = dict.fromkeys(result["algorithm"] for result in results if result["algorithm"] in PEERS)
     return [f"{PEERS[name].title}: {PEERS[name].limits}" for name in names]
 
 
-def graph_of(results: Sequence[Result]) -> str:
-    """Where all results have one; nothing where there are several, which stand in the table, or none is used."""
-    found = {result["topology"] for result in results}
-    gossips = any(result["algorithm"] in GOSSIP for result in results)
-    return f", {found.pop()}" if gossips and len(found) == 1 else ""
-
-
 def columns(results: Sequence[Result]) -> list[Column]:
-    """Those that tell something; graphs where there are several."""
+    """The columns that are not empty; the graph's, where there are several graphs."""
     several = len({result["topology"] for result in results}) > 1
     found = [*([GRAPH] if several else []), *COLUMNS, *LINES, NOTE]
     return [column for column in found if any(column.cell(result) for result in results)]
@@ -179,14 +172,18 @@ def fitting(part: Part, width: int, full: bool = False) -> list[Column]:
 
 
 def on_screen(part: Part, shown: Sequence[Column]) -> Table:
-    """With these columns."""
-    rows = [
-        [name, *(column.cell(result) for column in shown)]
-        for name, result in zip(_names(part), part.results, strict=True)
-    ]
-    table = screen.table(part.title, ["algorithm", *(column.head for column in shown)], rows)
+    """The table of a part with these columns."""
+    table = tables.on_screen(part.title, _heads(shown), _rows(part, shown))
     table.box, table.padding = box.SIMPLE_HEAD, (0, 1, 0, 0)
     return table
+
+
+def _heads(shown: Sequence[Column]) -> list[str]:
+    return ["algorithm", *(column.head for column in shown)]
+
+
+def _rows(part: Part, shown: Sequence[Column]) -> list[list[str]]:
+    return [[title(result["algorithm"]), *(column.cell(result) for column in shown)] for result in part.results]
 
 
 def _names(part: Part) -> list[str]:
@@ -198,54 +195,35 @@ def _wide(column: Column, part: Part) -> int:
 
 
 def markdown(heading: str, results: Sequence[Result], left_out: Sequence[str] = ()) -> str:
-    """A heading, a table for each part, the legend, and what there is to know of other libraries."""
-    lines = [f"# {heading}", ""]
+    """A heading, tables and a verdict for each part, the legend, and the limits of other libraries."""
+    paragraphs = [f"# {heading}"]
     for part in parts(results):
         chosen = columns(part.results)
-        lines += [f"## {part.title}", "", "| algorithm | " + " | ".join(column.head for column in chosen) + " |"]
-        lines += ["|---|" + "---:|" * len(chosen)]
-        for result in part.results:
-            cells = [title(result["algorithm"]), *(column.cell(result) for column in chosen)]
-            lines.append(f"| {' | '.join(cells)} |")
-        sentence = judging.verdict(part.results)
-        lines += ["", *([sentence, ""] if sentence else []), *by_rank(part), ""]
-    lines += [legend(columns(results)), ""]
-    return "\n".join([*lines, *(f"- {sentence}" for sentence in (*limits(results), *left_out)), ""])
+        paragraphs += [f"## {part.title}", tables.markdown(_heads(chosen), _rows(part, chosen))]
+        paragraphs += [*filter(None, [judging.verdict(part.results)]), *by_rank(part)]
+    paragraphs.append(legend(columns(results)))
+    paragraphs.append("\n".join(f"- {sentence}" for sentence in (*limits(results), *left_out)))
+    return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 
 def by_rank(part: Part) -> list[str]:
-    """A line for each result: who waits. A median does not see what one update in three is held up by, a mean does."""
+    """A heading, and a table with the median and the mean of each rank: means show ranks that wait now and then."""
     means = [result["mean_by_rank"] for result in part.results]
     size = len(means[0])
     last = sorted(range(size), key=lambda rank: max(ranks[rank] / sum(ranks) for ranks in means), reverse=True)
     shown = sorted(last[:MOST_RANKS])
     which = f"the {len(shown)} slowest of {size} ranks" if len(shown) < size else "by rank"
-    lines = [f"Update {which}, median / mean; the slowest mean of a line is bold:", ""]
-    lines += [f"| algorithm | {' | '.join(f'rank {rank}' for rank in shown)} |", "|---|" + "---:|" * len(shown)]
     several = GRAPH in columns(part.results)
+    rows = []
     for result, ranks in zip(part.results, means, strict=True):
-        cells = []
+        graph = f", {result['topology']}" if several and result["algorithm"] in GOSSIP else ""
+        cells = [title(result["algorithm"]) + graph]
         for rank in shown:
             bold = "**" if ranks[rank] == max(ranks) else ""
             cells.append(f"{screen.ms(result['by_rank'][rank])} / {bold}{screen.ms(ranks[rank])}{bold}")
-        graph = f", {result['topology']}" if several and result["algorithm"] in GOSSIP else ""
-        lines.append(f"| {title(result['algorithm'])}{graph} | {' | '.join(cells)} |")
-    return lines
-
-
-def write_csv(path: Path, results: Sequence[Result]) -> None:
-    """One line a result, in seconds and bytes; `seconds_median` is the JSON's `seconds.median`."""
-    rows = [dict(_flat(result)) for result in results]
-    heads = list(dict.fromkeys(head for row in rows for head in row))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, heads)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _flat(result: Result, before: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in result.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{before}{name}_")
-        elif not isinstance(value, list):
-            yield before + name, value
+        rows.append(cells)
+    heads = ["algorithm", *(f"rank {rank}" for rank in shown)]
+    return [
+        f"Update {which}, median / mean; the slowest mean of a line is bold:",
+        tables.markdown(heads, rows),
+    ]
