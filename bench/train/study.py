@@ -50,6 +50,18 @@ class Claim:
     measure: str = "score"
 
 
+def claims(text: str, *measures: str, on: str = "") -> tuple[Claim, ...]:
+    """Claims that are written "one arm > another arm, …", of scores unless `measures` says otherwise.
+
+    on: the text before the name of every arm.
+
+    >>> claims("AR > Local", on="digits")
+    (Claim(better='digits AR', than='digits Local', measure='score'),)
+    """
+    pairs = [[f"{on} {name.strip()}".strip() for name in pair.split(">")] for pair in text.split(",")]
+    return tuple(Claim(better, than, measure) for measure in measures or ("score",) for better, than in pairs)
+
+
 @dataclass(frozen=True)
 class Study:
     """The plan.

@@ -1,30 +1,18 @@
 """The studies, one in a file: each is its plan, as data, and was written before it ran.
 
-`grids` is what all of them tune over.
+`grids` has the candidates of all of them.
 """
 
-from . import (
-    beta,
-    bf16,
-    buffers,
-    digits,
-    noaverage,
-    noniid,
-    quick,
-    reset,
-    streaming,
-    table1,
-    tau,
-    weight,
-    wire,
-    workers,
+from importlib import import_module
+
+NAMES = (
+    *("quick", "table1", "digits", "reset", "tau", "noaverage", "buffers", "beta", "noniid", "workers", "weight"),
+    *("bf16", "wire", "streaming"),
 )
+_MODULES = {name: import_module(f"{__name__}.{name}") for name in NAMES}
 
-_TABLES = (quick, table1, digits, reset)
-_MODULES = (*_TABLES, tau, noaverage, buffers, beta, noniid, workers, weight, bf16, wire, streaming)
-
-STUDIES = {module.STUDY.name: module.STUDY for module in _MODULES}
-AXES = {module.STUDY.name: getattr(module, "AXIS", "") for module in _MODULES}
-"""What the x of their arms is, of those that are curves."""
+STUDIES = {name: module.STUDY for name, module in _MODULES.items()}
+AXES = {name: getattr(module, "AXIS", "") for name, module in _MODULES.items()}
+"""The name of the arms' x, of studies that are curves."""
 
 __all__ = ["AXES", "STUDIES"]

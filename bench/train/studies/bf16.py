@@ -1,18 +1,10 @@
 """Parameters of 16 bits, with anchors and slow momenta of 32."""
 
-from ...shared.methods import Method
-from ..study import Arm, Claim, Study
-from .grids import few
+from ..study import Arm, Study, claims
+from .grids import few, named
 
-TASK = "topics"
-METHODS = {
-    "SGP": Method("sgp"),
-    "Local": Method("local"),
-    "SGP-SlowMo": Method("sgp", "slowmo"),
-    "Local-SlowMo": Method("local", "slowmo"),
-}
+METHODS = named("SGP Local SGP-SlowMo Local-SlowMo")
 DTYPES = {"float32": "float32", "bf16": "bfloat16"}
-
 
 STUDY = Study(
     name="bf16",
@@ -22,13 +14,13 @@ STUDY = Study(
         "with SlowMo they are better than without, in either."
     ),
     arms=tuple(
-        Arm(f"{name} {short}", few(TASK, method, dtype=dtype))
+        Arm(f"{name} {short}", few("topics", method, dtype=dtype))
         for short, dtype in DTYPES.items()
         for name, method in METHODS.items()
     ),
     claims=(
-        *(Claim(f"{name} float32", f"{name} bf16") for name in METHODS),
-        *(Claim(f"{base}-SlowMo bf16", f"{base} bf16") for base in ("SGP", "Local")),
-        *(Claim(f"{base}-SlowMo float32", f"{base} float32") for base in ("SGP", "Local")),
+        *claims(", ".join(f"{name} float32 > {name} bf16" for name in METHODS)),
+        *claims("SGP-SlowMo bf16 > SGP bf16, Local-SlowMo bf16 > Local bf16"),
+        *claims("SGP-SlowMo float32 > SGP float32, Local-SlowMo float32 > Local float32"),
     ),
 )

@@ -1,23 +1,22 @@
 """What an outer step does to the momentum of the base optimizer, and averages of parameters and momenta alone."""
 
 from ...shared.methods import Method
-from ..study import Arm, Claim, Study
-from .grids import arm
+from ..study import Study, claims
+from .grids import arms
 
-BASES = {"textures": {"local": "Local", "sgp": "SGP"}, "phrases": {"local": "Local"}}
-WHAT = ("reset", "maintain", "average")
+BASES = {"textures": ("Local", "SGP"), "phrases": ("Local",)}
 
 
-def _arms(task: str) -> list[Arm]:
-    arms = [
-        arm(task, f"{title}-SlowMo {what}", Method(base, "slowmo", buffers=what))
-        for base, title in BASES[task].items()
-        for what in WHAT
-    ]
-    for base, title in BASES[task].items():
-        arms.append(arm(task, f"{title} double averaging", Method(base, "average", buffers="average")))
-        arms.append(arm(task, title, Method(base)))
-    return arms
+def _methods(task: str) -> dict[str, Method]:
+    found = {
+        f"{base}-SlowMo {what}": Method(base.lower(), "slowmo", buffers=what)
+        for base in BASES[task]
+        for what in ("reset", "maintain", "average")
+    }
+    for base in BASES[task]:
+        found[f"{base} double averaging"] = Method(base.lower(), "average", buffers="average")
+        found[base] = Method(base.lower())
+    return found
 
 
 STUDY = Study(
@@ -27,16 +26,14 @@ STUDY = Study(
         "Resetting is the best for SGD with Nesterov momentum and maintaining for Adam, and either with SlowMo is "
         "better than double averaging, which is better than the base method."
     ),
-    arms=tuple(each for task in BASES for each in _arms(task)),
+    arms=tuple(arm for task in BASES for arm in arms(task, _methods(task))),
     claims=tuple(
-        Claim(f"{task} {better}", f"{task} {than}")
+        claim
         for task, best, other in (("textures", "reset", "maintain"), ("phrases", "maintain", "reset"))
-        for base in BASES[task].values()
-        for better, than in (
-            (f"{base}-SlowMo {best}", f"{base}-SlowMo {other}"),
-            (f"{base}-SlowMo {best}", f"{base}-SlowMo average"),
-            (f"{base}-SlowMo {best}", f"{base} double averaging"),
-            (f"{base} double averaging", base),
+        for base in BASES[task]
+        for than in (f"{base}-SlowMo {other}", f"{base}-SlowMo average", f"{base} double averaging", base)
+        for claim in claims(
+            f"{base}-SlowMo {best} > {than}" if than != base else f"{base} double averaging > {base}", on=task
         )
     ),
 )

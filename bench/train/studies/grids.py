@@ -19,27 +19,42 @@ MOMENTA = (0.2, 0.5)
 NESTEROV = "reset"
 """What the paper's outer step does to the buffers of SGD with Nesterov momentum; `buffers` compares."""
 USUAL = {name: rates[1] for name, rates in RATES.items()}
-"""Where the learning rate is not what is asked about."""
+"""The learning rates of studies that do not ask about them."""
+
+
+def named(names: str, **slow: Any) -> dict[str, Method]:
+    """Methods by name, as in "AR OSGP+average SGP-SlowMo"; `slow` is for those with slow momentum.
+
+    >>> named("SGP-SlowMo", period=6)["SGP-SlowMo"].title
+    'SGP-SlowMo τ=6 β=0'
+    """
+    found = {}
+    for name in names.split():
+        base, _, outer = name.lower().replace("+", "-").partition("-")
+        found[name] = Method(base, outer or "none", **(slow if outer in SLOW else {}))
+    return found
 
 
 def candidates(workload: str, method: Method, **more: Any) -> tuple[Run, ...]:
-    """Four of them."""
+    """Four candidates."""
     rates = RATES[workload]
-    if method.outer in SLOW:
-        mild, strong = MOMENTA
-        return (
-            *tuned(workload, method, rates[1:3], [mild], **more),
-            *tuned(workload, method, rates[0:2], [strong], **more),
-        )
-    return tuned(workload, method, rates, **more)
+    if method.outer not in SLOW:
+        return tuned(workload, method, rates, **more)
+    mild, strong = MOMENTA
+    return (
+        *tuned(workload, method, rates[1:3], [mild], **more),
+        *tuned(workload, method, rates[0:2], [strong], **more),
+    )
 
 
 def few(workload: str, method: Method, **more: Any) -> tuple[Run, ...]:
-    """Two of them, for studies of many arms: the middle learning rates, with the milder slow momentum."""
+    """Two candidates, for studies of many arms: the middle learning rates, with the milder slow momentum."""
     momenta = MOMENTA[:1] if method.outer in SLOW else ()
     return tuned(workload, method, RATES[workload][1:3], momenta, **more)
 
 
-def arm(workload: str, name: str, method: Method, **more: Any) -> Arm:
-    """Called "workload name", with four candidates."""
-    return Arm(f"{workload} {name}", candidates(workload, method, **more))
+def arms(workload: str, methods: dict[str, Method], **more: Any) -> tuple[Arm, ...]:
+    """An arm "workload name" with four candidates for each method."""
+    return tuple(
+        Arm(f"{workload} {name}", candidates(workload, method, **more)) for name, method in methods.items()
+    )  # fmt: skip

@@ -1,18 +1,11 @@
 """Slow momentum without its exact average."""
 
-from ...shared.methods import Method
-from ..study import Claim, Study
-from .grids import arm
+from ..study import Study, claims
+from .grids import arms, named
 
 TASKS = ("textures", "phrases")
-METHODS = {
-    "SGP": Method("sgp"),
-    "SGP-SlowMo": Method("sgp", "slowmo"),
-    "SGP-noaverage": Method("sgp", "noaverage"),
-    "OSGP": Method("osgp"),
-    "OSGP-SlowMo": Method("osgp", "slowmo"),
-    "OSGP-noaverage": Method("osgp", "noaverage"),
-}
+METHODS = named("SGP SGP-SlowMo SGP-noaverage OSGP OSGP-SlowMo OSGP-noaverage")
+CLAIMS = "SGP-noaverage > SGP, SGP-SlowMo > SGP-noaverage, OSGP-noaverage > OSGP, OSGP-SlowMo > OSGP-noaverage"
 
 STUDY = Study(
     name="noaverage",
@@ -21,11 +14,6 @@ STUDY = Study(
         "Without the exact average, which gossip makes nearly needless, slow momentum still gives SGP and OSGP a "
         "better score than they have by themselves; the average adds little to that."
     ),
-    arms=tuple(arm(task, name, method) for task in TASKS for name, method in METHODS.items()),
-    claims=tuple(
-        Claim(f"{task} {better}", f"{task} {than}")
-        for task in TASKS
-        for base in ("SGP", "OSGP")
-        for better, than in ((f"{base}-noaverage", base), (f"{base}-SlowMo", f"{base}-noaverage"))
-    ),
+    arms=tuple(arm for task in TASKS for arm in arms(task, METHODS)),
+    claims=tuple(claim for task in TASKS for claim in claims(CLAIMS, on=task)),
 )

@@ -1,19 +1,10 @@
 """Shards of skewed labels: of each class, ranks get shares that are drawn from a Dirichlet distribution."""
 
-from ...shared.methods import Method
-from ..study import Arm, Claim, Study
-from .grids import NESTEROV, candidates
+from ..study import Arm, Study, claims
+from .grids import NESTEROV, candidates, named
 
-TASK = "textures"
-SKEWS = (0.2,)
-METHODS = {
-    "AR": Method("ar"),
-    "Local": Method("local"),
-    "SGP": Method("sgp"),
-    "Local-SlowMo": Method("local", "slowmo", buffers=NESTEROV),
-    "SGP-SlowMo": Method("sgp", "slowmo", buffers=NESTEROV),
-    "SGP-noaverage": Method("sgp", "noaverage", buffers=NESTEROV),
-}
+SKEW = 0.2
+METHODS = {**named("AR Local SGP"), **named("Local-SlowMo SGP-SlowMo SGP-noaverage", buffers=NESTEROV)}
 
 STUDY = Study(
     name="noniid",
@@ -23,15 +14,7 @@ STUDY = Study(
         "average it helps SGP less."
     ),
     arms=tuple(
-        Arm(f"α={skew:g} {name}", candidates(TASK, method, skew=skew))
-        for skew in SKEWS
-        for name, method in METHODS.items()
+        Arm(f"α={SKEW:g} {name}", candidates("textures", method, skew=SKEW)) for name, method in METHODS.items()
     ),
-    claims=tuple(
-        Claim(f"α={skew:g} {better}", f"α={skew:g} {than}")
-        for skew in SKEWS
-        for better, than in (
-            ("SGP", "Local"), ("Local-SlowMo", "Local"), ("SGP-SlowMo", "SGP"), ("SGP-SlowMo", "SGP-noaverage"),
-        )
-    ),
-)  # fmt: skip
+    claims=claims("SGP > Local, Local-SlowMo > Local, SGP-SlowMo > SGP, SGP-SlowMo > SGP-noaverage", on=f"α={SKEW:g}"),
+)

@@ -3,18 +3,13 @@
 Without AR-SGD, of which no claim is made.
 """
 
-from dataclasses import replace
+from ..study import Study, claims
+from .grids import NESTEROV, arms, named
+from .table1 import CLAIMS
 
-from ...shared.methods import SLOW
-from ..study import Study
-from .grids import NESTEROV, arm
-from .table1 import METHODS, comparisons
-
-TASK = "textures"
-OWN = {
-    name: replace(method, buffers=NESTEROV) if method.outer in SLOW else method
-    for name, method in METHODS.items()
-    if method.base != "ar"
+METHODS = {
+    **named("Local SGP OSGP SGP+average OSGP+average"),
+    **named("Local-SlowMo SGP-SlowMo OSGP-SlowMo", buffers=NESTEROV),
 }
 
 STUDY = Study(
@@ -24,7 +19,7 @@ STUDY = Study(
         "With the buffers of Nesterov SGD reset in each outer step, SlowMo gives Local SGD a better score than it has "
         "by itself, makes little difference to SGP and OSGP, and has a higher training loss with all three."
     ),
-    arms=tuple(arm(TASK, name, method) for name, method in OWN.items()),
-    claims=comparisons(TASK),
+    arms=arms("textures", METHODS),
+    claims=claims(CLAIMS, "score", "loss", on="textures"),
     testing=tuple(range(40, 50)),
 )

@@ -1,18 +1,7 @@
 """SlowMo whose exact average stops no step."""
 
-from ...shared.methods import Method
-from ..study import Claim, Study
-from .grids import arm
-
-TASK = "textures"
-METHODS = {
-    "Local": Method("local"),
-    "Local-SlowMo": Method("local", "slowmo"),
-    "Local-streaming": Method("local", "streaming"),
-    "OSGP": Method("osgp"),
-    "OSGP-SlowMo": Method("osgp", "slowmo"),
-    "OSGP-streaming": Method("osgp", "streaming"),
-}
+from ..study import Study, claims
+from .grids import arms, named
 
 STUDY = Study(
     name="streaming",
@@ -21,11 +10,12 @@ STUDY = Study(
         "Averages of one part of the model after another, applied a step later, give Local SGD and OSGP the training "
         "loss and score that SlowMo gives them with its average of the whole model at once."
     ),
-    arms=tuple(arm(TASK, name, method) for name, method in METHODS.items()),
+    arms=arms("textures", named("Local Local-SlowMo Local-streaming OSGP OSGP-SlowMo OSGP-streaming")),
     claims=tuple(
-        Claim(f"{TASK} {base}-{better}", f"{TASK} {base}{than}", measure)
+        claim
         for base in ("Local", "OSGP")
-        for measure in ("score", "loss")
-        for better, than in (("SlowMo", "-streaming"), ("streaming", ""))
+        for claim in claims(
+            f"{base}-SlowMo > {base}-streaming, {base}-streaming > {base}", "score", "loss", on="textures"
+        )
     ),
 )

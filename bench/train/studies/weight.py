@@ -3,10 +3,9 @@
 import networkx as nx
 
 from ...shared.methods import Method
-from ..study import Arm, Claim, Study, tuned
+from ..study import Arm, Study, claims, tuned
 from .grids import RATES
 
-TASK = "textures"
 GRAPH = f"{__name__}:lopsided"
 METHODS = {
     f"{name}{'' if weighted else ' without weight'}": Method(name.lower(), graph=GRAPH, weighted=weighted)
@@ -36,6 +35,6 @@ STUDY = Study(
         "Without the weight ranks agree on a mean that counts some ranks' data for more, so with skewed labels the "
         "score is worse than with it."
     ),
-    arms=tuple(Arm(name, tuned(TASK, method, RATES[TASK], skew=0.1)) for name, method in METHODS.items()),
-    claims=(Claim("SGP", "SGP without weight"), Claim("OSGP", "OSGP without weight")),
+    arms=tuple(Arm(name, tuned("textures", method, RATES["textures"], skew=0.1)) for name, method in METHODS.items()),
+    claims=claims("SGP > SGP without weight, OSGP > OSGP without weight"),
 )

@@ -1,10 +1,9 @@
 """Fewer bytes on the wire."""
 
 from ...shared.methods import Method
-from ..study import Arm, Claim, Study, tuned
+from ..study import Arm, Study, claims, tuned
 from .grids import RATES
 
-TASK = "digits"
 WIRES = {"float32": None, "bf16": "bfloat16", "int8": "int8"}
 
 STUDY = Study(
@@ -15,9 +14,9 @@ STUDY = Study(
         "of the difference lies inside half a point."
     ),
     arms=tuple(
-        Arm(f"{base.upper()} {short}", tuned(TASK, Method(base, wire=wire), RATES[TASK][:2], ()))
-        for base in ("sgp", "osgp")
+        Arm(f"{base} {short}", tuned("digits", Method(base.lower(), wire=wire), RATES["digits"][:2]))
+        for base in ("SGP", "OSGP")
         for short, wire in WIRES.items()
     ),
-    claims=tuple(Claim(f"{base} float32", f"{base} {short}") for base in ("SGP", "OSGP") for short in ("bf16", "int8")),
+    claims=claims("SGP float32 > SGP bf16, SGP float32 > SGP int8, OSGP float32 > OSGP bf16, OSGP float32 > OSGP int8"),
 )
