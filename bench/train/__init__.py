@@ -1,9 +1,7 @@
 """Studies of accuracy with many workers on few cores: `python -m bench train`.
 
-`methods` is what is compared, `workloads` what is trained, `shards` who trains on what, `runs` what one run is and
-where finished ones are kept, `training` how it goes, on threads or on real ranks. `study` is a plan as data, `studies`
-holds them. `conducting` does the runs that are missing, `findings` chooses candidates and judges claims by
-`statistics`; `report`, `pictures` and `costs` tell of it. `equality` shows that virtual workers are real ones,
-`quadratic` what theory promises, `apart` how far workers are from one another; `unweighted` and `graphs` are for the
-study of the push-sum weight.
+`study` is a plan as data, `studies` holds the plans. `runs` says what one run is, does those that are missing, and
+keeps them; `training` trains one, on threads or on real ranks; `workloads` are the tasks. `findings` chooses candidates
+and judges claims, `report` and `pictures` show them. `checks` are measured without a plan. It imports `bench.shared`,
+the simulation of `bench.scale` and mpirun of `bench.cluster`.
 """

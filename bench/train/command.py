@@ -31,11 +31,11 @@ from ..shared import options, record, screen
 from . import pictures, report
 from .checks import consensus as apart
 from .checks import equality, quadratic
-from .conducting import conduct_all, expected_seconds, finished
 from .findings import choose, results, verdicts
-from .runs import Store
+from .runs import Store, expected_seconds
 from .studies import AXES, STUDIES
 from .study import Study
+from .training import conduct_all
 
 MEASURED = {"quadratic": quadratic.run, "consensus": apart.run}
 """Measurements that test no claim, and so have no plan."""
@@ -140,12 +140,12 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
 def _forecast(study: Study, store: Store, given: argparse.Namespace) -> str:
     """How many runs are missing, and how long they take."""
     tuning = study.tuning_runs(all_arms=given.tuning_only)
-    known = finished(tuning, store)
+    known = store.finished(tuning)
     # Where it is not known yet what is tested: in cost an arm's candidates are alike.
     tuned = all(run in known for run in tuning)
     chosen = choose(study, known) if tuned else {arm.name: arm.candidates[0] for arm in study.arms}
     testing = [] if given.tuning_only else study.testing_runs(chosen)
     runs = list(dict.fromkeys([*tuning, *testing]))
-    known = finished(runs, store)
+    known = store.finished(runs)
     minutes = expected_seconds(runs, known) / given.jobs / 60
     return f"{len(runs)} runs, {len(known)} done; some {minutes:.1f} minutes for the others, {given.jobs} at a time"

@@ -1,4 +1,4 @@
-"""What a study has found: the candidate that each arm was tested with, its figures, and what became of the claims."""
+"""The findings of a study: the candidate that each arm was tested with, its figures, and the verdicts on the claims."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ..shared.statistics import Comparison, holm, paired
-from .conducting import Finished
-from .runs import Outcome, Run
+from .runs import Finished, Outcome, Run
 from .study import LEVEL, Arm, Claim, Study, better
 
 
@@ -22,7 +21,7 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """Of one arm.
+    """The figures of one arm.
 
     Attributes:
         run: the candidate, its seed unused.
@@ -36,12 +35,12 @@ class Result:
     tuning: tuple[float, ...]
 
     def figure(self, measure: str) -> Figure:
-        """Of an attribute of the outcomes."""
+        """Mean and deviation of an attribute of the outcomes."""
         values = self.values(measure)
         return Figure(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
 
     def values(self, measure: str) -> list[float]:
-        """By seed."""
+        """An attribute of the outcomes, by seed."""
         return [float(getattr(outcome, measure)) for _, outcome in sorted(self.outcomes.items())]
 
     @property
@@ -77,47 +76,45 @@ class Verdict(NamedTuple):
 def choose(study: Study, known: Finished) -> dict[str, Run]:
     """Of each arm the candidate with the best mean score on the tuning seeds, of those that diverged least often; the
     first of equals."""
-    return {arm.name: _best(arm, study, known) for arm in study.arms}
+    chosen = {}
+    for arm in study.arms:
+        sign = better(arm.candidates[0].workload, "score")
+        merits = [
+            (-sum(outcome.diverged for outcome in tried), sign * _score(tried))
+            for tried in (_tried(run, study, known) for run in arm.candidates if len(arm.candidates) > 1)
+        ]
+        chosen[arm.name] = arm.candidates[merits.index(max(merits)) if merits else 0]
+    return chosen
 
 
-def _best(arm: Arm, study: Study, known: Finished) -> Run:
-    if len(arm.candidates) == 1:
-        return arm.candidates[0]
-    sign = better(arm.candidates[0].workload, "score")
-    found = [[known[replace(run, seed=seed)] for seed in study.tuning] for run in arm.candidates]
-    merits = [(-sum(o.diverged for o in each), sign * statistics.fmean(o.score for o in each)) for each in found]
-    return arm.candidates[merits.index(max(merits))]
+def _tried(run: Run, study: Study, known: Finished) -> list[Outcome]:
+    return [known[replace(run, seed=seed)] for seed in study.tuning]
 
 
-def _scores(arm: Arm, study: Study, known: Finished) -> tuple[float, ...]:
-    return tuple(
-        statistics.fmean(known[replace(run, seed=seed)].score for seed in study.tuning) for run in arm.candidates
-    )
+def _score(tried: list[Outcome]) -> float:
+    return statistics.fmean(outcome.score for outcome in tried)
 
 
 def results(study: Study, chosen: Mapping[str, Run], known: Finished, seeds: tuple[int, ...]) -> list[Result]:
-    """Of every arm, in order."""
-    return [
-        Result(
-            arm,
-            chosen[arm.name],
-            {seed: known[replace(chosen[arm.name], seed=seed)] for seed in seeds},
-            _scores(arm, study, known) if len(arm.candidates) > 1 else (),
-        )
-        for arm in study.arms
-    ]
+    """The results of every arm, in order."""
+    found = []
+    for arm in study.arms:
+        run = chosen[arm.name]
+        tuned = arm.candidates if len(arm.candidates) > 1 else ()
+        scores = tuple(_score(_tried(candidate, study, known)) for candidate in tuned)
+        found.append(Result(arm, run, {seed: known[replace(run, seed=seed)] for seed in seeds}, scores))
+    return found
 
 
 def verdicts(study: Study, found: list[Result]) -> list[Verdict]:
-    """Every claim, corrected over all claims of the study."""
+    """A verdict on every claim, corrected over all claims of the study."""
     by_name = {result.arm.name: result for result in found}
     comparisons, diverged = [], []
     for claim in study.claims:
         one, other = by_name[claim.better], by_name[claim.than]
         sign = better(one.run.workload, claim.measure)
         diverged.append(one.diverged + other.diverged)
-        comparisons.append(
-            paired(*([sign * value for value in result.values(claim.measure)] for result in (one, other)))
-        )
+        signed = ([sign * value for value in result.values(claim.measure)] for result in (one, other))
+        comparisons.append(paired(*signed))
     adjusted = holm([comparison.p for comparison in comparisons])
     return [Verdict(*each) for each in zip(study.claims, comparisons, adjusted, diverged, strict=True)]

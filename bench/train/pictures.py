@@ -12,7 +12,6 @@ from topologies.commands.pictures.canvas import INK, canvas, save
 from topologies.commands.pictures.curves import LOOKS
 
 from ..shared.bars import frame
-from . import costs
 from .findings import Result
 from .workloads import WORKLOADS
 
@@ -41,7 +40,7 @@ def draw(path: Path, title: str, found: Sequence[Result], axis: str = "") -> Non
             _along(columns[1], own, looks, axis)
         else:
             _scatter(columns[1], own, looks, [r.figure("bytes_sent").mean / 1e6 for r in own], "sent by a worker, MB")
-        _scatter(columns[2], own, looks, [costs.seconds(r.run) for r in own], "predicted for ResNet-50's size, s")
+        _scatter(columns[2], own, looks, [r.run.predicted_seconds for r in own], "predicted for ResNet-50's size, s")
         columns[0].set_title(panel, loc="left", size=11, color=INK)
         handles = dict(zip(*reversed(columns[2].get_legend_handles_labels()), strict=True))
         figure.legend(

@@ -7,9 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ..shared import screen, tables
-from . import costs
 from .findings import Result, Verdict
-from .runs import Run
+from .runs import NETWORK, Run
 from .study import LEVEL, Study
 from .workloads import WORKLOADS
 
@@ -88,7 +87,7 @@ def legend(seeds: Sequence[int]) -> str:
     return (
         f"Mean ± standard deviation over seeds {_seeds(seeds)}. score: of the mean of the workers' models, BatchNorm's "
         "statistics estimated anew. training loss: mean of the workers' batches in the last tenth of the steps. sent: "
-        f"by each worker. predicted: all steps with {costs.NETWORK}, by `bench scale`. apart: rms over the workers of "
+        f"by each worker. predicted: all steps with {NETWORK}, by `bench scale`. apart: rms over the workers of "
         "‖z_i - mean‖ / ‖mean‖ at the end. difference: positive as claimed; its interval is not corrected. d_z: "
         "difference over its deviation."
     )
@@ -102,7 +101,7 @@ def _row(result: Result) -> tuple[str, ...]:
         f"{score.mean:.2f} ± {score.deviation:.2f}",
         f"{loss.mean:.4f} ± {loss.deviation:.4f}",
         screen.size(result.figure("bytes_sent").mean / result.run.steps),
-        f"{costs.seconds(result.run):.0f} s",
+        f"{result.run.predicted_seconds:.0f} s",
         f"{result.figure('consensus').mean:.1e}",
         str(result.diverged or ""),
     )
@@ -137,7 +136,7 @@ def numbers(found: Sequence[Result], judged: Sequence[Verdict]) -> dict[str, Any
                 "seeds": sorted(result.outcomes),
                 **{name: result.values(name) for name in ("score", "loss", "consensus", "seconds")},
                 "bytes_sent": result.figure("bytes_sent").mean,
-                "predicted_seconds": costs.seconds(result.run),
+                "predicted_seconds": result.run.predicted_seconds,
                 "diverged": result.diverged,
                 "curve": [round(value, 5) for value in result.curve],
             }

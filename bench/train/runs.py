@@ -1,31 +1,43 @@
-"""One run: what it is, and what came out of it; each finished one is a file, named by a digest of what it ran."""
+"""One run: its settings, its outcome, and the folder of finished ones, each a file named by a digest of its settings."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gossip import UsageError
+import torch
 
+import topologies
+from gossip import UsageError
+from gossip.state.codecs import WIRES
+
+from ..scale import Cluster, Machine, simulate
+from ..shared import paper
 from ..shared.methods import Method
 from .workloads import WORKLOADS
 
 DTYPES = ("float32", "bfloat16", "float64")
 EDITION = 1
 """Counts up when the same run would come out otherwise, so that finished ones are run again."""
-
-
 SUMMING = 3e-3
 """Seconds of one core that threads take for a worker's part in an exact sum, which is many small messages."""
+
+MACHINE = Machine(compute=paper.COMPUTE, rate=paper.RATE, latency=50e-6, jitter=0.03, tail=4.0)
+NETWORK = (
+    f"{paper.NBYTES / 1e6:g} MB of float32 parameters, {paper.COMPUTE * 1e3:g} ms of compute a step, links of "
+    f"{paper.RATE / 1e9:g} Gbit/s"
+)
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that decides what comes out.
+    """All settings that decide the outcome.
 
     Attributes:
         workload: a name in `WORKLOADS`.
@@ -71,15 +83,34 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Of one core, roughly."""
+        """The time that it takes on one core, roughly."""
         workload = WORKLOADS[self.workload]
         step = workload.seconds * self.batch / workload.batch + (SUMMING if self.method.base == "ar" else 0)
         return self.workers * self.steps * step
 
+    @property
+    def predicted_seconds(self) -> float:
+        """The time on a slow network, by `bench scale`, for a model of ResNet-50's size.
+
+        Exact averages travel in float32; with a wire, or parameters of 16 bits, they count as if they were as short.
+        """
+        nbytes = paper.NBYTES // 2 if self.dtype == "bfloat16" else paper.NBYTES
+        moments = 1 if WORKLOADS[self.workload].optimizer == "sgd" else 2
+        values = torch.empty(1 << 16)
+        share = WIRES[self.method.wire].room(values).nbytes / values.nbytes
+        return self.steps * _predicted_step(self.method, moments, self.workers, round(nbytes * share))
+
+
+@functools.cache
+def _predicted_step(method: Method, moments: int, workers: int, nbytes: int) -> float:
+    traffic, graph = method.traffic(moments), topologies.load(method.graph, workers)
+    steps = -(-192 // traffic.window) * traffic.window
+    return simulate({"it": traffic}, Cluster(MACHINE, workers), graph, nbytes, steps, warmup=48)["it"].seconds.mean
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run.
+    """The figures of a run.
 
     Attributes:
         score: the workload's metric of the mean of the ranks' models.
@@ -102,6 +133,9 @@ class Outcome:
     seconds: float
 
 
+Finished = dict[Run, Outcome]
+
+
 class Store:
     """A folder of finished runs."""
 
@@ -109,15 +143,19 @@ class Store:
         self.folder = folder
 
     def find(self, run: Run) -> Outcome | None:
-        """What came of it, if it has finished."""
+        """The outcome of a run; None if it has not finished."""
         try:
             saved: dict[str, Any] = json.loads(self._path(run).read_text())["outcome"]
         except FileNotFoundError:
             return None
         return Outcome(**{**saved, "curve": tuple(saved["curve"]), "weights": tuple(saved["weights"])})
 
+    def finished(self, runs: Iterable[Run]) -> Finished:
+        """Those of the runs that have finished."""
+        return {run: outcome for run in runs if (outcome := self.find(run)) is not None}
+
     def keep(self, run: Run, outcome: Outcome) -> None:
-        """Write it down; whole, or not at all."""
+        """Write an outcome down; whole, or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(run)
         part = path.with_suffix(f".{os.getpid()}")
@@ -126,3 +164,13 @@ class Store:
 
     def _path(self, run: Run) -> Path:
         return self.folder / f"{run.digest}.json"
+
+
+def expected_seconds(runs: Sequence[Run], known: Finished) -> float:
+    """Of one core for the runs that are missing: as their workloads say, or as finished ones have shown."""
+    total = 0.0
+    for run in runs:
+        alike = [other for other in known if other.workload == run.workload]
+        pace = sum(known[other].seconds for other in alike) / sum(other.seconds for other in alike) if alike else 1.0
+        total += 0.0 if run in known else run.seconds * pace
+    return total

@@ -1,4 +1,4 @@
-"""Train one run on ranks that are threads of this process, or on those of any other world."""
+"""Train one run on ranks that are threads of a process, or on those of any other world; do all that are missing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+import joblib
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
@@ -17,7 +18,8 @@ from gossip import World
 from gossip.state.merging import wide_copy
 from gossip.testing import run as on_threads
 
-from .runs import Outcome, Run
+from ..shared.screen import Course
+from .runs import Finished, Outcome, Run, Store
 from .workloads import WORKLOADS, Data, shards
 
 WARM_UP = 0.1
@@ -28,7 +30,7 @@ POINTS = 60
 
 
 class Trained(NamedTuple):
-    """What one rank comes to: its parameters z as one vector, in float32 or wider, its weight w, losses and bytes."""
+    """One rank's parameters z as one vector, in float32 or wider, its weight w, its losses and the bytes it has sent."""
 
     parameters: Tensor
     weight: float
@@ -37,7 +39,7 @@ class Trained(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What all ranks of a run share, and read only."""
+    """The part of a run that its ranks share, and only read."""
 
     data: Data
     shards: list[Tensor]
@@ -56,7 +58,7 @@ def task(run: Run) -> Task:
 
 
 def scale(step: int, steps: int) -> float:
-    """Of the learning rate: warm-up, then steps down.
+    """The factor of the learning rate: warm-up, then steps down.
 
     >>> [round(scale(step, 100), 4) for step in (0, 9, 50, 60, 85)]
     [0.1, 1.0, 1.0, 0.1, 0.01]
@@ -96,8 +98,33 @@ def train(run: Run, shared: Task, world: World, watch: Callable[[nn.Module], obj
     return Trained(vector, optimizer.weight, losses, optimizer.stats.run.bytes_sent)
 
 
+def conduct_all(runs: Sequence[Run], store: Store, jobs: int, course: Course) -> Finished:
+    """The outcome of every run; those in the store are not done again, and each is kept as soon as it has finished.
+
+    With jobs above 1 each run is in one of so many processes, with one thread for each worker and one core's work.
+    """
+    found = store.finished(runs)
+    course.advance(len(found))
+    missing = [run for run in runs if run not in found]
+    work = joblib.Parallel(jobs, return_as="generator_unordered")(joblib.delayed(_one)(run) for run in missing)
+    for run, outcome in work:
+        store.keep(run, outcome)
+        found[run] = outcome
+        course.advance(1)
+    return found
+
+
+def _one(run: Run) -> tuple[Run, Outcome]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return run, conduct(run)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def conduct(run: Run) -> Outcome:
-    """Train it on threads, and look at the mean of the ranks' models, Σ w z / Σ w."""
+    """Train on threads, and score the mean of the ranks' models, Σ w z / Σ w."""
     began = time.perf_counter()
     shared = task(run)
     ranks = on_threads(run.workers, lambda world: train(run, shared, world), timeout=300)
@@ -119,8 +146,7 @@ def conduct(run: Run) -> Outcome:
 
 
 def _score(run: Run, shared: Task, mean: Tensor) -> float:
-    """In the dtype that the mean has: a mean of 16-bit models is not a 16-bit model."""
-    model = shared.model.to(mean.dtype)
+    model = shared.model.to(mean.dtype)  # a mean of 16-bit models is not a 16-bit model
     vector_to_parameters(mean, model.parameters())
     return WORKLOADS[run.workload].score(model, shared.data)
 

@@ -16,7 +16,8 @@ from scipy import stats
 from bench.shared.methods import Method, Unweighted
 from bench.shared.screen import Course, screen
 from bench.shared.statistics import holm, paired
-from bench.train import conducting, costs
+from bench.train import runs as storing
+from bench.train import training
 from bench.train.checks import consensus as apart
 from bench.train.checks import equality, quadratic
 from bench.train.findings import choose, results, verdicts
@@ -277,13 +278,13 @@ def test_no_run_is_done_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         done.append(run)
         return Outcome(run.lr, 1.0, (1.0,), 8, 0.0, (1.0, 1.0), False, 0.1)
 
-    monkeypatch.setattr(conducting, "conduct", count)
+    monkeypatch.setattr(training, "conduct", count)
     store, runs = Store(tmp_path / "runs"), SMALL.tuning_runs()
     assert len(runs) == 4
     with pytest.raises(KeyboardInterrupt):
-        conducting.conduct_all(runs, store, 1, quiet(4))
+        training.conduct_all(runs, store, 1, quiet(4))
     first, done[:] = list(done), []
-    found = conducting.conduct_all(runs, store, 1, quiet(4))
+    found = training.conduct_all(runs, store, 1, quiet(4))
     assert sorted(first + done, key=runs.index) == runs
     assert {run.lr: outcome.score for run, outcome in found.items()} == {0.05: 0.05, 0.1: 0.1}
     assert choose(SMALL, found)["digits SGP"].lr == 0.1
@@ -311,7 +312,7 @@ def test_what_diverged_is_chosen_last_and_decides_nothing() -> None:
 def test_expected_time_is_told_by_what_has_finished() -> None:
     run = RUNS[0]
     outcome = Outcome(1.0, 1.0, (1.0,), 8, 0.0, (1.0, 1.0), False, 3 * run.seconds)
-    assert conducting.expected_seconds([run, RUNS[1]], {run: outcome}) == pytest.approx(3 * RUNS[1].seconds)
+    assert storing.expected_seconds([run, RUNS[1]], {run: outcome}) == pytest.approx(3 * RUNS[1].seconds)
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -427,7 +428,9 @@ def test_workers_of_the_quadratic_differ_but_not_their_mean(workers: int) -> Non
 
 def test_predicted_time_counts_what_a_method_sends() -> None:
     seconds = {
-        (outer, buffers, workload): costs.seconds(Run(workload, Method("local", outer, buffers=buffers), 0.1, steps=12))
+        (outer, buffers, workload): Run(
+            workload, Method("local", outer, buffers=buffers), 0.1, steps=12
+        ).predicted_seconds
         for outer in ("average", "streaming")
         for buffers in (("maintain", "average") if outer == "average" else ("maintain",))
         for workload in ("digits", "phrases")
@@ -441,7 +444,7 @@ def test_predicted_time_counts_what_a_method_sends() -> None:
     )  # fmt: skip
     assert two == pytest.approx(2 * one, rel=0.2)
     assert three == pytest.approx(3 * one, rel=0.2)
-    assert costs.seconds(Run("digits", Method("ar", "streaming"), 0.1, steps=12)) > bare + 5 * one
+    assert Run("digits", Method("ar", "streaming"), 0.1, steps=12).predicted_seconds > bare + 5 * one
 
 
 @pytest.mark.slow
