@@ -1,4 +1,4 @@
-"""What befalls a host's link: a rate of its own from the start, or a change while the command runs."""
+"""A host's link: a rate of its own from the start, or changes while the command runs."""
 
 from __future__ import annotations
 

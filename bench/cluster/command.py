@@ -8,10 +8,6 @@ each other and nothing else.
 
 Their TCP is Reno without a slow start after a pause, so that what a message takes is its bytes at the link's rate.
 
-Before it begins, raw sockets move --line bytes from every host to the next, all at once, several times. The median is
-printed and handed to COMMAND as JSON in the variable GOSSIP_BENCH_LINE:
-  {"nodes": 8, "ranks_per_node": 1, "rate": 1e8, "rates": [1e8, ...], "seconds": {"1024000": 0.08}, ...}
-
 What COMMAND prints is all that stdout gets; the rest goes to stderr, where Open MPI may warn of a setpgid that failed,
 which means nothing. Everything that was made is removed at the end, however that comes about, with every process on
 the hosts. After a kill -9 the next run does it, or --clean. What a host had under way when its link was cut goes on
@@ -30,9 +26,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import shlex
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -41,81 +35,41 @@ from gossip import UsageError
 from gossip.launching.launchers import Launcher
 from topologies.commands.output import units
 
-from ..shared import options, record, screen
-from ..update.wire import VARIABLE
+from ..shared import options, record
 from . import changes, launching, needs
 from .network import MOST, ClusterError, Network, clean, network
 from .watching import TIMED_OUT, Asked, Signals, watch
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What can be asked for."""
+    """The command's options."""
     parser.usage = "%(prog)s [options] -- COMMAND"
-    parser.add_argument("--nodes", type=options.count, default=8, metavar="N", help="hosts (default: 8)")
-    parser.add_argument(
-        "--ranks-per-node", type=options.count, default=1, metavar="K", help="ranks on each host (default: 1)"
+    options.option(parser, "--nodes", options.count, "8", "hosts")
+    options.option(parser, "--ranks-per-node", options.count, "1", "ranks on each host", "K")
+    rate = "of every host's link, each way, as in 100mbit or 1gbit"
+    options.option(parser, "--rate", changes.rate, "100mbit", rate, "RATE")
+    slow = "a host, counted from 0, with a rate of its own, as in 3=25mbit; may be repeated (default: none)"
+    event = (
+        "what happens to a host's link so long after COMMAND began: 5s:3=25mbit changes its rate, 8s:3=cut cuts it, "
+        "12s:3=up makes it what it was at first; may be repeated (default: none)"
     )
-    parser.add_argument(
-        "--rate",
-        type=changes.rate,
-        default=100e6,
-        metavar="RATE",
-        help="of every host's link, each way, as in 100mbit or 1gbit (default: 100mbit)",
-    )
-    parser.add_argument(
-        "--slow",
-        type=changes.slow,
-        action="append",
-        default=[],
-        metavar="HOST=RATE",
-        help="a host, counted from 0, with a rate of its own, as in 3=25mbit; may be repeated (default: none)",
-    )
-    parser.add_argument(
-        "--event",
-        type=changes.event,
-        action="append",
-        default=[],
-        metavar="TIME:HOST=WHAT",
-        help="what happens to a host's link so long after COMMAND began: 5s:3=25mbit changes its rate, 8s:3=cut cuts "
-        "it, 12s:3=up makes it what it was at first; may be repeated (default: none)",
-    )
-    parser.add_argument(
-        "--launcher",
-        choices=tuple(launching.LAUNCHERS),
-        default="mpirun",
-        help="who starts the ranks: Open MPI's mpirun, or this command, with torchrun's variables (default: mpirun)",
-    )
-    parser.add_argument(
-        "--mpirun-options",
-        type=shlex.split,
-        default=[],
-        metavar="'OPTION ...'",
-        help="more options for mpirun, in one word, as in --mpirun-options='--with-ft ulfm' (default: none)",
-    )
-    parser.add_argument(
-        "--line",
-        type=_sizes,
-        default=[1_024_000],
-        metavar="SIZE,...",
-        help="bytes that the raw sockets move, or none to leave that out (default: 1.024MB)",
-    )
-    parser.add_argument(
-        "--timeout",
-        type=options.positive,
-        metavar="SECONDS",
-        help="after which COMMAND is killed (default: it has all the time it takes)",
-    )
-    parser.add_argument(
-        "--json", type=Path, metavar="PATH", help="where to write hosts, rates, line and exit code (default: nowhere)"
-    )
+    for name, kind, metavar, text in (
+        ("--slow", changes.slow, "HOST=RATE", slow),
+        ("--event", changes.event, "TIME:HOST=WHAT", event),
+    ):
+        parser.add_argument(name, type=kind, action="append", default=[], metavar=metavar, help=text)
+    starts = "what starts the ranks: Open MPI's mpirun, or this command, with torchrun's variables"
+    options.add_choice(parser, "--launcher", launching.LAUNCHERS, "mpirun", starts)
+    more = "more options for mpirun, in one word, as in --mpirun-options='--with-ft ulfm' (default: none)"
+    options.option(parser, "--mpirun-options", shlex.split, None, more, "'OPTION ...'")
+    limit = "after which COMMAND is killed (default: it has all the time it takes)"
+    options.option(parser, "--timeout", options.positive, None, limit, "SECONDS")
+    path = "where to write hosts, rates and exit code (default: nowhere)"
+    options.option(parser, "--json", Path, None, path, "PATH")
     parser.add_argument(
         "--clean", action="store_true", help="only remove what runs that were killed have left behind, and say what"
     )
     parser.add_argument("program", nargs=argparse.REMAINDER, metavar="COMMAND", help="what every rank runs, after --")
-
-
-def _sizes(text: str) -> list[int]:
-    return [] if text == "none" else options.sizes(text)
 
 
 def check(given: argparse.Namespace, launcher: Launcher) -> None:
@@ -178,13 +132,12 @@ def _run(given: argparse.Namespace, launcher: Launcher, signals: Signals) -> int
             + "".join(f", host{slow.host} at {units.rate_text(slow.rate)}" for slow in given.slow)
             + f", {given.ranks_per_node} rank{'s' * (given.ranks_per_node > 1)} on each, {given.launcher}"
         )
-        line = _line(given, hosts, signals)
-        environment = {**launching.environment(hosts, given.ranks_per_node), VARIABLE: json.dumps(line)}
+        environment = launching.environment(hosts, given.ranks_per_node)
         command = launching.resolved(given.program)
         assert command is not None, "checked"
         began = time.monotonic()
         started = launching.LAUNCHERS[given.launcher](
-            hosts, given.ranks_per_node, command, environment, given.mpirun_options
+            hosts, given.ranks_per_node, command, environment, given.mpirun_options or []
         )
         appointments = [(event.seconds, functools.partial(_happen, event, hosts)) for event in given.event]
         code = watch(started, signals, given.timeout, appointments)
@@ -193,32 +146,10 @@ def _run(given: argparse.Namespace, launcher: Launcher, signals: Signals) -> int
         _say(f"the command had not ended after --timeout {given.timeout:g} s and was killed")
     if given.json is not None:
         ranks = launcher._replace(size=given.nodes * given.ranks_per_node)
-        record.write(given, ranks, given.json, results=line, exit_code=code, seconds=seconds)
+        made = {"nodes": given.nodes, "ranks_per_node": given.ranks_per_node, "rate": given.rate, "rates": rates}
+        record.write(given, ranks, given.json, results=made, exit_code=code, seconds=seconds)
         _say(f"written to {given.json}")
     return code
-
-
-def _line(given: argparse.Namespace, hosts: Network, signals: Signals) -> dict[str, object]:
-    """What the raw sockets took, as COMMAND and the record are told it."""
-    seconds = {}
-    by_host = {}
-    for nbytes, ranks in (launching.calibrate(hosts, signals, given.line) if given.line else {}).items():
-        medians = [statistics.median(repeats) for repeats in ranks]
-        seconds[nbytes] = statistics.median(each for repeats in ranks for each in repeats)
-        by_host[nbytes] = medians
-        slowest = max(range(given.nodes), key=medians.__getitem__)
-        _say(
-            f"line: {screen.size(nbytes)} from every host to the next in {screen.ms(seconds[nbytes])} ms, "
-            f"the slowest, into host{slowest}, in {screen.ms(medians[slowest])} ms"
-        )
-    return {
-        "nodes": given.nodes,
-        "ranks_per_node": given.ranks_per_node,
-        "rate": given.rate,
-        "rates": list(hosts.rates),
-        "seconds": seconds,
-        "seconds_by_host": by_host,
-    }
 
 
 def _happen(event: changes.Event, hosts: Network) -> None:

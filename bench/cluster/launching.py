@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from gossip.launching.cores import bound
 
-from . import line
 from .needs import path
-from .network import ClusterError, Network
-from .watching import Signals, watch
+from .network import Network
 
 # What a launcher told this process is not for the ranks: they are told by theirs.
 PREFIXES = ("OMPI_COMM_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "TORCHELASTIC_", "MPI_LOCAL")
@@ -28,8 +24,6 @@ host=$1
 shift
 exec sh {folder}/enter "$host" sh -c "$*"
 """
-
-LONGEST = 20.0
 
 Launch = Callable[[Network, int, Sequence[str], Mapping[str, str], Sequence[str]], list[subprocess.Popen[bytes]]]
 """Hosts, ranks on each, what they run, what they are told, and more options for who starts them."""
@@ -126,37 +120,3 @@ def resolved(command: Sequence[str]) -> list[str] | None:
     """The command with its program found, `python` being this one; None where there is no such program."""
     program = sys.executable if command[0] in ("python", "python3") else shutil.which(command[0], path=path())
     return None if program is None else [program, *command[1:]]
-
-
-def calibrate(network: Network, signals: Signals, sizes: Sequence[int]) -> dict[int, list[list[float]]]:
-    """Seconds in which raw sockets move each size from every host to the next, [host][repeat] of each.
-
-    There are `line.REPEATS`, and fewer where they would take longer than `LONGEST` seconds.
-
-    Raises:
-        ClusterError: a process of the measurement failed, or did not end.
-    """
-    count = len(network.hosts)
-    result = network.folder / "line.json"
-    # They meet beside the network, so that what the line carries is measured and nothing else.
-    pairs = [socket.socketpair() for _ in network.hosts[1:]]
-    once = sum(8 * size / min(network.rates) for size in sizes)
-    repeats = max(1, min(line.REPEATS, round(LONGEST / once)))
-    started = []
-    for host in network.hosts:
-        own = [center for center, _ in pairs] if host.number == 0 else [pairs[host.number - 1][1]]
-        handles = [each.fileno() for each in own]
-        numbers = (host.number, count, host.address, _listed(sizes), repeats, line.PAUSE, 60, result, _listed(handles))
-        program = [sys.executable, "-I", "-S", line.__file__, *map(str, numbers)]
-        started.append(network.start(host, program, {**os.environ, "PATH": path()}, keep=handles))
-    for pair in pairs:
-        for each in pair:
-            each.close()
-    if code := watch(started, signals, timeout=60 + 10 * once * (1 + repeats)):
-        raise ClusterError(f"the line between the hosts could not be measured: its processes ended with {code}")
-    found = json.loads(result.read_text())
-    return {size: found[str(size)] for size in sizes}
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return ",".join(map(str, numbers))

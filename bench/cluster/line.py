@@ -1,57 +1,32 @@
-"""What the line takes: raw sockets move bytes from every rank to the next, all at once, and nothing else is done.
-
-Inside a command, between the ranks of a world, whoever started them and wherever they are:
+"""The line: raw sockets move bytes from every rank to the next, all at once, and nothing else is done.
 
     with gossip.init() as world:
         seconds = line.measure(world, 1_024_000)
 
 Where several ranks share a host and its link, ask for the line between hosts: `line.measure(world.across, ...)`.
-Run as a file, it is one of the processes by which `python -m bench cluster` measures its hosts. It then imports
-neither torch nor MPI, and the processes meet through sockets that they were born with.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import selectors
 import socket
 import statistics
 import struct
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:
-    from gossip import World
+from gossip import World
+from gossip.transports.torch.interfaces import own_address
+
+from ..shared import record
 
 REPEATS = 7
 PAUSE = 0.1  # seconds
 
-
-class Ranks(Protocol):
-    """Who takes part, as far as this file needs it; a World is one."""
-
-    @property
-    def rank(self) -> int:
-        """This process's number."""
-
-    @property
-    def size(self) -> int:
-        """How many there are."""
-
-    def all_gather(self, data: bytes) -> list[bytes]:
-        """What every rank gave, by rank, on every rank."""
-
-    def barrier(self) -> None:
-        """Return once every rank has called it."""
-
-
 Peers = tuple[Sequence[int], Sequence[int]]
-"""To whom this rank sends in a round, and from whom it receives."""
+"""The ranks that this rank sends to in a round, and those that it receives from."""
 
 
 def measure(
@@ -67,20 +42,18 @@ def measure(
         TimeoutError: nothing moved for `timeout` seconds; it names the ranks.
         ConnectionError: a neighbour is gone.
     """
-    from gossip.transports.torch.interfaces import own_address
-
     address = "127.0.0.1" if len(set(world.hosts)) == 1 else own_address(world.hosts)
     ranks = times(world, address, nbytes, repeats, neighbours(world, hop), pause=pause, timeout=timeout)
     return statistics.median(seconds for rank in ranks for seconds in rank)
 
 
-def neighbours(ranks: Ranks, hop: int = 1) -> list[Peers]:
+def neighbours(world: World, hop: int = 1) -> list[Peers]:
     """Every round to the rank `hop` places on, and from the one as many places back."""
-    return [([(ranks.rank + hop) % ranks.size], [(ranks.rank - hop) % ranks.size])]
+    return [([(world.rank + hop) % world.size], [(world.rank - hop) % world.size])]
 
 
 def times(
-    ranks: Ranks,
+    world: World,
     address: str,
     nbytes: int,
     repeats: int,
@@ -94,7 +67,7 @@ def times(
     The repeats walk through `rounds`, in each of which `nbytes` go to every peer; once through, and at least one
     round, goes before them, unseen.
     """
-    with _connected(ranks, address, rounds, timeout) as (outwards, inwards):
+    with _connected(world, address, rounds, timeout) as (outwards, inwards):
         data, room = memoryview(bytes(nbytes)), memoryview(bytearray(nbytes))
         took = []
         for number in range(len(rounds) + repeats):
@@ -102,26 +75,26 @@ def times(
             going = {outwards[peer]: data for peer in targets}
             coming = {inwards[peer]: room for peer in sources}
             time.sleep(pause)
-            level(ranks)
+            level(world)
             try:
                 took.append(_exchange(going, coming, timeout))
             except TimeoutError as error:
                 raise TimeoutError(
-                    f"between rank {ranks.rank} and ranks {sorted({*targets, *sources})} nothing moved for "
+                    f"between rank {world.rank} and ranks {sorted({*targets, *sources})} nothing moved for "
                     f"{timeout:g} s: is a link cut?"
                 ) from error
-        return [json.loads(each)[len(rounds) :] for each in ranks.all_gather(json.dumps(took).encode())]
+        return [each[len(rounds) :] for each in record.gather(world, took)]
 
 
-def level(ranks: Ranks) -> None:
+def level(world: World) -> None:
     """Let all ranks go on together: a first barrier gathers them, and a second one finds all of them awake."""
-    ranks.barrier()
-    ranks.barrier()
+    world.barrier()
+    world.barrier()
 
 
 @contextlib.contextmanager
 def _connected(
-    ranks: Ranks, address: str, rounds: Sequence[Peers], timeout: float
+    world: World, address: str, rounds: Sequence[Peers], timeout: float
 ) -> Iterator[tuple[dict[int, socket.socket], dict[int, socket.socket]]]:
     """A connection to every rank that is sent to, and one from every rank that is received from."""
     targets = sorted({peer for out, _ in rounds for peer in out})
@@ -129,23 +102,23 @@ def _connected(
     outwards: dict[int, socket.socket] = {}
     inwards: dict[int, socket.socket] = {}
     with contextlib.ExitStack() as open_sockets:
-        listener = open_sockets.enter_context(socket.create_server(("", 0), backlog=ranks.size))
+        listener = open_sockets.enter_context(socket.create_server(("", 0), backlog=world.size))
         listener.settimeout(timeout)
         word = os.urandom(16)  # by which a neighbour is told from a stranger who tries our port
         mine = {"host": address, "port": listener.getsockname()[1], "word": word.hex()}
-        everybody = [json.loads(each) for each in ranks.all_gather(json.dumps(mine).encode())]
+        everybody = record.gather(world, mine)
         for peer in targets:
             there = everybody[peer]
             outwards[peer] = open_sockets.enter_context(
                 socket.create_connection((there["host"], there["port"]), timeout)
             )
-            outwards[peer].sendall(bytes.fromhex(there["word"]) + struct.pack("!I", ranks.rank))
+            outwards[peer].sendall(bytes.fromhex(there["word"]) + struct.pack("!I", world.rank))
         while len(inwards) < len(sources):
             try:
                 coming = open_sockets.enter_context(listener.accept()[0])
             except TimeoutError as error:
                 missing = sorted(set(sources) - set(inwards))
-                raise TimeoutError(f"ranks {missing} did not connect to rank {ranks.rank} for {timeout:g} s") from error
+                raise TimeoutError(f"ranks {missing} did not connect to rank {world.rank} for {timeout:g} s") from error
             coming.settimeout(timeout)
             said = coming.recv(len(word) + 4, socket.MSG_WAITALL)
             if said[: len(word)] == word:
@@ -176,63 +149,3 @@ def _exchange(going: dict[socket.socket, memoryview], coming: dict[socket.socket
                 if not left[each]:
                     ready.unregister(each)
     return time.perf_counter() - began
-
-
-class Star:
-    """Ranks that meet through rank 0: it has a socket to each of the others, and they have one to it."""
-
-    def __init__(self, rank: int, size: int, sockets: Sequence[socket.socket]) -> None:
-        self.rank, self.size = rank, size
-        self._sockets = sockets
-
-    def all_gather(self, data: bytes) -> list[bytes]:
-        """What every rank gave, by rank, on every rank."""
-        if self.rank > 0:
-            _put(self._sockets[0], data)
-            return [_take(self._sockets[0]) for _ in range(self.size)]
-        given = [data, *(_take(each) for each in self._sockets)]
-        everything = b"".join(struct.pack("!I", len(each)) + each for each in given)
-        for each in self._sockets:
-            each.sendall(everything)
-        return given
-
-    def barrier(self) -> None:
-        """Return once every rank has called it."""
-        self.all_gather(b"")
-
-
-def _put(to: socket.socket, data: bytes) -> None:
-    to.sendall(struct.pack("!I", len(data)) + data)
-
-
-def _take(source: socket.socket) -> bytes:
-    (length,) = struct.unpack("!I", _exactly(source, 4))
-    return _exactly(source, length)
-
-
-def _exactly(source: socket.socket, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        more = source.recv(count - len(data))
-        if not more:
-            raise ConnectionError("another process of the measurement has ended")
-        data += more
-    return data
-
-
-def main() -> None:
-    """RANK SIZE ADDRESS SIZES REPEATS PAUSE TIMEOUT FILE DESCRIPTORS: one process of each host; rank 0 writes FILE."""
-    rank, size, address, sizes, repeats, pause, timeout, path, handles = sys.argv[1:]
-    star = Star(int(rank), int(size), [socket.socket(fileno=int(each)) for each in handles.split(",")])
-    found = {
-        nbytes: times(
-            star, address, int(nbytes), int(repeats), neighbours(star), pause=float(pause), timeout=float(timeout)
-        )
-        for nbytes in sizes.split(",")
-    }
-    if star.rank == 0:
-        Path(path).write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()

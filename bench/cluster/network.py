@@ -20,7 +20,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from .needs import path
 
@@ -78,17 +78,10 @@ class Network:
         environment: Mapping[str, str],
         *,
         stdin: int | None = subprocess.DEVNULL,
-        stdout: IO[bytes] | None = None,
-        keep: Sequence[int] = (),
     ) -> subprocess.Popen[bytes]:
-        """Start a command on a host, in a session of its own; it is terminated when this process dies.
-
-        `keep` are file descriptors that it inherits.
-        """
+        """Start a command on a host, in a session of its own; it is terminated when this process dies."""
         entered = ["setpriv", "--pdeathsig", "TERM", "sh", str(self.folder / "enter"), host.name, *command]
-        return subprocess.Popen(
-            entered, env=dict(environment), stdin=stdin, stdout=stdout, pass_fds=keep, start_new_session=True
-        )
+        return subprocess.Popen(entered, env=dict(environment), stdin=stdin, start_new_session=True)
 
     def shape(self, host: Host, rate: float) -> None:
         """Give a host's link a rate, both ways, from now on."""

@@ -1,4 +1,4 @@
-"""One run: its settings, its outcome, and the folder of finished ones, each a file named by a digest of its settings."""
+"""One run: its settings, its outcome, and the folder of finished ones, files named by a digest of the settings."""
 
 from __future__ import annotations
 

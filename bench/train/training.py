@@ -30,7 +30,7 @@ POINTS = 60
 
 
 class Trained(NamedTuple):
-    """One rank's parameters z as one vector, in float32 or wider, its weight w, its losses and the bytes it has sent."""
+    """One rank's parameters z as one vector, in float32 or wider, its weight w, its losses and bytes."""
 
     parameters: Tensor
     weight: float

@@ -46,7 +46,7 @@ from gossip.launching.launchers import Launcher
 from ..peers import PEERS
 from ..shared import options, record, screen, tables
 from ..shared.methods import METHODS
-from . import breakdown, columns, judging, matrix, wire
+from . import breakdown, columns, judging, matrix
 from .models import MODELS
 from .plan import Plan
 
@@ -126,7 +126,6 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
         options.check_graph(graph, launcher.size)
     options.check_world(given)
     _check_peers(given, launcher)
-    wire.handed()
     options.check_files(given, launcher)
 
 
@@ -171,10 +170,8 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     updates = given.repeats * sum(matrix.updates_of(cell, given) for cell in matrix.cells(given))
     with screen.Course(console, updates) as course:
         transport, results, lines = matrix.run(given, course)
-    handed = wire.handed()
-    before: dict[str, float] = handed["seconds"] if handed else {}
     seconds = {(line["bytes"], line["topology"]): line["seconds"]["median"] for line in lines}
-    matrix.compare(results, lambda nbytes, graph: seconds.get((nbytes, graph), before.get(str(nbytes))))
+    matrix.compare(results, lambda nbytes, graph: seconds.get((nbytes, graph)))
     steady = {(line["bytes"], line["topology"]): line["seconds"]["steady"] for line in lines}
     for result in results:
         result["line_steady"] = steady.get((result["bytes"], result["topology"]))
@@ -202,7 +199,6 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         given.json,
         transport=transport,
         unit=UNITS,
-        line_before=handed,
         peers=_peers(results),
         results=[*results, *lines],
     )

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
 
-from gossip import UsageError, World
+from gossip import World
 from gossip.transports.torch.interfaces import own_address
 from topologies import Topology
 
@@ -16,27 +12,8 @@ from ..cluster import line
 from ..shared import record
 from ..shared.statistics import summary
 
-VARIABLE = "GOSSIP_BENCH_LINE"
-
 LONGEST = 8
-"""Rounds of a graph at the most: each takes a pause and a transfer, and a connection to each of its peers."""
-
-
-def handed(environment: Mapping[str, str] = os.environ) -> dict[str, Any] | None:
-    """What `python -m bench cluster` measured before it began this; `UsageError` where the variable holds no such JSON.
-
-    >>> handed({"GOSSIP_BENCH_LINE": '{"seconds": {"1024000": 0.083}}'})["seconds"]
-    {'1024000': 0.083}
-    """
-    text = environment.get(VARIABLE)
-    if text is None:
-        return None
-    try:
-        found: dict[str, Any] = json.loads(text)
-        found["seconds"] = {str(int(nbytes)): float(seconds) for nbytes, seconds in found["seconds"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{VARIABLE} holds {text[:60]!r}, which `python -m bench cluster` does not write") from error
-    return found
+"""The most rounds of a graph: each takes a pause and a transfer, and a connection to each of its peers."""
 
 
 def seconds(world: World, graph: Topology, nbytes: int, pause: float, timeout: float) -> dict[str, float] | None:
@@ -66,7 +43,7 @@ def paused_and_steady(
 ) -> tuple[dict[str, float], float] | None:
     """`seconds`, after a pause, and those of a message right behind another one; None where it is.
 
-    After a pause a shaper, as a switch's buffer, has room for a burst. What sends all the time never has that.
+    After a pause a shaper, as a switch's buffer, has room for a burst. A sender that never pauses has not.
     """
     paused = seconds(world, graph, nbytes, pause, timeout)
     twice = seconds(world, graph, 2 * nbytes, pause, timeout)

@@ -251,17 +251,6 @@ def test_a_network_has_almost_as_many_bytes_as_asked(nbytes: int) -> None:
         assert any(bool(gradient.any()) for gradient in gradients)
 
 
-def test_the_line_of_the_cluster_is_read() -> None:
-    assert wire.handed({}) is None
-    assert wire.handed({wire.VARIABLE: '{"nodes": 8, "seconds": {"1024000": 0.083}}'}) == {
-        "nodes": 8,
-        "seconds": {"1024000": 0.083},
-    }
-    for wrong in ("", "[]", "{}", '{"seconds": {"many": 1}}'):
-        with pytest.raises(UsageError, match="bench cluster"):
-            wire.handed({wire.VARIABLE: wrong})
-
-
 def test_a_line_that_never_rests_has_no_burst(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each transfer the first 100 bytes pass at once; and where there is no line there is none without a pause."""
 

@@ -34,7 +34,7 @@ def across(
     more: Sequence[str] = (),
 ) -> spawn.Outcome:
     """A rank on each of the hosts, with something that happens to their links so long after the start."""
-    command = [sys.executable, "-m", "bench", "cluster", "--nodes", str(HOSTS), "--line", "none"]
+    command = [sys.executable, "-m", "bench", "cluster", "--nodes", str(HOSTS)]
     command += ["--timeout", str(longest), *how]
     command += [part for event in events for part in ("--event", event)]
     command += ["--", sys.executable, "-m", "workers.steady", str(folder), str(STEPS), str(SECONDS), str(timeout)]
