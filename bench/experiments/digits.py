@@ -22,8 +22,8 @@ from gossip.launching.launchers import Launcher
 from topologies.commands.pictures.canvas import canvas, save
 
 from ..shared import digits, options, record, screen, tables
-from ..shared.bars import frame
 from ..shared.methods import METHODS, Method
+from ..shared.pictures import frame
 from ..shared.statistics import summary
 from ..update.measuring import synchronise
 

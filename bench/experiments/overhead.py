@@ -42,7 +42,9 @@ MEMORY = ("algorithm", "held", "expected")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    options.option(parser, "--sizes", options.sizes, "1MB,10MB,40MB,100MB", "bytes that are merged", "SIZE,...")
+    options.option(
+        parser, "--sizes", options.listed(options.size), "1MB,10MB,40MB,100MB", "bytes that are merged", "SIZE,..."
+    )
     options.option(parser, "--rounds", options.count, "100", "of each comparison")
     options.add_json(parser, "out/overhead.json")
 

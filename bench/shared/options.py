@@ -1,4 +1,4 @@
-"""What several commands ask for, and how it is written on the command line."""
+"""Options that several commands have, and how their values are written on the command line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gossip.launching.launchers import Launcher
 
 from . import digits
 
-Number = TypeVar("Number", int, float)
+T = TypeVar("T", int, float, str)
 Parser = argparse.ArgumentParser | argparse._ArgumentGroup
 
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -27,15 +27,17 @@ UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 def count(text: str) -> int:
     """A whole number of at least 1."""
-    if not re.fullmatch("[0-9]+", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+    return _whole(text, 1)
 
 
 def natural(text: str) -> int:
     """A whole number of at least 0."""
-    if not re.fullmatch("[0-9]+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not re.fullmatch("[0-9]+", text) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return int(text)
 
 
@@ -77,45 +79,32 @@ def size(text: str) -> int:
     return round(float(match[1]) * UNITS[match[2]])
 
 
-def several_seconds(text: str) -> list[float]:
-    """Several times, separated by commas, each once."""
-    return _once(text, [seconds(part) for part in text.split(",")])
+def listed(kind: Callable[[str], T], between: str = ",") -> Callable[[str], list[T]]:
+    """A parser of several values, each once.
 
-
-def graphs(text: str) -> list[str]:
-    """Several SPECs of topologies, separated by semicolons, for a SPEC may hold commas.
-
-    >>> graphs("exponential,peers=2; ring")
-    ['exponential,peers=2', 'ring']
+    >>> listed(size)("1MB,4B"), listed(str, ";")("exponential,peers=2; ring")
+    ([1000000, 4], ['exponential,peers=2', 'ring'])
     """
-    return [part.strip() for part in text.split(";")]
 
+    def parsed(text: str) -> list[T]:
+        values = [kind(part.strip()) for part in text.split(between)]
+        if len(set(values)) < len(values):
+            raise argparse.ArgumentTypeError(f"{text!r} names one of them twice")
+        return values
 
-def _once(text: str, values: list[Number]) -> list[Number]:
-    if len(set(values)) < len(values):
-        raise argparse.ArgumentTypeError(f"{text!r} names one of them twice")
-    return values
-
-
-def sizes(text: str) -> list[int]:
-    """Several sizes, separated by commas, each once."""
-    return _once(text, [size(part) for part in text.split(",")])
+    return parsed
 
 
 def some_of(names: Iterable[str]) -> Callable[[str], list[str]]:
-    """Some of `names`, separated by commas, each once."""
+    """A parser of some of `names`, separated by commas, each once."""
     known = list(names)
 
-    def chosen(text: str) -> list[str]:
-        parts = text.split(",")
-        for part in parts:
-            if part not in known:
-                raise argparse.ArgumentTypeError(f"{part!r} is not one of {', '.join(known)}")
-        if len(set(parts)) < len(parts):
-            raise argparse.ArgumentTypeError(f"{text!r} names one of them twice")
-        return parts
+    def one(text: str) -> str:
+        if text not in known:
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(known)}")
+        return text
 
-    return chosen
+    return listed(one)
 
 
 def option(

@@ -1,4 +1,4 @@
-"""The JSON that every command writes: what was run, where, when, with which versions, and what came out."""
+"""The JSON that every command writes: its settings, the machine, the date, the versions and the figures."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from gossip.launching import cores
 from gossip.launching.launchers import Launcher
 
 STARTS = {
-    "openmpi": "mpirun -n {}",
-    "mpich": "mpirun -n {}",
-    "torchrun": "torchrun --nproc-per-node {}",
-    "srun": "srun -n {}",
+    "openmpi": "mpirun -n {} ",
+    "mpich": "mpirun -n {} ",
+    "torchrun": "torchrun --nproc-per-node {} ",
+    "srun": "srun -n {} ",
 }
 
 
 def write(given: argparse.Namespace, launcher: Launcher, path: Path, **found: Any) -> None:
-    """Write what was found, with everything that is needed to read it. Rank 0 does so."""
+    """Write the figures, with everything that is needed to read them. Rank 0 does so."""
     settings = {name: value for name, value in vars(given).items() if name != "command"}
     what = {"benchmark": given.command, **facts(launcher), "ranks": launcher.size, "settings": settings, **found}
     text = json.dumps(what, indent=2, default=str)
@@ -39,32 +39,20 @@ def write(given: argparse.Namespace, launcher: Launcher, path: Path, **found: An
 
 
 def facts(launcher: Launcher) -> dict[str, Any]:
-    """The command, the date, the machine of rank 0 and the versions."""
+    """The command as far as a rank can know it, the date, the machine of rank 0 and the versions."""
+    own = shlex.join(["-m", "bench", *sys.argv[1:]])
+    python = "" if launcher.name == "torchrun" else "python "
     return {
-        "command": command(launcher),
+        "command": STARTS.get(launcher.name, "").format(launcher.size) + python + own,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": machine(),
-        "versions": versions(),
-    }
-
-
-def command(launcher: Launcher) -> str:
-    """What was typed, as far as a rank can know it."""
-    own = shlex.join(["python", "-m", "bench", *sys.argv[1:]])
-    start = STARTS.get(launcher.name)
-    if start is None:
-        return own
-    return f"{start.format(launcher.size)} {own.removeprefix('python ') if launcher.name == 'torchrun' else own}"
-
-
-def machine() -> dict[str, Any]:
-    """Platform, processor, cores that this process may use, threads that torch uses, and GPU."""
-    return {
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": cores.bound(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "machine": {
+            "platform": platform.platform(),
+            "processor": _processor(),
+            "cores": cores.bound(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "versions": _versions(),
     }
 
 
@@ -76,11 +64,10 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def versions() -> dict[str, str]:
+def _versions() -> dict[str, str]:
     """Of this project, Python, what it depends on, and the MPI library if that is in use."""
     found = {"gossip-runtime": gossip.__version__, "python": platform.python_version()}
-    for name in ("torch", "numpy", "networkx", "mpi4py"):
-        found[name] = importlib.metadata.version(name)
+    found |= {name: importlib.metadata.version(name) for name in ("torch", "numpy", "networkx", "mpi4py")}
     mpi = sys.modules.get("mpi4py.MPI")
     if mpi is not None:
         found["mpi"] = mpi.Get_library_version().partition(",")[0].strip("\0 \n")
@@ -88,10 +75,10 @@ def versions() -> dict[str, str]:
 
 
 def gather(world: World, value: Any) -> list[Any]:
-    """What every rank gave, by rank, on every rank; anything that JSON can hold."""
-    return [json.loads(data) for data in world.all_gather(json.dumps(value).encode())]
+    """The value of every rank, by rank, on every rank; anything that JSON can hold."""
+    return [json.loads(data) for data in world.gather(json.dumps(value).encode())]
 
 
 def highest(ranks: Sequence[Mapping[str, float]], key: str) -> float:
-    """The slowest rank's."""
+    """The slowest rank's figure."""
     return max(float(rank[key]) for rank in ranks)

@@ -1,15 +1,13 @@
-"""What rank 0 prints: a table, and a progress bar where there is a terminal to move it on."""
+"""What rank 0 prints: a progress bar where there is a terminal to move it on, and figures with their units."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from gossip.launching.launchers import Launcher
 
@@ -17,7 +15,7 @@ PLAIN_WIDTH = 120
 
 
 def screen(launcher: Launcher) -> Console:
-    """Where rank 0 prints; on other ranks nothing appears."""
+    """The console of rank 0; on other ranks nothing appears."""
     size = _terminal(launcher)
     width = max(size.columns, 80) if size else PLAIN_WIDTH
     return Console(force_terminal=size is not None, width=width, quiet=launcher.rank > 0, highlight=False)
@@ -27,44 +25,28 @@ def _terminal(launcher: Launcher) -> os.terminal_size | None:
     """The size of the terminal that shows this rank's output; None where a file or a pipe takes it."""
     if not sys.stdout.isatty():
         return None
-    if launcher.name == "openmpi":
-        # Open MPI gives each rank a terminal of 80 columns, also when its own output goes to a file. On the first
-        # host mpirun is the parent of the ranks, and Linux shows where its output goes.
-        try:
-            output = os.readlink(f"/proc/{os.getppid()}/fd/1")
-            if not output.startswith(("/dev/pts/", "/dev/tty")):
-                return None
-            terminal = os.open(output, os.O_RDONLY | os.O_NOCTTY)
-        except OSError:
+    if launcher.name != "openmpi":
+        return os.get_terminal_size(sys.stdout.fileno())
+    # Open MPI gives each rank a terminal of 80 columns, also when its own output goes to a file. On the first host
+    # mpirun is the parent of the ranks, and Linux shows where its output goes.
+    try:
+        output = os.readlink(f"/proc/{os.getppid()}/fd/1")
+        if not output.startswith(("/dev/pts/", "/dev/tty")):
             return None
-        try:
-            return os.get_terminal_size(terminal)
-        except OSError:
-            return None
-        finally:
-            os.close(terminal)
-    return os.get_terminal_size(sys.stdout.fileno())
-
-
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """First column to the left, numbers to the right."""
-    made = Table(title=title, title_justify="left", title_style="bold")
-    for number, column in enumerate(columns):
-        made.add_column(column, justify="right" if number else "left")
-    for row in rows:
-        made.add_row(*row)
-    return made
+        with open(output, opener=lambda path, flags: os.open(path, flags | os.O_NOCTTY)) as terminal:
+            return os.get_terminal_size(terminal.fileno())
+    except OSError:
+        return None
 
 
 class Course:
-    """How far a command has come: one bar over all its parts on a terminal, otherwise one line for each part.
+    """The progress of a command: one bar over all its parts on a terminal, otherwise one line for each part.
 
     A context manager; `part` begins one, `advance` says how many steps of it are done.
     """
 
     def __init__(self, console: Console, steps: int) -> None:
-        self._console = console
-        self._bar: Progress | None = None
+        self._console, self._bar = console, None
         if console.is_terminal and not console.quiet:
             columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, console=console, transient=True)
@@ -82,14 +64,14 @@ class Course:
             self._bar.stop()
 
     def part(self, title: str) -> None:
-        """What comes next."""
+        """Begin a part."""
         if self._bar is not None:
             self._bar.update(self._task, description=title)
         else:
             self._console.print(f"{title} ...")
 
     def advance(self, steps: int) -> None:
-        """Steps done since the last call."""
+        """Count steps that are done since the last call."""
         if self._bar is not None:
             self._bar.advance(self._task, steps)
 

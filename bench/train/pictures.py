@@ -11,7 +11,7 @@ import numpy as np
 from topologies.commands.pictures.canvas import INK, canvas, save
 from topologies.commands.pictures.curves import LOOKS
 
-from ..shared.bars import frame
+from ..shared.pictures import frame
 from .findings import Result
 from .workloads import WORKLOADS
 

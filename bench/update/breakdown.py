@@ -1,34 +1,29 @@
-"""Where the time of an update goes: compute, exposed communication, and what of it is hidden behind the compute."""
+"""The time of an update as a picture: compute, exposed communication, and communication hidden behind the compute."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from topologies.commands.pictures.canvas import INK, save
 
 from ..shared import screen
-from ..shared.bars import Sheet, legend
+from ..shared.pictures import Bar, Bars, Panel, Row
 from . import judging
 from .columns import GOSSIP, Part
 from .matrix import Result, title
 
 # Of Okabe and Ito, told apart by the colour-blind and by their lightness.
 COMPUTE, EXPOSED, HIDDEN = "#c9d1d9", "#d55e00", "#0072b2"
-DASHES = (0, (4, 2))
-SHEET = Sheet(row=0.4, head=1.02, gap=0.62, right=0.755, columns={"ms": 0.825, "exposed": 0.91, "hidden": 0.985})
-FITS = 25
-"""Characters of a name in full size."""
+PICTURE = Bars(
+    "Time per update", row=0.4, head=1.02, gap=0.62, right=0.755,
+    columns={"ms": 0.825, "exposed": 0.91, "hidden": 0.985}, bold="ms",
+    colors={COMPUTE: "compute and update", EXPOSED: "exposed communication", HIDDEN: "hidden communication"},
+    mark="compute, then the line alone",
+)  # fmt: skip
 
 
 def draw(path: Path, parts: Sequence[Part], heading: str) -> None:
     """A panel for each part, a bar for each result: above, the update's time; below, its messages' time in flight."""
-    figure, panels = SHEET.panels("Time per update", heading, [len(part.results) for part in parts])
-    for axes, part in zip(panels, parts, strict=True):
-        _panel(axes, part)
-    _legend(figure, any(result["line"] for part in parts for result in part.results))
-    save(figure, path)
+    PICTURE.draw(path, heading, [_panel(part) for part in parts])
 
 
 def spans(result: Result) -> tuple[float, float, float]:
@@ -45,40 +40,24 @@ def spans(result: Result) -> tuple[float, float, float]:
     return total - exposed, exposed, max(0.0, float(result["in_flight"] or 0.0) - max(exposed, waits))
 
 
-def _panel(axes: Any, part: Part) -> None:
-    longest = max(result["seconds"]["median"] for result in part.results)
+def _panel(part: Part) -> Panel:
     several = len({result["topology"] for result in part.results}) > 1
-    for row, result in enumerate(part.results):
-        compute, exposed, hidden = (each * 1e3 for each in spans(result))
-        axes.barh(row - 0.1, compute, height=0.46, color=COMPUTE)
-        axes.barh(row - 0.1, exposed, left=compute, height=0.46, color=EXPOSED)
-        axes.barh(row + 0.25, min(hidden, compute), left=max(0.0, compute - hidden), height=0.16, color=HIDDEN)
-        beyond = "-" if judging.crowded(result) else screen.ms(exposed / 1e3) if exposed else "0"
-        texts = (screen.ms(result["seconds"]["median"]), beyond, _share(result))
-        name = title(result["algorithm"])
-        name += f" ({judging.CROWDED})" if judging.crowded(result) else ""
+    rows = []
+    for result in part.results:
+        compute, exposed, hidden = spans(result)
+        shown = min(hidden, compute)
+        bars = [
+            Bar(compute, COMPUTE, -0.1, 0.46),
+            Bar(exposed, EXPOSED, -0.1, 0.46, start=compute),
+            Bar(shown, HIDDEN, 0.25, 0.16, start=compute - shown),
+        ]
+        name, beyond, share = title(result["algorithm"]), screen.ms(exposed) if exposed else "0", ""
+        if judging.crowded(result):
+            name, beyond, share = f"{name} ({judging.CROWDED})", "-", "-"
+        elif result["hidden"] is not None:
+            share = f"{result['hidden'] * 100:.0f} %"
         name += f", {result['topology']}" if several and result["algorithm"] in GOSSIP else ""
-        SHEET.label(axes, row, name, texts, bold="ms", size=min(10.0, 10 * FITS / len(name)))
+        rows.append(Row(name, bars, (screen.ms(result["seconds"]["median"]), beyond, share)))
     line = part.results[0]["line"]
-    base = next((result for result in part.results if result["algorithm"] == "none"), None)
-    if line and base:
-        axes.axvline((base["seconds"]["median"] + line) * 1e3, color=INK, linewidth=1.0, linestyle=DASHES)
-        longest = max(longest, base["seconds"]["median"] + line)
-    axes.set_title(part.title, loc="left", x=SHEET.margin(), size=10.5, color=INK, weight="bold", pad=8)
-    SHEET.finish(axes, len(part.results), longest)
-
-
-def _share(result: Result) -> str:
-    if judging.crowded(result):
-        return "-"
-    return "" if result["hidden"] is None else f"{result['hidden'] * 100:.0f} %"
-
-
-def _legend(figure: Any, line: bool) -> None:
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    words = ((COMPUTE, "compute and update"), (EXPOSED, "exposed communication"), (HIDDEN, "hidden communication"))
-    patches: list[Any] = [Patch(color=color, label=word) for color, word in words]
-    dashes = [Line2D([], [], color=INK, linewidth=1.0, linestyle=DASHES, label="compute, then the line alone")]
-    legend(figure, patches + (dashes if line else []), ncols=2)
+    base = next((result["seconds"]["median"] for result in part.results if result["algorithm"] == "none"), None)
+    return Panel(part.title, rows, mark=base + line if line and base else None)

@@ -67,9 +67,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     known: dict[str, Callable[[str], Any]] = {
         "algorithms": options.some_of(matrix.KNOWN),
-        "sizes": options.sizes,
-        "compute": options.several_seconds,
-        "topologies": options.graphs,
+        "sizes": options.listed(options.size),
+        "compute": options.listed(options.seconds),
+        "topologies": options.listed(str, ";"),
         **dict.fromkeys(("steps", "repeats", "period"), options.count),
         **dict.fromkeys(("warmup", "free"), options.natural),
     }
@@ -84,7 +84,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--topology",
         "--topologies",
-        type=options.graphs,
+        type=known["topologies"],
         action="extend",
         dest="topologies",
         metavar="SPEC;...",

@@ -128,7 +128,7 @@ def test_rank_0_alone_speaks(
 
 
 def test_sizes_are_decimal() -> None:
-    assert options.sizes("64kB,1.024MB,1GB,4B") == [64_000, 1_024_000, 10**9, 4]
+    assert options.listed(options.size)("64kB,1.024MB,1GB,4B") == [64_000, 1_024_000, 10**9, 4]
 
 
 def test_periodic_work_is_seen_by_the_median_over_windows() -> None:

@@ -22,8 +22,8 @@ from topologies.commands.pictures.canvas import INK, canvas, save
 from topologies.commands.pictures.curves import LOOKS
 
 from ...shared import record, screen, tables
-from ...shared.bars import frame
 from ...shared.methods import Method
+from ...shared.pictures import frame
 from ..runs import Run
 from ..studies.grids import USUAL
 from ..training import DECAYS, task, train

@@ -29,8 +29,8 @@ from topologies.commands.pictures.canvas import GREY, INK, canvas, save
 from topologies.commands.pictures.curves import LOOKS
 
 from ...shared import record, screen, tables
-from ...shared.bars import frame
 from ...shared.methods import Method
+from ...shared.pictures import frame
 
 DIMENSIONS, L, SIGMA, SPREAD = 32, 1.0, 1.0, 0.2
 WORKERS, PERIOD = (1, 2, 4, 8, 16), 12
