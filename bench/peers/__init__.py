@@ -1,20 +1,21 @@
-"""Peers: other libraries that do what we do, driven through the same loop and measured in the same run.
+"""Peers: other libraries with the same purpose, driven through the same loop and measured in the same run.
 
 Each file holds one library, written from its public behaviour, imports it when it is built, and says what a reader of
-its row has to know. What they need is the extra `peers` in setup.cfg; what is not installed is left out with a word.
+its row has to know. Their packages are the extra `peers` in setup.cfg; what is not installed is left out with a word.
+It imports `bench.shared`, and the loop and the emulated compute of `bench.update`.
 """
 
-from . import allreduce, ddp, decent_dp, fairscale, post_local_sgd, torchft
+from . import decent_dp, fairscale, torch_own, torchft
 from .peer import Peer, Running
 
 YARDSTICK = "torch-allreduce"
 """Measured in every run, last."""
 
 PEERS = {
-    YARDSTICK: allreduce.PEER,
-    "ddp": ddp.PEER,
-    "ddp-overlap": ddp.OVERLAP,
-    "post-local-sgd": post_local_sgd.PEER,
+    YARDSTICK: torch_own.ALL_REDUCE,
+    "ddp": torch_own.DDP,
+    "ddp-overlap": torch_own.OVERLAP,
+    "post-local-sgd": torch_own.POST_LOCAL_SGD,
     "decent-dp": decent_dp.PEER,
     "decent-dp-ring": decent_dp.RING,
     "torchft": torchft.PEER,

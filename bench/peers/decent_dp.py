@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import nn
 
 from gossip import World
 
@@ -30,40 +29,30 @@ class DecentDp(Training):
         with self.groups(timeout):
             # Who shares a host matters to none of the graphs that are used here.
             self._model = DecentralizedDataParallel(
-                Passes(task.module), self._optimizer, topology=topology, _local_world_size=1
+                Passes(task.module),
+                lambda named: self.clocked(nn.ParameterList([tensor for _, tensor in named])),
+                topology=topology,
+                _local_world_size=1,
             )
         for _ in range(PRIMING):
             self.update()
 
-    def _optimizer(self, named: list[tuple[str, Tensor]]) -> Optimizer:
-        return self.clocked(nn.ParameterList([tensor for _, tensor in named]))
-
     def update(self) -> None:
-        """A pass, in whose backward everything happens."""
         self._model().backward()
 
     def sent(self, number: int) -> int:
-        """Between two ranks an all-reduce by a ring sends everything once."""
-        return self._sent
+        return self._sent  # between two ranks an all-reduce by a ring sends everything once
 
     def settle(self) -> None:
-        """Wait for what is under way; the next step mixes it."""
+        """Wait for the messages in flight; the next step mixes them."""
         # Its own way to wait also averages over all ranks, which is not what was measured.
         for work in self._model._comm_ops:
             if work is not None:
                 work.wait()
 
 
-def _power_of_two(ranks: int) -> str:
-    if ranks > 1 and ranks & (ranks - 1) == 0:
-        return ""
-    return "its one-peer exponential graph pairs ranks only where their number is a power of two, from 2 on"
-
-
-def _even(ranks: int) -> str:
-    return "" if ranks > 1 and ranks % 2 == 0 else "its ring pairs ranks only where their number is even"
-
-
+PAIRS = "its one-peer exponential graph pairs ranks only where their number is a power of two, from 2 on"
+EVEN = "its ring pairs ranks only where their number is even"
 LIMITS = (
     "{}; it owns the optimizer and updates in the backward pass, which fills all gradients at once after the slept "
     "compute, so that a transfer has a whole update to travel in; waits include its passes over the parameters; bytes, "
@@ -75,12 +64,12 @@ PEER = Peer(
     LIMITS.format("its own one-peer exponential graph of pairs, for powers of two"),
     package="decent-dp",
     blocking=False,
-    refuses=_power_of_two,
+    refuses=lambda ranks: "" if ranks > 1 and ranks & (ranks - 1) == 0 else PAIRS,
     unknown=(*UNTOLD, "in_flight"),
 )
 RING = PEER._replace(
     title="Decent-DP, ring",
     build=partial(DecentDp, "ring"),
     limits=LIMITS.format("its own ring of pairs, for even numbers of ranks"),
-    refuses=_even,
+    refuses=lambda ranks: "" if ranks > 1 and ranks % 2 == 0 else EVEN,
 )

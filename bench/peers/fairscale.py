@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from contextlib import ExitStack, nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 import torch
@@ -17,17 +17,15 @@ from .passes import Passes
 from .peer import Peer, Training, ring
 
 
-class Setting(NamedTuple):
-    """base: of its base algorithms. momentum: of the outer step; None for no outer step."""
-
-    base: str
-    momentum: float | None
-
-
 class FairScale(Training):
-    """The compute is slept; a pass that fills the gradients, the optimizer's step and `perform_slowmo` follow."""
+    """The compute is slept; a pass that fills the gradients, the optimizer's step and `perform_slowmo` follow.
 
-    def __init__(self, setting: Setting, task: Task, world: World, period: int, timeout: float) -> None:
+    base: of its base algorithms. momentum: of the outer step; None for no outer step.
+    """
+
+    def __init__(
+        self, base: str, momentum: float | None, task: Task, world: World, period: int, timeout: float
+    ) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of parts of it that are not used here
             from fairscale.experimental.nn.data_parallel import SlowMoBaseAlgorithm, SlowMoDistributedDataParallel
@@ -35,16 +33,16 @@ class FairScale(Training):
 
         super().__init__(task, world)
         self._period = period
-        self._gossips = setting.base == "sgp"
-        self._outer = setting.momentum is not None
+        self._gossips = base == "sgp"
+        self._outer = momentum is not None
         self._nbytes, self._ring = task.nbytes, ring(world.size, task.nbytes)
         self._without_cuda = without_cuda()
         with self.groups(timeout):
             self._model = SlowMoDistributedDataParallel(
                 Passes(task.module),
                 nprocs_per_node=1,
-                slowmo_base_algorithm=SlowMoBaseAlgorithm(setting.base),
-                slowmo_momentum=setting.momentum or 0.0,
+                slowmo_base_algorithm=SlowMoBaseAlgorithm(base),
+                slowmo_momentum=momentum or 0.0,
                 # In shards, an outer step would be a reduction and a broadcast for each rank, one after another.
                 slowmo_memory_efficient=False,
                 slowmo_frequency=period,
@@ -56,7 +54,6 @@ class FairScale(Training):
         self._optimizer = self.clocked(task.module)
 
     def update(self) -> None:
-        """A pass, the optimizer's step, and what it calls slowmo."""
         self._optimizer.zero_grad()
         self._model().backward()
         self._optimizer.step()
@@ -105,22 +102,18 @@ def without_cuda() -> ExitStack:
     return stubs
 
 
-def _several(ranks: int) -> str:
-    return "" if ranks > 1 else "its graph needs at least 2 ranks"
-
-
 LIMITS = "{}; made for GPUs: its calls of CUDA are stubbed so that it runs on CPUs; {}bytes are by arithmetic."
 SGP = "its own directed one-peer exponential graph, in a thread that the step waits for (it refuses OSGP); "
 PEER = Peer(
     "fairscale SGP",
-    partial(FairScale, Setting("sgp", None)),
+    partial(FairScale, "sgp", None),
     LIMITS.format("SGP without slow momentum", SGP),
     package="fairscale",
-    refuses=_several,
+    refuses=lambda ranks: "" if ranks > 1 else "its graph needs at least 2 ranks",
 )
 SLOWMO = PEER._replace(
     title="fairscale SGP-SlowMo",
-    build=partial(FairScale, Setting("sgp", 0.5)),
+    build=partial(FairScale, "sgp", 0.5),
     limits=LIMITS.format(
         "SGP with an exact average and slow momentum (0.5) every period, not sharded",
         SGP + "its anchor is taken after the first local step, so that ranks do not agree after an exact average; ",
@@ -129,7 +122,7 @@ SLOWMO = PEER._replace(
 )
 LOCAL = PEER._replace(
     title="fairscale Local-SlowMo",
-    build=partial(FairScale, Setting("localsgd", 0.5)),
+    build=partial(FairScale, "localsgd", 0.5),
     limits=LIMITS.format(
         "Local SGD with slow momentum (0.5) every period, not sharded",
         "its anchor is taken after the first local step, so that ranks do not agree after an average; ",

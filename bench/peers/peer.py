@@ -1,4 +1,4 @@
-"""What a peer is to the loop that times updates, and what the peers share."""
+"""The interface of a peer to the loop that times updates, and the code that the peers share."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Running(ABC):
         self._closing: list[dist.ProcessGroup] = []
 
     def compute(self) -> None:
-        """What an update computes."""
+        """The compute of an update."""
         self._compute()
 
     @abstractmethod
@@ -51,17 +51,14 @@ class Running(ABC):
         """Land everything in flight."""
 
     def close(self) -> None:
-        """Give back what it holds of the network; every rank does so."""
+        """Give back its process groups; every rank does so."""
         self._world.barrier()
         for group in self._closing:
             dist.destroy_process_group(group)
 
     @contextmanager
     def groups(self, timeout: float) -> Iterator[None]:
-        """Process groups made inside end with this, and what waits in them has a deadline.
-
-        Peers make groups and keep them to themselves: without this they would pile up, one set for each measurement.
-        """
+        """Process groups that a peer makes inside end with this, and waits in them have a deadline."""
         connect(detect(), timeout)
         make = dist.new_group
 
@@ -76,7 +73,7 @@ class Running(ABC):
 
 
 class Training(Running):
-    """A peer that trains: blocked is what a step takes beyond the steps of the optimizer inside it."""
+    """A peer that trains: a step is blocked for the time beyond the steps of the optimizer inside it."""
 
     def __init__(self, task: Task, world: World) -> None:
         super().__init__(task, world, task.module)
@@ -98,7 +95,7 @@ class Training(Running):
             began = time.perf_counter()
             self.update()
             last = self.stats.last
-            last.seconds_exposed = last.seconds_in_flight = self._blocked(time.perf_counter() - began)
+            last.seconds_exposed = last.seconds_in_flight = self.blocked(time.perf_counter() - began)
             last.bytes_sent = last.bytes_received = self.sent(self._number)
             self._number += 1
 
@@ -112,12 +109,13 @@ class Training(Running):
         def end(*_: object) -> None:
             self._inside += time.perf_counter() - self._began
 
-        # The first post-hook is the innermost: what a peer hooks in behind the step later is the peer's own time.
+        # The first post-hook is the innermost: a peer's own hooks, which come later, count as the peer's time.
         optimizer.register_step_pre_hook(begin)
         optimizer.register_step_post_hook(end)
         return optimizer
 
-    def _blocked(self, step: float) -> float:
+    def blocked(self, step: float) -> float:
+        """Seconds of a step that count as a wait."""
         return step - self._inside
 
 
@@ -126,16 +124,16 @@ UNTOLD = ("merging", "messages_sent", "messages_received")
 
 
 def anywhere(ranks: int) -> str:
-    """Runs on any number of ranks."""
+    """No reason: it runs on any number of ranks."""
     return ""
 
 
 class Peer(NamedTuple):
-    """What is measured beside our own algorithms.
+    """A library that is measured beside our own methods.
 
     title: in tables. build: for a task, a world, a period τ and a timeout; every rank calls it. limits: what a reader
     of its row has to know. package: the distribution that it needs beside torch. `periodic` and `blocking` as in
-    `Algorithm`. refuses: a reason why it cannot run on so many ranks. unknown: figures that it leaves
+    `Method`. refuses: a reason why it cannot run on so many ranks. unknown: figures that it leaves
     blank. trains: parameters, through the emulated pass and on the CPU; the yardstick does not, and takes any.
     """
 
@@ -151,12 +149,12 @@ class Peer(NamedTuple):
 
     @property
     def gossips(self) -> bool:
-        """Of the graph that --topologies names: each has graphs of its own, or none."""
+        """No: each has graphs of its own, or none."""
         return False
 
     @property
     def missing(self) -> str:
-        """Why it cannot be measured here, if so: what it needs is not installed, or cannot be imported."""
+        """Why it cannot be measured here, if so: its package is not installed, or cannot be imported."""
         if self.package is None:
             return ""
         name = self.package.replace("-", "_")
@@ -177,5 +175,5 @@ class Peer(NamedTuple):
 
 
 def ring(ranks: int, nbytes: int) -> int:
-    """Bytes that each of so many ranks sends in an all-reduce by a ring, which is what Gloo does."""
+    """Bytes that each of so many ranks sends in an all-reduce by a ring, as Gloo does."""
     return 2 * (ranks - 1) * nbytes // ranks

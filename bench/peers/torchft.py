@@ -74,14 +74,12 @@ class TorchFt(Training):
 
     @abstractmethod
     def wrapped(self, task: Task) -> AbstractContextManager[Any]:
-        """What hooks itself behind the optimizer's step."""
+        """The library's wrapper, which hooks itself behind the optimizer's step."""
 
     def update(self) -> None:
-        """The optimizer's step, behind which the rest happens."""
         self._optimizer.step()
 
     def sent(self, number: int) -> int:
-        """What a ring sends, where an average is due."""
         return self._sent if (number + 1) % self._period == 0 else 0
 
     def close(self) -> None:
@@ -100,7 +98,6 @@ class TorchFtLocalSgd(TorchFt):
     """An average of the parameters every τ steps."""
 
     def wrapped(self, task: Task) -> AbstractContextManager[Any]:
-        """Its LocalSGD."""
         from torchft.local_sgd import LocalSGD
 
         local: AbstractContextManager[Any] = LocalSGD(self.manager, task.module, self._optimizer, self._period)
@@ -111,7 +108,6 @@ class TorchFtDiLoCo(TorchFt):
     """An outer Nesterov step with the averaged change of the parameters every τ steps."""
 
     def wrapped(self, task: Task) -> AbstractContextManager[Any]:
-        """Its DiLoCo, of one fragment, with the outer optimizer of the paper."""
         from torchft.local_sgd import DiLoCo
 
         self._passes = Passes(task.module)
@@ -120,8 +116,7 @@ class TorchFtDiLoCo(TorchFt):
         return diloco
 
     def update(self) -> None:
-        """The outer step takes the gradients away, so that a pass brings new ones."""
-        self._optimizer.zero_grad()
+        self._optimizer.zero_grad()  # the outer step takes the gradients away, and a pass brings new ones
         self._passes().backward()
         self._optimizer.step()
 

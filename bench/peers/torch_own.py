@@ -1,0 +1,152 @@
+"""torch's own: an all-reduce, DistributedDataParallel, and PostLocalSGDOptimizer with PeriodicModelAverager."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from gossip import World
+
+from ..update.measuring import synchronise
+from ..update.models import Task
+from .passes import Passes
+from .peer import UNTOLD, Peer, Running, Training, ring
+
+BUCKETS = 4
+"""DDP's default of 25 MB makes about so many of a ResNet-50's 102.4 MB, whose time the default sizes stand for."""
+PRIMING = 2
+"""Passes after which DDP has arranged its buckets by the order in which gradients arrive."""
+
+
+class AllReduce(Running):
+    """Each step is one blocking all-reduce of the task's bytes, over NCCL where the world is and Gloo elsewhere."""
+
+    def __init__(self, task: Task, world: World, period: int, timeout: float) -> None:
+        super().__init__(task, world, None)
+        with self.groups(timeout):
+            self._group = dist.new_group(backend="nccl" if world.transport == "nccl" else "gloo")
+        self._values = torch.ones(max(1, task.nbytes // 4), device=world.device)
+
+    def step(self) -> None:
+        with self.stats.step(0):
+            began = time.perf_counter()
+            dist.all_reduce(self._values, op=dist.ReduceOp.MAX, group=self._group)
+            synchronise(self._world)
+            last, n = self.stats.last, self._world.size
+            last.seconds_exposed = last.seconds_in_flight = time.perf_counter() - began
+            # The bytes of a ring; torch.distributed does not say what it did.
+            last.bytes_sent = last.bytes_received = ring(n, self._values.nbytes)
+            last.messages_sent = last.messages_received = 2 * (n - 1)
+
+
+class Ddp(Training):
+    """The compute is slept, then one backward pass fills all gradients at once and all-reduces them."""
+
+    def __init__(self, task: Task, world: World, period: int, timeout: float) -> None:
+        super().__init__(task, world)
+        self._optimizer = self.clocked(task.module)
+        self._sent = ring(world.size, task.nbytes)
+        slept, bucket = self.overlapped(task)
+        self._passes = Passes(task.module, slept)
+        with self.groups(timeout):
+            group = dist.new_group(backend="gloo")
+        # Gradients as views of the buckets save it one pass over them.
+        self._model = DistributedDataParallel(
+            self._passes, process_group=group, gradient_as_bucket_view=True, bucket_cap_mb=bucket
+        )
+        for _ in range(PRIMING):
+            self.backward()
+
+    def overlapped(self, task: Task) -> tuple[float, float | None]:
+        """Seconds of the compute that are slept inside the passes, and megabytes of a bucket; None for its default."""
+        return 0.0, None
+
+    def backward(self) -> None:
+        """A pass, whose gradients are then those of all ranks."""
+        self._optimizer.zero_grad()
+        self._model().backward()
+
+    def update(self) -> None:
+        self.backward()
+        self._optimizer.step()
+
+    def sent(self, number: int) -> int:
+        return self._sent
+
+
+class DdpOverlap(Ddp):
+    """The compute is slept in forward and backward, so that buckets travel while earlier layers compute."""
+
+    _exposed = 0.0
+
+    def overlapped(self, task: Task) -> tuple[float, float | None]:
+        return task.seconds, max(4, task.nbytes // BUCKETS) / 2**20
+
+    def compute(self) -> None:
+        """A pass; its time after the last layer's sleep is a wait for the buckets."""
+        self.backward()
+        self._exposed = time.perf_counter() - self._passes.computed
+
+    def update(self) -> None:
+        self._optimizer.step()
+
+    def blocked(self, step: float) -> float:
+        return self._exposed
+
+
+class PostLocalSgd(Training):
+    """Averages in the first step and every τ-th after it, as the averager counts."""
+
+    def __init__(self, task: Task, world: World, period: int, timeout: float) -> None:
+        # Not for every command: it brings much with it.
+        from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
+        from torch.distributed.optim import PostLocalSGDOptimizer
+
+        super().__init__(task, world)
+        self._period, self._sent = period, ring(world.size, task.nbytes)
+        with self.groups(timeout):
+            group = dist.new_group(backend="gloo")
+        averager = PeriodicModelAverager(period=period, process_group=group)
+        self._optimizer = PostLocalSGDOptimizer(self.clocked(task.module), averager)
+
+    def update(self) -> None:
+        self._optimizer.step()
+
+    def sent(self, number: int) -> int:
+        return self._sent if number % self._period == 0 else 0
+
+
+ALL_REDUCE = Peer(
+    "torch all-reduce",
+    AllReduce,
+    "trains nothing: one blocking all-reduce of the same bytes after the same compute; bytes, by arithmetic, are a "
+    "ring's.",
+    unknown=(),
+    trains=False,
+)
+DDP = Peer(
+    "DDP",
+    Ddp,
+    "all compute is slept before one backward pass that fills all gradients at once, so that nothing overlaps: what "
+    "DDP costs where it hides nothing; gradients are views of its buckets of 25 MB; bytes, by arithmetic, are a "
+    "ring's.",
+)
+OVERLAP = Peer(
+    "DDP, overlapped",
+    DdpOverlap,
+    f"a third of the compute is slept in forward and the rest layer by layer in backward, with {BUCKETS} buckets, so "
+    "that buckets travel while earlier layers compute, as DDP is made for; its waits are inside what is given as its "
+    "compute, and no barrier stands before them; bytes, by arithmetic, are a ring's.",
+    blocking=False,
+    unknown=(*UNTOLD, "in_flight"),
+)
+POST_LOCAL_SGD = Peer(
+    "torch post-local SGD",
+    PostLocalSgd,
+    "plain averages of the parameters, without slow momentum and without warm-up; they block, and parameters without a "
+    "gradient are left out of them; bytes, by arithmetic, are a ring's.",
+    periodic=True,
+)
