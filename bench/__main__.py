@@ -1,7 +1,5 @@
 """The command line of the measurements."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import importlib.util

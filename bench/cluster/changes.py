@@ -1,7 +1,5 @@
 """A host's link: a rate of its own from the start, or changes while the command runs."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from typing import NamedTuple

@@ -22,8 +22,6 @@ examples
 exit code: COMMAND's own; 124 when --timeout ended it; 128 + n when signal n ended this; 2 when nothing was started.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import shlex

@@ -1,7 +1,5 @@
 """How a command comes to run as ranks on the hosts: started by Open MPI's mpirun, or with torchrun's variables."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

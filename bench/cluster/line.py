@@ -6,8 +6,6 @@
 Where several ranks share a host and its link, ask for the line between hosts: `line.measure(world.across, ...)`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import selectors

@@ -1,7 +1,5 @@
 """The mpirun of this Python, and how long a set of processes may take, for commands that start ranks by themselves."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

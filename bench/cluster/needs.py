@@ -1,7 +1,5 @@
 """What this machine must have before hosts can be made on it: found out by trying, with nothing left behind."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -7,8 +7,6 @@ Every run owns the folder /run/gossip-bench-PID, which it holds locked for as lo
 /run/netns/gossip-bench-PID-*. A folder that nobody holds is what a run left behind that was killed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

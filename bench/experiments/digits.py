@@ -6,8 +6,6 @@ model, batches of each rank and number of steps are the same for all algorithms.
 Ends with a table, loss curves in OUT/digits.png and all numbers in OUT/digits.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import time

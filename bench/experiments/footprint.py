@@ -1,7 +1,5 @@
 """Memory that an optimizer holds beside what the wrapped one would, counted by walking its tensors."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple

@@ -10,8 +10,6 @@ memory     bytes of tensors that an optimizer holds beside parameters, gradients
 The two sides of a comparison alternate in one loop, first one first and then the other; medians count.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import time

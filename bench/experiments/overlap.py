@@ -16,8 +16,6 @@ loopback that they do.
 The three run by turns, a few updates each.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping
 from pathlib import Path

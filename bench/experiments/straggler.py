@@ -16,8 +16,6 @@ examples
   mpirun -n 4 python -m bench straggler --methods osgp,any --slow 10 --transport gloo
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import time

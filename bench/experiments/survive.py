@@ -13,8 +13,6 @@ examples
   python -m bench survive --runs 50
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -14,8 +14,6 @@ steps      OSGP's step beside the bare training step of as many ranks, by turns;
 Writes JSON, and beside it the same as Markdown.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import tempfile

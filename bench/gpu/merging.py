@@ -1,7 +1,5 @@
 """The merge of messages beside the bandwidth of the GPU's memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Ranks of this command on this machine, sharing its GPUs where there are fewer."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 

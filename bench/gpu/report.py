@@ -1,7 +1,5 @@
 """The Markdown of what a GPU has shown."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

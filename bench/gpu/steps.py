@@ -1,7 +1,5 @@
 """OSGP's step beside the bare training step, by turns on the same ranks, and what the host waits for meanwhile."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Real networks on random data: ResNet-50 on images of 224 × 224, and GPT-2 small on texts of 1024 tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

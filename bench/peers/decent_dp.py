@@ -1,7 +1,5 @@
 """Decent-DP: pairs average their parameters while the next forward and backward pass computes."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from torch import nn

@@ -1,7 +1,5 @@
 """fairscale's SlowMoDistributedDataParallel: SGP or Local SGD, and slow momentum on top."""
 
-from __future__ import annotations
-
 import warnings
 from contextlib import ExitStack, nullcontext
 from functools import partial

@@ -1,7 +1,5 @@
 """A forward and backward pass that sleeps and fills gradients, for peers that hook into the backward pass."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """The interface of a peer to the loop that times updates, and the code that the peers share."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.metadata
 import time

@@ -1,7 +1,5 @@
 """torch's own: an all-reduce, DistributedDataParallel, and PostLocalSGDOptimizer with PeriodicModelAverager."""
 
-from __future__ import annotations
-
 import time
 
 import torch

@@ -1,7 +1,5 @@
 """torchft: Local SGD and DiLoCo over an all-reduce whose members are agreed on before each."""
 
-from __future__ import annotations
-
 import logging
 import os
 import socket

@@ -10,8 +10,6 @@ What a run without communication takes beyond the compute that was asked for gro
 compute, and the spread of its updates is the jitter.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@ Letters: n ranks, B bytes, β bits per second of the slowest link, α latency, �
 and receives at once, and a step of a collective lasts as long as its slowest hop.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from gossip.transports.sums import RING

@@ -12,8 +12,6 @@ takes on average beyond the rank's own compute, over all ranks. Local-SlowMo tak
 no-average variant what its base takes, so they are not shown unless asked for.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Iterable

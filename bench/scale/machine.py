@@ -1,7 +1,5 @@
 """The hosts: how long they compute, and what their links carry."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

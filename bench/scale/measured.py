@@ -1,7 +1,5 @@
 """What `python -m bench update` measured, read from its JSON as points that the model can predict."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

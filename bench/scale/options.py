@@ -1,7 +1,5 @@
 """The options of `bench scale`, and the machine that follows from them."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from dataclasses import replace

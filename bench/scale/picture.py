@@ -1,7 +1,5 @@
 """Time per update over the number of ranks, a curve for each method."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

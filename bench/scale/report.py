@@ -1,7 +1,5 @@
 """The tables and sentences that the command prints, a paper's table beside the model's, and the JSON."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple

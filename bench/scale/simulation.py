@@ -13,8 +13,6 @@ if every rank j posts it at p_j: the latest of p_i and, over i's messages from j
 where there is an exact average.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import islice
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Training on scikit-learn's digits: the images, their shards, a small network, and the loop's parts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Options that several commands have, and how their values are written on the command line."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import os

@@ -4,8 +4,6 @@ Wang, Tantia, Ballas, Rabbat: SlowMo, ICLR 2020, arXiv 1910.00643: table 2, and 
 average. 10 Gbit/s Ethernet; τ of SlowMo is 48, and 12 with Local SGD, which averages as often by itself.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

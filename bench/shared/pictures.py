@@ -1,7 +1,5 @@
 """The look of pictures: a frame around axes, and panels of horizontal bars with columns of figures beside them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

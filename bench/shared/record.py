@@ -1,7 +1,5 @@
 """The JSON that every command writes: its settings, the machine, the date, the versions and the figures."""
 
-from __future__ import annotations
-
 import argparse
 import importlib.metadata
 import json

@@ -1,7 +1,5 @@
 """Medians over windows of updates, and paired tests of whether two arms differ."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Tables for the terminal, for Markdown and for CSV."""
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Measured seconds beside those that bytes predict and those that the paper prints."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple

@@ -30,8 +30,6 @@ examples
   mpirun -n 4 python -m bench table2 --halves wmt --period 4 --local-period 2 --steps 4
 """
 
-from __future__ import annotations
-
 import argparse
 
 from gossip import UsageError

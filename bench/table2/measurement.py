@@ -1,7 +1,5 @@
 """One row after another, measured on all ranks, beside the line of the same run."""
 
-from __future__ import annotations
-
 import argparse
 import gc
 from collections import Counter

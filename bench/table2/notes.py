@@ -1,7 +1,5 @@
 """Why a row differs from the paper, and what else has to be said of a half, in sentences."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Three bars for each row: predicted, measured, and the paper's."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -10,8 +10,6 @@ receives as many after a pause, S the same without one, n ranks and A = 2(n − 
     SlowMo      A/τ more; Local SGD averages as often by itself, and the variant without averages sends nothing for it
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from ..shared import paper

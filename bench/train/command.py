@@ -15,8 +15,6 @@ examples
   python -m bench train --check-virtual
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """The findings of a study: the candidate that each arm was tested with, its figures, and the verdicts on the claims."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,10 +1,8 @@
 """A study as a picture: for each task loss curves, and scores against bytes and predicted time, or along a curve."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +12,6 @@ from topologies.commands.pictures.curves import LOOKS
 from ..shared.pictures import frame
 from .findings import Result
 from .workloads import WORKLOADS
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 WIDTH, HEIGHT, HEAD = 13.2, 3.5, 0.55
 LEFT, ACROSS, GAP = 0.06, 0.21, 0.058
@@ -30,7 +25,7 @@ def draw(path: Path, title: str, found: Sequence[Result], axis: str = "") -> Non
     for row, panel in enumerate(panels):
         own = [result for result in found if result.arm.panel == panel]
         bottom = (height - HEAD - HEIGHT * (row + 1) + 0.55) / height
-        columns: list[Axes] = [
+        columns = [
             figure.add_axes((LEFT + place * (ACROSS + GAP), bottom, ACROSS, (HEIGHT - 0.95) / height))
             for place in range(3)
         ]
@@ -67,7 +62,7 @@ def _look(place: int) -> dict[str, Any]:
     return {**LOOKS[first], "linestyle": other["linestyle"], "marker": other["marker"]}
 
 
-def _losses(axes: Axes, own: Sequence[Result], looks: dict[str, dict[str, Any]]) -> None:
+def _losses(axes: Any, own: Sequence[Result], looks: dict[str, dict[str, Any]]) -> None:
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     curves = [result.curve for result in own]
@@ -82,7 +77,7 @@ def _losses(axes: Axes, own: Sequence[Result], looks: dict[str, dict[str, Any]])
 
 
 def _scatter(
-    axes: Axes, own: Sequence[Result], looks: dict[str, dict[str, Any]], across: Sequence[float], what: str
+    axes: Any, own: Sequence[Result], looks: dict[str, dict[str, Any]], across: Sequence[float], what: str
 ) -> None:
     for result, x in zip(own, across, strict=True):
         score = result.figure("score")
@@ -93,7 +88,7 @@ def _scatter(
     frame(axes, what, WORKLOADS[own[0].run.workload].metric)
 
 
-def _along(axes: Axes, own: Sequence[Result], looks: dict[str, dict[str, Any]], what: str) -> None:
+def _along(axes: Any, own: Sequence[Result], looks: dict[str, dict[str, Any]], what: str) -> None:
     for line, look in looks.items():
         points = sorted((result for result in own if result.arm.line == line), key=lambda result: result.arm.x or 0)
         scores = [result.figure("score") for result in points]

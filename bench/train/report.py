@@ -1,7 +1,5 @@
 """What is printed and written of a study: its plan before it runs, and its tables afterwards, as Markdown and JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any

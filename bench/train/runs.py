@@ -1,7 +1,5 @@
 """One run: its settings, its outcome, and the folder of finished ones, files named by a digest of the settings."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

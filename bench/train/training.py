@@ -1,7 +1,5 @@
 """Train one run on ranks that are threads of a process, or on those of any other world; do all that are missing."""
 
-from __future__ import annotations
-
 import copy
 import math
 import time

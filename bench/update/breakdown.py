@@ -1,7 +1,5 @@
 """The time of an update as a picture: compute, exposed communication, and communication hidden behind the compute."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The results of `python -m bench update` as a table on the screen and as Markdown."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 

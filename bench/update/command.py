@@ -32,8 +32,6 @@ examples
   where plan.json holds {"algorithms": ["none", "sgp", "osgp"], "sizes": ["1.024MB", "40MB"], "compute": [0.05, 0.271]}
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Judgement of measured rows: whether the ranks had a core each, and which method exposes least."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Every algorithm at every size, compute time and topology, measured one after another."""
 
-from __future__ import annotations
-
 import argparse
 import gc
 import math

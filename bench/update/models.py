@@ -1,7 +1,5 @@
 """What an update computes: a sleep or other emulated compute, or the passes of a small real network."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The options of `python -m bench update` in a file, for runs that are repeated."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence

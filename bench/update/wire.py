@@ -1,7 +1,5 @@
 """The line's own time beside an algorithm's: raw sockets, where the ranks stand on several hosts."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 from gossip import World

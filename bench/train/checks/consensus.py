@@ -4,8 +4,6 @@ Local steps drift until their average, gossip holds a balance between what a ste
 together, and an exact average brings all to one point for as long as the next step takes.
 """
 
-from __future__ import annotations
-
 import argparse
 from itertools import pairwise
 from pathlib import Path

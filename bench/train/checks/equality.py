@@ -3,8 +3,6 @@
 `check` trains both and compares; `python -m bench.train.checks.equality FOLDER STEPS` is what each rank of mpirun runs.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

@@ -9,8 +9,6 @@ momentum. Workers differ in A_i, so that how far they drift apart tells in where
 Source: Wang et al., SlowMo, ICLR 2020, arXiv 1910.00643, theorem 1 and corollary 1.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import statistics

@@ -1,7 +1,5 @@
 """What is tuned: four candidates for every arm, learning rates alone or learning rates with slow momenta, or two."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ...shared.methods import SLOW, Method

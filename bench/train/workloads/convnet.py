@@ -1,7 +1,5 @@
 """A small convolutional network with BatchNorm, and what classifying images with it takes."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy

@@ -1,7 +1,5 @@
 """scikit-learn's digits: 1,797 images of 8×8 pixels, of which a fifth, drawn by seed, is held out."""
 
-from __future__ import annotations
-
 from ...shared import digits
 from .convnet import Images
 from .workload import Data

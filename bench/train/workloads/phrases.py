@@ -6,8 +6,6 @@ units round and grow together, verbs come before subjects, and dates take an end
 parts of words in German, of which those with ## before them belong to the word before.
 """
 
-from __future__ import annotations
-
 from random import Random
 
 import torch

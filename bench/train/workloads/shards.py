@@ -1,7 +1,5 @@
 """Who trains on which examples: shards alike, or with skewed labels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -5,8 +5,6 @@ plane, seen through a random rotation, shift and scale, with the contrast turned
 shines through, and noise lies over both.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

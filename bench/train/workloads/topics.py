@@ -3,8 +3,6 @@
 A tenth of the topics of `pydoc_data`, drawn by seed, is held out.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Small transformers, with the norm before each part: a decoder by itself, or an encoder and a decoder."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention

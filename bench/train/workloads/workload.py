@@ -1,7 +1,5 @@
 """What a workload is: data by seed, a model by seed, the loss of a batch, and how good a model is on held-out data."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
