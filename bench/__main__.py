@@ -121,6 +121,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         parsers[name] = commands.add_parser(
             name,
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            fromfile_prefix_chars=None if command is cluster else "@",
             help=summary[0].lower() + summary[1:].rstrip("."),
             description=f"{summary}\n{more}",
         )

@@ -1,7 +1,7 @@
 """The results of `python -m bench update` as a table on the screen and as Markdown."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.table import Table
@@ -26,17 +26,22 @@ class Column(NamedTuple):
     usual: bool = False
 
 
-def _ms(value: float | None) -> str:
-    return "" if value is None else screen.ms(value)
+def _find(result: Result, path: str) -> Any:
+    """`result["a"]["b"]` for "a.b"; None where one of them is None or missing."""
+    found: Any = result
+    for name in path.split("."):
+        found = None if found is None else found.get(name)
+    return found
 
 
-def _judged(result: Result, value: float | None, text: Callable[[float], str]) -> str:
+def _cell(path: str, text: Callable[[float], str] = screen.ms) -> Callable[[Result], str]:
+    return lambda result: "" if (value := _find(result, path)) is None else text(value)
+
+
+def _judged(path: str, text: Callable[[float], str]) -> Callable[[Result], str]:
     """A figure that is measured against `none`, and cannot be told where the ranks lacked cores."""
-    return "" if value is None else "-" if judging.crowded(result) else text(value)
-
-
-def _size(value: float | None) -> str:
-    return "" if value is None else screen.size(value)
+    cell = _cell(path, text)
+    return lambda result: "-" if cell(result) and judging.crowded(result) else cell(result)
 
 
 def _messages(result: Result) -> str:
@@ -45,49 +50,40 @@ def _messages(result: Result) -> str:
 
 
 COLUMNS = (
-    Column(
-        "update",
-        lambda r: screen.ms(r["seconds"]["median"]),
-        "of blocking methods, from a barrier before step()",
-        usual=True,
-    ),
+    Column("update", _cell("seconds.median"), "of blocking methods, from a barrier before step()", usual=True),
     Column("p10 - p90", lambda r: f"{screen.ms(r['seconds']['p10'])} - {screen.ms(r['seconds']['p90'])}"),
     Column(
         "slowest",
         lambda r: f"{screen.ms(r['slowest']['seconds']['median'])} ({r['slowest']['rank']})",
         "update of that rank (which)",
     ),
-    Column("free", lambda r: _ms(r["free"] and r["free"]["seconds"]["median"]), "without that barrier, means over τ"),
-    Column("compute", lambda r: screen.ms(r["computing"]["median"])),
+    Column("free", _cell("free.seconds.median"), "without that barrier, means over τ"),
+    Column("compute", _cell("computing.median")),
     Column(
         "exposed",
-        lambda r: _judged(r, r["exposed"], judging.never_below_zero),
+        _judged("exposed", judging.never_below_zero),
         "update less that of `no communication`, 0 where it is no more",
         usual=True,
     ),
     Column(
         "hidden",
-        lambda r: _judged(r, r["hidden"], lambda share: f"{share * 100:.0f} %"),
-        "what neither is exposed nor waits, of the time in flight",
+        _judged("hidden", lambda share: f"{share * 100:.0f} %"),
+        "the part of the time in flight that is neither exposed nor waits",
         usual=True,
     ),
-    Column("waits", lambda r: screen.ms(r["waits"]["median"]), "blocked in the step"),
-    Column("in flight", lambda r: _ms(r["in_flight"]), "from posting to arrival"),
-    Column("merging", lambda r: _ms(r["merging"])),
-    Column("sent", lambda r: _size(r["bytes_sent"]), "by a rank in an update", usual=True),
-    Column("received", lambda r: _size(r["bytes_received"])),
+    Column("waits", _cell("waits.median"), "blocked in the step"),
+    Column("in flight", _cell("in_flight"), "from posting to arrival"),
+    Column("merging", _cell("merging")),
+    Column("sent", _cell("bytes_sent", screen.size), "by a rank in an update", usual=True),
+    Column("received", _cell("bytes_received", screen.size)),
     Column("messages", _messages, "sent / received by a rank in an update"),
-    Column(
-        "consensus",
-        lambda r: "" if r["consensus"] is None else f"{r['consensus']:.1e}",
-        "rms over ranks of ‖z_i - mean‖ / ‖mean‖, mean over τ",
-    ),
+    Column("consensus", _cell("consensus", "{:.1e}".format), "rms over ranks of ‖z_i - mean‖ / ‖mean‖, mean over τ"),
 )
 SPARED = (
     *("no pause", "messages", "received", "waits", "free", "slowest", "merging", "compute", "consensus", "p10 - p90"),
     *("in flight", "line", "sent"),
 )
-"""What a narrow screen leaves out, in this order; the files hold everything."""
+"""The columns that a narrow screen leaves out, in this order; the files hold everything."""
 MOST_RANKS = 16
 """So many stand side by side in Markdown; the JSON has all."""
 GRAPH = Column("graph", lambda r: str(r["topology"]) if r["algorithm"] in GOSSIP else "", usual=True)
@@ -99,23 +95,11 @@ NOTE = Column(
     usual=True,
 )
 LINES = (
+    Column("line", _cell("line"), "raw sockets that move a round's bytes over its hops after a pause", usual=True),
     Column(
-        "line",
-        lambda r: _ms(r["line"]),
-        "raw sockets that move a round's bytes over its hops after a pause",
-        usual=True,
+        "no pause", _cell("line_steady"), "the line for a message right behind another, as of OSGP with less compute"
     ),
-    Column(
-        "no pause",
-        lambda r: _ms(r.get("line_steady")),
-        "the line for a message right behind another, which what never lets it rest is up against",
-    ),
-    Column(
-        "x line",
-        lambda r: _judged(r, r["over_line"], lambda lines: f"{max(lines, 0):.3f}"),
-        "exposed, in lines",
-        usual=True,
-    ),
+    Column("x line", _judged("over_line", lambda lines: f"{max(lines, 0):.3f}"), "exposed, in lines", usual=True),
 )
 
 
@@ -161,9 +145,9 @@ def columns(results: Sequence[Result]) -> list[Column]:
 def fitting(part: Part, width: int, full: bool = False) -> list[Column]:
     """The usual columns, or with `full` all, as many as `width` characters have room for."""
     chosen = [column for column in columns(part.results) if full or column.usual]
-    first = 2 + max(map(len, ["algorithm", *_names(part)]))
     for head in SPARED:
-        if first + sum(_wide(column, part) for column in chosen) <= width:
+        heads, rows = _table(part, chosen)
+        if sum(2 + max(map(len, column)) for column in zip(heads, *rows, strict=True)) <= width:
             break
         chosen = [column for column in chosen if column.head != head]
     return chosen
@@ -171,25 +155,15 @@ def fitting(part: Part, width: int, full: bool = False) -> list[Column]:
 
 def on_screen(part: Part, shown: Sequence[Column]) -> Table:
     """The table of a part with these columns."""
-    table = tables.on_screen(part.title, _heads(shown), _rows(part, shown))
+    table = tables.on_screen(part.title, *_table(part, shown))
     table.box, table.padding = box.SIMPLE_HEAD, (0, 1, 0, 0)
     return table
 
 
-def _heads(shown: Sequence[Column]) -> list[str]:
-    return ["algorithm", *(column.head for column in shown)]
-
-
-def _rows(part: Part, shown: Sequence[Column]) -> list[list[str]]:
-    return [[title(result["algorithm"]), *(column.cell(result) for column in shown)] for result in part.results]
-
-
-def _names(part: Part) -> list[str]:
-    return [title(result["algorithm"]) for result in part.results]
-
-
-def _wide(column: Column, part: Part) -> int:
-    return 2 + max(map(len, [column.head, *(column.cell(result) for result in part.results)]))
+def _table(part: Part, shown: Sequence[Column]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows."""
+    rows = [[title(result["algorithm"]), *(column.cell(result) for column in shown)] for result in part.results]
+    return ["algorithm", *(column.head for column in shown)], rows
 
 
 def markdown(heading: str, results: Sequence[Result], left_out: Sequence[str] = ()) -> str:
@@ -197,7 +171,7 @@ def markdown(heading: str, results: Sequence[Result], left_out: Sequence[str] = 
     paragraphs = [f"# {heading}"]
     for part in parts(results):
         chosen = columns(part.results)
-        paragraphs += [f"## {part.title}", tables.markdown(_heads(chosen), _rows(part, chosen))]
+        paragraphs += [f"## {part.title}", tables.markdown(*_table(part, chosen))]
         paragraphs += [*filter(None, [judging.verdict(part.results)]), *by_rank(part)]
     paragraphs.append(legend(columns(results)))
     paragraphs.append("\n".join(f"- {sentence}" for sentence in (*limits(results), *left_out)))

@@ -28,8 +28,8 @@ examples
   mpirun -n 4 python -m bench update --sizes 1MB --compute 0.05,0.271 --topologies 'exponential;base_graph,peers=2'
   python -m bench cluster --nodes 8 --slow 3=25mbit -- python -m bench update --algorithms none,ar,sgp,osgp
   mpirun -n 4 python -m bench update --algorithms none,sgp,osgp,ddp,ddp-overlap,decent-dp
-  mpirun -n 4 python -m bench update --plan plan.json --out results
-  where plan.json holds {"algorithms": ["none", "sgp", "osgp"], "sizes": ["1.024MB", "40MB"], "compute": [0.05, 0.271]}
+  mpirun -n 4 python -m bench update @options.txt --out results
+  where options.txt holds an option on each line, as in --algorithms=none,sgp,osgp
 """
 
 import argparse
@@ -46,7 +46,6 @@ from ..shared import options, record, screen, tables
 from ..shared.methods import METHODS
 from . import breakdown, columns, judging, matrix
 from .models import MODELS
-from .plan import Plan
 
 DEFAULT = "none,ar,exact,sgp,osgp,local,sgp-slowmo,osgp-slowmo,sgp-noaverage"
 WIDE = 180
@@ -63,47 +62,32 @@ UNITS = (
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    known: dict[str, Callable[[str], Any]] = {
-        "algorithms": options.some_of(matrix.KNOWN),
-        "sizes": options.listed(options.size),
-        "compute": options.listed(options.seconds),
-        "topologies": options.listed(str, ";"),
-        **dict.fromkeys(("steps", "repeats", "period"), options.count),
-        **dict.fromkeys(("warmup", "free"), options.natural),
-    }
+
+    def add(name: str, kind: Callable[[str], Any], default: str | None, text: str, metavar: str = "N") -> None:
+        options.option(parser, name, kind, default, text, metavar)
+
+    add("--sizes", options.listed(options.size), "1MB,10MB,40MB", "bytes of float32 parameters", "SIZE,...")
     names = f"some of {', '.join(METHODS)}, and of other libraries {', '.join(PEERS)}"
-
-    def add(name: str, default: str | None, text: str, metavar: str = "N") -> None:
-        options.option(parser, f"--{name}", known[name], default, text, metavar)
-
-    add("sizes", "1MB,10MB,40MB", "bytes of float32 parameters, as in 1MB,1.024MB", "SIZE,...")
-    add("algorithms", DEFAULT, names, "NAME,...")
-    add("compute", None, "of each update (default: 0.1)", "SECONDS,...")
+    add("--algorithms", options.some_of(matrix.KNOWN), DEFAULT, names, "NAME,...")
+    add("--compute", options.listed(options.seconds), None, "of each update (default: 0.1)", "SECONDS,...")
     parser.add_argument(
         "--topology",
         "--topologies",
-        type=known["topologies"],
+        type=options.listed(str, ";"),
         action="extend",
         dest="topologies",
         metavar="SPEC;...",
         help="what `python -m topologies` calls SPEC, as in base_graph,peers=2 or my_graphs:swing; several are "
         "separated by semicolons, or the option is repeated (default: exponential)",
     )
-    add("steps", "24", "measured updates")
-    add("warmup", None, "updates before, over whose last τ consensus is told (default: --period)")
-    add("repeats", "1", "times that all is measured")
+    add("--steps", options.count, "24", "measured updates")
+    warmup = "updates before, over whose last τ consensus is told (default: --period)"
+    add("--warmup", options.natural, None, warmup)
+    add("--repeats", options.count, "1", "times that all is measured")
     free = "measured updates without barriers, beside those of blocking methods; 0 for none (default: --steps)"
-    add("free", None, free)
-    add("period", "8", "τ of Local SGD and SlowMo")
+    add("--free", options.natural, None, free)
+    add("--period", options.count, "8", "τ of Local SGD and SlowMo")
     options.add_choice(parser, "--model", MODELS, "sleep", "a sleep of --compute, or a network of three layers")
-    listed = f"JSON of {', '.join(known)}, each one thing or a list"
-    parser.add_argument(
-        "--plan",
-        action=Plan,
-        known=known,
-        metavar="FILE",
-        help=f"{listed}; an option behind it wins, a topology is one more (default: none)",
-    )
     parser.add_argument("--full", action="store_true", help="show all columns, as the files do, where there is room")
     options.add_world(parser)
     options.add_files(parser, "update")

@@ -274,35 +274,25 @@ def test_a_line_that_never_rests_has_no_burst(monkeypatch: pytest.MonkeyPatch) -
         (["--steps", "5"], "--steps 5 is less than one --period 8"),
         (["--free", "5"], "--free 5 is less than one --period 8"),
         (["--model", "mlp", "--compute", "0.1"], "--compute is how long the ranks sleep"),
-        (["--plan", "/nowhere.json"], "/nowhere.json cannot be read"),
+        (["@/nowhere.txt"], "/nowhere.txt"),
     ],
 )
 def test_wrong_options_are_refused(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert sentence in refusal(capsys, "update", *arguments)
 
 
-@pytest.mark.parametrize(
-    ("plan", "sentence"),
-    [
-        ("{", "is no JSON"),
-        ("[]", "holds no JSON object"),
-        ('{"speed": 1}', "'speed' is not one of algorithms, sizes"),
-        ('{"sizes": ["1MB", 2]}', "sizes: '2' is not a size"),
-        ('{"algorithms": "magic"}', "algorithms: 'magic' is not one of none"),
-        ('{"topologies": ["mesh"]}', "--topology"),
-    ],
-)
-def test_a_wrong_plan_is_refused(plan: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "plan.json").write_text(plan)
-    assert sentence in refusal(capsys, "update", "--plan", str(tmp_path / "plan.json"))
+def test_wrong_options_in_a_file_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "options.txt").write_text("--steps=8\n--sizes=1MB,2\n")
+    assert "'2' is not a size" in refusal(capsys, "update", f"@{tmp_path}/options.txt")
 
 
 @pytest.mark.slow
-def test_a_plan_under_mpirun_and_its_four_files(tmp_path: Path) -> None:
-    plan = {"algorithms": ["none", "ar", "sgp"], "sizes": "40kB", "compute": 0.001, "period": 2}
-    (tmp_path / "plan.json").write_text(json.dumps({**plan, "topologies": ["exponential", "base_graph,peers=1"]}))
+def test_options_from_a_file_under_mpirun_and_the_four_files(tmp_path: Path) -> None:
+    lines = ("--algorithms=none,ar,sgp", "--sizes=40kB", "--compute=0.001", "--period=2")
+    graphs = "--topologies=exponential;base,peers=1"
+    (tmp_path / "options.txt").write_text("\n".join([*lines, graphs]))
     few = ["--steps", "4", "--warmup", "1", "--repeats", "2", "--out", str(tmp_path / "out")]
-    outcome = run_mpirun(2, ["-m", "bench", "update", "--plan", str(tmp_path / "plan.json"), *few], 60)
+    outcome = run_mpirun(2, ["-m", "bench", "update", f"@{tmp_path}/options.txt", *few], 60)
     assert outcome.code == 0, outcome.output[-4000:]
     record = json.loads((tmp_path / "out" / "update.json").read_text())
     results = record["results"]
@@ -319,11 +309,11 @@ def test_a_plan_under_mpirun_and_its_four_files(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [float(row["seconds_median"]) for row in rows] == [found["seconds"]["median"] for found in results]
     text = (tmp_path / "out" / "update.md").read_text()
-    assert text.count("| SGP | exponential |") == text.count("| SGP | base_graph,peers=1 |") == 1
+    assert text.count("| SGP | exponential |") == text.count("| SGP | base,peers=1 |") == 1
     assert (tmp_path / "out" / "update.png").read_bytes().startswith(b"\x89PNG")
     # What `bench scale` reads of it.
     points = measured.read(tmp_path / "out" / "update.json")
-    assert {point.topology for point in points.points} == {"exponential", "base_graph,peers=1"}
+    assert {point.topology for point in points.points} == {"exponential", "base,peers=1"}
     assert all(point.alone is not None for point in points.points)
 
 
