@@ -1,14 +1,13 @@
 """Time per update from 2 to 65,536 ranks, by simulation: `python -m bench scale`.
 
 `machine` describes hosts and links, `collectives` the time of an exact average on them and the methods that are
-predicted. `simulation` runs the ranks' clocks through rounds of gossip. `measured` reads files of `bench update`, and
-`calibration` fits the machine's parameters to them. It imports `bench.shared`.
+predicted. `simulation` runs the ranks' clocks through rounds of gossip. `calibration` fits the machine's parameters to
+files of `bench update`. It imports `bench.shared`.
 """
 
-from .calibration import Fitted, Overhead, calibrate, compare
+from .calibration import Fitted, Overhead, Point, calibrate, compare, read
 from .collectives import traffics
 from .machine import Cluster, Machine
-from .measured import Point, read
 from .simulation import Prediction, simulate
 
 __all__ = [

@@ -1,17 +1,19 @@
-"""The parameters that fit measured points, and predictions held against other points.
+"""The parameters that fit points measured by `bench update`, and predictions held against other points.
 
-Timed from a barrier, what a blocking method takes beyond its compute is linear in three unknowns:
+Timed from a barrier, the time of a blocking method beyond its compute is linear in three unknowns:
 
     exposed = a·α + b·8/β + g·γ
 
 with latency α, rate β, merging γ, and coefficients that the simulation itself tells when two of the three are nothing.
 Least squares over relative errors; latency or merging that would be negative, or that the points cannot tell, is 0.
-What a run without communication takes beyond the compute that was asked for grows with the bytes and is added to
+The time of a run without communication beyond the compute that was asked for grows with the bytes and is added to
 compute, and the spread of its updates is the jitter.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,20 +22,102 @@ import topologies
 from gossip import UsageError
 
 from ..shared.methods import Traffic
-from .collectives import traffics
+from .collectives import NAMES, traffics
 from .machine import Cluster, Floats, Machine
-from .measured import LINE, Point
 from .simulation import Prediction, simulate
 
-FITTING = ("none", "line", "exact", "sgp")
+LINE = "line"
+"""The algorithm under which a record holds the line's own time: a round's bytes over its hops, nothing computed."""
+FITTING = ("none", LINE, "exact", "sgp")
 """What is fitted to unless options say otherwise: enough to tell the unknowns apart; the rest is left to judge."""
 
 WINDOWS, LEAST, SETTLING = 4, 96, 32
 """How long a point is simulated: so many periods, at least so many updates, after so many more."""
+NORMAL = 2.5631
+"""p90 − p10 of a normal distribution, in standard deviations."""
+
+
+class Point(NamedTuple):
+    """One measured figure.
+
+    file, algorithm, ranks, nbytes: of which file, method and size. compute: seconds of compute that were asked for.
+    alone: an update without communication beside it, None where that was not measured. period: τ. topology: a SPEC.
+    seconds: median of an update; of the line, of the transfer alone. spread: standard deviation of the updates over
+    their median, as their percentiles tell it. level: timed from a barrier before the step.
+    """
+
+    file: Path
+    algorithm: str
+    ranks: int
+    nbytes: int
+    compute: float
+    alone: float | None
+    period: int
+    topology: str
+    seconds: float
+    spread: float
+    level: bool
+
+    @property
+    def traffic(self) -> Traffic:
+        """What its method sends; the line sends what SGP does."""
+        return traffics(self.period)["sgp" if self.algorithm == LINE else self.algorithm]
+
+    @property
+    def graph(self) -> topologies.Topology:
+        """Over which it was measured; raises `UsageError` where that cannot be had here."""
+        try:
+            return topologies.load(self.topology, self.ranks)
+        except topologies.TopologyError as error:
+            raise UsageError(f"{self.file} was measured on {self.topology}, which cannot be had: {error}") from error
+
+
+def read(path: Path) -> tuple[list[Point], list[str]]:
+    """The points of a record of `bench update`, and the algorithms in it that the model does not know.
+
+    Raises:
+        UsageError: the file cannot be read, or is no such record.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path} is no JSON: {error}") from error
+    if not isinstance(record, dict) or record.get("benchmark") != "update":
+        raise UsageError(f"{path} was not written by `python -m bench update`: pass the file of its --json")
+    try:
+        every = [{**record["settings"], **record, **result} for result in record["results"]]
+        points = [_point(path, each) for each in every if each["algorithm"] in (*NAMES, LINE)]
+        unknown = sorted({each["algorithm"] for each in every} - {*NAMES, LINE})
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} is not as `python -m bench update` writes it: {error!r}") from error
+    alone = {point[2:5]: point.seconds for point in points if point.algorithm == "none"}
+    return [point._replace(alone=alone.get(point[2:5])) for point in points], unknown
+
+
+def _point(path: Path, each: dict[str, Any]) -> Point:
+    algorithm, measured = str(each["algorithm"]), each["seconds"]
+    median = float(measured["median"])
+    if median <= 0:
+        raise ValueError(f"{algorithm} took {median} s")
+    return Point(
+        file=path,
+        algorithm=algorithm,
+        ranks=int(each["ranks"]),
+        nbytes=int(each["bytes"]),
+        compute=float(each["compute"]),
+        alone=None,
+        period=int(each["period"]),
+        topology=str(each["topology"]),
+        seconds=median,
+        spread=(float(measured["p90"]) - float(measured["p10"])) / NORMAL / median,
+        level=bool(each.get("level", True)),
+    )
 
 
 class Overhead(NamedTuple):
-    """What an update without communication takes beside its compute: the optimizer itself, and a sleep that is late.
+    """The time of an update without communication beside its compute: the optimizer itself, and a sleep that is late.
 
     >>> Overhead(fixed=0.5, per_byte=2e-6).seconds(1_000_000)
     2.5
@@ -62,7 +146,7 @@ class Fitted(NamedTuple):
     points: tuple[Point, ...]
 
     def onto(self, machine: Machine) -> Machine:
-        """`machine` with these parameters in place of its own; `overhead` is left to whoever says what is computed."""
+        """`machine` with these parameters in place of its own, but for `overhead`, which the caller adds to compute."""
         return replace(machine, rate=self.rate, latency=self.latency, merge=self.merge, jitter=self.jitter, tail=None)
 
     def record(self) -> dict[str, Any]:
@@ -82,22 +166,26 @@ class Compared(NamedTuple):
 def calibrate(points: Sequence[Point], machine: Machine, fitting: Sequence[str] = FITTING) -> Fitted:
     """Fit to the points of the algorithms `fitting`; raises `UsageError` where they do not tell the rate.
 
-    machine: what is not fitted, such as eager messages; each rank has a link of its own.
+    machine: parameters that are not fitted, such as eager messages; each rank has a link of its own.
     """
     if machine.ranks_per_host > 1 or machine.inside_rate is not None:
         raise UsageError("what is fitted is the link of one rank a host: calibrate without --ranks-per-host and inside")
-    used = [point for point in points if point.algorithm in fitting and _linear(point)]
+    fit = [point for point in points if point.algorithm in fitting]
+    used = [point for point in fit if point.algorithm == LINE or (point.traffic.blocking and point.level)]
     alone = [point for point in used if point.algorithm == "none"]
-    overhead = _overhead(alone)
-    jitter = float(np.mean([point.spread for point in alone])) if alone else 0.0
     told = [point for point in used if point.algorithm != "none"]
     if not told:
         raise UsageError(
             f"nothing to fit a rate to: the measured files need one of {', '.join(fitting)} besides none, timed from a "
             "barrier; --fit names others"
         )
+    overhead = _overhead(alone)
+    jitter = float(np.mean([point.spread for point in alone])) if alone else 0.0
+    base = []
+    for point in told:
+        compute = point.compute + overhead.seconds(point.nbytes) if point.alone is None else point.alone
+        base.append(0.0 if point.algorithm == LINE else compute)
     rows = np.array([_coefficients(point, machine) for point in told])
-    base = [0.0 if point.algorithm == LINE else _compute(point, overhead) for point in told]
     measured = np.array([point.seconds for point in told])
     x = _nonnegative(rows / measured[:, None], (measured - base) / measured)
     if x[1] <= 0:
@@ -111,34 +199,20 @@ def calibrate(points: Sequence[Point], machine: Machine, fitting: Sequence[str] 
 
 
 def compare(points: Sequence[Point], machine: Machine, overhead: Overhead, seed: int = 0) -> list[Compared]:
-    """Each point, and what the model says of it on `machine` with the point's own ranks, bytes, compute and period."""
+    """Each point, and its prediction on `machine` with the point's own ranks, bytes, compute and period."""
     found = []
     for point in points:
-        computes = 0.0 if point.algorithm == LINE else max(0.0, point.compute + overhead.seconds(point.nbytes))
-        asked = replace(machine, compute=computes, merge=0.0 if point.algorithm == LINE else machine.merge)
+        if point.algorithm == LINE:
+            asked = replace(machine, compute=0.0, merge=0.0)
+        else:
+            asked = replace(machine, compute=max(0.0, point.compute + overhead.seconds(point.nbytes)))
         predicted = _simulated(point, asked, seed).seconds.median
         found.append(Compared(point, predicted, predicted / point.seconds - 1))
     return found
 
 
-def graph_of(point: Point) -> topologies.Topology:
-    """Over which it was measured; raises `UsageError` where that cannot be had here."""
-    try:
-        return topologies.load(point.topology, point.ranks)
-    except topologies.TopologyError as error:
-        raise UsageError(f"{point.file} was measured on {point.topology}, which cannot be had: {error}") from error
-
-
-def _linear(point: Point) -> bool:
-    return point.algorithm == LINE or (_method(point).blocking and point.level)
-
-
-def _compute(point: Point, overhead: Overhead) -> float:
-    return point.compute + overhead.seconds(point.nbytes) if point.alone is None else point.alone
-
-
 def _overhead(alone: Sequence[Point]) -> Overhead:
-    """A line through what was measured at several sizes, their mean where it would fall or there is one size."""
+    """A line through the figures of several sizes, their mean where it would fall or there is one size."""
     if not alone:
         return Overhead()
     beside = [point.seconds - point.compute for point in alone]
@@ -150,24 +224,19 @@ def _overhead(alone: Sequence[Point]) -> Overhead:
     return Overhead(float(np.mean(beside)))
 
 
-def _method(point: Point) -> Traffic:
-    return traffics(point.period)["sgp" if point.algorithm == LINE else point.algorithm]
-
-
 def _simulated(point: Point, machine: Machine, seed: int) -> Prediction:
-    method = _method(point)
-    cluster, graph = Cluster(machine, point.ranks, seed), graph_of(point)
-    steps = max(WINDOWS * method.window, LEAST // method.window * method.window)
-    level = point.level and method.blocking
-    return simulate({"": method}, cluster, graph, point.nbytes, steps, SETTLING, level=level)[""]
+    traffic, cluster = point.traffic, Cluster(machine, point.ranks, seed)
+    steps = max(WINDOWS * traffic.window, LEAST // traffic.window * traffic.window)
+    level = point.level and traffic.blocking
+    return simulate({"": traffic}, cluster, point.graph, point.nbytes, steps, SETTLING, level=level)[""]
 
 
 def _coefficients(point: Point, machine: Machine) -> tuple[float, float, float]:
     """Seconds exposed for a second of latency, for a second a byte of transfer, for a second a byte of merging."""
     nothing = replace(machine, compute=0.0, jitter=0.0, rate=np.inf, latency=0.0, merge=0.0)
     a, b, g = (
-        _simulated(point, asked, 0).exposed
-        for asked in (replace(nothing, latency=1.0), replace(nothing, rate=8.0), replace(nothing, merge=1.0))
+        _simulated(point, replace(nothing, **one), 0).exposed
+        for one in ({"latency": 1.0}, {"rate": 8.0}, {"merge": 1.0})
     )
     return a, b, 0.0 if point.algorithm == LINE else g
 

@@ -26,10 +26,9 @@ from ..shared import options as common
 from ..shared import record, screen
 from ..shared.methods import Traffic
 from . import options, picture, report
-from .calibration import FITTING, Fitted, Overhead, calibrate, compare, graph_of
+from .calibration import FITTING, Fitted, Overhead, Point, calibrate, compare, read
 from .collectives import traffics
 from .machine import Cluster
-from .measured import Point, read
 from .options import add_options
 from .simulation import simulate
 
@@ -60,7 +59,7 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
     if given.validate and not _unused(given, fitted):
         raise UsageError("--validate: these files hold no point that was not fitted to, so nothing can be judged")
     for point in _unused(given, fitted):
-        graph_of(point)
+        _ = point.graph  # which cannot be had everywhere
     common.check_writable(given.json, launcher)
     common.check_writable(given.picture, launcher)
 
@@ -88,7 +87,7 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     if paper:
         console.print(report.beside_paper(paper))
     if compared:
-        unknown = sorted({name for file in given.validate for name in read(file).unknown})
+        unknown = sorted({name for file in given.validate for name in read(file)[1]})
         console.print(report.judged(compared, unknown, given.within / 100))
     record.write(
         given,
@@ -152,4 +151,4 @@ def _unused(given: argparse.Namespace, fitted: Fitted | None) -> list[Point]:
 
 
 def _points(files: Iterable[Path]) -> list[Point]:
-    return [point for file in dict.fromkeys(files) for point in read(file).points]
+    return [point for file in dict.fromkeys(files) for point in read(file)[0]]

@@ -10,10 +10,9 @@ from gossip import UsageError
 from topologies.commands.output import units
 
 from ..shared import options, paper
-from .calibration import FITTING, Fitted
+from .calibration import FITTING, LINE, Fitted
 from .collectives import COLLECTIVES, NAMES
 from .machine import Machine
-from .measured import LINE
 
 DEFAULT = "none,ar,ar-ring,ar-hierarchical,local,sgp,sgp-slowmo,osgp,osgp-slowmo"
 LATENCY, JITTER, TAIL = 50e-6, 0.03, 4.0
@@ -114,18 +113,10 @@ def machine(given: argparse.Namespace, fitted: Fitted | None) -> Machine:
     )
     if fitted:
         made = replace(fitted.onto(made), compute=max(0.0, given.compute + fitted.overhead.seconds(given.size)))
-    return replace(
-        made,
-        rate=_first(given.rate, made.rate),
-        latency=_first(given.latency, made.latency),
-        jitter=_first(given.jitter, made.jitter),
-        merge=made.merge if given.merge_rate is None else 1 / given.merge_rate,
-        tail=made.tail if given.tail is None else None if given.tail == "lognormal" else given.tail,
-    )
-
-
-def _first(given: float | None, otherwise: float) -> float:
-    return otherwise if given is None else given
+    by_hand = {"rate": given.rate, "latency": given.latency, "jitter": given.jitter, "tail": given.tail}
+    by_hand["merge"] = None if given.merge_rate is None else 1 / given.merge_rate
+    made = replace(made, **{name: value for name, value in by_hand.items() if value is not None})
+    return replace(made, tail=None) if given.tail == "lognormal" else made
 
 
 def ranks(text: str) -> list[int]:

@@ -376,7 +376,7 @@ def measured(folder: Path, ranks: int, *, noise: float = 0.005, compute: float =
 
 
 def test_calibration_recovers_what_made_the_figures(tmp_path: Path) -> None:
-    points = [point for ranks in (2, 4, 8) for point in read(measured(tmp_path, ranks, noise=0.001)).points]
+    points = [point for ranks in (2, 4, 8) for point in read(measured(tmp_path, ranks, noise=0.001))[0]]
     fitted = calibrate(points, QUIET)
     assert fitted.rate == pytest.approx(MEASURED.rate, rel=0.01)
     assert fitted.latency == pytest.approx(MEASURED.latency, rel=0.15)
@@ -412,7 +412,7 @@ def test_what_points_do_not_tell_is_nothing(tmp_path: Path) -> None:
         {"algorithm": "none", "bytes": NBYTES, "seconds": figures(0.1)},
         {"algorithm": "sgp", "bytes": NBYTES, "seconds": figures(0.2)},
     ]
-    fitted = calibrate(read(write_record(tmp_path / "few.json", 4, results, 0.1)).points, QUIET)
+    fitted = calibrate(read(write_record(tmp_path / "few.json", 4, results, 0.1))[0], QUIET)
     assert (fitted.latency, fitted.merge) == (0, 0)
     assert fitted.rate == pytest.approx(8 * NBYTES / 0.1)
     assert fitted.error is None
@@ -427,7 +427,7 @@ def test_figures_of_eight_hosts_at_100_mbit(tmp_path: Path) -> None:
         {"algorithm": "line", "bytes": NBYTES, "seconds": figures(line)},
         {"algorithm": "exact", "bytes": NBYTES, "seconds": figures(exact)},
     ]
-    fitted = calibrate(read(write_record(tmp_path / "8.json", 8, results, 0.271, period=48)).points, QUIET)
+    fitted = calibrate(read(write_record(tmp_path / "8.json", 8, results, 0.271, period=48))[0], QUIET)
     assert fitted.rate == pytest.approx(100e6, rel=0.02)
     machine = fitted.onto(QUIET)
     others = {"sgp": 0.3548, "osgp": 0.2722, "osgp-slowmo": 0.2759, "osgp-noaverage": 0.2724, "exact": exact}
@@ -471,7 +471,7 @@ def test_other_files_are_refused(text: str, sentence: str, tmp_path: Path) -> No
     path = tmp_path / "file.json"
     path.write_text(text)
     if not sentence:
-        assert read(path).points == []
+        assert read(path)[0] == []
         return
     with pytest.raises(UsageError, match=sentence):
         read(path)
@@ -596,7 +596,7 @@ def test_files_that_tell_nothing_are_refused(tmp_path: Path, capsys: pytest.Capt
     inside = ["--ranks-per-host", "2", "--inside-rate", "1gbit"]
     assert scale(tmp_path, "--measured", str(file), *inside) == 2
     assert "the link of one rank a host" in capsys.readouterr().err
-    only = read(file).points[0].algorithm
+    only = read(file)[0][0].algorithm
     assert only == "none"
     everything = ["--fit", ",".join(NAMES), "--validate", str(alone), "--measured", str(file), str(alone)]
     assert scale(tmp_path, *everything) == 2

@@ -17,7 +17,7 @@ from spawn import run_mpirun, run_torchrun
 
 import gossip
 from bench.peers import YARDSTICK as NAME
-from bench.scale import measured
+from bench.scale import read
 from bench.shared.digits import Consensus
 from bench.shared.methods import METHODS
 from bench.update import breakdown, columns, judging, matrix, models, wire
@@ -312,9 +312,9 @@ def test_options_from_a_file_under_mpirun_and_the_four_files(tmp_path: Path) -> 
     assert text.count("| SGP | exponential |") == text.count("| SGP | base,peers=1 |") == 1
     assert (tmp_path / "out" / "update.png").read_bytes().startswith(b"\x89PNG")
     # What `bench scale` reads of it.
-    points = measured.read(tmp_path / "out" / "update.json")
-    assert {point.topology for point in points.points} == {"exponential", "base,peers=1"}
-    assert all(point.alone is not None for point in points.points)
+    points, _ = read(tmp_path / "out" / "update.json")
+    assert {point.topology for point in points} == {"exponential", "base,peers=1"}
+    assert all(point.alone is not None for point in points)
 
 
 @pytest.mark.slow
