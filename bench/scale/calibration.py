@@ -234,10 +234,8 @@ def _simulated(point: Point, machine: Machine, seed: int) -> Prediction:
 def _coefficients(point: Point, machine: Machine) -> tuple[float, float, float]:
     """Seconds exposed for a second of latency, for a second a byte of transfer, for a second a byte of merging."""
     nothing = replace(machine, compute=0.0, jitter=0.0, rate=np.inf, latency=0.0, merge=0.0)
-    a, b, g = (
-        _simulated(point, replace(nothing, **one), 0).exposed
-        for one in ({"latency": 1.0}, {"rate": 8.0}, {"merge": 1.0})
-    )
+    units: tuple[dict[str, Any], ...] = ({"latency": 1.0}, {"rate": 8.0}, {"merge": 1.0})
+    a, b, g = (_simulated(point, replace(nothing, **unit), 0).exposed for unit in units)
     return a, b, 0.0 if point.algorithm == LINE else g
 
 

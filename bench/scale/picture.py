@@ -45,14 +45,13 @@ def draw(
     axes = figure.add_axes((LEFT, BOTTOM, RIGHT - LEFT, TOP - BOTTOM))
     ranks = list(found)
     curves = {name: np.array([found[n][name].seconds.mean * 1e3 for n in ranks]) for name in methods}
-    axes.set(xscale="log", yscale="log")
-    for name in sorted(curves, key=lambda name: -curves[name][-1]):
-        label = f"{curves[name][-1]:,.0f}  {TITLES[name]}"
-        axes.plot(ranks, curves[name], **LOOKS[name], linewidth=2.0, solid_capstyle="round", label=label)
     values = np.concatenate(list(curves.values()))
     seen = values[values > 0]  # where nothing is computed a curve may be 0, which has no place on a logarithmic scale
     low, high = (float(seen.min()) / 1.06, float(seen.max()) * 1.1) if len(seen) else (0.1, 10.0)
-    axes.set(xlim=(ranks[0], max(ranks[-1], ranks[0] * 1.1)), ylim=(low, high))
+    axes.set(xscale="log", yscale="log", xlim=(ranks[0], max(ranks[-1], ranks[0] * 1.1)), ylim=(low, high))
+    for name in sorted(curves, key=lambda name: -curves[name][-1]):
+        label = f"{curves[name][-1]:,.0f}  {TITLES[name]}"
+        axes.plot(ranks, curves[name], **LOOKS[name], linewidth=2.0, solid_capstyle="round", label=label)
     shown = ranks[:: -(-len(ranks) // 9)]
     axes.set_xticks(shown, labels=[f"{n:,}" for n in shown])
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if high / low < 60 else (1, 2, 5), numticks=20))
