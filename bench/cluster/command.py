@@ -24,19 +24,89 @@ exit code: COMMAND's own; 124 when --timeout ended it; 128 + n when signal n end
 
 import argparse
 import functools
+import re
 import shlex
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from gossip import UsageError
 from gossip.launching.launchers import Launcher
 from topologies.commands.output import units
 
 from ..shared import options, record
-from . import changes, launching, needs
-from .network import MOST, ClusterError, Network, clean, network
+from . import launching, needs
+from .network import MOST, SLOWEST, ClusterError, Network, clean, network
 from .watching import TIMED_OUT, Asked, Signals, watch
+
+
+class Slow(NamedTuple):
+    """A host and the rate of its link in bit/s."""
+
+    host: int
+    rate: float
+
+
+class Event(NamedTuple):
+    """Seconds after the command began, a host, and what happens to its link: a rate in bit/s, "cut" or "up"."""
+
+    seconds: float
+    host: int
+    change: float | str
+
+    def happen(self, network: Network) -> None:
+        """Change the link."""
+        host = network.hosts[self.host]
+        if self.change == "cut":
+            network.cut(host)
+        elif self.change == "up":
+            network.restore(host)
+        else:
+            network.shape(host, float(self.change))
+
+    def __str__(self) -> str:
+        what = {"cut": "cut", "up": "up again"}.get(str(self.change)) or f"at {units.rate_text(float(self.change))}"
+        return f"host{self.host} is {what}"
+
+
+def rate(text: str) -> float:
+    """Bits a second, at least 1 Mbit/s.
+
+    >>> rate("100mbit")
+    100000000.0
+    """
+    found = units.rate(text)
+    if found < SLOWEST:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is too slow: below 1mbit the 72 kB that a shaper lets through at once would be most of a message"
+        )
+    return found
+
+
+def slow(text: str) -> Slow:
+    """A host and its rate.
+
+    >>> slow("3=25mbit")
+    Slow(host=3, rate=25000000.0)
+    """
+    match = re.fullmatch(r"([0-9]+)=(.+)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no host and rate: write 3=25mbit")
+    return Slow(int(match[1]), rate(match[2]))
+
+
+def event(text: str) -> Event:
+    """A time, a host and what happens to its link.
+
+    >>> event("5s:3=25mbit"), event("800ms:0=cut")
+    (Event(seconds=5.0, host=3, change=25000000.0), Event(seconds=0.8, host=0, change='cut'))
+    """
+    match = re.fullmatch(r"([^:]+):([0-9]+)=(.+)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no event: write 5s:3=25mbit, 8s:3=cut or 12s:3=up")
+    change: float | str = match[3] if match[3] in ("cut", "up") else rate(match[3])
+    return Event(units.duration(match[1]), int(match[2]), change)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -44,16 +114,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s [options] -- COMMAND"
     options.option(parser, "--nodes", options.count, "8", "hosts")
     options.option(parser, "--ranks-per-node", options.count, "1", "ranks on each host", "K")
-    rate = "of every host's link, each way, as in 100mbit or 1gbit"
-    options.option(parser, "--rate", changes.rate, "100mbit", rate, "RATE")
-    slow = "a host, counted from 0, with a rate of its own, as in 3=25mbit; may be repeated (default: none)"
-    event = (
+    speed = "of every host's link, each way, as in 100mbit or 1gbit"
+    options.option(parser, "--rate", rate, "100mbit", speed, "RATE")
+    slower = "a host, counted from 0, with a rate of its own, as in 3=25mbit; may be repeated (default: none)"
+    change = (
         "what happens to a host's link so long after COMMAND began: 5s:3=25mbit changes its rate, 8s:3=cut cuts it, "
         "12s:3=up makes it what it was at first; may be repeated (default: none)"
     )
     for name, kind, metavar, text in (
-        ("--slow", changes.slow, "HOST=RATE", slow),
-        ("--event", changes.event, "TIME:HOST=WHAT", event),
+        ("--slow", slow, "HOST=RATE", slower),
+        ("--event", event, "TIME:HOST=WHAT", change),
     ):
         parser.add_argument(name, type=kind, action="append", default=[], metavar=metavar, help=text)
     starts = "what starts the ranks: Open MPI's mpirun, or this command, with torchrun's variables"
@@ -122,8 +192,8 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
 
 def _run(given: argparse.Namespace, launcher: Launcher, signals: Signals) -> int:
     rates = [given.rate] * given.nodes
-    for slow in given.slow:
-        rates[slow.host] = slow.rate
+    for each in given.slow:
+        rates[each.host] = each.rate
     with network(rates) as hosts:
         _say(
             f"{given.nodes} hosts at {units.rate_text(given.rate)}"
@@ -150,7 +220,7 @@ def _run(given: argparse.Namespace, launcher: Launcher, signals: Signals) -> int
     return code
 
 
-def _happen(event: changes.Event, hosts: Network) -> None:
+def _happen(event: Event, hosts: Network) -> None:
     event.happen(hosts)
     _say(f"{event.seconds:g} s: {event}")
 

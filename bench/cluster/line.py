@@ -13,12 +13,15 @@ import socket
 import statistics
 import struct
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from gossip import World
 from gossip.transports.torch.interfaces import own_address
+from topologies import Topology
 
 from ..shared import record
+from ..shared.statistics import summary
 
 REPEATS = 7
 PAUSE = 0.1  # seconds
@@ -147,3 +150,45 @@ def _exchange(going: dict[socket.socket, memoryview], coming: dict[socket.socket
                 if not left[each]:
                     ready.unregister(each)
     return time.perf_counter() - began
+
+
+LONGEST = 8
+"""The most rounds of a graph: each takes a pause and a transfer, and a connection to each of its peers."""
+
+
+def over_graph(world: World, graph: Topology, nbytes: int, pause: float, timeout: float) -> dict[str, float] | None:
+    """Of `nbytes` over the hops of `graph`, now, over all ranks and repeats.
+
+    None where all ranks share a host, and where hosts have unequal numbers of them: links then carry unequal loads.
+
+    The pause before each repeat is as long as a compute: a connection that was idle may begin anew, slowly, where the
+    hosts are not those of `bench cluster`. Ranks that share a host send side by side, so there every host sends to the
+    next: the link's time for all of them is the time of each.
+    """
+    hosts = Counter(world.hosts)
+    if len(hosts) == 1 or len(set(hosts.values())) > 1:
+        return None
+    ranks = world.across
+    rounds = neighbours(ranks) if ranks.size < world.size else _rounds(graph, world.rank)
+    repeats = max(REPEATS, 2 * len(rounds))
+    took = times(ranks, own_address(ranks.hosts), nbytes, repeats, rounds, pause=max(pause, PAUSE), timeout=timeout)
+    everywhere = record.gather(world, [each for repeats in took for each in repeats])
+    return summary([each for rank in everywhere for each in rank])._asdict()
+
+
+def paused_and_steady(
+    world: World, graph: Topology, nbytes: int, pause: float, timeout: float
+) -> tuple[dict[str, float], float] | None:
+    """`over_graph`, after a pause, and those of a message right behind another one; None where it is.
+
+    After a pause a shaper, as a switch's buffer, has room for a burst. A sender that never pauses has not.
+    """
+    paused = over_graph(world, graph, nbytes, pause, timeout)
+    twice = over_graph(world, graph, 2 * nbytes, pause, timeout)
+    return None if paused is None or twice is None else (paused, twice["median"] - paused["median"])
+
+
+def _rounds(graph: Topology, rank: int) -> list[Peers]:
+    """A period of the graph, as far as it is short enough to be walked through."""
+    turns = [graph.turn(rank, number) for number in range(min(graph.period or LONGEST, LONGEST))]
+    return [(list(turn.sends), list(turn.receives)) for turn in turns]

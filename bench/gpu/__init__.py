@@ -1,4 +1,6 @@
-"""What a GPU has to show: `command` is the command line and starts process sets, `merging` sets the merge beside the
-memory's bandwidth, `training` has real networks to train, `steps` sets OSGP's step beside the bare one on all ranks,
-`processes` starts ranks that share a GPU, `report` is the Markdown.
+"""Measurements that need a GPU: `python -m bench gpu`.
+
+`command` is the command line and its Markdown, and starts ranks that share a GPU. `steps` sets OSGP's step beside the
+bare one, and the merge beside a copy; `training` has real networks. It imports `bench.shared` and mpirun of
+`bench.cluster`.
 """

@@ -7,8 +7,7 @@ from torch import nn
 from gossip import World
 
 from ..update.models import Task
-from .passes import Passes
-from .peer import UNTOLD, Peer, Training
+from .peer import UNTOLD, Passes, Peer, Training
 
 PRIMING = 2
 """Passes after which it has looked at the order of the gradients, made its buckets and sent them once."""

@@ -11,8 +11,7 @@ import torch
 from gossip import World
 
 from ..update.models import Task
-from .passes import Passes
-from .peer import Peer, Training, ring
+from .peer import Passes, Peer, Training, ring
 
 
 class FairScale(Training):

@@ -10,8 +10,7 @@ from gossip import World
 
 from ..update.measuring import synchronise
 from ..update.models import Task
-from .passes import Passes
-from .peer import UNTOLD, Peer, Running, Training, ring
+from .peer import UNTOLD, Passes, Peer, Running, Training, ring
 
 BUCKETS = 4
 """DDP's default of 25 MB makes about so many of a ResNet-50's 102.4 MB, whose time the default sizes stand for."""

@@ -17,8 +17,7 @@ from gossip.transports.torch.interfaces import own_address
 
 from ..shared import record
 from ..update.models import Task
-from .passes import Passes
-from .peer import Peer, Training, ring
+from .peer import Passes, Peer, Training, ring
 
 
 class TorchFt(Training):

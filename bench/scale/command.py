@@ -25,7 +25,7 @@ from gossip.launching.launchers import Launcher
 from ..shared import options as common
 from ..shared import record, screen
 from ..shared.methods import Traffic
-from . import options, picture, report
+from . import options, report
 from .calibration import FITTING, Fitted, Overhead, Point, calibrate, compare, read
 from .collectives import traffics
 from .machine import Cluster
@@ -100,7 +100,7 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         validation=[{**point._asdict(), "predicted": seconds, "error": error} for point, seconds, error in compared],
         published=[row._asdict() for row in paper],
     )
-    picture.draw(given.picture, list(chosen), found, title, "\n".join(lines))
+    report.draw(given.picture, list(chosen), found, title, "\n".join(lines))
     console.print(f"written to {given.json} and {given.picture}")
     if missed:
         said = f"{len(missed)} of {len(compared)} points are missed by more than {given.within:g} %"

@@ -36,9 +36,9 @@ from gossip import UsageError
 from gossip.launching.launchers import Launcher
 
 from ..shared import options, paper, record, screen, tables
-from . import measurement, picture, report
+from . import report
 from .beside import beside
-from .rows import HALVES, ROWS, Periods
+from .rows import HALVES, ROWS, Periods, measure_all, updates_of
 
 UNITS = (
     "seconds, bytes and messages of one update; measured: seconds.median, over windows of `window` updates of all "
@@ -75,9 +75,9 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
 def run(given: argparse.Namespace, launcher: Launcher) -> None:
     """Measure, set side by side, print, write."""
     console, periods = screen.screen(launcher), Periods(given.period, given.local_period)
-    updates = len(given.halves) * sum(measurement.updates_of(row, given, periods) for row in ROWS)
+    updates = len(given.halves) * sum(updates_of(row, given, periods) for row in ROWS)
     with screen.Course(console, updates) as course:
-        transport, measured = measurement.run(given, course)
+        transport, measured = measure_all(given, course)
     if launcher.rank > 0:
         return
     halves = [beside(name, found, launcher.size, periods) for name, found in measured.items()]
@@ -97,5 +97,5 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     )  # fmt: skip
     tables.write_csv(options.beside(given, "csv"), results)
     options.beside(given, "md").write_text(report.markdown(f"SlowMo's table 2, {ranks}", halves))
-    picture.draw(options.beside(given, "png"), halves, ranks)
+    report.draw(options.beside(given, "png"), halves, ranks)
     console.print(f"written to {given.json}, and as .csv, .md and .png to {given.out / given.json.stem}")

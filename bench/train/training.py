@@ -18,7 +18,8 @@ from gossip.testing import run as on_threads
 
 from ..shared.screen import Course
 from .runs import Finished, Outcome, Run, Store
-from .workloads import WORKLOADS, Data, shards
+from .workloads import WORKLOADS, Data
+from .workloads.workload import alike, batches, skewed
 
 WARM_UP = 0.1
 """Share of the steps in which the learning rate rises from 0."""
@@ -49,9 +50,9 @@ def task(run: Run) -> Task:
     workload = WORKLOADS[run.workload]
     data = workload.data(run.seed)
     if run.skew is None or data.labels is None:
-        parts = shards.alike(len(data.inputs), run.workers, run.seed)
+        parts = alike(len(data.inputs), run.workers, run.seed)
     else:
-        parts = shards.skewed(data.labels, run.workers, run.skew, run.seed)
+        parts = skewed(data.labels, run.workers, run.skew, run.seed)
     return Task(data, parts, workload.model(run.seed).to(getattr(torch, run.dtype)))
 
 
@@ -80,7 +81,7 @@ def train(run: Run, shared: Task, world: World, watch: Callable[[nn.Module], obj
         base = torch.optim.AdamW(model.parameters(), lr=run.lr, weight_decay=0.01, fused=fused)
     optimizer = run.method.around(base, world)
     schedule = torch.optim.lr_scheduler.LambdaLR(base, lambda step: scale(step, run.steps))
-    order = shards.batches(shared.shards[world.rank], run.batch, seed=1000 * run.seed + world.rank)
+    order = batches(shared.shards[world.rank], run.batch, seed=1000 * run.seed + world.rank)
     losses = []
     for _ in range(run.steps):
         chosen = next(order)

@@ -14,11 +14,11 @@ import gossip
 import topologies
 from gossip import UsageError, World
 
+from ..cluster import line
 from ..peers import PEERS, YARDSTICK, Peer
 from ..shared import record, screen, statistics
 from ..shared.digits import Consensus
 from ..shared.methods import METHODS, Method
-from . import wire
 from .measuring import Steps, Updates, figures, gathered, measure, sgd
 from .models import MODELS
 
@@ -105,7 +105,7 @@ def run(given: argparse.Namespace, course: screen.Course) -> tuple[str, list[Res
                 _agree(world, given)
                 if place.compute == given.compute[0]:
                     graph = topologies.load(place.graph, world.size)
-                    found = wire.paused_and_steady(world, graph, place.nbytes, place.compute, given.timeout)
+                    found = line.paused_and_steady(world, graph, place.nbytes, place.compute, given.timeout)
                     lines[place] += [{**found[0], "steady": found[1]}] if found else []
                 for cell in everything:
                     if cell.place == place:

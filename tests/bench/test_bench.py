@@ -16,7 +16,7 @@ from commands import refusal
 from spawn import run_mpirun
 
 from bench.__main__ import COMMANDS, main
-from bench.experiments import footprint, overhead, overlap, straggler
+from bench.experiments import overhead, overlap, straggler
 from bench.gpu import training
 from bench.shared import options, statistics
 from bench.update import judging, models
@@ -227,7 +227,7 @@ def test_straggler_and_its_record(tmp_path: Path) -> None:
 
 
 def test_memory_is_what_it_must_be() -> None:
-    for found in footprint.footprints():
+    for found in overhead.footprints():
         assert found["held"] == pytest.approx(found["expected"], abs=0.01), found["algorithm"]
 
 

@@ -20,7 +20,7 @@ import pytest
 from commands import code_of
 from emulated import real
 
-from bench.cluster import changes, launching, line, needs, network, watching
+from bench.cluster import command, launching, line, needs, network, watching
 from gossip import UsageError, World, testing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,11 +60,11 @@ def _spotless() -> Iterator[None]:
 
 
 def test_rates_events_and_slow_hosts_are_read() -> None:
-    assert changes.rate("1Gbit/s") == 1e9
-    assert changes.slow("12=2.5mbit") == changes.Slow(12, 2.5e6)
-    assert changes.event("1.5s:0=up") == changes.Event(1.5, 0, "up")
-    assert str(changes.event("5s:3=25mbit")) == "host3 is at 25 Mbit/s"
-    assert str(changes.event("5s:3=cut")) == "host3 is cut"
+    assert command.rate("1Gbit/s") == 1e9
+    assert command.slow("12=2.5mbit") == command.Slow(12, 2.5e6)
+    assert command.event("1.5s:0=up") == command.Event(1.5, 0, "up")
+    assert str(command.event("5s:3=25mbit")) == "host3 is at 25 Mbit/s"
+    assert str(command.event("5s:3=cut")) == "host3 is cut"
 
 
 @pytest.mark.parametrize(

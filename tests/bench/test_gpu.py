@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.__main__ import main
-from bench.gpu import processes, report, training
+from bench.gpu import command, training
 from bench.gpu.command import SIZES
 
 STEP = {
@@ -45,7 +45,7 @@ def test_the_report_has_each_figure_and_each_failure() -> None:
     ranks = {"transport": "mpi", "size": 2, "gpus": 1, "contract": "kept", "steps": [STEP], "failed": None}
     broken = {"transport": "nccl", "size": 2, "failed": "ended with code 1, 1"}
     waiting = {**STEP, "waits": {"cudaStreamSynchronize": 3}}
-    text = report.markdown({"merging": [], "ranks": [ranks, broken, {**ranks, "steps": [waiting]}]}, FACTS)
+    text = command.markdown({"merging": [], "ranks": [ranks, broken, {**ranks, "steps": [waiting]}]}, FACTS)
     assert "| resnet50 | float32 | 102.2 MB | 143.4 ms | 143.9 ms | 1.0028 | 55.7 ms | 0 | 0.98 models | 0.33 |" in text
     assert "| 3 cudaStreamSynchronize |" in text
     assert "ended with code 1, 1" in text
@@ -53,14 +53,14 @@ def test_the_report_has_each_figure_and_each_failure() -> None:
 
 @pytest.mark.slow
 def test_ranks_that_share_a_gpu_are_started_and_heard() -> None:
-    assert processes.run("mpi", 2, ["--help"], timeout=60) is None
-    heard = processes.run("nccl", 2, ["gpu", "--ranks", "x"], timeout=60)
+    assert command.start_ranks("mpi", 2, ["--help"], timeout=60) is None
+    heard = command.start_ranks("nccl", 2, ["gpu", "--ranks", "x"], timeout=60)
     assert heard is not None
     assert heard.startswith("ended with code ")
     assert "argument --ranks" in heard
 
 
 def test_ranks_that_take_too_long_are_ended() -> None:
-    heard = processes.run("nccl", 2, ["--help"], timeout=0.5)
+    heard = command.start_ranks("nccl", 2, ["--help"], timeout=0.5)
     assert heard is not None
     assert heard.startswith("did not end within 0.5 s")

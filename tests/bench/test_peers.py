@@ -22,7 +22,7 @@ from workers.peers import NBYTES, PERIOD, STEPS
 
 import gossip
 from bench.peers import PEERS, YARDSTICK
-from bench.peers.passes import Passes
+from bench.peers.peer import Passes
 from bench.shared.methods import METHODS
 from bench.update import columns, matrix
 from bench.update import command as update

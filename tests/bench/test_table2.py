@@ -14,10 +14,10 @@ from spawn import run_mpirun
 
 from bench.scale import Cluster, Machine, simulate, traffics
 from bench.shared import paper as published
-from bench.table2 import measurement, notes, picture, report
+from bench.table2 import beside as beside_module
+from bench.table2 import report, rows
 from bench.table2.beside import Beside, beside
-from bench.table2.measurement import Measured
-from bench.table2.rows import HALVES, LINE, NBYTES, RATE, ROWS, Line, Periods
+from bench.table2.rows import HALVES, LINE, NBYTES, RATE, ROWS, Line, Measured, Periods
 from bench.table2.rows import predicted as by_bytes
 from gossip import UsageError
 from topologies import exponential
@@ -141,8 +141,8 @@ def test_what_differs_from_the_paper_gets_a_reason() -> None:
 )
 def test_reasons_fit_the_row(name: str, over: float, outside: bool, ranks: int, word: str) -> None:
     result = {"over_paper": over, "outside": outside}
-    assert word in str(notes.why(HALVES["imagenet"], BY_NAME[name], result, ranks))
-    assert notes.why(HALVES["imagenet"], BY_NAME[name], {**result, "over_paper": 1.09}, ranks) is None
+    assert word in str(beside_module.why(HALVES["imagenet"], BY_NAME[name], result, ranks))
+    assert beside_module.why(HALVES["imagenet"], BY_NAME[name], {**result, "over_paper": 1.09}, ranks) is None
 
 
 def test_of_wmt_no_milliseconds_are_compared() -> None:
@@ -156,15 +156,15 @@ def test_of_wmt_no_milliseconds_are_compared() -> None:
     # (7/4 − 1) / (1 − 7/48), and (1648 − 1225) / (1225 − 503)
     assert any("0.88 predicted, 0.88 measured, 0.59 in the paper" in note for note in half.notes)
     assert [column.head for column in report.columns(half)][-2:] == ["over SGP", "paper's over SGP"]
-    assert picture.drawn_paper(half) * 1.225 == pytest.approx(found["sgp"]["measured"])
-    assert picture.drawn_paper(compared()) == 1.0
+    assert report.drawn_paper(half) * 1.225 == pytest.approx(found["sgp"]["measured"])
+    assert report.drawn_paper(compared()) == 1.0
 
 
 def test_where_transfer_is_longer_than_compute_osgp_may_be_crowded() -> None:
-    assert notes.CROWDED not in " ".join(compared("wmt").notes)
+    assert beside_module.CROWDED not in " ".join(compared("wmt").notes)
     crowded = measured(compute=0.05, osgp=0.1)
-    assert f"OSGP: {notes.CROWDED}" in compared("wmt", crowded).notes
-    assert notes.CROWDED not in " ".join(compared(found=measured(osgp=0.3)).notes)
+    assert f"OSGP: {beside_module.CROWDED}" in compared("wmt", crowded).notes
+    assert beside_module.CROWDED not in " ".join(compared(found=measured(osgp=0.3)).notes)
 
 
 def test_on_another_line_nothing_is_compared_with_the_paper() -> None:
@@ -207,15 +207,15 @@ def test_wrong_options_are_refused(
 
 
 def test_ranks_that_share_a_link_are_refused_by_each_of_them() -> None:
-    measurement.refuse_shared(["a", "a"])
-    measurement.refuse_shared(["a", "b"])
+    rows.refuse_shared(["a", "a"])
+    rows.refuse_shared(["a", "b"])
     with pytest.raises(UsageError, match="2 ranks would share b and its link"):
-        measurement.refuse_shared(["a", "b", "b"])
+        rows.refuse_shared(["a", "b", "b"])
 
 
 def test_what_is_timed_happened_before() -> None:
     given = argparse.Namespace(warmup=4, steps=96)
-    counts = {name: measurement.warmup_of(name, given, PERIODS) for name in ROWS}
+    counts = {name: rows.warmup_of(name, given, PERIODS) for name in ROWS}
     assert (counts["sgp"], counts["local"], counts["osgp"]) == (4, PERIODS.local, PERIODS.slowmo)
 
 

@@ -25,7 +25,7 @@ from bench.train.runs import Outcome, Run, Store
 from bench.train.studies import STUDIES
 from bench.train.study import Arm, Claim, Study, tuned
 from bench.train.training import conduct, scale, task
-from bench.train.workloads import WORKLOADS, phrases, shards
+from bench.train.workloads import WORKLOADS, phrases, workload
 from gossip import GossipOptimizer, PushSum, UsageError, World
 from gossip.launching.launchers import detect
 from gossip.testing import run as on_threads
@@ -104,11 +104,11 @@ def test_a_translation_is_scored_by_bleu() -> None:
 def test_shards_are_disjoint_and_leave_nothing_out(concentration: float | None) -> None:
     labels = torch.arange(2000) % 10
     if concentration is None:
-        parts = shards.alike(2000, 7, seed=5)
+        parts = workload.alike(2000, 7, seed=5)
         assert {len(part) for part in parts} == {285, 286}
     else:
-        parts = shards.skewed(labels, 7, concentration, seed=5)
-        assert min(map(len, parts)) >= shards.LEAST
+        parts = workload.skewed(labels, 7, concentration, seed=5)
+        assert min(map(len, parts)) >= workload.LEAST
     assert sorted(torch.cat(parts).tolist()) == list(range(2000))
 
 
@@ -117,7 +117,7 @@ def test_less_concentrated_shards_have_fewer_classes() -> None:
 
     def largest(concentration: float) -> float:
         """The share of a rank's most frequent class, mean over ranks."""
-        parts = shards.skewed(labels, 8, concentration, seed=1)
+        parts = workload.skewed(labels, 8, concentration, seed=1)
         return float(np.mean([int(labels[part].bincount().max()) / len(part) for part in parts]))
 
     assert largest(0.1) > 0.4 > largest(1.0) > 0.15 > largest(1000.0)

@@ -16,11 +16,12 @@ from rich.console import Console
 from spawn import run_mpirun, run_torchrun
 
 import gossip
+from bench.cluster import line
 from bench.peers import YARDSTICK as NAME
 from bench.scale import read
 from bench.shared.digits import Consensus
 from bench.shared.methods import METHODS
-from bench.update import breakdown, columns, judging, matrix, models, wire
+from bench.update import breakdown, columns, judging, matrix, models
 from bench.update.measuring import Updates, figures, pooled
 from gossip import UsageError, World
 
@@ -258,11 +259,11 @@ def test_a_line_that_never_rests_has_no_burst(monkeypatch: pytest.MonkeyPatch) -
         return {"median": (nbytes - 100) / 1000, "p10": 0.0, "p90": 1.0}
 
     ring: Any = None
-    monkeypatch.setattr(wire, "seconds", shaped)
-    paused, steady = wire.paused_and_steady(ring, ring, 1100, 0.1, 60.0) or ({}, 0.0)
+    monkeypatch.setattr(line, "over_graph", shaped)
+    paused, steady = line.paused_and_steady(ring, ring, 1100, 0.1, 60.0) or ({}, 0.0)
     assert (paused["median"], steady) == (1.0, pytest.approx(1.1))
-    monkeypatch.setattr(wire, "seconds", lambda *_: None)
-    assert wire.paused_and_steady(ring, ring, 1100, 0.1, 60.0) is None
+    monkeypatch.setattr(line, "over_graph", lambda *_: None)
+    assert line.paused_and_steady(ring, ring, 1100, 0.1, 60.0) is None
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,11 @@
-"""What is trained: one workload in a file, all with the interface of `workload`.
+"""The tasks that are trained, all with the interface of `workload`.
 
-`digits` and `textures` are images for the network of `convnet`, `phrases` a translation and `topics` a language model
-for those of `transformer`.
+`images` has digits and textures for a small convolutional network, `text` a language model, `phrases` a translation.
 """
 
-from .digits import Digits
+from .images import Digits, Textures
 from .phrases import Phrases
-from .textures import Textures
-from .topics import Topics
+from .text import Topics
 from .workload import Data, Workload
 
 WORKLOADS: dict[str, Workload] = {each.title: each for each in (Digits(), Textures(), Phrases(), Topics())}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .transformer import EncoderDecoder
+from .text import EncoderDecoder
 from .workload import Data, Workload
 
 TRAINING, HELD = 4096, 256

@@ -1,0 +1,143 @@
+"""Images in ten classes, and a small convolutional network with BatchNorm for them: digits and textures."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import update_bn
+
+from ...shared import digits
+from .workload import Data, Workload, seeded
+
+CALIBRATION = 512
+"""Training images out of which the running statistics of the mean model are estimated."""
+
+
+class Images(Workload):
+    """Images of shape (1, side, side) in ten classes; accuracy on the held-out ones."""
+
+    optimizer = "sgd"
+    metric = "test accuracy, %"
+    rises = True
+    worst = 10.0
+    side: int
+    channels: int
+
+    def model(self, seed: int) -> nn.Module:
+        """Two convolutions, each with BatchNorm and pooling, and a linear layer."""
+        a, b = self.channels, 2 * self.channels
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return nn.Sequential(
+                nn.Conv2d(1, a, 3, padding=1, bias=False), nn.BatchNorm2d(a), nn.ReLU(), nn.MaxPool2d(2),
+                nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2),
+                nn.Flatten(), nn.Linear(b * (self.side // 4) ** 2, 10),
+            )  # fmt: skip
+
+    def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(model(inputs.to(_dtype(model))).float(), targets)
+
+    def score(self, model: nn.Module, data: Data) -> float:
+        """In percent; BatchNorm's statistics are estimated anew first, since those of the ranks belong to their models.
+
+        That is one pass over training images, and changes the model's buffers.
+        """
+        dtype = _dtype(model)
+        update_bn(data.inputs[:CALIBRATION].to(dtype).split(128), model)
+        model.eval()
+        with torch.no_grad():
+            right = model(data.held_inputs.to(dtype)).argmax(1) == data.held_targets
+        model.train()
+        return 100 * float(right.float().mean())
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next(model.parameters()).dtype
+
+
+class Digits(Images):
+    """scikit-learn's digits: 1,797 images of 8×8 pixels, of which a fifth, drawn by seed, is held out."""
+
+    title = "digits"
+    steps, batch = 96, 16
+    side, channels = 8, 8
+    seconds = 2.4e-3
+
+    def data(self, seed: int) -> Data:
+        """Pixels from 0 to 1."""
+        images, labels, held_images, held_labels = digits.load(seed)
+        return Data(images, labels, held_images, held_labels, labels)
+
+
+TRAINING, HELD = 2048, 2048
+CLUTTER, NOISE = 0.25, 0.3
+
+Field = Callable[[Tensor, Tensor], Tensor]
+
+
+def _radius(x: Tensor, y: Tensor) -> Tensor:
+    return (x * x + y * y).sqrt()
+
+
+# Of coordinates that run over some two periods of 2π, values from -1 to 1.
+FIELDS: tuple[Field, ...] = (
+    lambda x, y: x.sin(),
+    lambda x, y: (x.sin() * y.sin()).mul(4).tanh(),
+    lambda x, y: _radius(x, y).sin(),
+    lambda x, y: (5 * torch.atan2(y, x)).sin(),
+    lambda x, y: (2 * (x.cos() + y.cos()) - 2).tanh(),
+    lambda x, y: (x + 1.5 * y.sin()).sin(),
+    lambda x, y: (2 * torch.maximum(x.cos(), y.cos()) - 1).tanh(),
+    lambda x, y: 2 / 3 * (x.cos() + (x / 2 + y * math.sqrt(3) / 2).cos() + (x / 2 - y * math.sqrt(3) / 2).cos()) - 0.5,
+    lambda x, y: (_radius(x, y) + 2 * torch.atan2(y, x)).sin(),
+    lambda x, y: (x.sin() + (y * 0.7).sin() + (0.6 * x + 0.9 * y).sin()) / 1.5,
+)
+
+
+class Textures(Images):
+    """Procedural images: ten kinds of texture at any phase, angle and scale, under clutter and noise.
+
+    stripes, checks, rings, spokes, dots, waves, crosses, triangles, spirals and blobs. Each image is a field over the
+    plane, seen through a random rotation, shift and scale, with the contrast turned over in half of them; a second
+    texture shines through, and noise lies over both.
+    """
+
+    title = "textures"
+    steps, batch = 288, 16
+    side, channels = 16, 8
+    seconds = 4e-3
+
+    def data(self, seed: int) -> Data:
+        """Each class equally often, in a random order."""
+        generator = seeded(seed)
+        count = TRAINING + HELD
+        labels = (torch.arange(count) % len(FIELDS))[torch.randperm(count, generator=generator)]
+        # The texture that shines through is of another class.
+        others = (labels + 1 + torch.randint(len(FIELDS) - 1, (count,), generator=generator)) % len(FIELDS)
+        images = draw(labels, self.side, generator) + CLUTTER * draw(others, self.side, generator)
+        images += NOISE * torch.randn(images.shape, generator=generator)
+        images.unsqueeze_(1)
+        return Data(
+            images[:TRAINING], labels[:TRAINING], images[TRAINING:], labels[TRAINING:], labels[:TRAINING]
+        )  # fmt: skip
+
+
+def draw(labels: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """A texture of each label, shape (count, side, side)."""
+    count = len(labels)
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, 1, 1, generator=generator)
+
+    angle, scale = uniform(0, 2 * math.pi), uniform(1.4, 2.6) * math.pi
+    across, down, sign = uniform(-0.6, 0.6), uniform(-0.6, 0.6), uniform(-1, 1).sign()
+    line = torch.linspace(-1, 1, side)
+    x, y = line.view(1, 1, side) + across, line.view(1, side, 1) + down
+    turned = scale * (angle.cos() * x - angle.sin() * y), scale * (angle.sin() * x + angle.cos() * y)
+    images = torch.empty(count, side, side)
+    for label, field in enumerate(FIELDS):
+        chosen = labels == label
+        images[chosen] = field(turned[0][chosen], turned[1][chosen])
+    return images * sign
