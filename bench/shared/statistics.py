@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -34,16 +34,25 @@ def summary(values: Sequence[float], window: int = 1) -> Summary:
     return Summary(float(median), float(p10), float(p90), float(means.mean()))
 
 
-def window(period: int, *, periodic: bool, blocking: bool) -> int:
+class Timed(Protocol):
+    """A method or a peer, as far as its windows depend on it."""
+
+    @property
+    def periodic(self) -> bool:
+        """Whether something happens in every τ-th update only."""
+
+    @property
+    def blocking(self) -> bool:
+        """Whether nothing is in flight between two steps."""
+
+
+def window(period: int, method: Timed) -> int:
     """Updates whose mean is one value: one update, where each is like the other and begins at a barrier.
 
     Where something happens in every τ-th update only, τ of them are like the next τ. Without a barrier the wait of one
     update may spare the next one its own, so that only the mean of many tells.
-
-    >>> window(12, periodic=False, blocking=True), window(12, periodic=False, blocking=False)
-    (1, 12)
     """
-    return period if periodic or not blocking else 1
+    return period if method.periodic or not method.blocking else 1
 
 
 class Comparison(NamedTuple):

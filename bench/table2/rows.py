@@ -65,7 +65,7 @@ class Periods(NamedTuple):
     def window(self, name: str) -> int:
         """Updates of a row whose mean is a time."""
         method = self.method(name)
-        return window(method.period, periodic=method.periodic, blocking=method.blocking)
+        return window(method.period, method)
 
 
 class Line(NamedTuple):

@@ -1,7 +1,6 @@
 """Judgement of measured rows: whether the ranks had a core each, and which method exposes least."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from gossip.launching.cores import bound
 from gossip.launching.launchers import Launcher
@@ -28,10 +27,12 @@ def lacks_cores(compute: float, *expected: float) -> bool:
 
 def marked(results: Sequence[Result]) -> list[Result]:
     """The same results, each with whether its ranks lacked cores; all of a size and compute where `none` did."""
-    none = {_place(result): _computing(result) for result in results if result["algorithm"] == "none"}
+    none = {
+        (result["bytes"], result["compute"]): _computing(result) for result in results if result["algorithm"] == "none"
+    }
     found = []
     for result in results:
-        asked, base = result["compute"], none.get(_place(result))
+        asked, base = result["compute"], none.get((result["bytes"], result["compute"]))
         lacks = lacks_cores(_computing(result), asked, *([] if base is None else [base]))
         found.append({**result, "lacks_cores": lacks or (base is not None and lacks_cores(base, asked))})
     return found
@@ -55,14 +56,16 @@ def verdict(results: Sequence[Result]) -> str:
             f"No method can be judged: {CROWDED}, as the compute itself took longer; start fewer ranks, or ask for "
             "compute by sleep."
         )
-    text = f"{_name(fit[0], results)} exposes least of an update, {_told(fit[0])}"
-    if len(fit) > 1 and fit[-1]["exposed"] - fit[0]["exposed"] < (spread := max(map(_spread, (fit[0], fit[-1])))):
+    least, most = fit[0], fit[-1]
+    spread = max(float(each["seconds"]["p90"]) - float(each["seconds"]["p10"]) for each in (least, most))
+    text = f"{_name(least, results)} exposes least of an update, {_told(least)}"
+    if len(fit) > 1 and most["exposed"] - least["exposed"] < spread:
         text = (
-            f"Undecided: {_name(fit[0], results)} exposes {_told(fit[0])} and {_name(fit[-1], results)} "
-            f"{_told(fit[-1])}, and single updates of one method differ by {screen.ms(spread)} ms"
+            f"Undecided: {_name(least, results)} exposes {_told(least)} and {_name(most, results)} {_told(most)}, and "
+            f"single updates of one method differ by {screen.ms(spread)} ms"
         )
     elif len(fit) > 1:
-        text += f", and {_name(fit[-1], results)} most, {_told(fit[-1])}"
+        text += f", and {_name(most, results)} most, {_told(most)}"
     return text + (f"; not judged for {CROWDED}: {', '.join(left)}." if left else ".")
 
 
@@ -91,11 +94,6 @@ def exposed(result: Result) -> float | None:
     return None if result["exposed"] is None or crowded(result) else max(0.0, float(result["exposed"]))
 
 
-def _spread(result: Result) -> float:
-    """Seconds between a quick and a slow update: from the 10th to the 90th percentile."""
-    return float(result["seconds"]["p90"]) - float(result["seconds"]["p10"])
-
-
 def _told(result: Result) -> str:
     return f"{screen.ms(result['exposed'])} ms" if result["exposed"] > 0 else "nothing that can be measured"
 
@@ -103,10 +101,6 @@ def _told(result: Result) -> str:
 def _name(result: Result, results: Sequence[Result]) -> str:
     several = len({each["topology"] for each in results if each["algorithm"] == result["algorithm"]}) > 1
     return f"{title(result['algorithm'])} over {result['topology']}" if several else title(result["algorithm"])
-
-
-def _place(result: Result) -> Any:
-    return result["bytes"], result["compute"]
 
 
 def _computing(result: Result) -> float:

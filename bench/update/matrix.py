@@ -79,10 +79,7 @@ def cells(given: argparse.Namespace) -> list[Cell]:
                 for name in names:
                     algorithm = KNOWN[name]
                     if number == 0 or algorithm.gossips:
-                        window = statistics.window(
-                            given.period, periodic=algorithm.periodic, blocking=algorithm.blocking
-                        )
-                        found.append(Cell(name, place, window, algorithm.blocking))
+                        found.append(Cell(name, place, statistics.window(given.period, algorithm), algorithm.blocking))
     return found
 
 
@@ -115,8 +112,10 @@ def run(given: argparse.Namespace, course: screen.Course) -> tuple[str, list[Res
                         gc.collect()
     alone = {cell.place[:2]: cell for cell in everything if cell.name == "none"}
     results = [_result(cell, given, alone.get(cell.place[:2])) for cell in everything]
-    if given.model != "sleep":
-        _note_compute(results)
+    took: dict[int, float] = {}
+    for result in results if given.model != "sleep" else ():
+        # The compute of a real model is the time that its first algorithm's passes took.
+        result["compute"] = took.setdefault(result["bytes"], float(result["computing"]["median"]))
     return transport, results, [_line(place, each, given) for place, each in lines.items() if each]
 
 
@@ -198,13 +197,6 @@ def _base(alone: Cell, window: int, period: int) -> Result:
         "by_rank": found["by_rank"],
         "free": free["seconds"]["median"],
     }
-
-
-def _note_compute(results: Sequence[Result]) -> None:
-    """Of a real model, the compute of a size is what its first algorithm's passes took."""
-    took: dict[int, float] = {}
-    for result in results:
-        result["compute"] = took.setdefault(result["bytes"], float(result["computing"]["median"]))
 
 
 def _line(place: Place, repeats: Sequence[dict[str, float]], given: argparse.Namespace) -> Result:

@@ -1,15 +1,14 @@
 """Virtual workers are real ones: every method of the studies, on threads and under mpirun, ends with one result.
 
-`check` trains both and compares; `python -m bench.train.checks.equality FOLDER STEPS` is what each rank of mpirun runs.
+`check` trains both and compares; `python -m bench.train.checks.equality FOLDER STEPS` is one rank of mpirun.
 """
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from ...shared import screen, tables
 from ...shared.methods import SLOW, Method
 from ..runs import Run
 from ..studies import STUDIES
-from ..training import task, train
+from ..training import Trained, task, train
 
 RANKS, STEPS = 8, 50
 TOLERANCE = 1e-6
@@ -39,61 +38,41 @@ class Difference(NamedTuple):
     largest: float
 
 
-def methods() -> list[Method]:
-    """Every one of the studies, with τ at most 12 and one slow momentum, so that each is there once."""
-    every = [run.method for study in STUDIES.values() for arm in study.arms for run in arm.candidates]
-    return list(dict.fromkeys(_plain(method) for method in every))
-
-
-def _plain(method: Method) -> Method:
-    slow = method.outer in SLOW
-    return replace(method, period=12, momentum=0.5 if slow else 0.0)
-
-
 def runs(steps: int) -> list[Run]:
-    """Each method on images, and as many as maintain their buffers on text, with AdamW."""
+    """Each method of the studies on images, with τ = 12 and one slow momentum, and a few on text, with AdamW."""
+    every = [run.method for study in STUDIES.values() for arm in study.arms for run in arm.candidates]
+    methods = {replace(method, period=12, momentum=0.5 if method.outer in SLOW else 0.0): None for method in every}
+    text = (Method("local"), Method("osgp", "slowmo", momentum=0.5), Method("sgp", "noaverage"))
     return [
-        *(Run("digits", method, lr=0.05, steps=steps, workers=RANKS) for method in methods()),
-        *(
-            Run("topics", method, lr=0.003, steps=steps, workers=RANKS)
-            for method in (Method("local"), Method("osgp", "slowmo", momentum=0.5), Method("sgp", "noaverage"))
-        ),
+        *(Run("digits", method, lr=0.05, steps=steps, workers=RANKS) for method in methods),
+        *(Run("topics", method, lr=0.003, steps=steps, workers=RANKS) for method in text),
     ]
 
 
-def compare(steps: int = STEPS, chosen: Sequence[int] | None = None) -> list[Difference]:
-    """Train `runs(steps)`, or those of them that are chosen by number, both ways.
+def compare(steps: int = STEPS) -> list[Difference]:
+    """Train `runs(steps)` both ways.
 
     Raises:
         UsageError: mpirun failed; its output is in the message.
     """
-    every = runs(steps)
-    numbers = list(range(len(every))) if chosen is None else list(chosen)
     with tempfile.TemporaryDirectory() as name:
-        _mpirun(name, steps, numbers)
-        real = [dict(np.load(Path(name) / f"{rank}.npz")) for rank in range(RANKS)]
-    found = []
-    for number in numbers:
-        run = every[number]
-        shared = task(run)
-        virtual = on_threads(RANKS, lambda world, run=run, shared=shared: train(run, shared, world))  # type: ignore[misc]
-        apart = [
-            np.abs(_vector(one.parameters, one.weight) - other[str(number)]).max()
-            for one, other in zip(virtual, real, strict=True)
-        ]
-        found.append(Difference(run, float(np.max(apart))))  # which is NaN where one is
+        command = [*mpirun.command(RANKS), "-m", "bench.train.checks.equality", name, str(steps)]
+        outcome = mpirun.run(command, LONGEST, mpirun.environment())
+        if outcome.code != 0:
+            raise UsageError(f"mpirun -n {RANKS} {outcome}")
+        real = [np.load(Path(name) / f"{rank}.npz") for rank in range(RANKS)]
+        found = []
+        for number, run in enumerate(runs(steps)):
+            shared = task(run)
+            virtual = on_threads(RANKS, lambda world, run=run, shared=shared: train(run, shared, world))  # type: ignore[misc]
+            pairs = zip(map(_vector, virtual), real, strict=True)
+            apart = [np.abs(one - other[str(number)]).max() for one, other in pairs]
+            found.append(Difference(run, float(np.max(apart))))  # which is NaN where one is
     return found
 
 
-def _vector(parameters: torch.Tensor, weight: float) -> np.ndarray:
-    return np.append(parameters.double().numpy(), weight)
-
-
-def _mpirun(folder: str, steps: int, numbers: Sequence[int]) -> None:
-    command = [*mpirun.command(RANKS), "-m", "bench.train.checks.equality", folder, str(steps), *map(str, numbers)]
-    outcome = mpirun.run(command, LONGEST, mpirun.environment())
-    if outcome.code != 0:
-        raise UsageError(f"mpirun -n {RANKS} {outcome}")
+def _vector(trained: Trained) -> np.ndarray:
+    return np.append(trained.parameters.double().numpy(), trained.weight)
 
 
 def check(given: argparse.Namespace, launcher: Launcher) -> int:
@@ -106,17 +85,13 @@ def check(given: argparse.Namespace, launcher: Launcher) -> int:
     return int(not all(each.largest <= TOLERANCE for each in found))
 
 
-def main(folder: str, steps: int, numbers: Sequence[int]) -> None:
-    """One rank of mpirun: train the runs of these numbers, and save what they come to."""
+def main(folder: str, steps: str) -> None:
+    """One rank of mpirun: train all runs, and save the parameters and weights."""
     torch.set_num_threads(1)
-    every = runs(steps)
-    found: dict[str, Any] = {}
     with gossip.init() as world:
-        for number in numbers:
-            trained = train(every[number], task(every[number]), world)
-            found[str(number)] = _vector(trained.parameters, trained.weight)
-        np.savez(Path(folder) / f"{world.rank}.npz", **found)
+        found = {str(number): _vector(train(run, task(run), world)) for number, run in enumerate(runs(int(steps)))}
+        np.savez(Path(folder) / f"{world.rank}.npz", **found)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), [int(number) for number in sys.argv[3:]])
+    main(*sys.argv[1:])
