@@ -1,8 +1,9 @@
-"""Measurements: `python -m bench` says which.
+"""Measurements: `python -m bench`, from a clone of this repository; it is not installed.
 
-`digits` and `train` train, `update`, `table2`, `overlap` and `overhead` measure; each is one command. `algorithms` is
-the table of what they compare, `peers` other libraries, `measuring` the loop that times updates, `samples` the
-statistics, `record` the JSON, `screen` the terminal, `mpirun` starts ranks. Of `update`, `plan` reads a file of
-options, `matrix` measures all their combinations, `models` computes, `wire` asks raw sockets, `tables` and `breakdown`
-are the tables and the picture, with `bars`.
+`update` is the mission: where the time and the bytes of an update go. `cluster` makes hosts on one machine, `peers` are
+other libraries, `gpu` needs one. `train`, `table2` and `scale` are studies; `experiments` are commands of one file.
+`shared` has the methods that are compared, options, records, tables and pictures.
+
+Ranks on several hosts import the clone too: let it have the same path on every host and start mpirun in it, or name it
+in PYTHONPATH (`mpirun -x PYTHONPATH ...`).
 """
