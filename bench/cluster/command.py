@@ -1,18 +1,15 @@
 """Hosts on this one machine, behind links of a given rate, with a command started across them.
 
 Each host is a network namespace with its own name (host0, host1, ...), address and interface eth0. The links to the
-switch between them carry --rate each way. COMMAND runs as --ranks-per-node ranks on every host, under the real mpirun
-of Open MPI or with the variables that torchrun sets, and sees several machines; `python` is the one that runs this.
-They share the cores of this machine, so let computing be a sleep, as `bench update --compute` does. The hosts reach
-each other and nothing else.
+switch between them carry --rate each way. COMMAND runs as --ranks-per-node ranks on every host, under the mpirun of
+Open MPI or with torchrun's variables; `python` is the one that runs this. The hosts share the cores of this machine, so
+let computing be a sleep, as `bench update --compute` does. They reach each other and nothing else. Their TCP is Reno
+without a slow start after a pause, so that a message takes its bytes at the link's rate.
 
-Their TCP is Reno without a slow start after a pause, so that what a message takes is its bytes at the link's rate.
-
-What COMMAND prints is all that stdout gets; the rest goes to stderr, where Open MPI may warn of a setpgid that failed,
-which means nothing. Everything that was made is removed at the end, however that comes about, with every process on
-the hosts. After a kill -9 the next run does it, or --clean. What a host had under way when its link was cut goes on
-when the link is up, as soon as TCP tries again, which may take as long as the cut.
-It needs root, ip and tc (iproute2), and a kernel with the token bucket filter (sch_tbf).
+stdout gets COMMAND's output alone. The rest goes to stderr, where Open MPI may warn of a setpgid that failed, which
+means nothing. At the end everything is removed, with every process on the hosts; after a kill -9 the next run does it,
+or --clean. Messages that are in flight when a link is cut go on after it is up, as soon as TCP tries again, which may
+take as long as the cut. It needs root, ip and tc (iproute2), and a kernel with the token bucket filter (sch_tbf).
 
 examples
   python -m bench cluster --nodes 8 --rate 100mbit -- python -m bench update --sizes 1.024MB --compute 0.271

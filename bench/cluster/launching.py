@@ -11,7 +11,7 @@ from gossip.launching.cores import bound
 from .needs import path
 from .network import Network
 
-# What a launcher told this process is not for the ranks: they are told by theirs.
+# A launcher's variables for this process are not for the ranks: they are told by theirs.
 PREFIXES = ("OMPI_COMM_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "TORCHELASTIC_", "MPI_LOCAL")
 NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -28,7 +28,7 @@ Launch = Callable[[Network, int, Sequence[str], Mapping[str, str], Sequence[str]
 
 
 def environment(network: Network, ranks_per_node: int) -> dict[str, str]:
-    """What the ranks are told whoever starts them; `python` on their PATH is this one."""
+    """The environment of the ranks under either launcher; `python` on their PATH is this one."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(PREFIXES) and k not in NAMES}
     # The hosts share the cores of one machine, which the ranks cannot know.
     threads = max(1, bound() // (len(network.hosts) * ranks_per_node))

@@ -29,7 +29,7 @@ class Outcome(NamedTuple):
     timeout: float
 
     def __str__(self) -> str:
-        """What became of it, with the last that was printed."""
+        """How it ended, with the end of its output."""
         ended = f"did not end within {self.timeout:g} s" if self.code is None else f"ended with code {self.code}"
         return f"{ended}\n{self.output[-5000:]}"
 

@@ -1,4 +1,4 @@
-"""What this machine must have before hosts can be made on it: found out by trying, with nothing left behind."""
+"""The requirements of hosts on this machine: found out by trying, with nothing left behind."""
 
 import os
 import re

@@ -33,8 +33,8 @@ SLOWEST = 1e6  # bit/s: below, the shaper's least burst would last longer than h
 TCP = {"tcp_congestion_control": "reno", "tcp_slow_start_after_idle": "0"}
 """Of every host. Reno fills the link; what kernels have instead may probe the shaper for its rate and stay below it.
 
-And a connection that has rested, while ranks compute, does not begin slowly again: on a link that is a hundred times
-slower than what it stands for that takes a hundred times as long, 5 or 10 ms in some rounds and none in others.
+A connection that has rested, while ranks compute, does not begin slowly again. These links are slow, so a slow start
+would take 5 or 10 ms in some rounds and none in others.
 """
 
 # Open MPI refuses connections between hosts of one name, and Gloo looks its own name up: so each host has a name, and

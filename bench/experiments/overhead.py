@@ -1,4 +1,4 @@
-"""What the runtime costs where nothing travels: merging, the step on one rank, memory. Runs on one rank.
+"""The cost of the runtime where nothing travels: merging, the step on one rank, memory. Runs on one rank.
 
 merging    one in-peer's message into as many bytes of values, beside one bare torch.lerp_ over the same bytes; bar:
            1.2. A cost of some 20 to 80 µs does not depend on the bytes, and shows where they are few

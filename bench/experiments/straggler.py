@@ -1,4 +1,4 @@
-"""What one slow rank, and pauses of all ranks in turn, cost the others, and what training still comes to.
+"""The cost of one slow rank, and of pauses of all ranks in turn, for the others, and the accuracy that remains.
 
 The small network of `bench digits` trains on scikit-learn's digits three times with each method: undisturbed; with the
 last rank at a fraction of the speed; and with pauses, one of each rank, one after another, each as long as --pause

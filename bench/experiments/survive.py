@@ -1,8 +1,8 @@
 """Kill ranks with SIGKILL while they train, again and again, and see that the others go on.
 
 Each run trains the small network of `bench digits` with OSGP and SlowMo on --ranks ranks, under
-`mpirun --with-ft ulfm` and with on_failure="shrink". One rank is killed about a third of the way, and two more at once,
-rank 0 among them, about half of the way, each at a moment of its own. For comparison as many ranks as are left train
+`mpirun --with-ft ulfm` and with on_failure="shrink". One rank is killed about a third of the way. Two more, rank 0
+among them, are killed at once about half of the way. For comparison as many ranks as are left train
 undisturbed.
 
 A run is good when mpirun and all ranks that are left end well, hold a weight of 1 each on average, and tell of the same

@@ -1,4 +1,4 @@
-"""What a GPU has to show: transports, merging at its memory's bandwidth, gossip hidden behind a real training step.
+"""Measurements on a GPU: transports, merging at its memory's bandwidth, gossip hidden behind a real training step.
 
 On one GPU and without a network: `python -m bench gpu`. It measures the merge, and starts --ranks ranks that share the
 GPU, over MPI and over NCCL (as if on several hosts, through sockets, for NCCL wants a GPU for each rank of a host).

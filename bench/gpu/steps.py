@@ -79,7 +79,7 @@ def compare(world: World, name: str, wire: str | None, windows: int, steps: int)
 
 
 def _peak(task: Task) -> int:
-    """Bytes of the GPU at the most, in a bare step once the optimizer has its state."""
+    """The peak of the GPU's memory in bytes, in a bare step once the optimizer has its state."""
     for _ in range(2):
         torch.cuda.reset_peak_memory_stats()
         task.passes()

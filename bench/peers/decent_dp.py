@@ -24,7 +24,7 @@ class DecentDp(Training):
         super().__init__(task, world)
         self._sent = task.nbytes
         with self.groups(timeout):
-            # Who shares a host matters to none of the graphs that are used here.
+            # Shared hosts matter to none of the graphs that are used here.
             self._model = DecentralizedDataParallel(
                 Passes(task.module),
                 lambda named: self.clocked(nn.ParameterList([tensor for _, tensor in named])),

@@ -29,7 +29,7 @@ from .simulation import Prediction, simulate
 LINE = "line"
 """The algorithm under which a record holds the line's own time: a round's bytes over its hops, nothing computed."""
 FITTING = ("none", LINE, "exact", "sgp")
-"""What is fitted to unless options say otherwise: enough to tell the unknowns apart; the rest is left to judge."""
+"""The algorithms that are fitted to by default: enough to tell the unknowns apart; the rest is left to judge."""
 
 WINDOWS, LEAST, SETTLING = 4, 96, 32
 """How long a point is simulated: so many periods, at least so many updates, after so many more."""
@@ -60,7 +60,7 @@ class Point(NamedTuple):
 
     @property
     def traffic(self) -> Traffic:
-        """What its method sends; the line sends what SGP does."""
+        """The traffic of its method; the line sends what SGP does."""
         return traffics(self.period)["sgp" if self.algorithm == LINE else self.algorithm]
 
     @property

@@ -125,7 +125,7 @@ TITLES = {name: f"AR {OTHERS[name]}" if name in OTHERS else METHODS[name].title 
 
 
 def traffics(period: int, local_period: int | None = None, average: str = "own") -> dict[str, Traffic]:
-    """What each method sends; `period` is τ of SlowMo, `local_period` that of Local SGD where it is another one.
+    """The traffic of each method; `period` is τ of SlowMo, `local_period` that of Local SGD where it is another one.
 
     average: the collective of this runtime's exact sums. Gradients or parameters, it takes the same time; and slow
     momentum without its average sends nothing, so methods that differ in nothing else are equal here.

@@ -25,7 +25,7 @@ Found = dict[int, dict[str, Prediction]]
 
 
 def title(nbytes: float) -> str:
-    """What is predicted."""
+    """The title of the tables and of the picture."""
     return f"Predicted time per update, {screen.size(nbytes)} of parameters"
 
 
@@ -82,7 +82,7 @@ def _zero(seconds: float) -> float:
 
 
 def fit_sentence(fitted: Fitted) -> str:
-    """What was fitted, and how well."""
+    """The fitted parameters, and their error."""
     merging = f"{screen.size(1 / fitted.merge)} a second" if fitted.merge else "no time"
     files = {point.file for point in fitted.points}
     error = "no more of them than unknowns, so that nothing says how well it fits: measure more sizes"

@@ -102,7 +102,7 @@ class Rounds:
 
 
 class Prediction(NamedTuple):
-    """What an update takes.
+    """The time and the bytes of an update.
 
     seconds: median, tenth and ninetieth percentile over windows of updates of up to 256 ranks, and mean over all.
     exposed: mean of what an update takes beyond the rank's own compute. sent: bytes that a rank sends in an update.

@@ -39,7 +39,7 @@ SLOW = ("slowmo", "noaverage", *STREAMING)
 
 
 class Traffic(NamedTuple):
-    """What a method sends.
+    """The messages that a method sends.
 
     Attributes:
         overlap: updates that a round of gossip travels, 0 for SGP and 1 for OSGP; None without gossip.
@@ -183,7 +183,7 @@ class Method:
         return Every(overlap, averager) if overlap > 1 and self.landing is None else averager
 
     def traffic(self, moments: int = 0, collective: str = "own") -> Traffic:
-        """What it sends in each update and every τ updates.
+        """The messages of each update and of every τ-th.
 
         moments: of the base optimizer for each parameter; `buffers="average"` sends them with the parameters. The
         averages of a streaming outer step hide behind the computing and count as nothing.

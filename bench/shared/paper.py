@@ -1,4 +1,4 @@
-"""A paper's seconds per iteration, in one place, for what is predicted and what is measured to be held against.
+"""A paper's seconds per iteration, to compare predictions and measurements with.
 
 Wang, Tantia, Ballas, Rabbat: SlowMo, ICLR 2020, arXiv 1910.00643: table 2, and beside it the variant that does not
 average. 10 Gbit/s Ethernet; τ of SlowMo is 48, and 12 with Local SGD, which averages as often by itself.

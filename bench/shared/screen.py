@@ -1,4 +1,4 @@
-"""What rank 0 prints: a progress bar where there is a terminal to move it on, and figures with their units."""
+"""The output of rank 0: a progress bar where there is a terminal to move it on, and figures with their units."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def why(half: Half, method: Method, result: Mapping[str, Any], ranks: int) -> st
 
 
 def notes(half: Half, line: float, results: Sequence[Mapping[str, Any]], ranks: int) -> list[str]:
-    """What has to be said of a half, and each sentence of `why` behind the rows that it is of."""
+    """The sentences on a half; those of `why` stand behind the names of their rows."""
     if not at_scale(line):
         paper = f"the paper's would take {screen.ms(LINE)} at this scale"
         return [f"Not compared with the paper: the line took {screen.ms(line)} ms, and {paper}."]
@@ -179,7 +179,7 @@ def notes(half: Half, line: float, results: Sequence[Mapping[str, Any]], ranks: 
 
 
 def difference(seconds: Mapping[str, float]) -> float:
-    """What an exact average costs beyond a round of gossip, over what that costs beyond Local SGD.
+    """The cost of an exact average beyond a round of gossip, over the cost of a round beyond Local SGD.
 
     >>> difference({"ar": 5.0, "sgp": 4.0, "local": 2.0})
     0.5

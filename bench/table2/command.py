@@ -1,26 +1,25 @@
 """SlowMo's table 2, the time per iteration, measured again at a hundredth of its bytes and rate.
 
 102.4 MB of ResNet-50 over 10 Gbit/s take as long as 1.024 MB over 100 Mbit/s, so hosts with such links show the paper's
-milliseconds, whatever they are made of. Run it on ranks with a host and a link each; `python -m bench cluster` makes
-them on one machine. Every update sleeps for as long as the paper's computes, then steps.
+milliseconds. Run it on ranks with a host and a link each; `python -m bench cluster` makes them on one machine. Every
+update sleeps for as long as the paper's computes, then steps.
 
 Two halves. ImageNet: 271 ms of compute, as OSGP takes in the paper, on 32 nodes there; milliseconds can be compared.
 WMT: 50 ms of compute and the same message. The paper's Transformer has other bytes and its table does not tell its
-compute, so there the order can be compared, and roughly what a row takes over SGP. Rows: AR-SGD, Local SGD (τ = 12),
-SGP and OSGP with and without SlowMo (τ = 48; with Local SGD 12), both without SlowMo's averages, and no communication.
+compute. So there the order can be compared, and roughly each row over SGP. Rows: AR-SGD, Local SGD (τ = 12), SGP and
+OSGP with and without SlowMo (τ = 48; with Local SGD 12), both without SlowMo's averages, and no communication.
 
-Predicted is what bytes over bandwidth say, from the update without communication (c) and the line, raw sockets moving
-the same bytes over the same hops after the same barrier, all measured in the same run. L is the line after a pause,
-when a shaper lets a first burst through at once, S without one, where a message follows another (what twice the bytes
-take more than L), and A = 2(n - 1)/n L an exact average of n ranks:
+The prediction is bytes over bandwidth. It takes c, an update without communication, and the line: raw sockets that move
+the same bytes over the same hops after the same barrier. All are measured in the same run. L is the line after a pause,
+when a shaper lets a first burst through at once, and S the line without a pause: twice the bytes take so much more. An
+exact average of n ranks takes A = 2(n - 1)/n L.
   AR  c + A      Local SGD  c + A/τ      SGP  c + L      OSGP  max(c, S)      SlowMo  A/τ more
-Rows that are more than 5 % from that are marked, and what is more than 10 % from the paper gets a sentence that says
-why. The order OSGP < Local SGD < SGP < AR is checked. A miss is no error: the exit code stays 0, and the JSON tells.
+Rows that are more than 5 % from the prediction are marked. Rows that are more than 10 % from the paper get a sentence
+that says why. The order OSGP < Local SGD < SGP < AR is checked. A miss is no error: the exit code stays 0.
 
 Blocking methods are timed from a barrier just before the step, OSGP without one. Without a barrier, and where something
-happens in every τ-th update only, windows of τ updates count, and the mean of an update over a window is shown. The
-ImageNet half of 8 ranks takes about eight minutes, WMT three. Where all ranks share a host, there is no
-network: it shows that the command works.
+happens in every τ-th update only, the mean over τ updates counts. The ImageNet half of 8 ranks takes about eight
+minutes, WMT three. Where all ranks share a host, there is no network: it shows that the command works.
 
 Writes JSON, and beside it the same as CSV, as Markdown and as a picture (PNG).
 

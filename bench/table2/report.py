@@ -51,7 +51,7 @@ OTHER = (Column("over SGP", _times("over_sgp")), Column("paper's over SGP", _tim
 
 
 def setting(half: Beside) -> str:
-    """What it was in the paper, and is here."""
+    """Nodes of the paper, compute and line here."""
     paused, steady = (screen.ms(seconds) for seconds in half.line)
     line = f"line {paused} ms, {steady} without a pause"
     return f"Paper: {half.half.paper.nodes} nodes. Here: {screen.ms(half.half.compute)} ms of compute, {line}"

@@ -2,10 +2,10 @@
 
 Workers are threads of one process, over the transport of `gossip.testing.run`, with the averaging and slow momentum
 that real ranks run; --check-virtual starts mpirun and shows that the parameters are the same. A study is written down
-before it runs: what is believed, the arms, what is tuned on seeds 0 to 4, and the claims, which are tested on ten fresh
-seeds by paired t-tests with Holm's correction. --plan prints it.
+before it runs: a hypothesis, arms, candidates that are tuned on seeds 0 to 4, and claims. Ten fresh seeds test the
+claims, by paired t-tests with Holm's correction. --plan prints it.
 
-Each finished run is a file in OUT/runs, named by a digest of what it ran. The same command goes on where it was
+Each finished run is a file in OUT/runs, named by a digest of its settings. The same command goes on where it was
 stopped, and studies share what they have in common. Ends with tables, OUT/PRESET.md, .json and .png.
 
 examples

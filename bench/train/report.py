@@ -1,4 +1,4 @@
-"""What is printed and written of a study: its plan before it runs, and its tables afterwards, as Markdown and JSON."""
+"""The output of a study: its plan before it runs, and its tables afterwards, as Markdown and JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -81,7 +81,7 @@ def _tuning(result: Result) -> str:
 
 
 def legend(seeds: Sequence[int]) -> str:
-    """What the columns mean."""
+    """The meaning of the columns."""
     return (
         f"Mean ± standard deviation over seeds {_seeds(seeds)}. score: of the mean of the workers' models, BatchNorm's "
         "statistics estimated anew. training loss: mean of the workers' batches in the last tenth of the steps. sent: "

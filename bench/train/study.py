@@ -99,12 +99,12 @@ class Study:
         return next(arm for arm in self.arms if arm.name == name)
 
     def tuning_runs(self, *, all_arms: bool = False) -> list[Run]:
-        """What has to be run to choose the candidates; `all_arms`: also of arms where there is nothing to choose."""
+        """The runs that choose the candidates; `all_arms`: also those of arms without a choice."""
         arms = [arm for arm in self.arms if all_arms or len(arm.candidates) > 1]
         return seeded((run for arm in arms for run in arm.candidates), self.tuning)
 
     def testing_runs(self, chosen: dict[str, Run]) -> list[Run]:
-        """What has to be run to test the claims."""
+        """The runs that test the claims."""
         return seeded(chosen.values(), self.testing)
 
     def rehearsal(self) -> Study:

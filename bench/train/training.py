@@ -24,7 +24,7 @@ from .workloads.workload import alike, batches, skewed
 WARM_UP = 0.1
 """Share of the steps in which the learning rate rises from 0."""
 DECAYS = (0.6, 0.85)
-"""After these shares of the steps the learning rate is a tenth of what it was."""
+"""After each of these shares of the steps the learning rate falls to a tenth."""
 POINTS = 60
 
 

@@ -1,28 +1,27 @@
 """Where every millisecond and byte of an update goes, for each algorithm, size, compute time and topology.
 
-Every update computes and steps. Compute is a sleep, which leaves the cores alone as an accelerator does, or with
---model mlp the forward and backward pass of a small network. The last row of each table is an all-reduce of the same
-bytes by torch.distributed over Gloo (NCCL with --transport nccl), which blocks after the compute.
+Every update computes and steps. Compute is a sleep, which leaves the cores alone as an accelerator does. With
+--model mlp it is the forward and backward pass of a small network. The last row of each table is an all-reduce of the
+same bytes by torch.distributed over Gloo (NCCL with --transport nccl), which blocks after the compute.
 
 --algorithms takes other libraries too: torch's DistributedDataParallel and post-local SGD, and with the extra `peers`
 Decent-DP, torchft and fairscale. They train the same parameters on the CPU over Gloo, after the same sleep, in the same
-loop. What a reader of their rows has to know stands below the tables; what is not installed is left out with a word.
+loop. Their limits stand below the tables; what is not installed is left out with a word.
 
-Exposed communication is an update's time less that of `none` in the same run. What blocks is timed from a barrier just
-before its step, so that ranks wait for bytes and not for each other's compute; OSGP has none, for its messages would
-travel meanwhile. The loop without barriers stands beside it as "free". Figures are medians over the updates of all
-ranks; algorithms that communicate every --period steps, and all loops without barriers, are judged by the means over
-windows of so many updates, beside windows of `none` that are as long. On several hosts, raw sockets move the bytes of a
-round over the same hops of the graph in the same run: the line, which nothing that waits for as many bytes can beat.
-After a pause a shaper lets a burst through at once; what never lets the line rest is up to the line without a pause.
-Where ranks share hosts, it goes from each host to the next.
+Exposed communication is an update's time less that of `none` in the same run. Blocking methods are timed from a barrier
+just before the step, so that ranks wait for bytes and not for each other's compute. OSGP has no barrier, for its
+messages would travel meanwhile. The loop without barriers stands beside it as "free". Figures are medians over the
+updates of all ranks. Without barriers, and where something happens every --period steps, they are medians over the
+means of so many updates, beside means of `none` over as many. On several hosts raw sockets move the bytes of a round
+over the same hops of the graph in the same run: the line. After a pause a shaper lets a burst through at once; a method
+that never pauses is up to the line without a pause. Where ranks share hosts, the line goes from each host to the next.
 
 The screen shows a few columns, with --full all of them, and a verdict in one sentence. Where the compute took over 5 %
 longer than was asked, or than without communication, ranks took the cores from one another: such a row says "too few
 cores", and no figure of its communication.
 
 Writes JSON, and beside it the same as CSV, as Markdown tables and as a bar chart (PNG). The Markdown has every rank's
-own figures too, for where one is a straggler, medians of all do not tell who waits for it.
+own figures too, which show who waits for a straggler.
 
 examples
   mpirun -n 4 python -m bench update --sizes 1MB --compute 0.05,0.271 --topologies 'exponential;base_graph,peers=2'
@@ -49,7 +48,7 @@ from .models import MODELS
 
 DEFAULT = "none,ar,exact,sgp,osgp,local,sgp-slowmo,osgp-slowmo,sgp-noaverage"
 WIDE = 180
-"""Columns of what is printed where no terminal says how many there are."""
+"""Columns of the output without a terminal."""
 
 UNITS = (
     "seconds, bytes and messages of one update; quantiles over windows of `window` updates of all ranks; waits: "

@@ -25,7 +25,7 @@ from .models import MODELS
 Result = dict[str, Any]
 
 SAMPLE = 65_536
-"""Elements of the model at which the ranks are compared: all would take longer than what is measured."""
+"""Elements of the model at which the ranks are compared: all of them would take longer than an update."""
 
 FREE = ("seconds", "computing", "waits", "in_flight", "by_rank", "mean_by_rank")
 """The figures that are kept of the loop without barriers."""
@@ -212,7 +212,7 @@ def compare(results: Sequence[Result], line: Callable[[int, str], float | None])
         base = result["none"]
         beyond = None if base is None else result["seconds"]["median"] - base["seconds"]
         result["exposed"] = beyond
-        # What was waited for is not hidden, even where a noisy `none` says so.
+        # Waits are not hidden, even where a noisy `none` says so.
         costs = None if beyond is None else max(beyond, result["waits"]["median"])
         result["hidden"] = None if costs is None else hidden(costs, result["in_flight"])
         slowest, free = result["slowest"], result["free"]

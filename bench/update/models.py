@@ -1,4 +1,4 @@
-"""What an update computes: a sleep or other emulated compute, or the passes of a small real network."""
+"""The compute of an update: a sleep or other emulated compute, or the passes of a small real network."""
 
 import math
 import time

@@ -31,7 +31,7 @@ def bench(size: int, *arguments: str, timeout: float = 60, module: str = "worker
 
 
 def check_record(path: Path, command: str, ranks: int) -> dict[str, Any]:
-    """What every record says."""
+    """The fields of every record."""
     record: dict[str, Any] = json.loads(path.read_text())
     assert record["benchmark"] == command
     assert record["ranks"] == ranks
@@ -81,7 +81,7 @@ def test_help_tells_every_option_and_what_is_measured(command: str, capsys: pyte
         (["straggler", "--methods", "osgp,soon"], "'soon' is not one of ar, osgp"),
         (["overhead", "--rounds", "many"], "'many' is not a whole number"),
         (["fly"], "invalid choice: 'fly'"),
-        # What is wrong in itself is told before what is missing.
+        # A wrong option is refused before a missing one.
         (["straggler", "--topology", "rign"], "--topology there is no topology 'rign'; did you mean ring?"),
         (["straggler", "--steps", "3", "--slow", "4"], "--steps 3 are too few"),
         (["straggler", "--transport", "nccl"], "--transport nccl cannot land by arrival"),

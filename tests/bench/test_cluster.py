@@ -48,7 +48,7 @@ def traces(pid: int) -> list[str]:
 
 @pytest.fixture
 def _spotless() -> Iterator[None]:
-    """Whatever the test did, nothing of its hosts is left."""
+    """After the test nothing of its hosts is left."""
     before = interfaces()
     yield
     assert traces(os.getpid()) == []
@@ -56,7 +56,7 @@ def _spotless() -> Iterator[None]:
     assert Path("/proc/mounts").read_text().count(f"{network.PREFIX}{os.getpid()}") == 0
 
 
-# What can be asked for, on any machine.
+# The options, on any machine.
 
 
 def test_rates_events_and_slow_hosts_are_read() -> None:
@@ -240,7 +240,7 @@ def test_ranks_stand_on_hosts_of_their_own(
 
 
 def least_seconds(nbytes: int, rate: float) -> float:
-    """What a link cannot be faster than: it lets one burst through at once, and the rest at its rate."""
+    """The least time of a link: it lets one burst through at once, and the rest at its rate."""
     return (nbytes - 72 * 1024) * 8 / rate
 
 

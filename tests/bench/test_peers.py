@@ -39,7 +39,7 @@ CLOSE = 1e-5
 
 
 class Ran(NamedTuple):
-    """What the ranks did: z[i, t] are parameters, g[i] gradients, and counters of each rank."""
+    """The ranks' results: z[i, t] are parameters, g[i] gradients, and counters of each rank."""
 
     z: Array
     g: Array
@@ -232,7 +232,7 @@ def test_the_yardstick_is_measured_last_and_once() -> None:
 @pytest.mark.slow
 def test_peers_in_the_same_run_and_table(tmp_path: Path) -> None:
     present = [name for name in PEERS if not PEERS[name].missing and name != YARDSTICK]
-    # One that cannot be imported, whether or not it is installed.
+    # torchft cannot be imported, whether or not it is installed.
     script = "import sys; sys.modules['torchft'] = None; from bench.__main__ import main; sys.exit(main(sys.argv[1:]))"
     few = ["--sizes", "40kB", "--compute", "0.003", "--steps", "4", "--warmup", "1", "--period", "2"]
     asked = ["none", "sgp", *present, *({"torchft"} - set(present))]

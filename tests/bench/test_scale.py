@@ -356,7 +356,7 @@ def write_record(path: Path, ranks: int, results: list[dict[str, Any]], compute:
 
 
 def measured(folder: Path, ranks: int, *, noise: float = 0.005, compute: float = 0.15, off: float = 1.0) -> Path:
-    """What `bench update` would write on such hosts; `off` times as long for SGP with SlowMo."""
+    """A record as `bench update` would write it on such hosts; `off` times as long for SGP with SlowMo."""
     rng = np.random.default_rng(ranks)
     results = []
     for nbytes in (NBYTES, 4 * NBYTES):
@@ -533,7 +533,7 @@ def test_predictions_are_held_against_what_was_measured(tmp_path: Path, capsys: 
     assert len(record["validation"]) == 4 * 20 - 16
     assert max(abs(each["error"]) for each in record["validation"]) < 0.03
 
-    # What is given by hand wins.
+    # An option given by hand wins.
     assert scale(tmp_path, *few, "--measured", *files[:2], "--rate", "50mbit", "--validate", files[2]) == 1
     assert "points are missed by more than 10 %" in capsys.readouterr().err
 

@@ -288,7 +288,7 @@ def test_no_run_is_done_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert sorted(first + done, key=runs.index) == runs
     assert {run.lr: outcome.score for run, outcome in found.items()} == {0.05: 0.05, 0.1: 0.1}
     assert choose(SMALL, found)["digits SGP"].lr == 0.1
-    # Whatever is another run has another file.
+    # Another run has another file.
     assert store.find(replace(runs[0], dtype="bfloat16")) is None
     assert len(list(store.folder.iterdir())) == 4
 

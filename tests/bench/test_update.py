@@ -168,7 +168,7 @@ def test_without_that_loop_nothing_is_said_of_it() -> None:
     matrix.compare([sgp], half_a_second)
     assert sgp["exposed"] is sgp["hidden"] is sgp["over_line"] is None
     assert breakdown.spans({**sgp, "computing": {"median": 0.75}}) == (0.75, 0.25, 0.75)
-    # What overlaps its messages with its own compute waits inside that.
+    # A peer that overlaps messages with its own compute waits inside that.
     assert breakdown.spans({**sgp, "computing": {"median": 1.0}}) == (0.75, 0.25, 0.75)
 
 
@@ -312,7 +312,7 @@ def test_options_from_a_file_under_mpirun_and_the_four_files(tmp_path: Path) -> 
     text = (tmp_path / "out" / "update.md").read_text()
     assert text.count("| SGP | exponential |") == text.count("| SGP | base,peers=1 |") == 1
     assert (tmp_path / "out" / "update.png").read_bytes().startswith(b"\x89PNG")
-    # What `bench scale` reads of it.
+    # `bench scale` reads the same file.
     points, _ = read(tmp_path / "out" / "update.json")
     assert {point.topology for point in points} == {"exponential", "base,peers=1"}
     assert all(point.alone is not None for point in points)

@@ -1,1 +1,1 @@
-"""What is measured without a plan: virtual workers beside real ones, theory, and how far workers are apart."""
+"""Measurements without a plan: virtual workers beside real ones, theory, and how far workers are apart."""

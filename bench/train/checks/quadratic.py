@@ -1,4 +1,4 @@
-"""What theory promises, on a quadratic whose smoothness and noise are known: a mean squared gradient of 1/√(mTτ).
+"""The promise of theory, on a quadratic of known smoothness and noise: a mean squared gradient of 1/√(mTτ).
 
 f_i(x) = ½ (x − b_i)ᵀ A_i (x − b_i) with A_i diagonal, entries from L/4 to L that are from L/2 to 3L/4 in the mean over
 the workers, and gradients with noise of variance σ² in each step. With m workers, T outer iterations of τ steps and the

@@ -1,4 +1,4 @@
-"""What an outer step does to the momentum of the base optimizer, and averages of parameters and momenta alone."""
+"""The base optimizer's momentum at an outer step: kept, reset or averaged; and averages without slow momentum."""
 
 from ...shared.methods import Method
 from ..study import Study, claims

@@ -1,4 +1,4 @@
-"""What is tuned: four candidates for every arm, learning rates alone or learning rates with slow momenta, or two."""
+"""The candidates: four for every arm, learning rates alone or learning rates with slow momenta, or two."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ RATES = {
 """Learning rates of the base optimizer. Slow momentum lengthens steps by 1/(1 − β), so a larger β gets smaller ones."""
 MOMENTA = (0.2, 0.5)
 NESTEROV = "reset"
-"""What the paper's outer step does to the buffers of SGD with Nesterov momentum; `buffers` compares."""
+"""The paper's choice for the buffers of SGD with Nesterov momentum; `buffers` compares."""
 USUAL = {name: rates[1] for name, rates in RATES.items()}
 """The learning rates of studies that do not ask about them."""
 

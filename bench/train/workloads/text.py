@@ -98,7 +98,7 @@ class EncoderDecoder(nn.Module):
         return self.decode(*self.encode(source), target)
 
     def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
-        """What the decoder attends to, and where."""
+        """The decoder's memory, and its mask."""
         mask = (source != 0)[:, None, None, :]
         x = self.source(source)
         for block in self.encoder:

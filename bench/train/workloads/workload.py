@@ -69,7 +69,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 LEAST = 16
-"""Examples that each rank has at the least, so that there is a batch for it."""
+"""The fewest examples of a rank, enough for a batch."""
 
 
 def alike(count: int, size: int, seed: int) -> list[Tensor]:
