@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from ..shared import paper as published
-from ..shared import screen
+from ..shared import paper, screen
 from ..shared.methods import METHODS, Method
 from .rows import HALVES, LINE, NBYTES, ROWS, Half, Line, Measured, Periods, predicted
 
@@ -16,97 +15,70 @@ COMPARED = ("osgp", "local", "sgp", "ar")
 """Whose order is checked, where the paper has them."""
 
 
-class Order(NamedTuple):
-    """Algorithms from the fastest to the slowest, as the paper has them; whether they are measured so."""
-
-    names: list[str]
-    holds: bool
-
-    def __str__(self) -> str:
-        order = " < ".join(METHODS[name].title for name in self.names)
-        return f"order of the paper, {order}: {'measured too' if self.holds else 'not so here'}"
-
-
 class Beside(NamedTuple):
-    """A half's results, one for each row, its order, and what has to be said of them."""
+    """A half's results, one for each row, the paper's order of some of them, and the sentences on them.
+
+    order: from the fastest to the slowest in the paper. holds: whether they are measured so.
+    """
 
     name: str
     half: Half
     line: Line
     results: list[dict[str, Any]]
-    order: Order
+    order: list[str]
+    holds: bool
     notes: list[str]
 
     def record(self) -> dict[str, Any]:
         """As JSON holds it."""
-        paper = {
+        return {
+            "half": self.name,
             "title": self.half.paper.title,
             "nodes": self.half.paper.nodes,
             "compute_is_the_papers": self.half.same,
-        }
-        order = {"expected": self.order.names, "holds": self.order.holds}
-        return {
-            "half": self.name,
-            **paper,
             "line": self.line.paused,
             "line_steady": self.line.steady,
-            "order": order,
+            "order": {"expected": self.order, "holds": self.holds},
             "notes": self.notes,
         }
 
 
 def beside(name: str, measured: Measured, ranks: int, periods: Periods) -> Beside:
-    """Set every row of a half beside what is predicted from its line, and beside the paper."""
-    half = HALVES[name]
-    compute = _seconds(measured, "none")
-    results = [_result(name, half, row, measured, compute, ranks, periods) for row in ROWS]
-    order = _order(half.paper, {result["algorithm"]: result["measured"] for result in results})
-    return Beside(name, half, measured.line, results, order, notes(half, measured.line.paused, results, ranks))
-
-
-def _seconds(measured: Measured, name: str) -> float:
-    """Of an update: a median over updates, or over windows of τ updates of their mean."""
-    return float(measured.rows[name]["seconds"]["median"])
-
-
-def _result(
-    name: str, half: Half, row: str, measured: Measured, compute: float, ranks: int, periods: Periods
-) -> dict[str, Any]:
-    method = periods.method(row)
-    seconds, paper = _seconds(measured, row), half.paper.seconds.get(row)
-    expected = predicted(method, compute, measured.line, ranks)
-    over_sgp = seconds / _seconds(measured, "sgp")
-    paper_over_sgp = over_paper = None
-    if paper is not None:
-        paper_over_sgp = paper / half.paper.seconds["sgp"]
-        if at_scale(measured.line.paused):
-            over_paper = seconds / paper if half.same else over_sgp / paper_over_sgp
-    result = {
-        "half": name,
-        "algorithm": row,
-        "bytes": NBYTES,
-        "compute": half.compute,
-        "topology": "exponential",
-        "period": method.period,
-        "window": periods.window(row),
-        "level": method.blocking,
-        **measured.rows[row],
-        "measured": seconds,
-        "predicted": expected,
-        "over_predicted": seconds / expected,
-        "outside": abs(seconds / expected - 1) > WITHIN,
-        "paper": paper,
-        "over_paper": over_paper,
-        "over_sgp": over_sgp,
-        "paper_over_sgp": paper_over_sgp,
-    }
-    return {**result, "why": why(half, method, result, ranks)}
-
-
-def _order(paper: published.Half, measured: Mapping[str, float]) -> Order:
-    names = sorted((name for name in COMPARED if name in paper.seconds), key=lambda name: paper.seconds[name])
-    seconds = [measured[name] for name in names]
-    return Order(names, all(a < b for a, b in pairwise(seconds)))
+    """Set every row of a half beside the prediction from its line, and beside the paper."""
+    half, line = HALVES[name], measured.line
+    seconds = {row: float(measured.rows[row]["seconds"]["median"]) for row in ROWS}
+    results = []
+    for row in ROWS:
+        method, took, theirs = periods.method(row), seconds[row], half.paper.seconds.get(row)
+        expected, over_sgp = predicted(method, seconds["none"], line, ranks), took / seconds["sgp"]
+        paper_over_sgp = None if theirs is None else theirs / half.paper.seconds["sgp"]
+        over_paper = None
+        if theirs is not None and paper_over_sgp is not None and at_scale(line.paused):
+            over_paper = took / theirs if half.same else over_sgp / paper_over_sgp
+        result = {
+            "half": name,
+            "algorithm": row,
+            "bytes": NBYTES,
+            "compute": half.compute,
+            "topology": "exponential",
+            "period": method.period,
+            "window": periods.window(row),
+            "level": method.blocking,
+            **measured.rows[row],
+            "measured": took,
+            "predicted": expected,
+            "over_predicted": took / expected,
+            "outside": abs(took / expected - 1) > WITHIN,
+            "paper": theirs,
+            "over_paper": over_paper,
+            "over_sgp": over_sgp,
+            "paper_over_sgp": paper_over_sgp,
+        }
+        results.append({**result, "why": why(half, method, result, ranks)})
+    papers = half.paper.seconds
+    order = sorted((row for row in COMPARED if row in papers), key=lambda row: papers[row])
+    holds = all(seconds[a] < seconds[b] for a, b in pairwise(order))
+    return Beside(name, half, line, results, order, holds, notes(half, line.paused, results, ranks))
 
 
 AS_PUBLISHED = 0.10
@@ -143,7 +115,7 @@ def why(half: Half, method: Method, result: Mapping[str, Any], ranks: int) -> st
             "shares, and this row's time over that of SGP depends on them."
         )
     if method.base == "sgp" and over > 1:
-        return published.SGP_OVERLAPS
+        return paper.SGP_OVERLAPS
     if method.base == "ar" and ranks != half.paper.nodes:
         return _models(ranks, half.paper.nodes)
     return "Its bytes predict what was measured; what else took time in the paper's run is not in its table."
@@ -152,8 +124,8 @@ def why(half: Half, method: Method, result: Mapping[str, Any], ranks: int) -> st
 def notes(half: Half, line: float, results: Sequence[Mapping[str, Any]], ranks: int) -> list[str]:
     """The sentences on a half; those of `why` stand behind the names of their rows."""
     if not at_scale(line):
-        paper = f"the paper's would take {screen.ms(LINE)} at this scale"
-        return [f"Not compared with the paper: the line took {screen.ms(line)} ms, and {paper}."]
+        theirs = f"the paper's would take {screen.ms(LINE)} at this scale"
+        return [f"Not compared with the paper: the line took {screen.ms(line)} ms, and {theirs}."]
     found: dict[str, list[str]] = {}
     crowded = [result for result in results if not result["level"] and result["outside"]]
     if half.compute < line and crowded:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.table import Table
 
@@ -21,33 +21,24 @@ LEGEND = (
 Result = Mapping[str, Any]
 
 
-class Column(NamedTuple):
-    """Its head, and what stands in it."""
-
-    head: str
-    cell: Callable[[Result], str]
-
-
 def _ms(name: str) -> Callable[[Result], str]:
     return lambda result: "" if result[name] is None else screen.ms(result[name])
 
 
-def _times(name: str, digits: int = 3) -> Callable[[Result], str]:
-    return lambda result: "" if result[name] is None else f"{result[name]:.{digits}f}"
+def _times(name: str) -> Callable[[Result], str]:
+    return lambda result: "" if result[name] is None else f"{result[name]:.3f}"
 
 
-def _marked(result: Result) -> str:
-    return f"{result['over_predicted']:.3f}{' !' if result['outside'] else ''}"
-
-
-COLUMNS = (
-    Column("predicted", _ms("predicted")),
-    Column("paper", _ms("paper")),
-    Column("measured", _ms("measured")),
-    Column("x predicted", _marked),
-)
-SAME = (Column("x paper", _times("over_paper")),)
-OTHER = (Column("over SGP", _times("over_sgp")), Column("paper's over SGP", _times("paper_over_sgp")))
+COLUMNS: dict[str, Callable[[Result], str]] = {
+    "algorithm": lambda result: METHODS[result["algorithm"]].title,
+    "predicted": _ms("predicted"),
+    "paper": _ms("paper"),
+    "measured": _ms("measured"),
+    "x predicted": lambda result: f"{result['over_predicted']:.3f}{' !' if result['outside'] else ''}",
+}
+SAME = {"x paper": _times("over_paper")}
+OTHER = {"over SGP": _times("over_sgp"), "paper's over SGP": _times("paper_over_sgp")}
+"""Where the paper's seconds are another quantity, each row is compared over its SGP."""
 
 
 def setting(half: Beside) -> str:
@@ -57,36 +48,28 @@ def setting(half: Beside) -> str:
     return f"Paper: {half.half.paper.nodes} nodes. Here: {screen.ms(half.half.compute)} ms of compute, {line}"
 
 
-def columns(half: Beside) -> list[Column]:
-    """The paper's seconds beside ours where they are the same quantity, and otherwise what each has over its SGP."""
-    return [*COLUMNS, *(SAME if half.half.same else OTHER)]
-
-
-def rows(half: Beside) -> list[list[str]]:
-    """A line for each result, its title first."""
-    chosen = columns(half)
-    return [
-        [METHODS[result["algorithm"]].title, *(column.cell(result) for column in chosen)] for result in half.results
-    ]
+def table(half: Beside) -> tuple[list[str], list[list[str]]]:
+    """The heads of the columns, and a row for each result."""
+    columns = {**COLUMNS, **(SAME if half.half.same else OTHER)}
+    return [*columns], [[cell(result) for cell in columns.values()] for result in half.results]
 
 
 def said(half: Beside) -> list[str]:
     """The sentences below its table."""
-    return [f"{half.order}.", *half.notes]
+    order = " < ".join(METHODS[name].title for name in half.order)
+    return [f"order of the paper, {order}: {'measured too' if half.holds else 'not so here'}.", *half.notes]
 
 
 def on_screen(half: Beside) -> Table:
     """For a terminal."""
-    title = f"{half.half.paper.title}\n{setting(half)}"
-    return tables.on_screen(title, ["algorithm", *(column.head for column in columns(half))], rows(half))
+    return tables.on_screen(f"{half.half.paper.title}\n{setting(half)}", *table(half))
 
 
 def markdown(heading: str, halves: Sequence[Beside]) -> str:
     """A heading, a table and its sentences for each half, and the legend."""
     paragraphs = [f"# {heading}"]
     for half in halves:
-        heads = ["algorithm", *(column.head for column in columns(half))]
-        paragraphs += [f"## {half.half.paper.title}", f"{setting(half)}.", tables.markdown(heads, rows(half))]
+        paragraphs += [f"## {half.half.paper.title}", f"{setting(half)}.", tables.markdown(*table(half))]
         paragraphs.append("\n".join(f"- {sentence}" for sentence in said(half)))
     return "\n\n".join([*paragraphs, "\n".join(LEGEND)]) + "\n"
 
