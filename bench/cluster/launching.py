@@ -32,20 +32,11 @@ def environment(network: Network, ranks_per_node: int) -> dict[str, str]:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(PREFIXES) and k not in NAMES}
     # The hosts share the cores of one machine, which the ranks cannot know.
     threads = max(1, bound() // (len(network.hosts) * ranks_per_node))
-    return {
-        "OMP_NUM_THREADS": str(threads),
-        **inherited,
-        "PATH": path(),
-        "GLOO_SOCKET_IFNAME": "eth0",
-    }
+    return {"OMP_NUM_THREADS": str(threads), **inherited, "PATH": path(), "GLOO_SOCKET_IFNAME": "eth0"}
 
 
 def _mpirun(
-    network: Network,
-    ranks_per_node: int,
-    command: Sequence[str],
-    environment: Mapping[str, str],
-    more: Sequence[str],
+    network: Network, ranks_per_node: int, command: Sequence[str], environment: Mapping[str, str], more: Sequence[str]
 ) -> list[subprocess.Popen[bytes]]:
     agent = network.folder / "agent"
     agent.write_text(AGENT.format(folder=network.folder))
@@ -74,11 +65,7 @@ def _mpirun(
 
 
 def _torchrun(
-    network: Network,
-    ranks_per_node: int,
-    command: Sequence[str],
-    environment: Mapping[str, str],
-    more: Sequence[str],
+    network: Network, ranks_per_node: int, command: Sequence[str], environment: Mapping[str, str], more: Sequence[str]
 ) -> list[subprocess.Popen[bytes]]:
     assert not more, "checked"
     nodes = len(network.hosts)

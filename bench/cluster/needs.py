@@ -9,10 +9,7 @@ from pathlib import Path
 
 from gossip import UsageError
 
-TOOLS = {
-    "iproute2": ("ip", "tc"),
-    "util-linux": ("nsenter", "unshare", "setpriv", "mount", "umount"),
-}
+TOOLS = {"iproute2": ("ip", "tc"), "util-linux": ("nsenter", "unshare", "setpriv", "mount", "umount")}
 
 # Each is tried in namespaces that have no name and end with the shell that tries.
 TRIALS = (

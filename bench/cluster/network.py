@@ -253,12 +253,7 @@ def processes(folder: Path) -> list[int]:
 def _do(*command: str) -> None:
     # In a session of its own: Ctrl-C is for us, and leaves no half of a host.
     done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PATH": path()},
-        start_new_session=True,
+        command, capture_output=True, text=True, timeout=60, env={**os.environ, "PATH": path()}, start_new_session=True
     )
     if done.returncode:
         raise ClusterError(f"`{shlex.join(command)}` failed: {done.stderr.strip() or done.returncode}")

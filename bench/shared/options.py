@@ -106,12 +106,7 @@ def some_of(names: Iterable[str]) -> Callable[[str], list[str]]:
 
 
 def option(
-    parser: Parser,
-    name: str,
-    kind: Callable[[str], Any],
-    default: str | None,
-    text: str,
-    metavar: str = "N",
+    parser: Parser, name: str, kind: Callable[[str], Any], default: str | None, text: str, metavar: str = "N"
 ) -> None:
     """Add an option that takes one word; `default` is written as on the command line, and stands in the help."""
     shown = "" if default is None else f" (default: {default})"

@@ -46,10 +46,7 @@ class Half(NamedTuple):
     same: bool
 
 
-HALVES = {
-    "imagenet": Half(paper.IMAGENET, paper.COMPUTE, same=True),
-    "wmt": Half(paper.WMT, 0.05, same=False),
-}
+HALVES = {"imagenet": Half(paper.IMAGENET, paper.COMPUTE, same=True), "wmt": Half(paper.WMT, 0.05, same=False)}
 
 
 class Periods(NamedTuple):

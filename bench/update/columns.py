@@ -195,7 +195,4 @@ def by_rank(part: Part) -> list[str]:
             cells.append(f"{screen.ms(result['by_rank'][rank])} / {bold}{screen.ms(ranks[rank])}{bold}")
         rows.append(cells)
     heads = ["algorithm", *(f"rank {rank}" for rank in shown)]
-    return [
-        f"Update {which}, median / mean; the slowest mean of a line is bold:",
-        tables.markdown(heads, rows),
-    ]
+    return [f"Update {which}, median / mean; the slowest mean of a line is bold:", tables.markdown(heads, rows)]

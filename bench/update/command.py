@@ -175,13 +175,7 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     for sentence in columns.limits(results):
         console.print(f"- {sentence}", markup=False)
     record.write(
-        given,
-        launcher,
-        given.json,
-        transport=transport,
-        unit=UNITS,
-        peers=_peers(results),
-        results=[*results, *lines],
+        given, launcher, given.json, transport=transport, unit=UNITS, peers=_peers(results), results=[*results, *lines]
     )
     tables.write_csv(options.beside(given, "csv"), results)
     text = columns.markdown(f"Time per update, {ranks}", judged, given.left_out)

@@ -192,11 +192,7 @@ def _result(cell: Cell, given: argparse.Namespace, alone: Cell | None) -> Result
 def _base(alone: Cell, window: int, period: int) -> Result:
     """Seconds of an update without communication, as means over as many updates as those it is compared with."""
     found, free = figures(alone.ranks, window), figures(alone.free or alone.ranks, period)
-    return {
-        "seconds": found["seconds"]["median"],
-        "by_rank": found["by_rank"],
-        "free": free["seconds"]["median"],
-    }
+    return {"seconds": found["seconds"]["median"], "by_rank": found["by_rank"], "free": free["seconds"]["median"]}
 
 
 def _line(place: Place, repeats: Sequence[dict[str, float]], given: argparse.Namespace) -> Result:
