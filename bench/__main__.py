@@ -12,7 +12,7 @@ import torch
 
 from gossip import UsageError
 from gossip.launching.cores import share
-from gossip.launching.launchers import Launcher, detect
+from gossip.launching.launchers import detect
 
 for needed in ("rich", "sklearn", "scipy", "matplotlib", "sacrebleu", "tabulate"):
     if importlib.util.find_spec(needed) is None:
@@ -44,15 +44,8 @@ EXAMPLES = """\
 examples
   mpirun -n 4 python -m bench digits
   mpirun -n 4 python -m bench update --sizes 1MB,40MB --algorithms none,ar,sgp,osgp
-  mpirun -n 4 python -m bench overlap --transport gloo
-  mpirun -n 2 python -m bench overlap --compute python
-  python -m bench overhead
-  mpirun -n 8 python -m bench straggler
-  python -m bench survive --runs 50
-  python -m bench gpu
   python -m bench scale --ranks 2..4096 --rate 25gbit --size 100MB
   python -m bench train --preset table1 --jobs 2
-  python -m bench cluster --nodes 8 --rate 100mbit -- python -m bench update --sizes 1.024MB
   python -m bench cluster --nodes 8 --rate 100mbit -- python -m bench table2
 
 Every command prints a table and writes JSON with the command, the machine, the date and the versions; see
@@ -73,7 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"python -m bench: {error}", file=sys.stderr)
         return 2
-    with _alone(launcher):
+    with contextlib.ExitStack() as quiet:
+        if launcher.rank > 0:  # all ranks were given the same options, and rank 0 says what is wrong with them
+            quiet.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            quiet.enter_context(contextlib.redirect_stderr(io.StringIO()))
         parser, parsers = _parsers()
         given, unknown = parser.parse_known_args(arguments)
         if unknown:  # argparse itself would show the usage of all commands
@@ -95,15 +91,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"python -m bench {given.command}: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _alone(launcher: Launcher) -> contextlib.ExitStack:
-    """Rank 0 alone says what is wrong: all ranks were given the same options."""
-    quiet = contextlib.ExitStack()
-    if launcher.rank > 0:
-        quiet.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        quiet.enter_context(contextlib.redirect_stderr(io.StringIO()))
-    return quiet
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:

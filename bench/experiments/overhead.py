@@ -122,24 +122,19 @@ def step(rounds: int) -> dict[str, Any]:
     """SGP on one rank beside the optimizer that it wraps, and beside an optimizer of a model that is in no bucket."""
     model = nn.ParameterList(parameter.data for parameter in resnet50().parameters())
     outside = sgd(copy.deepcopy(model))
+    found: dict[str, Any] = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
     with gossip.init() as world:
         sgp = gossip.GossipOptimizer(sgd(model), gossip.PushSum(world, topologies.exponential(1)))
-        inside = sgp.optimizer
-        compared = {"in buckets": by_turns(inside.step, sgp.step, rounds)}
-        compared["outside of buckets"] = by_turns(outside.step, sgp.step, rounds)
-    return {"parameters": sum(p.numel() for p in model.parameters())} | {
-        against: _difference(*took) for against, took in compared.items()
-    }
-
-
-def _difference(bare: list[float], wrapped: list[float]) -> dict[str, float]:
-    median = float(np.median(bare))
-    return {
-        "bare": median,
-        "sgp": float(np.median(wrapped)),
-        "difference": float(np.median(np.subtract(wrapped, bare))),
-        "allowed": 0.03 * median + 50e-6,
-    }
+        for against, optimizer in (("in buckets", sgp.optimizer), ("outside of buckets", outside)):
+            bare, wrapped = by_turns(optimizer.step, sgp.step, rounds)
+            median = float(np.median(bare))
+            found[against] = {
+                "bare": median,
+                "sgp": float(np.median(wrapped)),
+                "difference": float(np.median(np.subtract(wrapped, bare))),
+                "allowed": 0.03 * median + 50e-6,
+            }
+    return found
 
 
 def sgd(model: nn.Module) -> torch.optim.SGD:
@@ -150,9 +145,8 @@ def sgd(model: nn.Module) -> torch.optim.SGD:
 
 
 def _merging_row(result: dict[str, float]) -> list[str]:
-    lerp, merge = screen.ms(result["lerp"]), screen.ms(result["merge"])
-    bar = _bar(result["ratio"], MOST, f"{MOST:g}")
-    return [screen.size(result["bytes"]), lerp, merge, f"{result['ratio']:.3f}", bar]
+    size, ratio = screen.size(result["bytes"]), result["ratio"]
+    return [size, screen.ms(result["lerp"]), screen.ms(result["merge"]), f"{ratio:.3f}", _bar(ratio, MOST, f"{MOST:g}")]
 
 
 def _step_rows(step: dict[str, Any]) -> list[list[str]]:

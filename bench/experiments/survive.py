@@ -104,35 +104,30 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
 
 def figures(killed: list[dict[str, Any]], calm: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures over all runs; of the good ones alone but for their number."""
-    back = _all(killed, "back")
+    back, meetings = (
+        [seconds for each in killed if each["good"] for seconds in each[of]] for of in ("back", "meetings")
+    )
     return {
         "good": sum(each["good"] for each in killed),
-        "accuracy": _mean(killed),
-        "accuracy_undisturbed": _mean(calm),
+        "accuracy": _accuracy(killed),
+        "accuracy_undisturbed": _accuracy(calm),
         "recoveries": len(back),
         "back_median": statistics.median(back) if back else None,
         "back_longest": max(back, default=None),
-        "meeting_longest": max(_all(killed, "meetings"), default=None),
+        "meeting_longest": max(meetings, default=None),
     }
 
 
-def _row(name: str, runs: list[dict[str, Any]]) -> list[str]:
-    back, accuracy = _all(runs, "back"), _mean(runs)
-    return [
-        name,
-        f"{sum(each['good'] for each in runs)} of {len(runs)}",
-        "" if accuracy is None else screen.percent(accuracy),
-        *([str(len(back)), f"{statistics.median(back):.2f}", f"{max(back):.2f}"] if back else [""] * 3),
-    ]
-
-
-def _all(runs: list[dict[str, Any]], what: str) -> list[float]:
-    return [seconds for each in runs if each["good"] for seconds in each[what]]
-
-
-def _mean(runs: list[dict[str, Any]]) -> float | None:
+def _accuracy(runs: list[dict[str, Any]]) -> float | None:
     found = [each["accuracy"] for each in runs if each["good"]]
     return statistics.fmean(found) if found else None
+
+
+def _row(name: str, runs: list[dict[str, Any]]) -> list[str]:
+    found = figures(runs, [])
+    accuracy = "" if found["accuracy"] is None else screen.percent(found["accuracy"])
+    back = [f"{found[f'back_{which}']:.2f}" if found["recoveries"] else "" for which in ("median", "longest")]
+    return [name, f"{found['good']} of {len(runs)}", accuracy, str(found["recoveries"] or ""), *back]
 
 
 def kills(given: argparse.Namespace, seed: int) -> list[str]:
@@ -161,6 +156,10 @@ def once(given: argparse.Namespace, seed: int, plan: list[str]) -> dict[str, Any
         and all(abs(each["weight"] - len(told)) < 1e-9 for each in told.values())
         and len({json.dumps([death["ranks"] for death in each["deaths"]]) for each in told.values()}) == 1
     )
+    back = []  # of each meeting after deaths, the seconds from the last of those kills until the slowest rank went on
+    for number, death in enumerate(next(iter(told.values()))["deaths"] if good else ()):
+        last = max(each["noticed"][number] for each in told.values() if number < len(each["noticed"]))
+        back.append(last - max(killed[rank] for rank in death["ranks"]))
     return {
         "seed": seed,
         "kills": plan,
@@ -168,20 +167,10 @@ def once(given: argparse.Namespace, seed: int, plan: list[str]) -> dict[str, Any
         "code": outcome.code,
         "seconds": seconds,
         "accuracy": statistics.fmean(each["accuracy"] for each in told.values()) if told else None,
-        "back": _back(told, killed) if good else [],
+        "back": back,
         "meetings": sorted(death["seconds"] for each in told.values() for death in each["deaths"]),
         **({} if good else {"said": str(outcome)}),
     }
-
-
-def _back(told: dict[int, dict[str, Any]], killed: dict[int, float]) -> list[float]:
-    """Of each meeting after deaths, the seconds from the last of those kills until the slowest rank went on."""
-    deaths = next(iter(told.values()))["deaths"]
-    return [
-        max(each["noticed"][number] for each in told.values() if number < len(each["noticed"]))
-        - max(killed[rank] for rank in death["ranks"])
-        for number, death in enumerate(deaths)
-    ]
 
 
 def train(folder: str, seed: str, steps: str, *plan: str) -> None:

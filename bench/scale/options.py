@@ -64,7 +64,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         ("--measured", "JSON of `bench update`, to fit rate, latency, merging and jitter to"),
         ("--validate", "predict every point in them that was not fitted to; exit code 1 if one is missed"),
     ):
-        group.add_argument(name, type=path, nargs="+", default=[], metavar="FILE", help=text)
+        group.add_argument(
+            name, type=lambda text: Path(text).resolve(), nargs="+", default=[], metavar="FILE", help=text
+        )
     fit = f"the algorithms in them that are fitted to (default: {','.join(FITTING)})"
     add("--fit", options.some_of([*NAMES, LINE]), None, fit, "NAME,...")
     add("--within", options.positive, None, f"an error that is no miss (default: {WITHIN:g})", "PERCENT")
@@ -146,8 +148,7 @@ def share(text: str) -> float:
 
 def factor(text: str) -> float:
     """From 1 on."""
-    number = options.positive(text)
-    if number < 1:
+    if (number := options.positive(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is below 1: it says how many times slower")
     return number
 
@@ -156,12 +157,6 @@ def tail(text: str) -> float | str:
     """An index above 2, below which there is no standard deviation, or the word lognormal."""
     if text == "lognormal":
         return text
-    number = options.positive(text)
-    if number <= 2:
+    if (number := options.positive(text)) <= 2:
         raise argparse.ArgumentTypeError(f"{text!r} is not above 2: so heavy a tail has no standard deviation")
     return number
-
-
-def path(text: str) -> Path:
-    """A file, the same one however it is written."""
-    return Path(text).resolve()

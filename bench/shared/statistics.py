@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,20 +34,8 @@ def summary(values: Sequence[float], window: int = 1) -> Summary:
     return Summary(float(median), float(p10), float(p90), float(means.mean()))
 
 
-class Timed(Protocol):
-    """A method or a peer, as far as its windows depend on it."""
-
-    @property
-    def periodic(self) -> bool:
-        """Whether something happens in every τ-th update only."""
-
-    @property
-    def blocking(self) -> bool:
-        """Whether nothing is in flight between two steps."""
-
-
-def window(period: int, method: Timed) -> int:
-    """Updates whose mean is one value: one update, where each is like the other and begins at a barrier.
+def window(period: int, method: Any) -> int:
+    """Updates of a method or peer whose mean is one value: one, where all are alike and begin at a barrier.
 
     Where something happens in every τ-th update only, τ of them are like the next τ. Without a barrier the wait of one
     update may spare the next one its own, so that only the mean of many tells.

@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from torch import nn
-
 import gossip
 import topologies
 from gossip import UsageError, World
@@ -19,7 +17,7 @@ from ..peers import PEERS, YARDSTICK, Peer
 from ..shared import record, screen, statistics
 from ..shared.digits import Consensus
 from ..shared.methods import METHODS, Method
-from .measuring import Steps, Updates, figures, gathered, measure, sgd
+from .measuring import Updates, figures, gathered, measure, sgd
 from .models import MODELS
 
 Result = dict[str, Any]
@@ -135,13 +133,10 @@ def _measure(cell: Cell, world: World, given: argparse.Namespace) -> None:
     task = MODELS[given.model](cell.place.nbytes, world, cell.place.compute)
     cell.nbytes = task.nbytes
     peer = PEERS[cell.name].build(task, world, given.period, given.timeout) if cell.name in PEERS else None
-    steps: Steps
-    module: nn.Module | None
+    steps: Any = peer
     if peer is None:
         steps = METHODS[cell.name].over(cell.place.graph, given.period).around(sgd(task.module), world)
-        compute, module = task.compute, task.module
-    else:
-        steps, compute, module = peer, peer.compute, peer.module
+    compute, module = (task.compute, task.module) if peer is None else (peer.compute, peer.module)
     apart: list[float] = []
     look = None if module is None else Consensus(world, module, SAMPLE)
 

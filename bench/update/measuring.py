@@ -6,11 +6,11 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from gossip import Stats, World
+from gossip import World
 
 from ..cluster import line
 from ..shared import record
@@ -101,20 +101,6 @@ def figures(ranks: Sequence[Updates], window: int) -> dict[str, Any]:
     }
 
 
-class Steps(Protocol):
-    """The object that is timed: an optimizer, or a peer."""
-
-    @property
-    def stats(self) -> Stats:
-        """Counters of the last step."""
-
-    def step(self) -> object:
-        """One step."""
-
-    def settle(self) -> None:
-        """Land everything in flight."""
-
-
 def sgd(model: torch.nn.Module) -> torch.optim.SGD:
     """The optimizer inside all methods: one pass over the parameters, since its own cost is not the question."""
     return torch.optim.SGD(model.parameters(), lr=1e-3)
@@ -126,7 +112,7 @@ def build(method: Method, world: World, nbytes: int) -> Trained:
 
 
 def measure(
-    optimizer: Steps,
+    optimizer: Any,
     world: World,
     compute: Callable[[], object],
     steps: int,
@@ -135,7 +121,7 @@ def measure(
     level: bool,
     watch: Callable[[], object] | None = None,
 ) -> Updates:
-    """Time `steps` updates of compute and step, after `warmup` of them.
+    """Time `steps` updates of compute and step, after `warmup` of them; a peer may stand in for the optimizer.
 
     With `level` a barrier, which is not timed, stands between compute and step: a blocking method then waits for its
     transfer alone, and not for peers whose compute took longer. Where messages travel during the compute there must be
