@@ -236,24 +236,14 @@ def end_processes(folder: Path, patience: float = 10.0) -> None:
 
 def processes(folder: Path) -> list[int]:
     """The processes that are in the namespaces of this folder."""
-    inside = set()
-    for namespace in _namespaces(folder):
-        found = namespace.stat()
-        inside.add((found.st_dev, found.st_ino))
-    pids = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            with contextlib.suppress(OSError):  # it has ended
-                found = (entry / "ns" / "net").stat()
-                if (found.st_dev, found.st_ino) in inside:
-                    pids.append(int(entry.name))
-    return pids
+    return [int(pid) for each in _namespaces(folder) for pid in _do("ip", "netns", "pids", each.name).split()]
 
 
-def _do(*command: str) -> None:
+def _do(*command: str) -> str:
     # In a session of its own: Ctrl-C is for us, and leaves no half of a host.
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=60, env={**os.environ, "PATH": path()}, start_new_session=True
     )
     if done.returncode:
         raise ClusterError(f"`{shlex.join(command)}` failed: {done.stderr.strip() or done.returncode}")
+    return done.stdout
