@@ -141,12 +141,14 @@ def _row(name: str, run: dict[str, Any]) -> list[str]:
 def draw(path: Path, trained: dict[str, dict[str, Any]], title: str) -> None:
     """The loss of the training batches over the steps, as means over a twentieth of them."""
     figure = canvas(8, 5, title)
-    axes = figure.add_axes((0.09, 0.11, 0.88, 0.78))
+    axes = figure.add_axes((0.12, 0.11, 0.85, 0.78))
     for name, run in trained.items():
         width = max(1, len(run["loss"]) // 20)
         smooth = np.convolve(run["loss"], np.full(width, 1 / width), "valid")
         axes.plot(np.arange(width, len(run["loss"]) + 1), smooth, label=METHODS[name].title, linewidth=1.5)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     frame(axes, "step", "training loss, mean of the ranks")
     axes.legend(frameon=False)
     save(figure, path)

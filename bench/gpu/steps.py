@@ -16,7 +16,7 @@ from gossip.state import merging as mixing
 from gossip.state.codecs import WIRES, Wire
 from topologies import exponential
 
-from .training import TASKS, Task
+from .training import TASKS
 
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 """Calls in which a host waits for a GPU. A copy that does so calls the first of them."""
@@ -32,7 +32,11 @@ def compare(world: World, name: str, wire: str | None, windows: int, steps: int)
     """
     task = TASKS[name](world.device, world.rank)
     bare = task.optimizer
-    peaks = {"bare": _peak(task)}
+    for _ in range(2):  # the second step has the optimizer's state
+        torch.cuda.reset_peak_memory_stats()
+        task.passes()
+        bare.step()
+    peak = torch.cuda.max_memory_allocated()
     osgp = gossip.GossipOptimizer(
         bare, gossip.PushSum(world, exponential(world.size), overlap=1, wire=wire), module=task.network
     )
@@ -57,7 +61,7 @@ def compare(world: World, name: str, wire: str | None, windows: int, steps: int)
                 took[method].append((time.perf_counter() - began) / steps)
             osgp.settle()
             torch.cuda.synchronize()
-    peaks["osgp"] = torch.cuda.max_memory_allocated()
+    more = torch.cuda.max_memory_allocated() - peak
     run = osgp.stats.run
     sent, exposed = run.bytes_sent / run.rounds_landed, run.seconds_exposed / run.rounds_landed
     waits = _waits(lambda: train(osgp.step), osgp) - _waits(lambda: train(bare.step), osgp)
@@ -73,18 +77,9 @@ def compare(world: World, name: str, wire: str | None, windows: int, steps: int)
         "sent": sent,
         "host_blocked": exposed,
         "waits": dict(waits),
-        "memory_in_models": (peaks["osgp"] - peaks["bare"]) / nbytes,
-        "pinned_in_models": _pinned() / nbytes,
+        "memory_in_models": more / nbytes,
+        "pinned_in_models": torch.cuda.host_memory_stats().get("allocated_bytes.current", 0) / nbytes,
     }
-
-
-def _peak(task: Task) -> int:
-    """The peak of the GPU's memory in bytes, in a bare step once the optimizer has its state."""
-    for _ in range(2):
-        torch.cuda.reset_peak_memory_stats()
-        task.passes()
-        task.optimizer.step()
-    return torch.cuda.max_memory_allocated()
 
 
 def _waits(step: Callable[[], object], osgp: gossip.GossipOptimizer) -> Counter[str]:
@@ -99,11 +94,6 @@ def _waits(step: Callable[[], object], osgp: gossip.GossipOptimizer) -> Counter[
     osgp.settle()
     torch.cuda.synchronize()
     return found
-
-
-def _pinned() -> int:
-    """Bytes of page-locked host memory."""
-    return int(torch.cuda.host_memory_stats().get("allocated_bytes.current", 0))
 
 
 ROUNDS = 40

@@ -44,7 +44,12 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
     """Refuse what cannot be simulated, and files that tell nothing."""
     if launcher.size > 1:
         raise UsageError("this simulates all ranks in one process: start it as `python -m bench scale`, by itself")
-    _check_own(given)
+    for name, method in _methods(given).items():
+        if given.steps < method.window:
+            raise UsageError(f"--steps {given.steps} is less than one period, {method.window}, of {name}")
+    if given.picture.suffix not in ENDINGS:
+        raise UsageError(f"--picture {given.picture}: its name ends in none of {', '.join(ENDINGS)}")
+    common.check_graph(given.topology)
     options.refuse_idle(given)
     given.fit = given.fit or list(FITTING)
     given.within = given.within or options.WITHIN
@@ -113,16 +118,6 @@ def _methods(given: argparse.Namespace) -> dict[str, Traffic]:
     return {name: known[name] for name in given.methods}
 
 
-def _check_own(given: argparse.Namespace) -> None:
-    """Refuse what is wrong whatever else is given."""
-    for name, method in _methods(given).items():
-        if given.steps < method.window:
-            raise UsageError(f"--steps {given.steps} is less than one period, {method.window}, of {name}")
-    if given.picture.suffix not in ENDINGS:
-        raise UsageError(f"--picture {given.picture}: its name ends in none of {', '.join(ENDINGS)}")
-    common.check_graph(given.topology)
-
-
 def _check_graph(spec: str, size: int) -> None:
     try:
         graph = topologies.load(spec, size)
@@ -140,9 +135,7 @@ def _check_graph(spec: str, size: int) -> None:
 
 
 def _fitted(given: argparse.Namespace) -> Fitted | None:
-    if not given.measured:
-        return None
-    return calibrate(_points(given.measured), options.machine(given, None), given.fit)
+    return calibrate(_points(given.measured), options.machine(given, None), given.fit) if given.measured else None
 
 
 def _unused(given: argparse.Namespace, fitted: Fitted | None) -> list[Point]:

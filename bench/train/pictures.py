@@ -29,7 +29,11 @@ def draw(path: Path, title: str, found: Sequence[Result], axis: str = "") -> Non
             figure.add_axes((LEFT + place * (ACROSS + GAP), bottom, ACROSS, (HEIGHT - 0.95) / height))
             for place in range(3)
         ]
-        looks = {name: _look(place) for place, name in enumerate(dict.fromkeys(map(_name, own)))}
+        looks = {}
+        for place, name in enumerate(dict.fromkeys(map(_name, own))):
+            lap, first = divmod(place, len(LOOKS))
+            other = LOOKS[(first + 3 * lap) % len(LOOKS)]  # each lap through the colours takes other lines and markers
+            looks[name] = {**LOOKS[first], "linestyle": other["linestyle"], "marker": other["marker"]}
         _losses(columns[0], own, looks)
         if all(result.arm.x is not None for result in own):
             _along(columns[1], own, looks, axis)
@@ -38,28 +42,15 @@ def draw(path: Path, title: str, found: Sequence[Result], axis: str = "") -> Non
         _scatter(columns[2], own, looks, [r.run.predicted_seconds for r in own], "predicted for ResNet-50's size, s")
         columns[0].set_title(panel, loc="left", size=11, color=INK)
         handles = dict(zip(*reversed(columns[2].get_legend_handles_labels()), strict=True))
-        figure.legend(
-            handles.values(),
-            handles.keys(),
-            loc="upper left",
-            bbox_to_anchor=(LEFT + 3 * (ACROSS + GAP) - 0.045, bottom + (HEIGHT - 0.95) / height),
-            frameon=False,
-            fontsize=8.5,
-            labelcolor=INK,
-        )
+        at = LEFT + 3 * (ACROSS + GAP) - 0.045, bottom + (HEIGHT - 0.95) / height
+        look: dict[str, Any] = {"frameon": False, "fontsize": 8.5, "labelcolor": INK}
+        figure.legend(handles.values(), handles.keys(), loc="upper left", bbox_to_anchor=at, **look)
     save(figure, path)
 
 
 def _name(result: Result) -> str:
     """In the legend: the points of a curve are one thing."""
     return result.arm.line or result.arm.name
-
-
-def _look(place: int) -> dict[str, Any]:
-    """Colour, line and marker; each lap through the colours takes other ones."""
-    lap, first = divmod(place, len(LOOKS))
-    other = LOOKS[(first + 3 * lap) % len(LOOKS)]
-    return {**LOOKS[first], "linestyle": other["linestyle"], "marker": other["marker"]}
 
 
 def _losses(axes: Any, own: Sequence[Result], looks: dict[str, dict[str, Any]]) -> None:
