@@ -27,7 +27,7 @@ from rich.console import Console
 import gossip
 from gossip import UsageError
 from gossip.launching.launchers import Launcher
-from gossip.state.codecs import WIRES
+from gossip.state.codecs import CODECS
 from gossip.testing import check_transport
 
 from ..cluster import mpirun
@@ -60,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options.option(parser, "--ranks", options.count, "2", "that share the GPU")
     options.add_some(parser, "--transports", ("mpi", "nccl"), None)
     options.add_some(parser, "--models", TASKS, None)
-    wires = [name or "none" for name in WIRES]
+    wires = [name or "none" for name in CODECS]
     options.add_choice(parser, "--wire", wires, "none", "how values travel in the steps; none is as they are")
     options.option(parser, "--windows", options.count, "5", "of steps, of each kind")
     options.option(parser, "--steps", options.count, "8", "timed in each window")

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 import gossip
 from gossip import World
 from gossip.state import merging as mixing
-from gossip.state.codecs import WIRES, Wire
+from gossip.state.codecs import CODECS, Codec
 from topologies import exponential
 
 from .training import TASKS
@@ -112,8 +112,8 @@ def bandwidths(elements: int, device: torch.device) -> dict[str, Any]:
     found["copy"] = 2 * z.nbytes / seconds(lambda: other.copy_(z))
     # More messages than a second-level cache holds, so that none of them is read from there.
     for name, messages in CASES:
-        wire = WIRES[name]
-        rooms = [wire.room(z) for _ in range(messages)]
+        wire = CODECS[name]
+        rooms = [wire.buffer(z) for _ in range(messages)]
         for room in rooms:
             wire.encode(torch.randn(elements, device=device, generator=generator), room)
         moved = 2 * z.nbytes + sum(room.nbytes for room in rooms)
@@ -133,7 +133,7 @@ def bandwidths(elements: int, device: torch.device) -> dict[str, Any]:
     return found
 
 
-def _plainly(z: torch.Tensor, rooms: list[torch.Tensor], ratios: list[torch.Tensor], wire: Wire) -> None:
+def _plainly(z: torch.Tensor, rooms: list[torch.Tensor], ratios: list[torch.Tensor], wire: Codec) -> None:
     for room, ratio in zip(rooms, ratios, strict=True):
         torch.lerp(z, wire.values(room), ratio.float(), out=z)
 

@@ -11,7 +11,7 @@ import topologies
 from gossip import Averager, Every, ExactAverage, GossipOptimizer, NoAverage, PushSum, UsageError, World
 from gossip.averagers.composition import Composite
 from slowmo import SlowMo, StreamingSlowMo
-from slowmo.outer.outer import Outer
+from slowmo.outer.wrapper import Outer
 
 Trained = GossipOptimizer | Outer
 
@@ -226,8 +226,8 @@ class Unweighted(Composite):
 
     def _forget_weight(self) -> None:
         """w <- 1, once what was in flight has landed."""
-        if self.mass.aloft == 0:
-            self.mass.become_whole()
+        if self.mass.rounds_in_flight == 0:
+            self.mass.set_one()
 
 
 def _slow(base: str, outer: str, label: str) -> Method:

@@ -74,7 +74,7 @@ def _versions() -> dict[str, str]:
 
 def gather(world: World, value: Any) -> list[Any]:
     """The value of every rank, by rank, on every rank; anything that JSON can hold."""
-    return [json.loads(data) for data in world.gather(json.dumps(value).encode())]
+    return [json.loads(data) for data in world.all_gather(json.dumps(value).encode())]
 
 
 def highest(ranks: Sequence[Mapping[str, float]], key: str) -> float:

@@ -13,7 +13,7 @@ import torch
 
 import topologies
 from gossip import UsageError
-from gossip.state.codecs import WIRES
+from gossip.state.codecs import CODECS
 
 from ..scale import Cluster, Machine, simulate
 from ..shared import paper
@@ -95,7 +95,7 @@ class Run:
         nbytes = paper.NBYTES // 2 if self.dtype == "bfloat16" else paper.NBYTES
         moments = 1 if WORKLOADS[self.workload].optimizer == "sgd" else 2
         values = torch.empty(1 << 16)
-        share = WIRES[self.method.wire].room(values).nbytes / values.nbytes
+        share = CODECS[self.method.wire].buffer(values).nbytes / values.nbytes
         return self.steps * _predicted_step(self.method, moments, self.workers, round(nbytes * share))
 
 
