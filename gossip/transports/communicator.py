@@ -76,7 +76,6 @@ class Communicator:
         self.end_job, self.close = backend.end_job, backend.close
         self.streams = backend.lanes == 1
         self.me = self.board.rank
-        self._seen = -1  # deaths that `_ranks` takes account of
 
     @classmethod
     def over(cls, backend: Backend, timeout: float) -> Communicator:
@@ -90,17 +89,13 @@ class Communicator:
     @property
     def ranks(self) -> Sequence[int]:
         """Those of `members` that are left, in their order: what the job calls rank 0, 1, … of this communicator."""
-        if self._seen != len(self.carrier.lost):
-            lost = len(self.carrier.lost)
-            self._ranks = [member for member in self.members if member not in self.carrier.lost]
-            self._rank = self._ranks.index(self.me)
-            self._seen = lost  # last: another thread may be reading
-        return self._ranks
+        lost = self.carrier.lost
+        return [member for member in self.members if member not in lost] if lost else self.members
 
     @property
     def rank(self) -> int:
         """This process among the ranks that are left."""
-        return self._rank if self._seen == len(self.carrier.lost) else self.ranks.index(self.me)
+        return self.ranks.index(self.me)
 
     @property
     def size(self) -> int:

@@ -83,9 +83,13 @@ def target(name: str) -> str | None:
 
 
 def unit(name: str) -> str:
+<<<<<<< HEAD
     """The module, or the room that counts as one module."""
     if name == "gossip.transports.contract":  # is above worlds
         return "gossip.contract"
+=======
+    """The module, or the room that counts as one."""
+>>>>>>> 7035849 (Ranks of a communicator are read from its members; documents name the new files)
     return "gossip.transports" if is_in(name, "gossip.transports") or name == "gossip.recovery.survival" else name
 
 

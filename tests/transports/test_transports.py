@@ -303,7 +303,7 @@ def gloo() -> Iterator[gossip.World]:
 
 def of_three(world: gossip.World) -> Transport:
     channel = world.channel()
-    channel.members, channel._seen = range(3), -1
+    channel.members = range(3)
     return channel
 
 

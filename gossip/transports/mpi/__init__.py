@@ -1,6 +1,7 @@
 """Messages over MPI, by mpi4py.
 
-`transport` is the interface, `engine` holds the communicator and the progress thread, `flight` is a batch under way,
-`parcels` are its messages; `start` and `alarm` begin MPI with a deadline. `gpu/` carries memory of devices.
-May import: transports, observe, launching.
+`backend` posts batches; `flight` is a batch under way, `messages` are its tensors. `engine` has the communicator, the
+lock and the progress thread. `ulfm` goes on without dead ranks, `start` begins MPI with a deadline, and `gpu/` carries
+memory of devices.
+May import: transports, observe.say, launching, recovery.survival.
 """

@@ -1,6 +1,7 @@
 """Gloo and NCCL, by torch.distributed.
 
-`transport` is one class for both, `waiter` waits for Gloo's batches, `streams` orders NCCL's. Ranks find one another by
-`rendezvous`, over a `store`, on one of the host's `interfaces`; `joined` asks for ranks that the program has joined.
-May import: transports, observe, launching.
+`backend` is one class for both. `gloo` has the messages of a channel and `waiter` the threads that wait for them;
+`streams` orders NCCL's batches. Ranks find one another by `rendezvous`, over a `store`, on one of the host's
+`interfaces`; `joined` asks for ranks that the program has started.
+May import: transports, observe.say, observe.signals, launching, recovery.survival.
 """
