@@ -42,10 +42,13 @@ def _filled(device: torch.device, count: int, value: float, dtype: torch.dtype =
     return torch.full((count,), value, dtype=dtype, device=device)
 
 
+def _neighbours(world: Ranks) -> tuple[int, int]:
+    return (world.rank - 1) % world.size, (world.rank + 1) % world.size
+
+
 def _exchange(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) -> None:
     """Each rank hands several tensors to its right neighbour; sizes from one element to a megabyte."""
-    channel, n = world.channel(), world.size
-    right, left = (world.rank + 1) % n, (world.rank - 1) % n
+    channel, n, (left, right) = world.channel(), world.size, _neighbours(world)
     sent = [_filled(device, count, world.rank, dtype) for dtype in dtypes for count in (1, 1000, 262_144)]
     room = [torch.full_like(tensor, -1) for tensor in sent]
     flight = channel.post({right: sent} if n > 1 else {}, {left: room} if n > 1 else {}, "an exchange")
@@ -57,10 +60,9 @@ def _exchange(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device)
 
 def _order(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) -> None:
     """Twenty batches under way at once, short and long, arrive in the order in which they were posted."""
-    channel, n = world.channel(), world.size
-    if n == 1:
+    if world.size == 1:
         return
-    right, left = (world.rank + 1) % n, (world.rank - 1) % n
+    channel, (left, right) = world.channel(), _neighbours(world)
     rooms = [_filled(device, count, -1) for count in (100, 50_000) * 10]
     flights = [
         channel.post({right: [torch.full_like(room, number)]}, {left: [room]}, f"batch {number}")
@@ -73,10 +75,9 @@ def _order(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) ->
 
 def _expected(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) -> None:
     """Expected and other messages arrive in order; an expected message is not mistaken for one of another channel."""
-    channel, n = world.channel(), world.size
-    if n == 1:
+    if world.size == 1:
         return
-    right, left = (world.rank + 1) % n, (world.rank - 1) % n
+    channel, (left, right) = world.channel(), _neighbours(world)
     sent = [_filled(device, 100 * (number + 1), number) for number in range(5)]
     rooms = [torch.full_like(tensor, -1) for tensor in sent]
     flights = []
@@ -135,7 +136,7 @@ def _channels(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device)
     one, two, n = world.channel(), world.channel(), world.size
     if n == 1 or world.base.lanes == 1:  # a stream has one order, and all ranks post in it
         return
-    right, left = (world.rank + 1) % n, (world.rank - 1) % n
+    left, right = _neighbours(world)
     rooms = {one: _filled(device, 10, -1), two: _filled(device, 10, -1)}
     order = (one, two) if world.rank % 2 else (two, one)
     values = {one: 1.0, two: 2.0}
@@ -211,8 +212,7 @@ def _groups(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) -
 
 def _asks(world: Ranks, dtypes: Sequence[torch.dtype], device: torch.device) -> None:
     """A batch lands while nobody waits for it: `done` becomes true by asking alone."""
-    channel, n = world.channel(), world.size
-    right, left = (world.rank + 1) % n, (world.rank - 1) % n
+    channel, n, (left, right) = world.channel(), world.size, _neighbours(world)
     room = _filled(device, 1000, -1)
     sends, receives = ({right: [_filled(device, 1000, world.rank)]}, {left: [room]}) if n > 1 else ({}, {})
     flight = channel.post(sends, receives, "a question")

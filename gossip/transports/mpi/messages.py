@@ -78,22 +78,25 @@ class Message(ABC):
         """First of its line now: post as much as possible, and say whether that was all."""
 
 
-def at_once() -> bool:
-    """No device has to be waited for."""
-    return True
-
-
 class Plain(Message):
-    """Memory that MPI reads or writes itself, once `ready` says so.
+    """Memory that MPI reads or writes itself.
 
-    asking: a clear-to-send word goes from the receiver to the sender first.
+    `asking`: the receiver first sends a clear-to-send word. `ready`: whether the device has come to the post.
     """
 
     def __init__(
-        self, rank: int, line: Line, pieces: Sequence[object], asking: bool = False, ready: Callable[[], bool] = at_once
+        self,
+        rank: int,
+        line: Line,
+        pieces: Sequence[object],
+        asking: bool = False,
+        ready: Callable[[], bool] | None = None,
     ) -> None:
         super().__init__(rank, line)
         self._pieces, self._asking, self._ready = pieces, asking, ready
+
+    def _is_ready(self) -> bool:
+        return self._ready is None or self._ready()
 
 
 class PlainSend(Plain):
@@ -105,7 +108,7 @@ class PlainSend(Plain):
             self.word = wire.comm.Irecv([NOTHING, wire.byte], place, tag + 1)
             if len(self._pieces) > FEW:
                 return False
-        if not (self._ready() and (self.word is None or self.word.Test())):
+        if not (self._is_ready() and (self.word is None or self.word.Test())):
             return False
         for piece in self._pieces[len(self.requests) :]:
             self.requests.append(wire.comm.Isend([piece, wire.byte], place, tag))
@@ -117,7 +120,7 @@ class PlainReceive(Plain):
 
     def post(self, wire: Wire) -> bool:
         _, place, tag = self.line
-        if not self._ready():
+        if not self._is_ready():
             return False
         asks_now = self._asking and self.word is None
         for piece in self._pieces[len(self.requests) : FEW if asks_now else None]:

@@ -40,7 +40,6 @@ if not ends_within(seconds):
     print("gossip:", sentence, file=sys.stderr, flush=True)
     os.kill(os.getppid(), signal.SIGKILL)
 """
-"""Watches this process from outside: MPI_Init keeps the interpreter's lock, so that no thread of ours can."""
 """A program that watches this process from outside: MPI_Init keeps the interpreter's lock, so that no thread can."""
 
 
