@@ -74,7 +74,7 @@ def test_the_loop_over_uneven_shards_of_the_readme_ends_on_every_rank() -> None:
 
     from gossip import testing
 
-    [code] = [block for block in blocks("python") if "world.gather" in block]
+    [code] = [block for block in blocks("python") if "world.all_gather" in block]
 
     def rank(world: gossip.World) -> tuple[int, float]:
         model = torch.nn.Linear(2, 1)
