@@ -1,7 +1,7 @@
 """Gossip instead of all-reduce: push-sum SGP and OSGP over time-varying graphs, for any torch optimizer.
 
 `world` is this process's place among the ranks, `averagers` act between two updates, and `optimizer` calls them in each
-step. `transports` moves tensors, `checkpoint` keeps a job on disk, `testing` runs ranks as threads, `launch` runs a
+step. `transports` moves tensors, and `checkpoint` keeps a job on disk. `testing` runs ranks as threads, `launch` runs a
 script on every rank, and `trace` joins the timelines of all ranks.
 """
 

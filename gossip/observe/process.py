@@ -1,4 +1,7 @@
-"""This process: the state that it has once, however many worlds it makes, and its standard error."""
+"""The state that this process has once, whatever the number of its worlds, and its standard error.
+
+`process` is the global state of `gossip.observe`, of the end of the job and of its signals; other modules hold none.
+"""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class Watch:
             left = None if self.told or self._deadline is None else max(0.0, self._deadline - time.monotonic())
             if not select.select([self._read], [], [], left)[0]:
                 if not self.told:
-                    self._end(f"and its loop did not ask for {GRACE:g} s")
+                    self._abort(f"and its loop did not ask for {GRACE:g} s")
                 continue
             for number in os.read(self._read, 64):
                 # The interpreter writes a byte also if the program has replaced our handler since.
@@ -118,10 +118,10 @@ class Watch:
     def _stop(self, number: int) -> None:
         again, self.asked = self.asked is not None, number
         if again or not self._loop_asks:
-            self._end("again" if again else "")
+            self._abort("again" if again else "")
         self._deadline = time.monotonic() + GRACE
 
-    def _end(self, why: str) -> NoReturn:
+    def _abort(self, why: str) -> NoReturn:
         assert self.asked is not None
         name = signal.Signals(self.asked).name
         told = f"rank {self.board.rank} was told to end by {name} {why}".rstrip()

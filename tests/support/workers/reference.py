@@ -1,7 +1,7 @@
 """A run whose checkpoint an older version wrote: `python -m workers.reference FOLDER` writes it with the present one.
 
-`tests/support/reference/checkpoint-0.1` holds what gossip 0.1.0 wrote (checkpoint format 3): the checkpoint after
-`SAVED` steps, and in `numbers.npz` what each rank holds after `STEPS` steps without a break.
+`tests/support/reference/checkpoint-0.1` holds a run of gossip 0.1.0 (checkpoint format 3): the checkpoint after
+`SAVED` steps, and in `numbers.npz` the numbers of each rank after `STEPS` uninterrupted steps.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Training:
             self.scheduler.step()
 
     def numbers(self) -> dict[str, np.ndarray[Any, Any]]:
-        """What this rank holds: in flight as it is, and settled."""
+        """The weight, parameters and momenta of this rank, before and after settling."""
         found = {"weight": np.array(self.optimizer.weight)}
         for when in ("now", "settled"):
             tensors = list(self.model.parameters())
@@ -60,7 +60,7 @@ class Training:
         return found
 
     def parts(self) -> dict[str, Any]:
-        """What `gossip.checkpoint` saves and loads."""
+        """The objects that `gossip.checkpoint` saves and loads, by name."""
         return {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
 
 
