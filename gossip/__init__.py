@@ -1,11 +1,10 @@
 """Gossip instead of all-reduce: push-sum SGP and OSGP over time-varying graphs, for any torch optimizer.
 
-`world` is this process's place among the ranks, `averagers` act between two updates, and `optimizer` calls them in each
-step. `transports` moves tensors, and `checkpoint` keeps a job on disk. `testing` runs ranks as threads, `launch` runs a
-script on every rank, and `trace` joins the timelines of all ranks.
+`world` is the ranks, `optimizer` the step of five phases: land, gradients, update, average, post. `state/` holds one
+rank's values and weight, `averagers/` act between two updates, `training/` is the step around them, `transports/` move
+tensors. `recovery/` goes on without dead ranks, `observe/` tells people of a run, `checkpoint/` keeps a job on disk,
+`launching/` reads launchers. `testing`, `launch` and `trace` are used by name.
 """
-
-__version__ = "0.1.0"
 
 from . import checkpoint, testing
 from .averagers.base import Averager, NoAverage
@@ -26,9 +25,11 @@ from .observe.stats import Counters, Stats
 from .observe.weight_report import WeightReport
 from .optimizer import GossipOptimizer
 from .recovery.deaths import Death
+from .version import __version__
 from .world import World, init
 
 __all__ = [  # noqa: RUF022  grouped by use
+    "__version__",
     # the ranks
     "World",
     "init",

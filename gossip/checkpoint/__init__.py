@@ -9,7 +9,7 @@
 `saving` and `loading` hold the two calls, and `consensus` averages the shards of all ranks. `files` and `manifest`
 define the layout on disk, `plain` the content of a file. `python -m gossip.checkpoint FOLDER` checks the checkpoints of
 a folder.
-May import: anything of gossip but `launch`.
+May import: checks, errors, observe, optimizer, state, training, untraced, version, world.
 """
 
 from .loading import Saved, consensus, load

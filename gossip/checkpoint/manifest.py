@@ -7,8 +7,8 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from .. import __version__
 from ..errors import CheckpointError
+from ..version import __version__
 
 FORMAT = 3
 

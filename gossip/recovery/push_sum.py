@@ -15,7 +15,7 @@ import topologies
 
 from ..averagers.exchange import Buffers
 from ..averagers.landing.due import Due, Round
-from .survival import Told
+from ..transports.carrier import Told
 
 Result = TypeVar("Result")
 

@@ -2,5 +2,5 @@
 
 `update` is the wrapped optimizer's own step, `agreement` compares ranks before they mix, `state_dicts` is about saving
 and loading. `arguments` and `communicating` refuse what cannot work, before anything is changed.
-May import: errors, checks, state, averagers, transports, world.
+May import: averagers, checks, errors, observe, recovery, state, transports, untraced, world.
 """

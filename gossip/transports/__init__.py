@@ -6,10 +6,10 @@ A backend (`flight`: `post` returns a `Flight` with `done`, `pause`, `missing`, 
 generators of batches over a `Channel`, the few things of a communicator that they use. `contract` tests it all.
 
 `gossip.world` imports `mpi` and `torch` when they are chosen, since they need what may not be installed.
-May import: checks, errors, launching, observe.board, observe.slot, observe.say, observe.signals, recovery.survival.
+May import: checks, errors, launching, observe.
 """
 
-from ..recovery.survival import Carrier, Survivors, Told
+from .carrier import Carrier, Survivors, Told
 from .communicator import Communicator
 from .flight import Backend, Batch, Channel, Flight
 from .memory.backend import MemoryBackend

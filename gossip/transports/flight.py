@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from ..observe.board import Board
-from ..recovery.survival import Carrier
+from .carrier import Carrier
 
 SHORTEST, LONGEST = 2e-5, 1e-3
 """Seconds between two polls."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,26 +19,17 @@ ROOT = Path(__file__).resolve().parents[2]
 # Each layer may import those before it.
 LAYERS = ("topologies", "gossip", "slowmo", "bench")
 
-# Inside a layer no module reaches a module after it in one of these chains.
+# Inside topologies no module reaches a module after it in one of these chains. The rooms of gossip say in their
+# __init__.py what they may import.
 CHAINS = (
-    ("topologies", ("errors", "arrays", "topology", "array_laws", "validation", "kinds", "composition", "families")),
-    ("topologies", ("errors", "checks", "topology")),
-    ("topologies", ("errors", "specs", "loading")),
-    ("topologies", ("families", "catalogue", "custom", "loading", "analysis", "commands")),
-    ("gossip", ("observe.slot", "observe.board", "observe.signals", "transports", "world")),
-    ("gossip", ("errors", "transports", "observe.ending", "world", "averagers.base")),
-    ("gossip", ("errors", "state.buckets", "state.mass", "averagers.base", "training.parameters", "optimizer")),
-    ("gossip", ("state.mass", "averagers.exact", "optimizer")),
-    ("gossip", ("averagers.base", "averagers.composition", "averagers.push_sum", "optimizer", "launch")),
-    ("gossip", ("averagers.exchange", "averagers.landing.due", "averagers.landing.early", "averagers.push_sum")),
-    ("gossip", ("averagers.landing.letters", "averagers.landing.asynchronous", "averagers.push_sum")),
-    ("gossip", ("optimizer", "checkpoint")),
-    ("gossip", ("errors", "launching", "transports", "world")),
-    ("gossip", ("transports", "observe.stats", "state.mass")),
-    ("gossip", ("observe.timeline", "observe.stats", "state.mass")),
-    ("gossip", ("averagers.base", "recovery.deaths", "training.checks.refusals", "optimizer")),
-    ("gossip", ("state.codecs", "state.kernels", "state.merging", "state.mass")),
+    ("errors", "arrays", "topology", "array_laws", "validation", "kinds", "composition", "families"),
+    ("errors", "checks", "topology"),
+    ("errors", "specs", "loading"),
+    ("families", "catalogue", "custom", "loading", "analysis", "commands"),
 )
+
+CATALOGUES = ("topologies/families", "bench/train/studies", "tests/support/workers")
+"""Folders of siblings, which may hold any number of files."""
 
 DEPENDENCIES = {
     "topologies": {"numpy", "networkx"},
@@ -82,28 +75,32 @@ def target(name: str) -> str | None:
     return name or None
 
 
-def unit(name: str) -> str:
-<<<<<<< HEAD
-    """The module, or the room that counts as one module."""
-    if name == "gossip.transports.contract":  # is above worlds
-        return "gossip.contract"
-=======
-    """The module, or the room that counts as one."""
->>>>>>> 7035849 (Ranks of a communicator are read from its members; documents name the new files)
-    return "gossip.transports" if is_in(name, "gossip.transports") or name == "gossip.recovery.survival" else name
-
-
 def graph(package: str) -> nx.DiGraph:
     """The modules of a package, with an edge to each imported module."""
     found = nx.DiGraph()
     for name in SOURCES:
-        if not name.startswith(f"{package}."):
-            continue
-        found.add_node(unit(name))
-        for imported in filter(None, map(target, IMPORTS[name])):
-            if imported.startswith(f"{package}.") and unit(imported) != unit(name):
-                found.add_edge(unit(name), unit(imported))
+        if is_in(name, package):
+            found.add_node(name)
+            own = filter(None, map(target, IMPORTS[name]))
+            found.add_edges_from((name, imported) for imported in own if is_in(imported, package) and imported != name)
     return found
+
+
+ROOMS = {name for name, path in SOURCES.items() if path.name == "__init__.py" and name.startswith("gossip.")}
+
+
+def room_of(name: str) -> str:
+    """The folder of a module."""
+    return name if SOURCES[name].name == "__init__.py" else name.rpartition(".")[0]
+
+
+def allowed(room: str) -> list[str]:
+    """The modules and rooms that the docstring of a room lets it import; topologies are named by themselves."""
+    docstring = ast.get_docstring(ast.parse(SOURCES[room].read_text())) or ""
+    listed = re.search(r"May import: ([^.]*(?:\.\w[^.]*)*)\.", docstring)
+    assert listed, f"the docstring of {room} says nothing of its imports"
+    names = re.split(r", (?:and )?", listed.group(1))
+    return [name if name in LAYERS else f"gossip.{name}" for name in names]
 
 
 def is_in(name: str, module: str) -> bool:
@@ -151,15 +148,61 @@ def test_no_layer_imports_a_later_one(layer: str) -> None:
     assert not back
 
 
-@pytest.mark.parametrize("layer", LAYERS[:-1])
+@pytest.mark.parametrize("room", sorted(ROOMS))
+def test_a_room_imports_only_what_its_docstring_allows(room: str) -> None:
+    """Folders inside a room belong to it."""
+    places = [*allowed(room), room]
+    strange = {
+        f"{name} imports {imported}"
+        for name in SOURCES
+        if room_of(name) == room
+        for imported in filter(None, map(target, IMPORTS[name]))
+        if not any(is_in(imported, place) for place in places)
+    }
+    assert not strange
+
+
+def test_a_folder_has_at_most_ten_files() -> None:
+    counts = Counter(path.parent for path in [*SOURCES.values(), *(ROOT / "tests").rglob("*.py")])
+    crowded = {str(folder.relative_to(ROOT)): count for folder, count in counts.items() if count > 10}
+    assert set(crowded) <= set(CATALOGUES), crowded
+
+
+def test_no_file_is_longer_than_300_lines() -> None:
+    lengths = {name: len(path.read_text().splitlines()) for name, path in SOURCES.items()}
+    assert {name: length for name, length in lengths.items() if length > 300} == {}
+
+
+def test_no_chain_of_classes_is_deeper_than_two() -> None:
+    """Below an abstract class; the classes of torch and of Python do not count."""
+    nodes = {
+        node.name: node
+        for path in SOURCES.values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    }
+
+    def bases(name: str) -> list[str]:
+        own = (ast.unparse(base).rpartition(".")[2] for base in nodes[name].bases)
+        return [base for base in own if base in nodes and base != name]
+
+    def depth(name: str) -> int:
+        if "abstractmethod" in ast.unparse(nodes[name]):
+            return 0
+        return max((1 + depth(base) for base in bases(name)), default=0)
+
+    assert {name: depth(name) for name in nodes if depth(name) > 2} == {}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
 def test_imports_have_no_circles(layer: str) -> None:
     assert not list(nx.simple_cycles(graph(layer)))
 
 
-@pytest.mark.parametrize(("layer", "chain"), CHAINS, ids=lambda part: part if isinstance(part, str) else "-".join(part))
-def test_no_module_reaches_a_later_room_of_its_chain(layer: str, chain: tuple[str, ...]) -> None:
-    inside = graph(layer)
-    rooms = [[name for name in inside if is_in(name, f"{layer}.{each}")] for each in chain]
+@pytest.mark.parametrize("chain", CHAINS, ids="-".join)
+def test_no_module_reaches_a_later_room_of_its_chain(chain: tuple[str, ...]) -> None:
+    inside = graph("topologies")
+    rooms = [[name for name in inside if is_in(name, f"topologies.{each}")] for each in chain]
     assert all(rooms), "a module was renamed: name it here and in CONTRIBUTING.md"
     back = {
         f"{earlier} reaches {later}"

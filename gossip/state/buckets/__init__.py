@@ -2,5 +2,5 @@
 
 `bucket` packs parameters, `storages` gives each one a storage of its own, `masters` and `rounded` keep float32 values
 of 16-bit parameters, `writes` and `departures` find parameters that were written or moved by hand.
-May import: errors, checks.
+May import: errors, state.
 """

@@ -1,4 +1,4 @@
 """Ranks that are threads of one process: `backend`, over a `network` that can delay and lose messages.
 
-May import: transports.flight, recovery.survival.
+May import: errors, transports.
 """

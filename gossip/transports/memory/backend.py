@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from ...errors import PeerDied, PeerLost
-from ...recovery.survival import Carrier, Survivors
+from ..carrier import Carrier, Survivors
 from ..flight import Backend, Batch, Channel, Flight
 from .network import Line, Network, Parcel
 

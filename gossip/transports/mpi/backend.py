@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from ...errors import GossipError
-from ...recovery.survival import Carrier
+from ..carrier import Carrier
 from ..collectives import Relay
 from ..flight import Backend, Batch, Channel, Flight
 from .engine import Engine

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from ...observe.ending import abort
-from ...recovery.survival import Survivors
+from ..carrier import Survivors
 from ..deadlines import poll
 from ..flight import Flight
 from .engine import LAST_WAIT, Engine

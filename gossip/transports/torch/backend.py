@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from ...errors import TransportUnavailable
-from ...recovery.survival import Carrier
+from ..carrier import Carrier
 from ..collectives import Relay
 from ..flight import Backend, Batch, Channel, Flight
 from .gloo import COUNT_BITS, Mail, naming

@@ -1,5 +1,5 @@
 """Memory of GPUs over MPI: `routes` asks the library how to carry it, `staging` copies through the host.
 
 `cuda` is the device's side of it: streams, events, pinned memory.
-May import: transports.mpi.messages.
+May import: errors, transports.
 """
