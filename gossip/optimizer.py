@@ -12,7 +12,7 @@ from .averagers.base import Averager
 from .errors import GossipError
 from .observe.stats import Stats
 from .observe.weight_report import WeightReport
-from .recovery.deaths import Death, Recovery
+from .recovery.deaths import Death
 from .state.buckets.writes import Writes
 from .state.companions import Companions
 from .state.drift import Drift
@@ -21,15 +21,9 @@ from .state.mass import Mass
 from .training import arguments, state_dicts
 from .training.attached import Attached
 from .training.parameters import Parameters
-from .training.update import Loss, Update
+from .training.update import Loss
 from .training.wrapper import Wrapper, brief
-from .world import World, check_world
-
-KEPT = ("steps", "places", "runs", "weight", "whole", "balanced", "equal", "averager")
-"""Keys that every state_dict of ours has."""
-
-SCALER = ("grad_scale", "found_inf")
-"""Attributes that torch.amp.GradScaler sets around a step."""
+from .world import World
 
 Result = TypeVar("Result")
 
@@ -43,15 +37,10 @@ class GossipOptimizer(Wrapper):
         average     all that ends inside the step: SGP's round, exact averages, SlowMo's outer step
         post        messages that travel on while the next step computes: OSGP's round
 
-    Every call of `step()` on every rank is one step of the schedule, also without gradients and also when a GradScaler
-    skips the update. So a rank that ran out of batches goes on calling it. The parameters move into flat buckets when
-    the optimizer is made: move the model to its device and dtype before. They hold the de-biased values z at all times.
-    Between two steps they may be on their way to a peer: call `settle()` on every rank before writing them by hand.
-    Otherwise the next call raises. It sees every write in place, and on CPUs most writes through `.data`.
-
-    A closure is evaluated before the flights land, if the wrapped optimizer calls it once in a step and changes nothing
-    before, as its first step shows. Otherwise (SAM, LBFGS) each evaluation is inside the update, and with `gradients`
-    ends with an average of them.
+    Every call of `step()` on every rank is one step of the schedule, also without gradients and when a GradScaler skips
+    the update. The parameters move into flat buckets when the optimizer is made: move the model to its device and dtype
+    before. They hold the de-biased values z at all times. Between two steps they may be on their way to a peer: call
+    `settle()` on every rank before writing them by hand, or the next call raises.
 
     Args:
         optimizer: any torch optimizer of dense floating-point parameters.
@@ -65,10 +54,9 @@ class GossipOptimizer(Wrapper):
         on_failure: "raise" ends the job with an error when a rank's process dies. With "shrink" the survivors go on
             over `topologies.without` it, in the step in which they noticed. That needs `mpirun --with-ft ulfm` and
             averagers over the whole world. `deaths` and the log tell of it; `world.survivors` is the new world.
-        check_finite: check parameters and averaged gradients before they are sent. A GossipError names the rank and the
-            parameter that is not finite. It costs a pass over them, and over NCCL a wait for the device.
-        checksum: every message of gossip carries a CRC-32 of its values, compared before they are merged; not over
-            NCCL. All ranks alike.
+        check_finite: check parameters and averaged gradients before they are sent, in a pass over them; a GossipError
+            names the rank and the parameter that is not finite. Over NCCL the host waits for the device.
+        checksum: every message of gossip carries a CRC-32 of its values, compared before the merge; not over NCCL.
         master_weights: parameters in bfloat16 or float16 get float32 masters, which the wrapped optimizer updates (its
             `param_groups` hold them), and which are averaged, sent and saved. The parameters are the masters, rounded,
             when `step()` or another call of ours returns. Gradients are float32 and shared: clipping, scaling and
@@ -119,17 +107,13 @@ class GossipOptimizer(Wrapper):
         self.mass.drift = Drift(lambda: optimizer.param_groups)
         self.parameters = Parameters(optimizer, module, self.mass, initial, master_weights)
         self.writes = Writes(self.mass.buckets, self.parameters.rounded)
-        self._update = Update(optimizer, self.parameters, self.mass, gradients)
-        recovery = Recovery(self.mass) if on_failure == "shrink" else None
-        self._attached = Attached(self.mass, self.parameters, gradients, folder, recovery)
+        self._attached = Attached(optimizer, self.parameters, gradients, folder, on_failure == "shrink")
+        self.averagers = self._attached.each
         self._options = {"module_buffers": module_buffers}
         companions = Companions(module if module_buffers == "average" else None)
         options = (
-            f"optimizer {type(optimizer).__name__} with {module_buffers=}, {initial=}, {on_failure=}, "
-            f"{self._update.describe()}"
-            + (", checksum=True" if checksum else "")
-            + (", master_weights=True" if master_weights else "")
-            + companions.describe()
+            f"optimizer {type(optimizer).__name__} with {module_buffers=}, {initial=}, {on_failure=}, {checksum=}, "
+            f"{master_weights=}, {self._attached.update.describe()}{companions.describe()}"
         )
         worlds = [gradients] if gradients is not None else []
         self._attached.attach(averager, 1, options, worlds, "gossip.GossipOptimizer(...)")
@@ -172,14 +156,14 @@ class GossipOptimizer(Wrapper):
             if closure is None:
                 self.parameters.warn_untrained()
         with self.stats.step(step):
-            evaluation = None if closure is None else self._update.evaluate(closure)
+            evaluation = None if closure is None else self._attached.update.evaluate(closure)
             if evaluation is not None and evaluation.is_early:
                 self._take_writes()  # of the closure
             with span("land"):
                 for land in phases.land:
                     land(step)
             self.writes.forget()
-            result = self._update.run(evaluation, *map(vars(self).get, SCALER))
+            result = self._attached.update.run(evaluation, *map(vars(self).get, ("grad_scale", "found_inf")))
             with span("average"):
                 if any(rewrites(step) for rewrites in phases.rewrites):
                     self._attached.settle()
@@ -187,7 +171,7 @@ class GossipOptimizer(Wrapper):
                     average(step)
             for post in phases.post:
                 post(step)
-            self._note_weight()
+            self.stats.weigh(self.mass.weight)
             self.steps += 1
             rounded = self.parameters.rounded
             if rounded.twins:
@@ -207,21 +191,14 @@ class GossipOptimizer(Wrapper):
         """Whether a message in flight reads the values, or will be merged with them."""
         return any(in_flight() for in_flight in self._attached.phases.in_flight)
 
-    def _note_weight(self) -> None:
-        if not self.mass.weight.is_cuda:  # reading it there would stop the host
-            self.stats.weigh(self.weight)
-
     # -- between steps -------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
         """In one line: the wrapped optimizer, the averager, and the steps made."""
-        over = "" if self._update.world is None else f", gradients over {self._update.world.size} ranks"
+        over = (
+            "" if self._attached.update.world is None else f", gradients over {self._attached.update.world.size} ranks"
+        )
         return f"GossipOptimizer({brief(self.optimizer)}, {self.averager!r}{over}, {self.steps} steps made)"
-
-    @property
-    def averagers(self) -> list[Averager]:
-        """The averagers that act in each step, in order: `averager`, and SlowMo's outer step behind it."""
-        return self._attached.each
 
     @property
     def weight(self) -> float:
@@ -238,14 +215,7 @@ class GossipOptimizer(Wrapper):
 
         Args:
             world: the ranks that gossip and average; None takes the largest world of the averagers, or `gradients`.
-
-        >>> import gossip
-        >>> sgd = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-        >>> GossipOptimizer(sgd, gossip.NoAverage()).weight_report().lost
-        0.0
         """
-        if world is not None:
-            check_world(world, "weight_report sums over a World, and this is {}")
         return self._attached.weight_report(world)
 
     @torch.no_grad()
@@ -263,9 +233,8 @@ class GossipOptimizer(Wrapper):
             self._attached.settle()
         self.writes.forget()
         self.parameters.rounded.write_()
-        self._note_weight()
-        if self.stats.timeline is not None:
-            self.stats.timeline.write()
+        self.stats.weigh(self.mass.weight)
+        self.stats.write()
 
     def rewritten(self, write: Callable[[], Result], mode: str) -> Result:
         """Do `write`, which changes the wrapped optimizer's parameters, while no flight reads them."""
@@ -296,17 +265,12 @@ class GossipOptimizer(Wrapper):
     def state_dict(self) -> dict[str, Any]:
         """The wrapped optimizer's two keys and "gossip". Waits for messages on their way, and alters nothing.
 
-        Asked for by `torch.distributed.checkpoint`, which drops other keys, its first parameter group carries "gossip".
+        In one for `torch.distributed.checkpoint`, which drops other keys, the first parameter group carries "gossip".
         """
         self._take_writes()
         own = self.optimizer.state_dict()
-        ours = {
-            "keys": sorted(own),
-            "steps": self.steps,
-            "options": dict(self._options),
-            **self._update.state_dict(),
-            **self._attached.state_dict(),
-        }
+        counted = {"keys": sorted(own), "steps": self.steps, "options": dict(self._options)}
+        ours = {**counted, **self._attached.state_dict()}
         return state_dicts.carried({**own, "gossip": ours})
 
     @torch.no_grad()
@@ -318,26 +282,18 @@ class GossipOptimizer(Wrapper):
 
         Args:
             state_dict: this rank's.
-            options: "check" refuses other options than `module_buffers` was saved with, "own" goes on with those here.
+            options: "check" refuses a state that was saved with another `module_buffers`, "own" goes on with its own.
 
         Raises:
-            UsageError: the state of another rank, of another number of ranks, of another averager, optimizer or
-                options, or with that of an optimizer around this one.
+            UsageError: the state of another rank, number of ranks, averager, optimizer, or of a wrapper around this.
         """
-        state_dict = state_dicts.unpacked(state_dict, "gossip", KEPT)
-        state_dicts.check_keys(state_dict, self.optimizer)
+        state_dict = state_dicts.unpacked(state_dict, "gossip", state_dicts.KEPT)
         saved = state_dict.get("gossip")
-        if saved is None:
-            state_dicts.check_bare(state_dict, type(self.optimizer).__name__)
-        else:
-            self.parameters.check_own(saved)
-            state_dicts.check_runs(saved, self.averager, self._update.state_dict())
-            state_dicts.check_no_more(state_dict, saved)
+        self._attached.check_own(state_dict, saved)
+        if saved is not None:
             state_dicts.check_options(type(self).__name__, saved.get("options", {}), self._options, options)
         self.writes.forget()  # messages in flight are dropped
         self._take_writes()
         self.optimizer.load_state_dict({key: value for key, value in state_dict.items() if key != "gossip"})
         self._attached.load_state_dict(saved)
         self.steps = 0 if saved is None else saved["steps"]
-        if saved is not None:
-            self._update.closures.early = saved.get("early")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 
+import torch
 from torch.autograd import profiler
 
 from .board import Board
@@ -119,11 +120,17 @@ class Stats:
         slot.step = number + 1
         slot.doing, slot.since, slot.waiting = b"compute", time.monotonic(), 0.0
 
-    def weigh(self, weight: float) -> None:
-        """Note the push-sum weight that is held now."""
-        self.last.weight = weight
+    def weigh(self, weight: torch.Tensor) -> None:
+        """Note the push-sum weight that is held now, except on a GPU, where reading it would stop the host."""
+        if not weight.is_cuda:
+            self.last.weight = weight.item()
+            if self.timeline is not None:
+                self.timeline.level("push-sum weight", "w", self.last.weight)
+
+    def write(self) -> None:
+        """Write the timeline, if there is one."""
         if self.timeline is not None:
-            self.timeline.level("push-sum weight", "w", weight)
+            self.timeline.write()
 
     def wait(self, flight: Flight) -> None:
         """Wait for `flight`, and count what it carried and how long that took."""

@@ -11,10 +11,11 @@ from ..averagers.base import Averager
 from ..observe.timeline import Timeline
 from ..observe.weight_report import WeightReport, addends
 from ..recovery.deaths import Recovery
-from ..state.mass import Mass
-from ..world import World
+from ..world import World, check_world
 from .arguments import check_worlds
 from .parameters import Parameters
+from .state_dicts import check_bare, check_keys, check_no_more, check_runs
+from .update import Update
 
 
 class Phases(NamedTuple):
@@ -38,24 +39,33 @@ class Attached:
     """Averagers that act on one mass: the first is the optimizer's own, others join behind it.
 
     Args:
-        mass: the values and the weight.
-        parameters: whose memory the values are.
+        optimizer: the wrapped optimizer.
+        parameters: its parameters, which live in the buckets of a mass.
         gradients: the ranks that average their gradients, or None.
         trace: the folder of timelines, or nothing.
-        recovery: lets averagers go on without ranks that died, or None.
+        recovers: whether averagers go on without ranks that died.
 
     Attributes:
         each: the averagers.
         phases: the calls of a step.
+        update: the wrapped optimizer's own part of a step.
+        recovery: lets averagers go on without ranks that died, or None.
     """
 
     def __init__(
-        self, mass: Mass, parameters: Parameters, gradients: World | None, trace: str | None, recovery: Recovery | None
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: Parameters,
+        gradients: World | None,
+        trace: str | None,
+        recovers: bool,
     ) -> None:
         self.each: list[Averager] = []
         self.phases = Phases([], [], [], [], [], [])
-        self.recovery = recovery
-        self._mass, self._parameters, self._gradients, self._trace = mass, parameters, gradients, trace
+        self._optimizer, self._parameters, self._mass = optimizer, parameters, parameters.mass
+        self._gradients, self._trace = gradients, trace
+        self.update = Update(optimizer, parameters, self._mass, gradients)
+        self.recovery = Recovery(self._mass) if recovers else None
 
     def attach(self, averager: Averager, every: int, options: str, worlds: Sequence[World], call: str) -> None:
         """Let `averager` act in each `every`-th step, once the ranks of its worlds and of `worlds` agree on it.
@@ -93,7 +103,15 @@ class Attached:
                 stats.timeline.align()
 
     def weight_report(self, world: World | None) -> WeightReport:
-        """The weight of the ranks of `world`; of the largest world here, if it is None."""
+        """The weight of the ranks of `world`; of the largest world here, if it is None.
+
+        >>> import gossip
+        >>> sgd = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+        >>> gossip.GossipOptimizer(sgd, gossip.NoAverage()).weight_report().lost
+        0.0
+        """
+        if world is not None:
+            check_world(world, "weight_report sums over a World, and this is {}")
         worlds = [world for averager in self.each for world in averager.worlds]
         home = world or max(worlds, key=lambda world: world.size, default=self._gradients)
         mass = self._mass
@@ -130,11 +148,26 @@ class Attached:
         """The state of the first averager, the mass and the parameters. Waits for messages on their way."""
         return {
             "runs": self.each[0].describe(),
+            **self.update.state_dict(),
             **self._parameters.state_dict(),
             **self._mass.state_dict(),
             "averager": self.each[0].state_dict(),
             "lost": [] if self.recovery is None else self.recovery.lost,
         }
+
+    def check_own(self, state: Mapping[str, Any], saved: Mapping[str, Any] | None) -> None:
+        """Check that a state, with its section `saved`, belongs to these ranks, averager, optimizer and parameters.
+
+        Raises:
+            UsageError: naming what differs, or what the state holds besides.
+        """
+        check_keys(state, self._optimizer)
+        if saved is None:
+            check_bare(state, type(self._optimizer).__name__)
+            return
+        self._parameters.check_own(saved)
+        check_runs(saved, self.each[0], self.update.state_dict())
+        check_no_more(state, saved)
 
     def load_state_dict(self, saved: Mapping[str, Any] | None) -> None:
         """Drop messages in flight, and go on from `saved`, or begin anew."""
@@ -144,3 +177,4 @@ class Attached:
         if saved is not None:
             self.each[0].load_state_dict(saved["averager"])
             self._mass.load_state_dict(saved)
+            self.update.closures.early = saved.get("early")

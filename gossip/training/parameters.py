@@ -40,6 +40,7 @@ class Parameters:
         council: the ranks of all worlds met so far.
         worlds: these worlds.
         initial: "broadcast" takes rank 0's values, "check" compares them.
+        mass: the values and the weight, in whose buckets they live.
         rounded: 16-bit parameters, where float32 masters take their places.
     """
 
@@ -57,7 +58,7 @@ class Parameters:
         self._narrow = NARROW if masters else ()
         self._optimizer = optimizer
         self._module = module
-        self._mass = mass
+        self.mass = mass
         self._names = names(optimizer, module)
         self.worlds: tuple[World, ...] = ()
         self.places = Places(optimizer)
@@ -96,7 +97,7 @@ class Parameters:
 
     def share(self, newcomers: Council, worlds: Sequence[World]) -> None:
         """Move the parameters into buckets, if that is still to be done, and take rank 0's values where asked."""
-        mass = self._mass
+        mass = self.mass
         self.worlds = (*self.worlds, *worlds)
         if not mass.buckets:
             self._pack(0)
@@ -124,7 +125,7 @@ class Parameters:
         called = names(self._optimizer, self._module) | self._names
         try:
             refuse_masters(self._optimizer, groups[first:], called, self._module, self._narrow)
-            refuse_unfit(groups[first:], called, homes(self.worlds), self._mass.buckets)
+            refuse_unfit(groups[first:], called, homes(self.worlds), self.mass.buckets)
             self.council.agree(shapes(groups, called))
             check_material(groups[first]["params"], called)
             if self.initial == "check":
@@ -139,7 +140,7 @@ class Parameters:
 
     def _pack(self, first: int) -> list[Bucket]:
         """Move the groups from number `first` on into buckets."""
-        groups, mass = self._optimizer.param_groups[first:], self._mass
+        groups, mass = self._optimizer.param_groups[first:], self.mass
         shared = [parameter for group in groups for parameter in group["params"] if is_shared(parameter)]
         if shared:
             warnings.warn(
@@ -168,7 +169,7 @@ class Parameters:
         """
         if self.places.are_kept():
             return
-        for bucket in self._mass.buckets:
+        for bucket in self.mass.buckets:
             bucket.check()
         self.rounded.check()
         if any(owner.get(name) is not thing for owner, name, thing in self.places.held):
@@ -179,7 +180,7 @@ class Parameters:
 
     def _regroup(self, groups: list[list[int]]) -> None:
         """The optimizer's groups have changed; parameters may go from one to another."""
-        buckets = self._mass.buckets
+        buckets = self.mass.buckets
         averaged = {id(slot.parameter) for bucket in buckets for slot in bucket.slots}
         place = {parameter: number for number, group in enumerate(groups) for parameter in group}
         if place.keys() != averaged:
@@ -237,7 +238,7 @@ class Parameters:
         Raises:
             Disagreement: naming the first parameter that differs.
         """
-        parameters = [slot.parameter for number in buckets for slot in self._mass.buckets[number].slots]
+        parameters = [slot.parameter for number in buckets for slot in self.mass.buckets[number].slots]
         self.council.agree(contents(parameters, self._names), advice)
 
 

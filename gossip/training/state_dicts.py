@@ -27,6 +27,9 @@ OURS = ("gossip", "slowmo")
 WHOLE = "whole"
 CHOICES = ("check", "own")
 
+KEPT = ("steps", "places", "runs", "weight", "whole", "balanced", "equal", "averager")
+"""Keys that the section "gossip" of every state has."""
+
 
 class Carried(bytes):
     """A dictionary that torch takes for bytes, and that unpickles as an OrderedDict, without this class.

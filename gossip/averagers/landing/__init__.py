@@ -1,6 +1,7 @@
 """When a round of gossip is merged: one strategy in a file.
 
-`base` is the interface. `due` merges a round a fixed number of steps after its post, `early` as soon as it has arrived,
-`asynchronous` without rounds in common; its messages are `acknowledged`. `allowance` bounds 1/w while messages are late.
+`base` is the interface. `due` merges a round a fixed number of steps after its post, `early` as soon as it arrives,
+`asynchronous` without rounds in common; its messages are `acknowledged`. `allowance` bounds 1/w while messages are
+late.
 May import: averagers, errors, state, transports, and topologies.
 """
