@@ -643,7 +643,7 @@ def engine() -> Iterator[Engine]:
     """Without any MPI."""
     engine = object.__new__(Engine)
     engine.lock, engine._work = threading.Lock(), threading.Event()
-    engine._aloft, engine._waiting, engine._stopped, engine._thread = set(), 0, False, None
+    engine._in_flight, engine._waiting, engine._stopped, engine._thread = set(), 0, False, None
     engine.routes, engine.over = None, lambda flight: True
     yield engine
     engine._stopped = True

@@ -110,7 +110,7 @@ class MpiBackend(Backend):
                         messages.append(plain(rank, line, memory, asking and len(memory) > 1))
         flight.held = [*flight.incoming, *flight.outgoing] if asking else [*flight.outgoing, *flight.incoming]
         if marks:
-            flight.aboard = flight.staged = [message for message in flight.held if isinstance(message, Staged)]
+            flight.buffered = flight.staged = [message for message in flight.held if isinstance(message, Staged)]
 
     def _route(self, tensor: torch.Tensor) -> Route | None:
         """How a device's `tensor` travels; None for memory of the host, which MPI takes as it lies."""

@@ -15,16 +15,12 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from ...errors import PeerDied, PeerLost
 from ..flight import SHORTEST, Flight
 from .gpu.routes import Route, Routes
 from .messages import Line, Message
 from .start import before_finalize, initialise, own_communicator, ranks_of_this_host
-
-if TYPE_CHECKING:
-    pass
 
 LAST_WAIT = 5.0
 """Seconds for messages in flight when the interpreter exits: the last round of a run that did not settle."""
@@ -54,7 +50,7 @@ class Engine:
         self.routes: Routes | None = None
         self.over: Callable[[Flight], bool] = lambda flight: True
         self.queues: defaultdict[Line, deque[Message]] = defaultdict(deque)
-        self._aloft: set[Flight] = set()
+        self._in_flight: set[Flight] = set()
         self._waiting = 0
         self._work = threading.Event()
         self._stopped = False
@@ -101,20 +97,20 @@ class Engine:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="gossip-mpi-progress", daemon=True)
             self._thread.start()
-        self._aloft.add(flight)
-        if not (awaited or self._waiting):  # in this order: a thread that stops waiting reads `_aloft` after that
+        self._in_flight.add(flight)
+        if not (awaited or self._waiting):  # in this order: a thread that stops waiting reads `_in_flight` after that
             self._work.set()
 
     def forget(self, flight: Flight) -> None:
         """`flight` has landed."""
-        self._aloft.discard(flight)
+        self._in_flight.discard(flight)
 
     def _run(self) -> None:
         adopted: Route | None = None
         while not self._stopped:
-            if not self._aloft or self._waiting:
+            if not self._in_flight or self._waiting:
                 self._work.clear()
-                if not self._stopped and (not self._aloft or self._waiting):  # still, after the line above
+                if not self._stopped and (not self._in_flight or self._waiting):  # still, after the line above
                     self._work.wait()
                 continue
             time.sleep(max(self.interval(), 2e-4))
@@ -126,14 +122,14 @@ class Engine:
 
     def interval(self) -> float:
         """The poll interval for everything under way."""
-        return min((flight.interval(math.inf) for flight in list(self._aloft)), default=SHORTEST)
+        return min((flight.interval(math.inf) for flight in list(self._in_flight)), default=SHORTEST)
 
     def advance(self, but: Flight | None = None) -> bool:
         """Poll everything under way once, `but` for what the caller polls itself; whether something is left."""
-        for flight in list(self._aloft):
+        for flight in list(self._in_flight):
             if flight is not but and self._has_settled(flight):
-                self._aloft.discard(flight)
-        return bool(self._aloft)
+                self._in_flight.discard(flight)
+        return bool(self._in_flight)
 
     def _has_settled(self, flight: Flight) -> bool:
         try:
@@ -153,8 +149,8 @@ class Engine:
         finally:
             with self.lock:
                 self._waiting -= 1
-            self._aloft -= {flight for flight in list(self._aloft) if flight.landed is not None}
-            if self._aloft and not self._waiting:
+            self._in_flight -= {flight for flight in list(self._in_flight) if flight.landed is not None}
+            if self._in_flight and not self._waiting:
                 self._work.set()
 
     def stop(self) -> None:
@@ -166,5 +162,5 @@ class Engine:
         deadline = time.monotonic() + LAST_WAIT
         while self.advance() and time.monotonic() < deadline:  # a relay that goes on adds its next leg
             time.sleep(2e-4)
-        for flight in list(self._aloft):
+        for flight in list(self._in_flight):
             flight.cancel()

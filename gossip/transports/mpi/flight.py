@@ -77,8 +77,8 @@ class MpiFlight(Flight):
     Attributes:
         incoming, outgoing: all of its messages.
         held: those that MPI does not have wholly.
-        aboard: those that have buffers; a flight keeps them until it was waited for.
-        staged: those of `aboard` that have not ended.
+        buffered: those that have buffers; a flight keeps them until it was waited for.
+        staged: those of `buffered` that have not ended.
         ended: ids of requests that ended well, of a flight that was broken off.
         failure: the error that broke it off, kept for the rank's own thread.
         prompt: MPI sends all of it without asking a receiver first.
@@ -97,7 +97,7 @@ class MpiFlight(Flight):
         self.incoming: list[Message] = []
         self.outgoing: list[Message] = []
         self.held: list[Message] = []
-        self.aboard: list[Staged] = []
+        self.buffered: list[Staged] = []
         self.staged: list[Staged] = []
         self.ended: set[int] = set()
         self.failure: Exception | None = None
@@ -133,7 +133,7 @@ class MpiFlight(Flight):
                 if message.word is not None:
                     self._going.append(deque([message.word]))
         self.held = held
-        if self._learns and not (held or self.aboard):
+        if self._learns and not (held or self.buffered):
             least = self._habits.least(self._kind)
             self.expected = max(self.expected, self.posted + least)
             self.lull = lull(least, _count(self._coming)) if self.prompt else 0.0
@@ -156,7 +156,7 @@ class MpiFlight(Flight):
         try:
             if self.staged:
                 self.staged = [message for message in self.staged if not message.move()]
-                self.moved = max(self.moved, *(message.moved for message in self.aboard))
+                self.moved = max(self.moved, *(message.moved for message in self.buffered))
             if self.held:
                 for message in self.held:
                     if not message.posted:
@@ -172,7 +172,7 @@ class MpiFlight(Flight):
                     self._habits.note(self._kind, self.landed - self.posted)
                 self.engine.forget(self)
         except (self.engine.mpi.Exception, RuntimeError) as error:  # this may be the progress thread
-            asked = {*self.incoming, *self.outgoing}.difference(self.held, self.aboard)
+            asked = {*self.incoming, *self.outgoing}.difference(self.held, self.buffered)
             self.ended = {id(request) for message in asked for request in message.requests} - self._under_way()
             self.fail(error)
 
@@ -201,15 +201,15 @@ class MpiFlight(Flight):
 
     def wait(self, timeout: float | None = None) -> None:
         super().wait(timeout)
-        if self.aboard:
+        if self.buffered:
             with self.engine.lock:
                 self.give_back()
 
     def give_back(self) -> None:
         """Part with the buffers; the caller holds the lock."""
-        for message in self.aboard:
+        for message in self.buffered:
             message.give_back()
-        self.aboard = []
+        self.buffered = []
 
     def missing(self) -> tuple[list[int], list[int]]:
         with self.engine.lock:

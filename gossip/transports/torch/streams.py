@@ -83,14 +83,14 @@ class Watchdog:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._aloft: deque[tuple[StreamedFlight, float]] = deque()
+        self._in_flight: deque[tuple[StreamedFlight, float]] = deque()
         self._logged: StreamedFlight | None = None  # the last one whose long wait was logged
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
 
     def add(self, flight: StreamedFlight, timeout: float) -> None:
         """Watch `flight` too; it has `timeout` seconds. Its tensors are not held."""
-        self._aloft.append((flight.without_tensors(), timeout))
+        self._in_flight.append((flight.without_tensors(), timeout))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="gossip-nccl-watchdog", daemon=True)
             self._thread.start()
@@ -101,21 +101,21 @@ class Watchdog:
         while not self._stopped.wait(0.5):
             said = self._wrong()
             if said is not None:
-                abort(1, said, self._aloft[0][0].channel.board)
+                abort(1, said, self._in_flight[0][0].channel.board)
 
     def _wrong(self) -> str | None:
         """The sentence to print before the process ends; None while all is well."""
         try:
-            while self._aloft and self._aloft[0][0].done():
-                self._aloft.popleft()[0].note_heard()
+            while self._in_flight and self._in_flight[0][0].done():
+                self._in_flight.popleft()[0].note_heard()
         except RuntimeError as error:  # the deadlines would not be watched any more
-            flight = self._aloft[0][0]
+            flight = self._in_flight[0][0]
             return (
                 f"rank {flight.channel.me} cannot ask its GPU for {flight.subject}: CUDA says {error}. If a CUDA "
                 "graph is being captured, do that with capture_error_mode='thread_local'"
             )
-        if self._aloft:
-            flight, timeout = self._aloft[0]
+        if self._in_flight:
+            flight, timeout = self._in_flight[0]
             age = time.perf_counter() - flight.posted
             if age > timeout:
                 return deadlines.overdue(flight, timeout)
