@@ -1,4 +1,4 @@
-"""Commands of one or two files: `digits`, `overlap`, `overhead` (with `footprint`), `straggler`, `survive`.
+"""Commands of one file: `digits`, `overlap`, `overhead`, `straggler` and `survive`.
 
-They import `bench.shared`, the loop of `bench.update`, and mpirun of `bench.cluster`.
+They import `bench.shared`, `bench.measuring`, the judging of `bench.update`, and mpirun of `bench.cluster`.
 """

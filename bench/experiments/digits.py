@@ -19,11 +19,11 @@ from gossip import UsageError, World
 from gossip.launching.launchers import Launcher
 from topologies.commands.pictures.canvas import canvas, save
 
+from ..measuring.loop import synchronise
 from ..shared import digits, options, record, screen, tables
 from ..shared.methods import METHODS, Method
 from ..shared.pictures import frame
 from ..shared.statistics import summary
-from ..update.measuring import synchronise
 
 CHOSEN = "ar,sgp,osgp,local,sgp-slowmo,sgp-noaverage"
 LOOKS = 23

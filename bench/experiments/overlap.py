@@ -25,11 +25,11 @@ import gossip
 from gossip import UsageError, World
 from gossip.launching.launchers import Launcher
 
+from ..measuring.loop import Updates, build, measure
+from ..measuring.models import KINDS, Compute, sleeping, times_for
 from ..shared import options, record, screen, tables
 from ..shared.methods import METHODS
 from ..update import judging
-from ..update.measuring import Updates, build, measure
-from ..update.models import KINDS, Compute, sleeping, times_for
 
 COMPARED = ("none", "sgp", "osgp")
 TURN = 5  # updates of one before the next has its turn

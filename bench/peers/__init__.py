@@ -2,7 +2,7 @@
 
 Each file holds one library, written from its public behaviour. It imports the library when a peer is built, and says
 the limits of its rows. Their packages are the extra `peers` in setup.cfg; what is not installed is left out with a
-word. The room imports `bench.shared`, and the loop and the emulated compute of `bench.update`.
+word. The room imports `bench.shared` and `bench.measuring`.
 """
 
 from . import decent_dp, fairscale, torch_own, torchft

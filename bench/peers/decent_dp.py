@@ -6,7 +6,7 @@ from torch import nn
 
 from gossip import World
 
-from ..update.models import Task
+from ..measuring.models import Task
 from .peer import UNTOLD, Passes, Peer, Training
 
 PRIMING = 2

@@ -10,7 +10,7 @@ import torch
 
 from gossip import World
 
-from ..update.models import Task
+from ..measuring.models import Task
 from .peer import Passes, Peer, Training, ring
 
 

@@ -19,12 +19,12 @@ from gossip import Stats, World
 from gossip.launching.launchers import detect
 from gossip.transports.torch.rendezvous import connect
 
-from ..update.measuring import sgd
-from ..update.models import Task
+from ..measuring.loop import sgd
+from ..measuring.models import Task
 
 
 class Running(ABC):
-    """A peer at work: `compute`, `step`, and `stats` of the last step, for `bench.update.measuring.measure`.
+    """A peer at work: `compute`, `step`, and `stats` of the last step, for `bench.measuring.loop.measure`.
 
     Attributes:
         module: what is trained, which `compute` and `step` change; None where nothing is.

@@ -8,8 +8,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gossip import World
 
-from ..update.measuring import synchronise
-from ..update.models import Task
+from ..measuring.loop import synchronise
+from ..measuring.models import Task
 from .peer import UNTOLD, Passes, Peer, Running, Training, ring
 
 BUCKETS = 4

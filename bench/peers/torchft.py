@@ -15,8 +15,8 @@ from torch.optim import SGD
 from gossip import World
 from gossip.transports.torch.interfaces import own_address
 
+from ..measuring.models import Task
 from ..shared import record
-from ..update.models import Task
 from .peer import Passes, Peer, Training, ring
 
 

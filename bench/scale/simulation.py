@@ -125,7 +125,7 @@ def simulate(
 ) -> dict[str, Prediction]:
     """Every method on the same draws, `steps` updates after `warmup` of them.
 
-    level: as `bench.update.measuring.measure` does it with blocking methods, a barrier that is not timed stands between
+    level: as `bench.measuring.loop.measure` does it with blocking methods, a barrier that is not timed stands between
     compute and step. Time O((steps + warmup) · messages), memory O(messages of a period), bounded.
     """
     rounds = Rounds(topology, cluster, nbytes)

@@ -21,11 +21,11 @@ from gossip import UsageError, World
 from topologies import exponential
 
 from ..cluster import line
+from ..measuring import models
+from ..measuring.loop import figures, gathered, measure, sgd
 from ..shared import paper, screen
 from ..shared.methods import METHODS, Method
 from ..shared.statistics import window
-from ..update import models
-from ..update.measuring import figures, gathered, measure, sgd
 
 SCALE = 100
 NBYTES, RATE = paper.NBYTES // SCALE, paper.RATE / SCALE

@@ -40,11 +40,11 @@ import torch
 from gossip import UsageError
 from gossip.launching.launchers import Launcher
 
+from ..measuring.models import MODELS
 from ..peers import PEERS
 from ..shared import options, record, screen, tables
 from ..shared.methods import METHODS
 from . import breakdown, columns, judging, matrix
-from .models import MODELS
 
 DEFAULT = "none,ar,exact,sgp,osgp,local,sgp-slowmo,osgp-slowmo,sgp-noaverage"
 WIDE = 180

@@ -13,12 +13,12 @@ import topologies
 from gossip import UsageError, World
 
 from ..cluster import line
+from ..measuring.loop import Updates, figures, gathered, measure, sgd
+from ..measuring.models import MODELS
 from ..peers import PEERS, YARDSTICK, Peer
 from ..shared import record, screen, statistics
 from ..shared.digits import Consensus
 from ..shared.methods import METHODS, Method
-from .measuring import Updates, figures, gathered, measure, sgd
-from .models import MODELS
 
 Result = dict[str, Any]
 

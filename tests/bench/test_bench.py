@@ -18,8 +18,9 @@ from spawn import run_mpirun
 from bench.__main__ import COMMANDS, main
 from bench.experiments import overhead, overlap, straggler
 from bench.gpu import training
+from bench.measuring import models
 from bench.shared import options, statistics
-from bench.update import judging, models
+from bench.update import judging
 from gossip import UsageError
 from gossip.launching.launchers import Launcher, detect
 

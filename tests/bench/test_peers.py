@@ -21,12 +21,12 @@ from spawn import mpirun, run_mpirun
 from workers.peers import NBYTES, PERIOD, STEPS
 
 import gossip
+from bench.measuring.models import sleep
 from bench.peers import PEERS, YARDSTICK
 from bench.peers.peer import Passes
 from bench.shared.methods import METHODS
 from bench.update import columns, matrix
 from bench.update import command as update
-from bench.update.models import sleep
 from gossip import UsageError, World
 from gossip.launching.launchers import Launcher
 

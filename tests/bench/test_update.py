@@ -17,12 +17,13 @@ from spawn import run_mpirun, run_torchrun
 
 import gossip
 from bench.cluster import line
+from bench.measuring import models
+from bench.measuring.loop import Updates, figures, pooled
 from bench.peers import YARDSTICK as NAME
 from bench.scale import read
 from bench.shared.digits import Consensus
 from bench.shared.methods import METHODS
-from bench.update import breakdown, columns, judging, matrix, models
-from bench.update.measuring import Updates, figures, pooled
+from bench.update import breakdown, columns, judging, matrix
 from gossip import UsageError, World
 
 LISTS = tuple(name for name, value in vars(Updates()).items() if isinstance(value, list))

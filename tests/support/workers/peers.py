@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 import gossip
+from bench.measuring.models import sleep
 from bench.peers import PEERS
-from bench.update.models import sleep
 
 NBYTES, STEPS, PERIOD = 4_000, 8, 4
 
