@@ -195,7 +195,7 @@ def _make(made: Network) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Kill whoever is on the hosts of this folder, and remove all that bears its name, whether whole or half made."""
+    """Kill the processes on the hosts of this folder, and remove everything of its name, whole or half made."""
     end_processes(folder)
     for namespace in _namespaces(folder):
         _do("ip", "netns", "del", namespace.name)

@@ -50,7 +50,7 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
     if given.picture.suffix not in ENDINGS:
         raise UsageError(f"--picture {given.picture}: its name ends in none of {', '.join(ENDINGS)}")
     common.check_graph(given.topology)
-    options.refuse_idle(given)
+    options.check_idle(given)
     given.fit = given.fit or list(FITTING)
     given.within = given.within or options.WITHIN
     if given.ranks_per_host > 1 and given.inside_rate is None:

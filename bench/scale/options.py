@@ -79,7 +79,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--picture", Path, "out/scale.png", "where to draw the curves", "PATH")
 
 
-def refuse_idle(given: argparse.Namespace) -> None:
+def check_idle(given: argparse.Namespace) -> None:
     """Refuse an option that needs another one, and would change nothing without.
 
     Raises:

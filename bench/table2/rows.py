@@ -104,7 +104,7 @@ def measure_all(given: argparse.Namespace, course: screen.Course) -> tuple[str, 
     for name in given.halves:
         # A world for each half: the channels of one world are numbered, and there are not many of them.
         with gossip.init(given.transport, given.timeout) as world:
-            refuse_shared(world.hosts)
+            check_shared(world.hosts)
             transport = world.transport
             measured = Measured(_line(world, HALVES[name].compute, given.timeout), {})
             for row in ROWS:
@@ -116,7 +116,7 @@ def measure_all(given: argparse.Namespace, course: screen.Course) -> tuple[str, 
     return transport, found
 
 
-def refuse_shared(hosts: Sequence[str]) -> None:
+def check_shared(hosts: Sequence[str]) -> None:
     """Refuse several hosts of which one has several ranks, who would share its link."""
     host, most = Counter(hosts).most_common(1)[0]
     if len(set(hosts)) > 1 and most > 1:

@@ -45,7 +45,7 @@ def check_record(path: Path, command: str, ranks: int) -> dict[str, Any]:
     return record
 
 
-def test_without_a_command_it_says_what_it_offers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_command_all_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     said = capsys.readouterr().out
     offered = {line.split()[0] for line in said.splitlines() if line.startswith("    ") and line[4] != " "}
@@ -53,7 +53,7 @@ def test_without_a_command_it_says_what_it_offers(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_tells_every_option_and_what_is_measured(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_describes_the_command_and_its_defaults(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
     assert ended.value.code == 0
@@ -107,7 +107,7 @@ def test_wrong_options_are_refused(arguments: list[str], sentence: str, capsys: 
         ("scale", "--picture", "there.png"),
     ],
 )
-def test_a_result_that_could_not_be_written_is_refused_before(
+def test_a_path_that_cannot_be_written_is_refused_before_measuring(
     command: str, option: str, file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / file).mkdir(parents=True)
@@ -117,7 +117,7 @@ def test_a_result_that_could_not_be_written_is_refused_before(
 
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("arguments", [["overhead"], ["digits", "--steps", "5"], ["--help"], []])
-def test_rank_0_alone_speaks(
+def test_only_rank_0_prints(
     rank: int, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in (("RANK", rank), ("SIZE", 2), ("LOCAL_RANK", rank), ("LOCAL_SIZE", 2)):
@@ -146,7 +146,7 @@ def test_compute_takes_about_as_long_as_asked(kind: str) -> None:
     assert 0.03 < time.process_time() - began < 0.5
 
 
-def test_a_folder_that_nothing_can_be_written_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also for root, before anything is measured."""
 
     def refuse(**_: object) -> None:
@@ -227,7 +227,7 @@ def test_straggler_and_its_record(tmp_path: Path) -> None:
                 assert 0 <= course["accuracy"] <= 1
 
 
-def test_memory_is_what_it_must_be() -> None:
+def test_optimizers_hold_the_expected_memory() -> None:
     for found in overhead.footprints():
         assert found["held"] == pytest.approx(found["expected"], abs=0.01), found["algorithm"]
 
@@ -262,7 +262,7 @@ def test_every_algorithm_learns_the_digits(tmp_path: Path) -> None:
     assert all(run["accuracy"] >= 0.95 for run in record["results"].values())
 
 
-def test_differences_that_are_noise_are_not_shown_as_negative_times() -> None:
+def test_negative_differences_are_shown_as_zero() -> None:
     seconds = {"bare": 0.02, "sgp": 0.0197, "difference": -0.000255, "allowed": 0.001}
     rows = overhead._step_rows({"in buckets": seconds, "outside of buckets": seconds})
     assert [row[3] for row in rows] == ["0", "0"]
@@ -287,7 +287,7 @@ def test_overlap_and_straggler_name_the_methods_whose_ranks_lacked_cores() -> No
     assert straggler.crowded({"ar": even, "osgp": osgp}).startswith("too few cores for OSGP: ")
 
 
-def test_ranks_that_share_cores_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_sharing_cores_get_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judging, "bound", lambda: 2)
     assert judging.sharing(Launcher("openmpi", size=4, local_size=2)) == ""
     assert judging.sharing(Launcher("openmpi", size=4, local_size=4)).startswith("4 ranks share 2 cores here, ")

@@ -119,7 +119,7 @@ def test_a_missing_tool_is_named(missing: str, monkeypatch: pytest.MonkeyPatch) 
         needs.check_machine()
 
 
-def test_who_is_not_root_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_user_who_is_not_root_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert cluster("--", "python") == 2
     assert "only root can make network namespaces: start it as root" in capsys.readouterr().err
@@ -155,12 +155,12 @@ def test_the_line_between_ranks_is_the_same_on_all_of_them() -> None:
     assert testing.run(1, lambda world: line.measure(world, 1000, repeats=1, pause=0.0))[0] > 0
 
 
-def test_every_rank_gets_as_many_bytes_as_it_sends_whatever_the_hop() -> None:
+def test_every_rank_receives_as_many_bytes_as_it_sends_for_any_hop() -> None:
     ranks = testing.run(4, lambda world: line.times(world, "127.0.0.1", 3000, 2, line.neighbours(world, 3), pause=0.0))
     assert [[len(repeats) for repeats in rank] for rank in ranks] == [[2] * 4] * 4
 
 
-def test_a_line_on_which_nothing_moves_is_an_error_that_names_the_ranks() -> None:
+def test_a_silent_line_raises_an_error_that_names_the_ranks() -> None:
     def half(world: World) -> str:
         if world.rank == 1:  # connects, and then sends nothing
             with line._connected(world, "127.0.0.1", [([0], [0])], timeout=20):
@@ -325,7 +325,7 @@ def test_a_command_that_hangs_is_killed_with_all_it_started(
 
 @real
 @pytest.mark.usefixtures("_spotless")
-def test_what_was_half_made_is_removed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_half_made_hosts_are_removed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     shape = network.Network.shape
 
     def broken(made: network.Network, host: network.Host, rate: float) -> None:
@@ -357,7 +357,7 @@ def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
 
 
 @real
-def test_what_others_made_is_left_alone(capfd: pytest.CaptureFixture[str]) -> None:
+def test_folders_of_other_processes_stay(capfd: pytest.CaptureFixture[str]) -> None:
     others = f"{network.PREFIX}{os.getpid()}-host0"
     subprocess.run(["ip", "netns", "add", others], check=True, timeout=10)
     try:
@@ -414,7 +414,7 @@ def test_a_signal_ends_everything(
 @real
 @pytest.mark.usefixtures("_spotless")
 @pytest.mark.parametrize("launcher", launching.LAUNCHERS)
-def test_what_a_killed_run_left_is_removed_by_the_next(
+def test_the_next_run_removes_the_hosts_of_a_killed_one(
     launcher: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "killed").mkdir()

@@ -143,7 +143,7 @@ def test_fairscale_gossips_and_its_slow_momentum_keeps_ranks_apart(tmp_path: Pat
         assert sent == [(STEPS / τ if "local" in name else STEPS) * NBYTES] * 2
 
 
-def test_a_pass_leaves_the_gradients_that_stood_there_and_takes_its_time() -> None:
+def test_a_pass_restores_the_gradients_and_sleeps() -> None:
     def on_rank(world: World) -> None:
         task = sleep(4_000, world, 0.0)
         slopes = [parameter.grad for parameter in task.module.parameters()]
@@ -191,7 +191,7 @@ def nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         (2, "sgp,ddp --model mlp", "--algorithms ddp is another library's"),
     ],
 )
-def test_what_a_peer_cannot_do_is_refused(ranks: int, arguments: str, sentence: str) -> None:
+def test_options_that_a_peer_cannot_run_with_are_refused(ranks: int, arguments: str, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         checked("--algorithms", *arguments.split(), ranks=ranks)
 
@@ -204,7 +204,7 @@ def test_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checked("--algorithms", f"none,{YARDSTICK}", ranks=2).left_out == []
 
 
-def test_the_absent_are_left_out_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peers_that_are_not_installed_are_left_out_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("torchft", "decent_dp"):
         monkeypatch.setitem(sys.modules, name, None)
     # 6 ranks are no matter to one that is not there

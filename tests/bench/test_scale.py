@@ -104,7 +104,7 @@ def test_the_circulant_has_few_rounds_and_the_least_bytes_for_any_number_of_rank
 
 
 @pytest.mark.parametrize(("size", "host"), [(16, 4), (12, 3), (12, 4), (8, 2), (24, 8), (10, 5)])
-def test_what_of_the_circulant_goes_through_a_hosts_link_is_counted(size: int, host: int) -> None:
+def test_bytes_of_the_circulant_through_a_hosts_link_are_counted(size: int, host: int) -> None:
     through, held = 0, size
     while held > 1:
         hop = -(-held // 2)
@@ -154,7 +154,7 @@ def _shared_rounds(transfer: float) -> float:
 
 @settings(deadline=None, max_examples=15)
 @given(size=st.integers(2, 40), seed=st.integers(0, 99), tail=st.sampled_from([None, 2.5]))
-def test_who_waits_for_more_is_never_faster(size: int, seed: int, tail: float | None) -> None:
+def test_methods_that_wait_for_more_are_never_faster(size: int, seed: int, tail: float | None) -> None:
     machine = Machine(0.271, rate=1e8, jitter=0.1, tail=tail)
     found = updates(machine, size, ["none", "osgp", "sgp", "sgp-slowmo", "exact", "osgp-slowmo", "local"], seed=seed)
     took = {name: each.seconds.mean for name, each in found.items()}
@@ -189,7 +189,7 @@ def test_slower_hosts_links_and_latencies_make_nothing_faster(name: str) -> None
     assert mean(replace(NOISY, eager=True), 16, name) <= base * (1 + 1e-12)
 
 
-def test_one_slow_host_sets_the_pace_of_all_who_wait_for_it() -> None:
+def test_one_slow_host_sets_the_pace_of_ranks_that_wait_for_it() -> None:
     machine = replace(QUIET, latency=0.0, merge=0.0, slow_share=1 / 8, slow_compute=2.0)
     transfer = 8 * NBYTES / QUIET.rate
     assert mean(machine, 8, "ar") == pytest.approx(2 * 0.271 + 7 / 4 * transfer)
@@ -375,7 +375,7 @@ def measured(folder: Path, ranks: int, *, noise: float = 0.005, compute: float =
     return write_record(folder / f"measured-{ranks}.json", ranks, results, compute)
 
 
-def test_calibration_recovers_what_made_the_figures(tmp_path: Path) -> None:
+def test_calibration_recovers_the_parameters(tmp_path: Path) -> None:
     points = [point for ranks in (2, 4, 8) for point in read(measured(tmp_path, ranks, noise=0.001))[0]]
     fitted = calibrate(points, QUIET)
     assert fitted.rate == pytest.approx(MEASURED.rate, rel=0.01)
@@ -407,7 +407,7 @@ def test_calibration_of_exact_figures_is_exact(tmp_path: Path) -> None:
     assert fitted.error < 1e-9
 
 
-def test_what_points_do_not_tell_is_nothing(tmp_path: Path) -> None:
+def test_parameters_that_points_do_not_determine_are_zero(tmp_path: Path) -> None:
     results = [
         {"algorithm": "none", "bytes": NBYTES, "seconds": figures(0.1)},
         {"algorithm": "sgp", "bytes": NBYTES, "seconds": figures(0.2)},
@@ -518,7 +518,7 @@ def test_the_command_and_its_record(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert all(result in first for result in again)
 
 
-def test_predictions_are_held_against_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predictions_are_compared_with_measured_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [str(measured(tmp_path, ranks)) for ranks in (2, 4, 8, 16)]
     few = ["--ranks", "2..8", "--compute", "0.15", "--size", "1.024MB"]
     assert scale(tmp_path, *few, "--measured", *files[:2], "--validate", *files) == 0
@@ -586,7 +586,7 @@ def test_wrong_options_are_refused(
     assert not said.out
 
 
-def test_files_that_tell_nothing_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_without_points_to_fit_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     alone = write_record(
         tmp_path / "n.json", 4, [{"algorithm": "none", "bytes": 8, "seconds": figures(0.1)}], compute=0.1
     )
@@ -603,9 +603,7 @@ def test_files_that_tell_nothing_are_refused(tmp_path: Path, capsys: pytest.Capt
     assert "these files hold no point that was not fitted to" in capsys.readouterr().err
 
 
-def test_a_graph_that_cannot_be_had_is_refused_before_anything_is_simulated(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unknown_graph_is_refused_before_simulating(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = {"algorithm": "sgp", "bytes": 8, "seconds": figures(0.1), "topology": "my_graphs:swing"}
     file = write_record(tmp_path / "own.json", 4, [result], compute=0.1)
     assert scale(tmp_path, "--validate", str(file)) == 2

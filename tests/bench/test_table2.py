@@ -119,7 +119,7 @@ def test_rows_far_from_their_prediction_are_marked() -> None:
     assert "1.040 |" in text
 
 
-def test_what_differs_from_the_paper_gets_a_reason() -> None:
+def test_rows_that_differ_from_the_paper_get_a_reason() -> None:
     half = compared()
     why = {name: result["why"] for name, result in by_name(half).items() if result["why"]}
     assert set(why) == {"sgp", "sgp-slowmo", "sgp-noaverage"}
@@ -207,13 +207,13 @@ def test_wrong_options_are_refused(
 
 
 def test_ranks_that_share_a_link_are_refused_by_each_of_them() -> None:
-    rows.refuse_shared(["a", "a"])
-    rows.refuse_shared(["a", "b"])
+    rows.check_shared(["a", "a"])
+    rows.check_shared(["a", "b"])
     with pytest.raises(UsageError, match="2 ranks would share b and its link"):
-        rows.refuse_shared(["a", "b", "b"])
+        rows.check_shared(["a", "b", "b"])
 
 
-def test_what_is_timed_happened_before() -> None:
+def test_warm_up_covers_a_whole_window() -> None:
     given = argparse.Namespace(warmup=4, steps=96)
     counts = {name: rows.warmup_of(name, given, PERIODS) for name in ROWS}
     assert (counts["sgp"], counts["local"], counts["osgp"]) == (4, PERIODS.local, PERIODS.slowmo)

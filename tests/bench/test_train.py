@@ -206,7 +206,7 @@ def test_the_graph_of_the_weight_study_conserves_mass_and_is_irregular() -> None
         ({"base": "sgp", "overlap": 2}, "does not overlap"),
     ],
 )
-def test_methods_that_make_no_sense_are_refused(parts: dict[str, object], sentence: str) -> None:
+def test_impossible_methods_are_refused(parts: dict[str, object], sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         Method(**parts)  # type: ignore[arg-type]
 
@@ -233,7 +233,7 @@ def test_parameters_of_16_bits_train_with_anchors_of_32(workload: str) -> None:
     assert narrow.bytes_sent < wide.bytes_sent
 
 
-def test_what_diverges_has_the_worst_score_and_is_counted() -> None:
+def test_a_diverged_run_has_the_worst_score() -> None:
     found = conduct(Run("topics", Method("local", period=2), lr=1e30, workers=2, steps=4))
     assert found.diverged
     assert found.score == WORKLOADS["topics"].worst
@@ -293,7 +293,7 @@ def test_no_run_is_done_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(list(store.folder.iterdir())) == 4
 
 
-def test_what_diverged_is_chosen_last_and_decides_nothing() -> None:
+def test_diverged_candidates_are_chosen_last_and_decide_no_claim() -> None:
     fine = Outcome(50.0, 1.0, (1.0,), 8, 0.0, (1.0, 1.0), False, 0.1)
     known = {run: replace(fine, score=99.0, diverged=run.lr == 0.1 and run.seed == 0) for run in SMALL.tuning_runs()}
     assert choose(SMALL, known)["digits SGP"].lr == 0.05
@@ -309,14 +309,14 @@ def test_what_diverged_is_chosen_last_and_decides_nothing() -> None:
         assert verdict.said == said
 
 
-def test_expected_time_is_told_by_what_has_finished() -> None:
+def test_expected_time_follows_finished_runs() -> None:
     run = RUNS[0]
     outcome = Outcome(1.0, 1.0, (1.0,), 8, 0.0, (1.0, 1.0), False, 3 * run.seconds)
     assert storing.expected_seconds([run, RUNS[1]], {run: outcome}) == pytest.approx(3 * RUNS[1].seconds)
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_studies_ask_what_they_can_answer(name: str) -> None:
+def test_studies_have_claims_and_runs_to_test_them(name: str) -> None:
     study = STUDIES[name]
     assert study.claims
     assert len(study.tuning_runs()) > 0 or all(len(arm.candidates) == 1 for arm in study.arms)
@@ -324,7 +324,7 @@ def test_studies_ask_what_they_can_answer(name: str) -> None:
     assert all(run.steps >= run.method.period for run in rehearsal.tuning_runs() if run.method.periodic)
 
 
-def test_studies_that_could_not_answer_are_refused() -> None:
+def test_inconsistent_studies_are_refused() -> None:
     with pytest.raises(UsageError, match="is no arm"):
         replace(SMALL, claims=(Claim("digits SGP", "digits AR"),))
     with pytest.raises(UsageError, match="cannot be tested on them"):
@@ -398,7 +398,7 @@ def test_an_exact_average_brings_workers_to_one_point_and_gossip_nearer() -> Non
 
 
 @pytest.mark.parametrize("preset", ["consensus", "quadratic"])
-def test_what_is_measured_without_a_plan_is_printed_drawn_and_written(
+def test_presets_without_a_plan_print_draw_and_write(
     preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(apart, "distances", lambda run: np.linspace(0.5, 0.01, run.steps))

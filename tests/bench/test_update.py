@@ -68,7 +68,7 @@ def result(algorithm: str, seconds: list[float], waits: float, in_flight: float)
     }
 
 
-def test_what_needs_no_graph_is_measured_under_one() -> None:
+def test_methods_without_a_graph_are_measured_under_one_graph() -> None:
     cells = matrix.cells(asked())
     for name, graphs in (("none", ["a"]), ("sgp", ["a", "b"]), ("local", ["a"]), (NAME, ["a"])):
         assert [cell.place.graph for cell in cells if cell.name == name] == graphs * 4
@@ -76,7 +76,7 @@ def test_what_needs_no_graph_is_measured_under_one() -> None:
     assert {cell.name: cell.window for cell in cells} == {"none": 1, "sgp": 1, "local": 3, NAME: 1}
 
 
-def test_what_sends_less() -> None:
+def test_codecs_and_hierarchies_send_less() -> None:
     """One update's bytes of each rank: rounded messages, and what a host sends in parts."""
 
     def on_rank(world: World, name: str) -> int:
@@ -123,7 +123,7 @@ def test_parts_on_their_way_are_as_many_as_the_name_says() -> None:
         assert [a - b for a, b in zip(sent(f"osgp-{name}"), gossiped, strict=True)] == pytest.approx(own, rel=0.01)
 
 
-def test_ranks_that_would_not_measure_the_same_all_refuse() -> None:
+def test_all_ranks_refuse_when_their_libraries_differ() -> None:
     def on_rank(world: World) -> str:
         names = ["none", "torchft"] if world.rank else ["none"]
         with pytest.raises(UsageError) as refused:
@@ -156,7 +156,7 @@ def test_exposed_is_what_an_update_takes_beyond_one_without_communication() -> N
     assert sgp["over_line"] == 1.5
 
 
-def test_what_was_waited_for_is_not_hidden() -> None:
+def test_waits_are_not_hidden() -> None:
     [sgp] = [result("sgp", [1.2, 1.2], 0.75, 1.0)]
     matrix.compare([sgp], no_line)
     assert sgp["exposed"] < 0
@@ -164,7 +164,7 @@ def test_what_was_waited_for_is_not_hidden() -> None:
     assert sgp["over_line"] is None
 
 
-def test_without_that_loop_nothing_is_said_of_it() -> None:
+def test_exposed_is_empty_without_the_loop_of_none() -> None:
     [sgp] = [result("sgp", [1.0, 1.0], 0.25, 1.0) | {"none": None}]
     matrix.compare([sgp], half_a_second)
     assert sgp["exposed"] is sgp["hidden"] is sgp["over_line"] is None
@@ -173,7 +173,7 @@ def test_without_that_loop_nothing_is_said_of_it() -> None:
     assert breakdown.spans({**sgp, "computing": {"median": 1.0}}) == (0.75, 0.25, 0.75)
 
 
-def test_exposed_is_told_by_windows_as_long_as_those_of_none() -> None:
+def test_exposed_compares_windows_of_equal_length() -> None:
     def cell(name: str, window: int, *seconds: float) -> matrix.Cell:
         own = Updates(**{each: [1.0] * len(seconds) for each in LISTS})  # type: ignore[arg-type]
         own.seconds = list(seconds)
@@ -426,13 +426,13 @@ def test_without_cores_for_no_communication_nothing_is_judged() -> None:
     assert judging.verdict([each for each in shown if each["algorithm"] == "none"]) == ""
 
 
-def test_compute_that_was_quicker_without_communication_is_what_counts() -> None:
+def test_the_compute_without_communication_decides_about_cores() -> None:
     """A real network's compute is what its first algorithm took, which may have lacked cores as well."""
     shown = judging.marked([each | {"compute": 1.5} for each in beside_none(sgp=1.5)])
     assert cells(shown, "note") == ["", "too few cores", "", ""]
 
 
-def test_what_another_library_waits_for_while_it_computes_is_no_lack_of_cores() -> None:
+def test_waits_of_a_peer_inside_its_compute_are_no_lack_of_cores() -> None:
     [ddp] = [result("ddp-overlap", [2.0, 2.0], 0.75, 1.0) | {"computing": {"median": 1.75}}]
     matrix.compare([ddp], no_line)
     assert cells(judging.marked([ddp]), "note") == [""]
