@@ -79,8 +79,8 @@ class Line(NamedTuple):
 def predicted(method: Method, compute: float, line: Line, ranks: int) -> float:
     """Seconds of an update.
 
-    >>> predicted(Periods(48, 12).method("sgp-slowmo"), 0.25, Line(0.08, 0.085), ranks=2)
-    0.3316666666666667
+    >>> round(predicted(Periods(48, 12).method("sgp-slowmo"), 0.25, Line(0.08, 0.085), ranks=2), 6)
+    0.331667
     """
     traffic = method.traffic()
     average = 2 * (ranks - 1) / ranks * line.paused
