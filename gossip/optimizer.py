@@ -163,6 +163,7 @@ class GossipOptimizer(Wrapper):
                 for land in phases.land:
                     land(step)
             self.writes.forget()
+            # torch.amp.GradScaler sets these two attributes around a step.
             result = self._attached.update.run(evaluation, *map(vars(self).get, ("grad_scale", "found_inf")))
             with span("average"):
                 if any(rewrites(step) for rewrites in phases.rewrites):

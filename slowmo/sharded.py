@@ -63,7 +63,7 @@ class ShardedStep(OuterStep):
     averager: Halves
 
     def all_parts(self) -> list[Part]:
-        return self.averager.own_parts(self._state.values)
+        return self.averager.own_parts(self.base_mass.values)
 
     def _move_(self, ratios: Sequence[float | None]) -> None:
         super()._move_(ratios)
@@ -77,7 +77,7 @@ class ShardedStep(OuterStep):
             **super().state_dict(),
             "anchors": self._by_place(self.anchors),
             "momenta": self._by_place(self.rule.momenta),
-            "lengths": [len(self._state.values[number]) for number in buckets],
+            "lengths": [len(self.base_mass.values[number]) for number in buckets],
         }
 
     def _by_place(self, tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -95,7 +95,7 @@ class ShardedStep(OuterStep):
         )
 
     def check_own(self, saved: dict[str, Any]) -> None:
-        theirs, ours = saved["lengths"], [len(values) for values in self._state.values]
+        theirs, ours = saved["lengths"], [len(values) for values in self.base_mass.values]
         if theirs != ours[: len(theirs)]:
             raise UsageError(
                 f"this state's slow momentum is of buckets of {theirs} elements, and the model's are of {ours}: it "

@@ -42,16 +42,16 @@ class SharedStep(OuterStep):
     def _end_iteration(self, step: int) -> None:
         self.land_momentum()
         super()._end_iteration(step)
-        mass = self._state
+        mass = self.base_mass
         self._rates_sum = mass.drift.beside(mass.weight.new_empty(0), self._channel)
         self._flight = self._channel.sum([*self.rule.momenta, self._rates_sum])
 
     def land_momentum(self) -> None:
         """m <- Σ_j m_j / n, which nothing has read since it was posted."""
         if self._flight is not None:
-            self._state.stats.wait(self._flight)
+            self.base_mass.stats.wait(self._flight)
             self._flight = None
-            self._state.drift.compare(self._rates_sum, self._channel)
+            self.base_mass.drift.compare(self._rates_sum, self._channel)
             torch._foreach_div_(self.rule.momenta, self._channel.size)
 
     def settle(self) -> None:

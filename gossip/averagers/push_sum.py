@@ -23,7 +23,7 @@ LANDINGS: dict[str, type[Landing]] = {"due": Due, "early": Early, "any": Asynchr
 
 
 def _of_landing(name: str) -> Any:
-    """The method `name` of an averager's landing strategy, so that a step calls it without a detour."""
+    """The method `name` of `self.landing`, as if it were the averager's own."""
     return property(attrgetter(f"landing.{name}"))
 
 
@@ -31,7 +31,7 @@ class PushSum(Averager):
     """Gossip of (weight, values) pairs over `topology`; one round for each post.
 
         give     w_j <- P[j,j] w_j ,  send (P[i,j] w_j, z_j) to each i
-        merge    w <- w + w' ,        z <- z + (w'/w)(z' − z)
+        merge    w <- w + w' , and with the new w     z <- z + (w'/w)(z' − z)
 
     Σ w and Σ w·z over all ranks, held and in flight, never change by it. With a doubly stochastic schedule w is
     exactly 1 at every update with overlap 0 or 1 and landing="due".
@@ -135,7 +135,7 @@ class PushSum(Averager):
         super().bind(mass, every)
         self.landing.bind(every, mass)
 
-    # All else is the landing strategy's: what an averager does, its landing does.
+    # PushSum delegates these calls of an averager to its landing strategy.
     land: Any = _of_landing("land")
     average: Any = _of_landing("average")
     post: Any = _of_landing("post")

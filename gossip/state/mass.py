@@ -66,7 +66,7 @@ class Mass:
         return [bucket.values for bucket in self.buckets]
 
     def wait(self, flight: Flight) -> None:
-        """Wait until `flight` has landed. It reads the buckets no longer."""
+        """Wait until `flight` has landed: its messages have arrived, and it reads the buckets no longer."""
         self.stats.wait(flight)
         if flight in self.reading:
             self.reading.remove(flight)
@@ -77,9 +77,9 @@ class Mass:
             self.wait(self.reading[0])
 
     def give(self, keep: float, doubly_stochastic: bool, keeps_alike: bool) -> None:
-        """Post one round: hold on to the share `keep` of the weight."""
-        # Rows that sum to 1 bring equal weights back to where they were, and only equal ones. While rounds are in
-        # flight weights are equal where every rank has given the same share.
+        """Give all but the share `keep` of the weight away, in one round."""
+        # Once a doubly stochastic round has landed, weights that were equal before it are equal again. While it is in
+        # flight, they are equal if every rank keeps the same share.
         self.balanced &= doubly_stochastic and self.equal
         self.equal &= keeps_alike
         # w <- P[j,j]·w

@@ -132,7 +132,7 @@ def gather(channel: Channel, data: bytes) -> list[bytes]:
     if longest > MOST_GATHERED:
         raise PeerLost(
             f"rank {channel.me} heard rank {channel.ranks[lengths.index(longest)]} announce {longest} bytes to a "
-            f"gather, which is for small things of {MOST_GATHERED} at the most: send tensors instead"
+            f"gather, which is for small things of at most {MOST_GATHERED}: send tensors instead"
         )
     row = torch.zeros(1, longest, dtype=torch.uint8)
     if data:

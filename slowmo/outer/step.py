@@ -1,4 +1,4 @@
-"""The outer step: an averager of every `period`-th step that moves anchors with momentum."""
+"""The outer step: an averager that moves anchors with momentum, after every `period` base steps."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class OuterStep(Averager):
         name: the public class, for errors.
 
     Attributes:
+        base_mass: the values and the weight of the base optimizer.
         began: the base optimizer's steps before the first one that counts here.
         parts: the parts of the model that have an anchor and a momentum.
         anchors: x_{t,0}, one for each part.
@@ -47,7 +48,7 @@ class OuterStep(Averager):
         self.members = (averager,)
         self.worlds = averager.worlds
         self.began = base.steps
-        self._name, self._optimizer, self._parameters, self._state = name, base.optimizer, base.parameters, base.mass
+        self._name, self._optimizer, self._parameters, self.base_mass = name, base.optimizer, base.parameters, base.mass
         self._settled = Writes(base.mass.buckets, base.parameters.rounded)
         rule.begin(self.all_parts(), base.mass.buckets)
         self.forget_anchors()
@@ -85,7 +86,7 @@ class OuterStep(Averager):
 
     def average(self, step: int) -> None:
         if self.rewrites(step):
-            with self._state.stats.span("slowmo"):
+            with self.base_mass.stats.span("slowmo"):
                 self._end_iteration(step)
 
     def _end_iteration(self, step: int) -> None:
@@ -112,16 +113,16 @@ class OuterStep(Averager):
 
     def all_parts(self) -> list[Part]:
         """The parts that this rank keeps anchors of, at least one of each bucket: here whole buckets."""
-        return [Part(number, 0, len(values)) for number, values in enumerate(self._state.values)]
+        return [Part(number, 0, len(values)) for number, values in enumerate(self.base_mass.values)]
 
     def values(self, part: Part) -> torch.Tensor:
         """The values z of a part, in the parameters' own memory."""
-        return self._state.values[part.bucket][part.start : part.stop]
+        return self.base_mass.values[part.bucket][part.start : part.stop]
 
     @torch.no_grad()
     def _take_anchors(self) -> None:
         """Take the anchor of every bucket that has none, before anything changes it."""
-        new = range(self.parts[-1].bucket + 1 if self.parts else 0, len(self._state.buckets))
+        new = range(self.parts[-1].bucket + 1 if self.parts else 0, len(self.base_mass.buckets))
         if not new:
             return
         self._parameters.check_equal(
@@ -135,7 +136,7 @@ class OuterStep(Averager):
     def keep(self, part: Part) -> torch.Tensor:
         """The memory for the anchor of one more part."""
         self.parts.append(part)
-        self.anchors.append(self.rule.keep(part, self._state.buckets[part.bucket]))
+        self.anchors.append(self.rule.keep(part, self.base_mass.buckets[part.bucket]))
         return self.anchors[-1]
 
     def note_settled(self) -> None:

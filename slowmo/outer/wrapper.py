@@ -11,7 +11,7 @@ from gossip import Averager, Death, GossipOptimizer, NoAverage, Stats, UsageErro
 from gossip.averagers.base import check_averager
 from gossip.checks import check_choice, check_flag
 from gossip.training.arguments import check_group
-from gossip.training.state_dicts import carried, check_options, check_state, restored, warn_without_slowmo
+from gossip.training.state_dicts import carried, check_options, restored, unpacked, warn_without_slowmo
 from gossip.training.wrapper import Wrapper, passed_on
 
 from ..refusals import refuse_no_rate, refuse_two_rules, steps_of
@@ -214,9 +214,7 @@ class Outer(Wrapper):
         Raises:
             UsageError: the state of another rank, model, method, averager or options.
         """
-        check_state(state_dict, "slowmo", KEPT)
-        state_dict = restored(state_dict)
-        check_state(state_dict, "slowmo", KEPT)
+        state_dict = unpacked(state_dict, "slowmo", KEPT)
         saved = state_dict.get("slowmo")
         if saved is not None:
             self._check_own(saved)

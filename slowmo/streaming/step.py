@@ -48,7 +48,7 @@ class StreamingStep(OuterStep):
         self._each = [Rates() for _ in self._each]
 
     def all_parts(self) -> list[Part]:
-        self._placed = self._cut.parts(self._state.buckets)
+        self._placed = self._cut.parts(self.base_mass.buckets)
         return [part for _, part in self._placed]
 
     def _numbers(self, shard: int) -> list[int]:
@@ -69,7 +69,7 @@ class StreamingStep(OuterStep):
     def average(self, step: int) -> None:
         made = step + 1 - self.began
         self.averager.ask()
-        with self._state.stats.span("slowmo"):
+        with self.base_mass.stats.span("slowmo"):
             self._apply_due(made)
             for shard in self.averager.posting(made):
                 values = [self.values(self.parts[number]) for number in self._numbers(shard)]
@@ -88,7 +88,7 @@ class StreamingStep(OuterStep):
 
     def _apply(self, sent: Sent) -> None:
         """The outer step of one shard, and its effect on the values as they are now."""
-        self._state.quiesce()
+        self.base_mass.quiesce()
         *sums, total = sent.sums
         numbers = self._numbers(sent.shard)
         now = [self.values(self.parts[number]) for number in numbers]

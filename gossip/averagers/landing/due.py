@@ -102,7 +102,7 @@ class Due(Landing):
         if self.overlap == 0:
             if self._posts_in(step):
                 self._give(step)
-                self.exchange.expect(self.round)  # now, while all ranks wait, it costs no time, and one message more
+                self.exchange.expect(self.round)  # here, where all ranks wait anyway, early receives cost no time
             self.land(step)
 
     def post(self, step: int) -> None:
