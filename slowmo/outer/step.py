@@ -46,7 +46,8 @@ class OuterStep(Averager):
     ) -> None:
         self.averager, self.rule, self.period, self.rescale = averager, rule, period, rescale
         self.members = (averager,)
-        self.worlds = averager.worlds
+        self.worlds, self.levels, self.nodes = averager.worlds, averager.levels, averager.nodes
+        self.lockstep = averager.lockstep
         self.began = base.steps
         self._name, self._optimizer, self._parameters, self.base_mass = name, base.optimizer, base.parameters, base.mass
         self._settled = Writes(base.mass.buckets, base.parameters.rounded)

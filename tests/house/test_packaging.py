@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("topologies", "gossip", "slowmo", "bench")
+PACKAGES = ("topologies", "gossip", "slowmo")
 
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
@@ -59,6 +59,11 @@ def test_every_dependency_has_a_pinned_version_in_ci() -> None:
     assert set(requirements(options)) <= set(pinned)
 
 
+def test_the_libraries_are_installed_and_the_benchmarks_run_from_a_clone() -> None:
+    assert SETUP["options.packages.find"]["include"].split() == [f"{package}*" for package in PACKAGES]
+    assert (ROOT / "bench" / "__main__.py").is_file()
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_type_hints_ship(package: str) -> None:
     assert (ROOT / package / "py.typed").is_file()
@@ -91,7 +96,7 @@ def public(package: str) -> Iterator[tuple[str, object]]:
                         yield f"{module.__name__}.{name}.{method}", getattr(thing, method)
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", [*PACKAGES, "bench"])
 def test_every_public_name_has_a_docstring(package: str) -> None:
     """Its own docstring or that of the method it overrides."""
     silent = [
