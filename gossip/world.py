@@ -17,7 +17,7 @@ from .launching.launchers import TORCH, Launcher, local_place
 from .observe import signals
 from .observe.ending import abort_on_errors
 from .observe.process import process
-from .transports import MemoryBackend, Network, Transport
+from .transports import Communicator, MemoryBackend, Network
 from .transports.connecting import connect, default_transport, device_of, find_launcher, requested
 from .untraced import untraced
 
@@ -49,7 +49,7 @@ class World:
     device: torch.device
     transport: str
     hosts: tuple[str, ...]
-    base: Transport
+    base: Communicator
     _called: tuple[int, ...]
     _made: dict[str, World] = field(default_factory=dict, repr=False)
 
@@ -95,7 +95,7 @@ class World:
         with self.base.board.calling("world.group(...)"):
             return _world(self.base.group(ranks), tuple(self.hosts[rank] for rank in ranks), self.device)
 
-    def channel(self) -> Transport:
+    def channel(self) -> Communicator:
         """A new channel between all ranks. Every rank makes its channels in the same order."""
         return self.base.channel()
 
@@ -176,7 +176,7 @@ def check_world(world: Any, sentence: str) -> None:
         raise UsageError(sentence.format(shown(world)) + " (gossip.init() returns one)")
 
 
-def _world(base: Transport, hosts: tuple[str, ...], device: torch.device) -> World:
+def _world(base: Communicator, hosts: tuple[str, ...], device: torch.device) -> World:
     local_rank, local_size = local_place(hosts, base.rank)
     return World(base.rank, base.size, local_rank, local_size, device, base.name, hosts, base, tuple(base.ranks))
 
@@ -184,7 +184,7 @@ def _world(base: Transport, hosts: tuple[str, ...], device: torch.device) -> Wor
 def memory_world(network: Network, rank: int, size: int, timeout: float, hosts: Sequence[str] | None = None) -> World:
     """The world of rank `rank` of `size` threads; `hosts` are the names of pretended hosts, one for each rank."""
     names = tuple(hosts) if hosts is not None else (socket.gethostname(),) * size
-    base = Transport.over(MemoryBackend(network, rank, size, timeout), timeout)
+    base = Communicator.over(MemoryBackend(network, rank, size, timeout), timeout)
     return _world(base, names, torch.device("cpu"))
 
 

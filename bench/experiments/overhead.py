@@ -27,7 +27,7 @@ import gossip.testing
 import topologies
 from gossip import GossipOptimizer, PushSum, UsageError, World
 from gossip.launching.launchers import Launcher
-from gossip.transports import Flight, Transport
+from gossip.transports import Communicator, Flight
 from slowmo import ShardedSlowMo
 from topologies import Topology, exponential, from_networkx
 
@@ -241,7 +241,7 @@ def _memory(thing: object) -> dict[int, int]:
 
 
 def _tensors(thing: object, seen: set[int]) -> Iterator[torch.Tensor]:
-    if id(thing) in seen or isinstance(thing, (World, Transport, str, bytes, int, float, type)):
+    if id(thing) in seen or isinstance(thing, (World, Communicator, str, bytes, int, float, type)):
         return
     seen.add(id(thing))
     if isinstance(thing, torch.Tensor):

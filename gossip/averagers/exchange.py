@@ -15,7 +15,7 @@ from ..state.buckets.bucket import Bucket, layout
 from ..state.codecs import PLAIN, Codec
 from ..state.integrity import crc32
 from ..state.mass import Mass
-from ..transports import Flight, Transport, post_in_parts
+from ..transports import Communicator, Flight, post_in_parts
 from ..world import World
 from .base import ROUNDING
 
@@ -50,14 +50,14 @@ class Exchange:
     ) -> None:
         self.world, self.topology, self.codec, self.description = world, topology, codec, description
         self.channel = world.channel()
-        self.node: Transport | None = None if node is None else node.channel()
+        self.node: Communicator | None = None if node is None else node.channel()
         self._open(self.channel)
         self._fingerprint: float | None = None
         self._idle: list[Buffers] = []
         self._expected: dict[int, Buffers] = {}  # in-peer -> buffers of a receive that is posted already
         self._expects = False  # the same on every rank, whichever in-peers it has
 
-    def _open(self, channel: Transport) -> None:
+    def _open(self, channel: Communicator) -> None:
         self.channel = channel
         self.post = channel.post if self.node is None else partial(post_in_parts, channel, self.node)
 
@@ -211,7 +211,7 @@ def _culprit(bucket: Bucket, decoded: torch.Tensor) -> str:
     )
 
 
-def _check_node(channel: Transport, node: Transport, topology: Topology) -> None:
+def _check_node(channel: Communicator, node: Communicator, topology: Topology) -> None:
     """Check that the ranks of one node stand alike among those that they gossip with.
 
     Raises:

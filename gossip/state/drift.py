@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import levels_to_the_user
-from ..transports import Transport
+from ..transports import Communicator
 
 OFTEN, SELDOM = 8, 64
 """Averages that carry the rates: the first of a run, and later one of so many. Each adds a tensor to every message."""
@@ -39,7 +39,7 @@ class Drift:
         self._warned = False
         self._copied: tuple[torch.Tensor, torch.cuda.Event, Sequence[int]] | None = None
 
-    def beside(self, numbers: torch.Tensor, channel: Transport, turn: int = 0) -> torch.Tensor:
+    def beside(self, numbers: torch.Tensor, channel: Communicator, turn: int = 0) -> torch.Tensor:
         """A copy of `numbers`, of one dimension, and after them this rank's term γ_j e_j.
 
         turn: how many averages came before, the same on every rank; most of them go without the rates.
@@ -52,7 +52,7 @@ class Drift:
         result[first + channel.rank] = self._rate()
         return result
 
-    def compare(self, rates: torch.Tensor, channel: Transport) -> None:
+    def compare(self, rates: torch.Tensor, channel: Communicator) -> None:
         """Warn once in a run where `rates`, summed over the ranks of `channel`, are not all the same."""
         if self._warned or not len(rates):
             return

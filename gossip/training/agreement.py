@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 
 from ..errors import Disagreement, UsageError
-from ..transports import Transport
+from ..transports import Communicator
 from ..world import World
 
 SAME_PROGRAM = "Every rank has to build the same model, optimizer, averager and topology, in the same order"
@@ -20,13 +20,13 @@ RELAYS = 3
 class Council:
     """The worlds whose ranks share one model; most often one, two where nodes and their counterparts meet apart."""
 
-    def __init__(self, seats: Sequence[tuple[World, Transport]] = ()) -> None:
+    def __init__(self, seats: Sequence[tuple[World, Communicator]] = ()) -> None:
         self._seats = list(seats)
 
     def newcomers(self, worlds: Sequence[World]) -> Council:
         """Those of `worlds` that have no seat here, each with a channel of its own, as a council."""
         known = [world for world, _ in self._seats]
-        seats: list[tuple[World, Transport]] = []
+        seats: list[tuple[World, Communicator]] = []
         for world in worlds:
             if all(world is not other for other in known):
                 known.append(world)
@@ -86,7 +86,7 @@ class Council:
             channel.barrier()
 
 
-def difference(transport: Transport, lines: Sequence[str]) -> str:
+def difference(transport: Communicator, lines: Sequence[str]) -> str:
     """Where the ranks' lines differ first, in a sentence, the same on every rank; "" where they do not.
 
     Sends a digest, and the lines themselves only where it differs.

@@ -16,9 +16,6 @@ from .memory.backend import MemoryBackend
 from .memory.network import Killed, Network
 from .parts import post_in_parts
 
-Transport = Communicator
-"""The name by which other packages know it."""
-
 __all__ = [
     "Backend",
     "Batch",
@@ -31,6 +28,5 @@ __all__ = [
     "Network",
     "Survivors",
     "Told",
-    "Transport",
     "post_in_parts",
 ]

@@ -19,7 +19,7 @@ from workers import staged, twin
 
 import gossip
 from gossip import testing
-from gossip.transports import Flight, Transport
+from gossip.transports import Communicator, Flight
 from gossip.transports.collectives import Relay
 from gossip.transports.mpi.backend import MpiBackend
 from gossip.transports.mpi.gpu import cuda, staging
@@ -286,7 +286,7 @@ def test_the_steps_of_a_sum_run_on_its_stream() -> None:
     def run(world: gossip.World) -> None:
         inside: list[bool] = []
 
-        def steps(channel: Transport) -> Iterator[Flight]:
+        def steps(channel: Communicator) -> Iterator[Flight]:
             for _ in range(2):
                 inside.append(stream.entered)
                 yield channel.post({}, {}, "a step")
@@ -309,7 +309,7 @@ def test_the_waiter_of_a_sum_continues_after_its_stream(breaks: bool) -> None:
     def run(world: gossip.World) -> None:
         joined: list[int] = []
 
-        def steps(channel: Transport) -> Iterator[Flight]:
+        def steps(channel: Communicator) -> Iterator[Flight]:
             yield channel.post({}, {}, "a step")
             assert not joined
             if breaks:

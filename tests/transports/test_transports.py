@@ -20,7 +20,7 @@ import gossip
 import topologies
 from gossip import testing
 from gossip.testing import Network
-from gossip.transports import Transport, collectives, sums
+from gossip.transports import Communicator, collectives, sums
 from gossip.transports.flight import pace
 from gossip.transports.mpi import messages
 from gossip.transports.mpi.engine import Engine
@@ -28,7 +28,7 @@ from gossip.transports.torch import streams, waiter
 from gossip.transports.torch.backend import TorchBackend
 from gossip.transports.torch.gloo import LONG
 
-Sum = Callable[[Transport, Sequence[torch.Tensor]], collectives.Steps]
+Sum = Callable[[Communicator, Sequence[torch.Tensor]], collectives.Steps]
 Patch = pytest.MonkeyPatch
 EAGER = messages.EAGER
 
@@ -301,7 +301,7 @@ def gloo() -> Iterator[gossip.World]:
     dist.destroy_process_group()
 
 
-def of_three(world: gossip.World) -> Transport:
+def of_three(world: gossip.World) -> Communicator:
     channel = world.channel()
     channel.members = range(3)
     return channel
