@@ -166,9 +166,9 @@ class GossipOptimizer(Wrapper):
             # torch.amp.GradScaler sets these two attributes around a step.
             result = self._attached.update.run(evaluation, *map(vars(self).get, ("grad_scale", "found_inf")))
             with span("average"):
-                if any(rewrites(step) for rewrites in phases.rewrites):
-                    self._attached.settle()
-                for average in phases.average:
+                for rewrites, average in phases.average:
+                    if rewrites is not None and rewrites(step):
+                        self._attached.settle()
                     average(step)
             for post in phases.post:
                 post(step)
@@ -231,7 +231,7 @@ class GossipOptimizer(Wrapper):
                 )
         self._take_writes()
         with self.stats.board.calling("optimizer.settle()"), self.stats.span("settle"):
-            self._attached.settle()
+            self._attached.settle_together()
         self.writes.forget()
         self.parameters.rounded.write_()
         self.stats.weigh(self.mass.weight)

@@ -57,6 +57,10 @@ class Composite(Averager):
         for member in self.members:
             member.settle()
 
+    def quiesce(self) -> None:
+        for member in self.members:
+            member.quiesce()
+
     def rebind(self) -> None:
         for member in self.members:
             member.rebind()

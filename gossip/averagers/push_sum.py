@@ -132,8 +132,9 @@ class PushSum(Averager):
         return f"PushSum({self.topology!r}, {self._options})"
 
     def bind(self, mass: Mass, every: int) -> None:
+        if self._mass is None:
+            self.landing.bind(every, mass)  # first: where it refuses this pace, it may be bound at another
         super().bind(mass, every)
-        self.landing.bind(every, mass)
 
     # PushSum delegates these calls of an averager to its landing strategy.
     land: Any = _of_landing("land")

@@ -7,12 +7,13 @@ weighted mean, on which they agree, stays the same, and an update counts for as 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
-from ..averagers.base import ROUNDING, Averager
+from ..averagers.base import ROUNDING, Averager, NoAverage
+from ..averagers.exact import ExactAverage
 from ..averagers.landing.due import Due
 from ..averagers.push_sum import PushSum
 from ..errors import UsageError
@@ -69,18 +70,13 @@ class Recovery:
         """The ranks that died, as the job numbers them."""
         return [] if self._carrier is None else sorted(self._carrier.lost)
 
-    def prepare(self, averager: Averager, worlds: Sequence[World]) -> None:
-        """Let `averager`, which is not bound yet, go on after a death.
-
-        Raises:
-            UsageError: an averager, a transport, or averages over a part of the ranks, that cannot.
-        """
-        leaves = list(_push_sums(averager))
-        _check_recoverable(leaves, worlds)
-        for leaf in leaves:
-            assert isinstance(leaf.landing, Due)
-            leaf.landing = Recoverable(leaf.landing)
-            self._landings.append(leaf.landing)
+    def prepare(self, averager: Averager) -> None:
+        """Let `averager`, which is not bound yet, go on after a death. `check_recoverable` comes first."""
+        for leaf in _leaves(averager):
+            if isinstance(leaf, PushSum):
+                assert isinstance(leaf.landing, Due)
+                leaf.landing = Recoverable(leaf.landing)
+                self._landings.append(leaf.landing)
 
     def enrol(self, world: World) -> None:
         """Take part in meetings of all ranks after a death. Every rank calls it."""
@@ -89,6 +85,16 @@ class Recovery:
             self._carrier, self._me = channel.carrier, channel.me
             self._known = set(self._carrier.lost)
             self._carrier.enrol(self, channel)
+
+    def together(self, act: Callable[[], None]) -> None:
+        """Do `act` on all ranks; no rank leaves before all have done it.
+
+        Otherwise a rank that notices a death afterwards would find nobody to meet.
+        """
+        if self._carrier is None:
+            act()
+        else:
+            self._carrier.together(act)
 
     def tell(self) -> dict[str, Any]:
         """The facts about this rank that the survivors need."""
@@ -129,16 +135,29 @@ class Recovery:
         return total
 
 
-def _push_sums(averager: Averager) -> Iterator[PushSum]:
-    if isinstance(averager, PushSum):
+def _leaves(averager: Averager) -> Iterator[Averager]:
+    """The averagers that `averager` is made of, or itself."""
+    if averager.members:
+        for member in averager.members:
+            yield from _leaves(member)
+    else:
         yield averager
-    for member in averager.members:
-        yield from _push_sums(member)
 
 
-def _check_recoverable(leaves: Sequence[PushSum], worlds: Sequence[World]) -> None:
-    if any(type(leaf.landing) is not Due for leaf in leaves):
-        raise UsageError("on_failure='shrink' needs landing='due', by which each rank knows what is under way")
+def check_recoverable(averager: Averager, worlds: Sequence[World]) -> None:
+    """Check that an averager can go on without ranks that died.
+
+    Raises:
+        UsageError: an averager, a transport, or averages over a part of the ranks, that cannot.
+    """
+    for leaf in _leaves(averager):
+        if not isinstance(leaf, (PushSum, ExactAverage, NoAverage)):
+            raise UsageError(
+                f"on_failure='shrink' goes on with PushSum, ExactAverage, NoAverage and what is composed of them, and "
+                f"{type(leaf).__name__} is none of these: leave on_failure='raise' and restart from a checkpoint"
+            )
+        if isinstance(leaf, PushSum) and not (type(leaf.landing) is Due or isinstance(leaf.landing, Recoverable)):
+            raise UsageError("on_failure='shrink' needs landing='due', by which each rank knows what is under way")
     for world in worlds:
         if not world.base.carrier.outlives:
             raise UsageError(

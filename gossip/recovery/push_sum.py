@@ -55,11 +55,7 @@ class Recoverable(Due):
         self._persist(lambda: Due.post(self, step))
 
     def settle(self) -> None:
-        """Land everything; no rank leaves before all have landed everything.
-
-        Otherwise a rank that notices a death afterwards would find nobody to meet.
-        """
-        self._carrier.together(lambda: Due.settle(self))
+        self._persist(lambda: Due.settle(self))
 
     def quiesce(self) -> None:
         self._persist(lambda: Due.quiesce(self))

@@ -2,37 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from ..averagers.base import Averager
+from ..averagers.composition import Composite
+from ..errors import UsageError
 from ..observe.timeline import Timeline
 from ..observe.weight_report import WeightReport, addends
-from ..recovery.deaths import Recovery
+from ..recovery.deaths import Recovery, check_recoverable
 from ..world import World, check_world
 from .arguments import check_worlds
 from .parameters import Parameters
 from .state_dicts import check_bare, check_keys, check_no_more, check_runs
 from .update import Update
 
+Call = Callable[[int], None]
+
 
 class Phases(NamedTuple):
-    """The calls of one step, in order: of each averager the methods that its class defines."""
+    """The calls of one step, in order: of each averager the methods that it defines, and of a composition its members'.
 
-    begin: list[Callable[[int], None]]
-    land: list[Callable[[int], None]]
-    rewrites: list[Callable[[int], bool]]
-    average: list[Callable[[int], None]]
-    post: list[Callable[[int], None]]
+    Attributes:
+        begin, land, post: a call each.
+        average: (rewrites, average): everything lands before the second call if the first one, if any, says so.
+        in_flight: whether anything of it is.
+    """
+
+    begin: list[Call]
+    land: list[Call]
+    average: list[tuple[Callable[[int], bool] | None, Call]]
+    post: list[Call]
     in_flight: list[Callable[[], bool]]
 
     def add(self, averager: Averager) -> None:
         """Let `averager` act behind the others."""
-        for name, calls in self._asdict().items():
-            if getattr(type(averager), name) is not getattr(Averager, name):
-                calls.append(getattr(averager, name))
+        for calls, name in ((self.begin, "begin"), (self.land, "land"), (self.post, "post")):
+            calls.extend(getattr(each, name) for each in _parts(averager, name))
+        for each in _parts(averager, "average"):
+            rewrites = each.rewrites if type(each).rewrites is not Averager.rewrites else None
+            self.average.append((rewrites, each.average))
+        self.in_flight.extend(each.in_flight for each in _parts(averager, "in_flight"))
+
+
+def _parts(averager: Averager, name: str) -> Iterator[Averager]:
+    """The averagers that define the method `name`: members in the place of a composition that passes it on to them."""
+    method = getattr(averager, name)
+    function = getattr(method, "__func__", method)
+    if function is getattr(Composite, name):
+        for member in averager.members:
+            yield from _parts(member, name)
+    elif function is not getattr(Averager, name):
+        yield averager
+
+
+def _check_complete(averager: Averager) -> None:
+    for member in averager.members:
+        _check_complete(member)
+    kind = type(averager)
+    if hasattr(averager, "due"):
+        raise UsageError(f"{kind.__name__} defines due(step), which nothing calls: its name is is_due(step)")
+    if kind.post is not Averager.post:
+        lacking = [name for name in ("settle", "in_flight") if getattr(kind, name) is getattr(Averager, name)]
+        if lacking:
+            raise UsageError(
+                f"{kind.__name__} defines post(), whose messages travel on, and no {' and no '.join(lacking)}(): "
+                "define both, so that optimizer.settle() lands them"
+            )
 
 
 class Attached:
@@ -61,7 +99,7 @@ class Attached:
         recovers: bool,
     ) -> None:
         self.each: list[Averager] = []
-        self.phases = Phases([], [], [], [], [], [])
+        self.phases = Phases([], [], [], [], [])
         self._optimizer, self._parameters, self._mass = optimizer, parameters, parameters.mass
         self._gradients, self._trace = gradients, trace
         self.update = Update(optimizer, parameters, self._mass, gradients)
@@ -76,12 +114,16 @@ class Attached:
             options: one line, the same on every rank.
             worlds: more worlds that take part.
             call: the public call that attaches it, for errors.
+
+        Raises:
+            UsageError: it defines `post` and says nothing of landing, or cannot go on after a death where it has to.
         """
         mass, parameters, stats = self._mass, self._parameters, self._mass.stats
         worlds = [*averager.worlds, *worlds]
         check_worlds(averager, worlds, self._gradients, self.recovery is not None, mass.integrity.checksum)
+        _check_complete(averager)
         if self.recovery is not None:
-            self.recovery.prepare(averager, worlds)
+            check_recoverable(averager, worlds)
         if worlds:
             stats.board = worlds[0].base.board
         if self._trace and worlds:
@@ -89,6 +131,8 @@ class Attached:
             stats.timeline = Timeline.of(self._trace, home.base.me, home.hosts[home.rank], mass)
         with stats.board.calling(call):
             newcomers = parameters.meet(worlds, [options, f"averager {averager.describe()}"])
+            if self.recovery is not None:
+                self.recovery.prepare(averager)
             averager.bind(mass, every)
             self.each.append(averager)
             self.phases.add(averager)
@@ -131,8 +175,15 @@ class Attached:
         for averager in self.each:
             averager.quiesce()
 
+    def settle_together(self) -> None:
+        """Land everything in flight, between two steps. Every rank calls it."""
+        if self.recovery is None:
+            self.settle()
+        else:
+            self.recovery.together(self.settle)
+
     def settle(self) -> None:
-        """Land everything in flight. Every rank calls it."""
+        """Land everything in flight."""
         for averager in self.each:
             averager.settle()
         self.quiesce()

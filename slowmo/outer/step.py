@@ -163,6 +163,9 @@ class OuterStep(Averager):
     def in_flight(self) -> bool:
         return self.averager.in_flight()
 
+    def quiesce(self) -> None:
+        self.averager.quiesce()
+
     def rebind(self) -> None:
         self.averager.rebind()
 
