@@ -1,4 +1,4 @@
-"""What every test runs under: one thread per rank, and properties that repeat."""
+"""The settings of every test: one thread per rank, and properties that repeat."""
 
 from __future__ import annotations
 

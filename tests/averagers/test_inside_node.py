@@ -1,4 +1,4 @@
-"""What stands inside a node: DistributedDataParallel composes with gossip between nodes, sharding is refused."""
+"""Parallelism inside a node: DistributedDataParallel composes with gossip between nodes, sharding is refused."""
 
 from __future__ import annotations
 

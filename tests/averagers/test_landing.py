@@ -64,7 +64,7 @@ def begin(
 
 
 class Held(NamedTuple):
-    """What a rank holds at the end, and the least weight and all values that it held on the way."""
+    """The weight and values of a rank at the end, and the least weight and all values that it held on the way."""
 
     weight: float
     values: oracle.Array
@@ -240,7 +240,7 @@ def test_nobody_waits(landing: str, overlap: int, ahead: int, size: int, graph: 
 
 @pytest.mark.parametrize(("landing", "overlap"), [("due", 1), ("due", 2), ("early", 1), ("early", 3)])
 def test_a_bounded_overlap_waits_in_the_end(landing: str, overlap: int) -> None:
-    """Who is `overlap` steps ahead of a rank that stands still does not get further."""
+    """A rank that is `overlap` steps ahead of a rank that stands still does not get further."""
 
     def run(world: gossip.World) -> int:
         push_sum = gossip.PushSum(world, topologies.exponential(world.size), overlap, landing)
@@ -393,7 +393,7 @@ def test_what_comes_before_a_rank_has_given_counts(every: int, exact: bool) -> N
 
 
 def test_a_settling_between_two_steps_of_some() -> None:
-    """Who has settled before its first step holds what the others gave."""
+    """A rank that has settled before its first step holds the shares that the others gave."""
 
     def run(world: gossip.World) -> float:
         push_sum = gossip.PushSum(world, topologies.exponential(world.size), landing="any")

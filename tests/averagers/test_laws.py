@@ -23,7 +23,7 @@ OVERLAPS = st.sampled_from([0, 1, 2])
 
 
 class Held(NamedTuple):
-    """What a rank holds after a step, and what is on its way to it."""
+    """The weight and values of a rank after a step, and the messages in flight to it."""
 
     weight: float
     values: oracle.Array
@@ -38,9 +38,9 @@ def mix(
     dtype: torch.dtype = torch.float64,
     look: bool = True,
 ) -> list[Held]:
-    """Rounds without updates from a start of each rank's own; one more entry for what is held once all has landed.
+    """Rounds without updates from a start of each rank's own; one more entry for the state once all has landed.
 
-    Whoever does not `look` at what is flying does not wait for its arrival either.
+    A rank that does not `look` at the messages in flight does not wait for their arrival either.
     """
     parameters = [torch.zeros(start.shape[1], dtype=dtype, requires_grad=True), torch.zeros(2, 3, dtype=dtype)]
     optimizer = gossip.GossipOptimizer(torch.optim.SGD(parameters, lr=0.1), averager)
@@ -75,7 +75,7 @@ def arriving(state: dict[str, Any]) -> list[list[torch.Tensor]]:
 def mix_all(
     size: int, start: oracle.Array, steps: int, averager: Any, dtype: torch.dtype = torch.float64
 ) -> list[list[Held]]:
-    """What every rank holds, by step and then by rank; `averager(world)` makes a rank's averager."""
+    """The state of every rank, by step and then by rank; `averager(world)` makes a rank's averager."""
     ranks = testing.run(size, lambda world: mix(world, averager(world), start, steps, dtype))
     return [[ranks[rank][step] for rank in range(size)] for step in range(steps + 1)]
 

@@ -1,7 +1,7 @@
-"""Peers do what their papers and manuals say when the benchmark drives them; who is absent is left out with a word.
+"""Peers do what their papers and manuals say when the benchmark drives them; absent peers are left out with a word.
 
-In each test g_i is the gradient of rank i, the same in every step, γ the learning rate, and z_i(t) the parameters after
-t steps.
+In each test g_i is the gradient of rank i, the same in every step. γ is the learning rate, and z_i(t) are the
+parameters after t steps.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def section(name: str) -> list[str]:
 
 @pytest.fixture(scope="module", params=["mpi", "gloo"])
 def noted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
-    """What rank 0 of two noted in a steady step."""
+    """The notes of rank 0 of two on a steady step."""
     transport, folder = request.param, tmp_path_factory.mktemp("way")
     outcome = spawn.run_mpirun(2, ["-m", "workers.way", str(folder), transport], timeout=60)
     assert outcome.code == 0, outcome.output

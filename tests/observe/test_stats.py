@@ -1,4 +1,4 @@
-"""What every step can tell: exact counts, seconds that add up, and ranges in a profile."""
+"""The statistics of every step: exact counts, seconds that add up, and ranges in a profile."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def waited(overlap: int) -> list[gossip.Counters]:
         optimizer = gossip.GossipOptimizer(torch.optim.SGD(parameters(), lr=0.1), averager)
         for _ in range(3):
             optimizer.step()
-            optimizer.state_dict()  # waits for what is on its way, outside of the steps
+            optimizer.state_dict()  # waits for the messages in flight, outside of the steps
         optimizer.settle()
         return optimizer.stats.run
 
@@ -164,7 +164,10 @@ def waited(overlap: int) -> list[gossip.Counters]:
 
 
 def test_exposed_and_hidden_seconds() -> None:
-    """What travels while a step waits for it is exposed, what travels between two steps is not; both are in flight."""
+    """A message that travels while a step waits for it is exposed; one that travels between two steps is not.
+
+    Both are in flight.
+    """
     for rank in waited(overlap=0):
         assert rank.seconds_exposed >= 2.9 * DELAY  # a wait begins a little after the post
         assert rank.seconds_in_flight >= 3 * DELAY

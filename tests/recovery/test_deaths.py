@@ -80,7 +80,7 @@ def test_mpirun(method: str, tmp_path: Path) -> None:
     assert "died, seen in step" in outcome.output
 
 
-# What sys.exit means, gossip.launch alone can know.
+# Only gossip.launch can know the meaning of sys.exit.
 @pytest.mark.parametrize(
     ("launcher", "end"),
     [
@@ -107,13 +107,16 @@ def test_without_fault_tolerance(tmp_path: Path) -> None:
 
 
 def told(**ranks: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    """What ranks tell of their rounds."""
+    """The reports of ranks on their rounds."""
     empty = {"rounds": 6, "next": 6, "heard": [], "given": [], "unmerged": 0.0}
     return {int(name[1:]): {**empty, **each} for name, each in ranks.items()}
 
 
 def test_what_is_taken_back() -> None:
-    """What the living have not heard of, and of what went to the dead only what they had not merged when last heard."""
+    """Survivors take back the weight that other survivors have not heard of.
+
+    Of the weight that went to dead ranks, they take back only the part that these had not merged when last heard.
+    """
 
     survivors = told(
         r0={"given": [(3, 1, 0.25), (4, 2, 0.125)], "heard": [(3, 5)]},
@@ -159,7 +162,7 @@ def test_all_agree_after_an_exact_average() -> None:
 
 
 def test_checkpoint_after_a_death(tmp_path: Path) -> None:
-    """Those that are left save, and as many or others begin from that."""
+    """Survivors save a checkpoint, and as many ranks or another number begin from it."""
 
     def save(world: gossip.World) -> None:
         model = linear()

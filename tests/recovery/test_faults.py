@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order: late and lost messages, deaths, settling, checkpoints. Nothing is lost or made.
+"""Late and lost messages, deaths, settling and checkpoints, in any order: nothing is lost or made.
 
 A state machine drives ranks that are threads: all of them do what it says next, and it looks at what they hold.
 """
@@ -32,7 +32,7 @@ LONGEST = 30.0
 
 
 class Rank(NamedTuple):
-    """What a rank has."""
+    """The objects that a rank has."""
 
     world: gossip.World
     optimizer: gossip.GossipOptimizer
@@ -83,7 +83,7 @@ class Crew:
                 raise
 
     def do(self, order: Callable[[Rank], Answer], who: Iterable[int] | None = None) -> dict[int, Answer]:
-        """What each of those in question answers; who is killed by it is no longer alive."""
+        """The answer of each rank in question; a rank that the order kills is no longer alive."""
         asked = self.alive if who is None else sorted(who)
         for rank in asked:
             self._orders[rank].put(order)
@@ -175,7 +175,7 @@ class Faults(RuleBasedStateMachine):
     def lose(self, share: float) -> None:
         self.losing = share
 
-    # What is drawn must not depend on what the threads made of it, so a rule that cannot apply does nothing.
+    # Draws must not depend on the results of the threads, so a rule that cannot apply does nothing.
 
     @precondition(lambda self: self.landing == "due")
     @rule(
@@ -207,7 +207,7 @@ class Faults(RuleBasedStateMachine):
 
     @rule()
     def checkpoint(self) -> None:
-        """With what is in flight, where that can be known."""
+        """With the messages in flight, where these can be known."""
         if self.landing == "any" or self.total is None:
             self.settle()
         assert self.total is not None

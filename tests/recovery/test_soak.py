@@ -44,7 +44,7 @@ def go_on_without(folder: Path, draw: random.Random) -> str:
 
 
 def take_up(folder: Path, draw: random.Random, undisturbed: list[spawn.Saved]) -> str:
-    """The whole job is killed, once or twice, and taken up from what it has left."""
+    """The whole job is killed, once or twice, and taken up from the checkpoints that it has left."""
     checkpoints = folder / "run"
     checkpoints.mkdir()
     newest = [0]

@@ -80,7 +80,7 @@ def same(one: oracle.Array, other: oracle.Array) -> None:
 def test_bmuf(nesterov: bool) -> None:
     """W, its momentum Δ and what is handed out, in the paper's own variables, while the rate falls.
 
-    What a block has travelled counts from what was handed out, with Nesterov not from W.
+    A block's total update counts from the values handed out, with Nesterov not from W.
     """
     ranks, η, ζ = Ranks(3), 0.6, 0.9
     W, Δ = START.copy(), np.zeros(D)

@@ -345,7 +345,7 @@ def test_sixteen_bit_parameters_have_wider_anchors(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("buffers", ["maintain", "reset", "average"])
 def test_buffers(buffers: str, base: str) -> None:
-    """What an outer step does to the base optimizer's state; Adam's step counters fit its moments afterwards."""
+    """An outer step treats the base optimizer's state as `buffers` says; Adam's step counters then fit its moments."""
     name = "momentum_buffer" if base == "sgd" else "exp_avg"
 
     def run(world: gossip.World) -> tuple[list[torch.Tensor], list[torch.Tensor], list[float]]:

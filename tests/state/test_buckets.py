@@ -27,7 +27,7 @@ def addresses(optimizer: gossip.GossipOptimizer) -> set[int]:
 
 
 def owns_its_storage(tensor: torch.Tensor) -> bool:
-    """What pickle and safetensors ask: the storage holds this tensor and nothing else."""
+    """The condition of pickle and safetensors: the storage holds this tensor and nothing else."""
     storage = tensor.untyped_storage()
     return (storage.data_ptr(), storage.nbytes()) == (tensor.data_ptr(), tensor.nbytes)
 
@@ -65,7 +65,7 @@ def test_parameters_are_the_same_objects_over_one_memory() -> None:
     ids=["contiguous", "transposed", "channels last", "every third", "expanded", "scalar", "empty"],
 )
 def test_strides_and_values_are_kept(tensor: torch.Tensor) -> None:
-    """Of what is dense; what has gaps or repeats becomes dense, with the same values."""
+    """A dense tensor keeps both; a tensor with gaps or repeats becomes dense, with the same values."""
     parameter, other = torch.nn.Parameter(tensor), torch.nn.Parameter(torch.ones(3))
     expected, strides = tensor.clone(), torch.empty_like(tensor).stride()
     wrap([other, parameter])
@@ -213,7 +213,7 @@ def test_parameter_that_left_its_bucket_is_named(move: Any) -> None:
 
 
 def test_loading_a_model_works_in_place() -> None:
-    """What was loaded is what trains and travels."""
+    """The loaded values train and travel."""
 
     def run(world: gossip.World) -> dict[str, torch.Tensor]:
         model, saved = convolutions(), convolutions()

@@ -21,7 +21,7 @@ from gossip.testing import Network
 NAMES = [name for name in CODECS if name is not None]
 ROUNDED = ["bfloat16", "float16", "int8"]
 STEP = {"float32": 2.0**-23, "bfloat16": 2.0**-7, "float16": 2.0**-10, "int8": 1 / 127}
-"""How far a value is rounded, in units of the greatest of its block: twice what it is at the most."""
+"""A bound on the rounding error of a value, in units of the greatest of its block: twice the largest error."""
 ELEMENTS = 300  # one block of int8 and a piece
 
 
@@ -56,12 +56,12 @@ def mix(
 
 
 def change(rank: int, step: int) -> oracle.Array:
-    """What a rank's update adds, in sixteenths, which float32 adds up without rounding."""
+    """The change that a rank's update adds, in sixteenths, which float32 adds up without rounding."""
     return np.random.default_rng((rank, step)).integers(-16, 17, ELEMENTS) / 16
 
 
 def drift(size: int, wire: str, dtype: torch.dtype, steps: int) -> float:
-    """How far Σ w z is, after many updates and rounds, from what it began with and the updates: relative, rms."""
+    """How far Σ w z is, after many updates and rounds, from its first value and the updates: relative, rms."""
     start, topology = starts(size, 1), digraphs(size, 3)
     ranks = testing.run(
         size,
@@ -152,7 +152,7 @@ def test_nothing_is_lost_or_made(size: int, seed: int, wire: str, how: tuple[str
 @pytest.mark.parametrize("wire", ROUNDED)
 @pytest.mark.parametrize("overlap", [0, 1])
 def test_ranks_agree_as_closely_as_values_are_rounded(wire: str, overlap: int) -> None:
-    """On the mean of what they began with: the best that such messages can say, and not much worse."""
+    """On the mean of their first values: the best that such messages can say, and not much worse."""
     start = starts(8, 0)
     ranks = testing.run(
         8,
@@ -207,7 +207,7 @@ def test_parameters_of_16_bits_travel_in_32() -> None:
 )
 @pytest.mark.parametrize("overlap", [0, 1])
 def test_bytes(wire: str | None, payload: int, overlap: int) -> None:
-    """Those that travel, and the envelope's 24."""
+    """The counted bytes are those that travel, and the envelope's 24."""
     ranks = testing.run(
         3,
         lambda world: mix(

@@ -46,7 +46,7 @@ def agree(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     assert not of
 
 
-# What it computes
+# Values that training computes
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -294,7 +294,7 @@ def test_more_parameters_in_mid_run() -> None:
     torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
-# What is written by hand
+# Values that are written by hand
 
 
 def test_what_is_written_before_the_first_step_counts() -> None:
@@ -334,7 +334,7 @@ def test_what_is_written_counts_whatever_is_called_next(then: str) -> None:
 
 
 def test_a_master_stays_where_only_its_neighbour_was_written() -> None:
-    """What rounding hides is kept: later writes in place, and any after `settle`."""
+    """The digits that rounding hides are kept: by later writes in place, and by any write after `settle`."""
     parameter = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
     optimizer = gossip.GossipOptimizer(torch.optim.SGD([parameter], lr=1e-4), gossip.NoAverage(), master_weights=True)
     parameter.sum().backward()
@@ -415,7 +415,7 @@ def test_other_numbers_of_ranks_and_the_model_to_publish(tmp_path: Path) -> None
         assert torch.equal(value, master.to(torch.bfloat16))
 
 
-# What cannot work
+# Setups that cannot work
 
 
 def test_refusals() -> None:

@@ -33,7 +33,7 @@ def test_is_the_weighted_mean(device: str, dtype: torch.dtype, wire, elements: i
         values = torch.randn(elements, device=device).to(dtype)
         rooms.append(wire.buffer(values))
         wire.encode(values, rooms[-1])
-    # From w = 1/2 each in-peer brings 1/4: the mean of what was held and what has come, by weight.
+    # From w = 1/2 each in-peer brings 1/4: the mean of the held values and the received ones, by weight.
     held, ratios = torch.tensor(0.5, dtype=torch.float64, device=device), []
     exact = 0.5 * z.double()
     for room in rooms:

@@ -127,7 +127,7 @@ def test_storage_of_parameters_cannot_be_freed() -> None:
 def test_parameters_that_left_their_bucket_are_named_by_the_next_call(
     move: Callable[[torch.nn.Module], Any], call: str
 ) -> None:
-    """What lands would not reach them."""
+    """Landing messages would not reach these parameters."""
     model, world = torch.nn.Linear(3, 4), gossip.init()
     averager = gossip.PushSum(world, topologies.exponential(1), overlap=1)
     optimizer = gossip.GossipOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), averager, module=model)

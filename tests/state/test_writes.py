@@ -21,7 +21,7 @@ Make = Callable[[gossip.World, torch.optim.Optimizer], Any]
 
 
 def wrap(base: torch.optim.Optimizer, averager: gossip.Averager, **options: Any) -> gossip.GossipOptimizer:
-    """With masters for what is in 16 bits."""
+    """With masters for parameters in 16 bits."""
     return gossip.GossipOptimizer(base, averager, master_weights=True, **options)
 
 
@@ -106,7 +106,7 @@ REFUSED = r"parameter 0 of group 0 .* written .* in flight.* settle\(\) on every
 
 @pytest.mark.parametrize("make", IN_FLIGHT.values(), ids=IN_FLIGHT)
 def test_loading_weights_while_something_is_in_flight_raises(make: Make) -> None:
-    """They would be mixed with what they replace: sevens become 3.5."""
+    """Loaded weights would be mixed with the values that they replace: sevens become 3.5."""
 
     def run(world: gossip.World) -> list[float]:
         model, optimizer = begun(make, world, steps=3)

@@ -16,7 +16,7 @@ def code_of(*arguments: str) -> int:
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What is said of wrong options: to stderr alone, with the code for that."""
+    """The message about wrong options: on stderr alone, with the exit code for that."""
     assert code_of(*arguments) == 2
     said = capsys.readouterr()
     assert not said.out

@@ -1,4 +1,4 @@
-"""What training frameworks ask an optimizer for, and what they do to one: the wrappers answer and take it."""
+"""The requests and actions of training frameworks on an optimizer: the wrappers answer and accept them."""
 
 from __future__ import annotations
 

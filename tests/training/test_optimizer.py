@@ -232,7 +232,7 @@ def test_closure_is_evaluated_once(wrap: Wrap) -> None:
 
 
 def test_closure_equals_a_loop() -> None:
-    """What it computes is what is computed between two steps, flights in the air or not."""
+    """A closure computes the same as a loop does between two steps, flights in the air or not."""
 
     def run(world: gossip.World, by_closure: bool) -> torch.Tensor:
         model = model_of(0)
@@ -445,7 +445,7 @@ def test_scaling_changes_nothing(wrap: Wrap, clip: bool) -> None:
 
 @EVERY_WRAP
 def test_ranks_with_ten_and_nine_batches(wrap: Wrap) -> None:
-    """Those that ran out go on calling step() without gradients; nobody waits, and no rank's momentum goes on."""
+    """Ranks that ran out go on calling step() without gradients; no rank waits, and no rank's momentum goes on."""
 
     def run(world: gossip.World) -> int:
         model = model_of(0)

@@ -1,4 +1,4 @@
-"""What cannot work is refused in a sentence that says who, where and what next: by every rank, within seconds."""
+"""Every rank refuses a setup that cannot work, within seconds, in a sentence that says who, where and what next."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_lbfgs_with_averaged_gradients() -> None:
 
 # -- ranks that differ -------------------------------------------------------------------------------------------------
 
-# What every rank says, or what each says where they differ.
+# The sentence of every rank, or the sentence of each where they differ.
 SENTENCES: dict[str, tuple[str, str | list[str]]] = {
     "another shape": ("Disagreement", r"rank 0 has parameter '1.weight' of shape (3, 3).* rank 2 has .* (5, 3)"),
     "another dtype": ("Disagreement", r"parameter '0.weight' .*torch.float32.* rank 1 has .*torch.float64"),

@@ -509,7 +509,7 @@ def test_an_optimizer_whose_module_is_not_saved_is_refused(tmp_path: Path) -> No
         checkpoint.save(tmp_path, world, 1, model=pair.generator, **two(world, pair))
 
 
-# What wrapped optimizers keep
+# State that wrapped optimizers keep
 
 
 class Counting(torch.optim.Optimizer):

@@ -1,6 +1,6 @@
-"""What torch's suite asks of its optimizers, asked of them in our wrappers on one rank: the same, bit for bit.
+"""The checks of torch's suite on its optimizers, made on them in our wrappers on one rank: the same, bit for bit.
 
-A law is what a user does with an optimizer, and what comes of it. It is run with the bare optimizer and with the
+A law is a use of an optimizer, and its result. It is run with the bare optimizer and with the
 wrapped one, for every optimizer and configuration of torch's database. Where the wrapped one cannot, it says so:
 `REFUSED` holds each such law, and a part of the sentence.
 """
@@ -26,7 +26,7 @@ Make = Callable[..., Any]
 """An optimizer of these parameters, bare or wrapped."""
 
 Law = Callable[[Make, Any], Any]
-"""What comes of an optimizer, given its entry in the database."""
+"""The result of using an optimizer, given its entry in the database."""
 
 
 def push_sum(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -391,7 +391,7 @@ def complex_parameters(make: Make, info: Any) -> Any:
 
 @law
 def an_update_is_differentiated(make: Make, info: Any) -> Any:
-    """As meta-learning does: the parameters are no leaves, and lead back to what they and their gradients come from."""
+    """As in meta-learning: the parameters are no leaves, and lead back to the sources of their values and gradients."""
     leaves, gradients = parameters(torch.float64), parameters(torch.float64)
     own = [p.clone() for p in leaves]
     for p, gradient in zip(own, gradients, strict=True):

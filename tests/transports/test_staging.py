@@ -178,8 +178,10 @@ def test_any_dtype_travels(dtype: torch.dtype) -> None:
 
 
 def test_copies_and_wire_overlap() -> None:
-    """The next chunk is on its way out of the device before the last one has left, and one in while the wire brings
-    the next."""
+    """The copy of a chunk out of the device begins before the message of the chunk before it has ended.
+
+    A chunk is copied into the device while the wire brings the next one.
+    """
     ends = Ends.new()
     ends.exchange(torch.ones(10 * CHUNK, dtype=torch.uint8), torch.zeros(10 * CHUNK, dtype=torch.uint8))
     when = {event: number for number, event in enumerate(ends.said)}

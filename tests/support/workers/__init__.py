@@ -1,4 +1,4 @@
-"""What ranks of the tests run.
+"""The programs that ranks of the tests run.
 
 A torch optimizer loads torch's compiler with its first step, which takes as long as loading torch itself, in every
 process anew. Nothing that ranks run here is compiled, so `python -m workers.train` gets a word of it instead; torch's

@@ -64,7 +64,7 @@ class Case:
         return oracle.random_digraphs(size, 3 + seed % 3, seed, weighted=self.graphs == "weighted")
 
     def topology(self, size: int) -> topologies.Topology | None:
-        """What push-sum runs over."""
+        """The topology that push-sum runs over."""
         if self.shipped is not None:
             return self.shipped.make(size)
         if self.graphs == "exponential":
@@ -158,12 +158,12 @@ def first_values() -> oracle.Array:
 
 
 def slow_graphs(size: int) -> list[nx.DiGraph[int]]:
-    """What SlowMo's own push-sum walks through."""
+    """The graphs that SlowMo's own push-sum walks through."""
     return oracle.random_digraphs(size, 2, seed=size)
 
 
 def expected(case: Case, size: int) -> oracle.History:
-    """What the papers say."""
+    """The history that the papers state."""
 
     def gradient(rank: int, step: int, z: oracle.Array) -> oracle.Array:
         curvature, target = gradient_terms(rank)
@@ -192,7 +192,7 @@ def expected(case: Case, size: int) -> oracle.History:
 
 
 def optimizer(case: Case, world: gossip.World, parameters: Sequence[torch.Tensor]) -> Optimizer:
-    """What a user writes."""
+    """The optimizer that a user writes."""
     groups: list[dict[str, Any]] = [
         {"params": parameters[:2]},
         {"params": parameters[2:], "momentum": case.momentum * 2 / 3},

@@ -79,7 +79,7 @@ def train(
 
 
 def killer(plans: list[str]) -> Callable[[int, int], None]:
-    """What ends this process when its time has come, as kill -9 does."""
+    """A function that ends this process when its time has come, as kill -9 does."""
     when = dict(plan.split("@") for plan in plans)
 
     def die(rank: int, step: int) -> None:

@@ -1,4 +1,4 @@
-"""What only a GPU can show, on this rank: `python -m workers.gpu TRANSPORT CHECK...`."""
+"""Behaviour that only a GPU can show, on this rank: `python -m workers.gpu TRANSPORT CHECK...`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""What stands inside a node, over Gloo: `python -m workers.inside FOLDER ddp` saves the models of four ranks that play
-two hosts of two, and `... sharded` what sharding ends in.
+"""Parallelism inside a node, over Gloo, on four ranks that play two hosts of two.
+
+`python -m workers.inside FOLDER ddp` saves the models of the ranks, and `... sharded` saves the outcome of sharding.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ SHARDINGS: dict[str, Callable[[torch.nn.Module], torch.nn.Module]] = {
 
 
 def refusals(world: gossip.World, sharding: str) -> dict[str, str]:
-    """What sharding the model before the optimizer is made ends in, and after it, with and without `module`."""
+    """The outcome of sharding the model before the optimizer is made, and after it, with and without `module`."""
     said, shard = {}, SHARDINGS[sharding]
 
     def averager() -> gossip.Averager:

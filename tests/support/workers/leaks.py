@@ -115,7 +115,7 @@ def outlived(world: gossip.World, make: Make) -> list[str]:
 
 
 class Measured(NamedTuple):
-    """What this process holds: Python objects, threads, and MB of memory."""
+    """The resources of this process: Python objects, threads, and MB of memory."""
 
     objects: int
     threads: int

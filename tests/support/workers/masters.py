@@ -103,7 +103,7 @@ OTHERS: dict[str, Start] = {
         buffers="average",
     ),
 }
-"""What else may stand around masters and knows nothing of them."""
+"""Other wrappers and averagers that may stand around masters and know nothing of them."""
 
 
 def rounded(model: torch.nn.Module, masters: list[torch.Tensor]) -> None:

@@ -82,7 +82,7 @@ def resign(folder: Path, path: Path, data: bytes) -> None:
 
 
 class Case(NamedTuple):
-    """What was done to one file, whether its digest was made to fit, and whether no other checkpoint is left."""
+    """The alteration of one file, whether its digest was made to fit, and whether no other checkpoint is left."""
 
     kind: str
     file: str

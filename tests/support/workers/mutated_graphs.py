@@ -22,7 +22,7 @@ from workers.mutated import RAN, mutate
 
 
 class Exits:
-    """What a pickle can be: something that runs when it is read."""
+    """A pickle can hold an object like this one, which runs when it is read."""
 
     def __reduce__(self) -> tuple[object, tuple[int]]:
         return sys.exit, (RAN,)

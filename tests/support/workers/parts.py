@@ -1,5 +1,6 @@
-"""`python -m workers.parts FOLDER mpi mpi/far gloo` on four ranks saves what becomes of gossip in which two ranks carry
-each message together, and in which each carries its own.
+"""`python -m workers.parts FOLDER mpi mpi/far gloo` on four ranks saves the results of two kinds of gossip.
+
+Two ranks carry each message together in the first, and each rank carries its own in the second.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Steps of peers on this rank: `python -m workers.peers FOLDER ddp decent-dp`.
 
-Saves, for each, its parameters before the first step and after every one, the gradient that this rank has in all of
-them, and what the peer counted.
+For each peer this rank saves the parameters before the first step and after every one. It also saves its gradient, the
+same in all steps, and the peer's counters.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What ranks must refuse, each case tried on this one of several ranks: `python -m workers.refusals FOLDER mpi`."""
+"""Cases that ranks must refuse, each tried on this one of several ranks: `python -m workers.refusals FOLDER mpi`."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _silent(world: gossip.World) -> None:
 
 
 OWED: list[gossip.GossipOptimizer] = []
-"""Who owes a step that others have waited for in vain; they still have a receive open."""
+"""Optimizers that owe a step, for which others waited until the deadline; they still have a receive open."""
 
 
 def _islands() -> topologies.Topology:

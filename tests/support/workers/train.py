@@ -1,7 +1,7 @@
 """Run tables of cases on this rank: `python -m workers.train FOLDER 8=5+2+1 mpi gloo mpi/graphs`.
 
-`8=5+2+1` trains on all 8 ranks, and then on the first 5, the next 2 and the last one, as worlds of their own side by
-side. Each run is a transport with the core of the table, or with a short training over each graph that ships, on all
+`8=5+2+1` trains on all 8 ranks. Then the first 5, the next 2 and the last one train side by side, as worlds of their
+own. Each run is a transport with the core of the table, or with a short training over each graph that ships, on all
 ranks; one after another in the same processes. `mpi/far` and others speak as `workers.contract` says.
 """
 
