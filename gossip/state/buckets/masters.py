@@ -7,6 +7,9 @@ A master has no gradient beside that of its parameter: backward accumulates it i
 averaging and zeroing act on the one tensor, whichever of the two they were given. So nothing but the place of rounding,
 `gossip.state.buckets.rounded`, knows that there are two of each parameter.
 
+torch chooses one kernel for many tensors by itself only if all of them are plain parameters. On a GPU, make the wrapped
+optimizer with foreach=True or fused=True.
+
 Source: Micikevicius et al., "Mixed precision training", ICLR 2018, arXiv 1710.03740, section 3.1.
 """
 
@@ -16,7 +19,6 @@ from collections.abc import Container, Iterable, Iterator, Mapping, MutableMappi
 from typing import Any
 
 import torch
-import torch.optim.optimizer as optimizers
 
 from ...errors import UsageError
 
@@ -55,10 +57,6 @@ class Master(torch.nn.Parameter):
     @grad.setter
     def grad(self, gradient: torch.Tensor | None) -> None:
         self.model.grad = gradient
-
-
-# torch takes one kernel for many tensors only where all types are in this list, to which DTensor adds itself too.
-getattr(optimizers, "_foreach_supported_types", []).append(Master)
 
 
 def origin(parameter: torch.Tensor) -> torch.Tensor:
