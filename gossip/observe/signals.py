@@ -12,10 +12,12 @@ import select
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
+from ..errors import levels_to_the_user
 from .board import REPORT, Board
 from .ending import abort
 from .process import process, report
@@ -63,9 +65,18 @@ class Watch:
 
     def let_ask(self) -> None:
         """Give the loop time to stop by itself after a first signal, since it asks."""
-        if not self._loop_asks:
-            self._loop_asks = True
+        if self._loop_asks:
+            return
+        self._loop_asks = True
+        if threading.current_thread() is threading.main_thread():
             self._take(*STOPS)
+        else:
+            warnings.warn(
+                f"rank {self.board.rank} calls world.stop_requested() in thread {threading.current_thread().name}, "
+                "where Python sets no handlers: of the signals only SIGTERM asks the loop to stop. Call it once in "
+                "the main thread before, for Ctrl-C and SIGUSR2",
+                stacklevel=levels_to_the_user(),
+            )
 
     def _take(self, *numbers: int | None) -> None:
         """Handle these signals, unless the program has handlers of its own."""
