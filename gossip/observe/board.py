@@ -179,12 +179,12 @@ class Board:
         """Whether this rank tells for all of its host why the job ends: the first of them that asks."""
         if self._claim is not None or not self._job or sys.platform != "linux":
             return True
+        self.slot.listens = False  # it reports now, or another rank does for it
         claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             claim.bind(f"\0gossip-{self._job}")  # a name without a file: it is free again when its process has ended
         except OSError:
             claim.close()
-            self.slot.listens = False
             return False
         self._claim = claim
         return True

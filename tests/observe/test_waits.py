@@ -134,7 +134,8 @@ def test_one_line_and_then_one_report_for_all_ranks_of_a_host(transport: str) ->
     assert outcome.output.count("PeerTimeout: ") == outcome.output.count("Traceback") == 1, outcome.output
     assert re.search(r"\[rank 1 on \S+\] in step 3, computing for \S+ s\n(\[rank 1 .*\n)+", outcome.output)
     assert re.search(r'\[rank 1 on \S+\]   File "<string>", line \d+, in <module>', outcome.output), outcome.output
-    assert outcome.output.count("thread MainThread") == 1, outcome.output
+    # A rank whose deadline comes some milliseconds later is still asked, but tells of itself once.
+    assert len(re.findall(r"\[rank 1 on \S+\] thread MainThread", outcome.output)) == 1, outcome.output
 
 
 LATE = """
