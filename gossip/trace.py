@@ -61,7 +61,7 @@ def main() -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, help=f"what {VARIABLE}, --trace or trace=... named in the run")
+    parser.add_argument("folder", type=Path, help=f"what {VARIABLE}, --trace or trace_folder=... named in the run")
     parser.add_argument("out", type=Path, nargs="?", help="the file to write, .json or .json.gz (FOLDER/trace.json)")
     given = parser.parse_args()
     out = given.out or given.folder / "trace.json"

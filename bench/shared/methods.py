@@ -71,8 +71,8 @@ class Method:
             "sgp" gossips, "osgp" gossips while the next step computes, "hier" averages gradients on each host and
             gossips between hosts, over the exponential graph.
         outer: every `period` steps, "average" the parameters exactly, do that with slow momentum ("slowmo"), slow
-            momentum without it ("noaverage"), with averages of one part after another that are applied a step later
-            ("streaming"), of an eighth at a time that travels for four steps ("eighths"), or nothing ("none").
+            momentum without it ("noaverage"), or nothing ("none"). Two average one part of the model after another:
+            "streaming" applies each a step later, "eighths" sends eighths that travel for four steps.
         period: τ.
         momentum, rate: β and α of slow momentum.
         buffers: what the outer step does to the base optimizer's state: "maintain", "reset" or "average" it.

@@ -93,7 +93,7 @@ class Timeline:
         except OSError as error:
             raise UsageError(
                 f"rank {rank} on {host} cannot write its timeline to {path} ({error.strerror}): name a folder that "
-                f"every rank can write to, by {VARIABLE} or trace=..."
+                f"every rank can write to, by {VARIABLE} or trace_folder=..."
             ) from error
         self._end = 0
         self._name("process_name", name=f"rank {rank} on {host}")
