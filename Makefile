@@ -59,7 +59,7 @@ demo: $(READY)
 	$(MPIRUN) $(BIN)/python -m bench digits $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --max-worker-restart 0 $(ARGS)
 
 soak: $(READY)
 	$(BIN)/python -m pytest -n 0 -s -m slow tests/recovery/test_soak.py $(ARGS)

@@ -315,7 +315,7 @@ def alone() -> Iterator[dict[str, subprocess.Popen[str]]]:
 
 @pytest.mark.parametrize("name", ALONE)
 def test_signal_to_one_process(name: str, alone: dict[str, subprocess.Popen[str]]) -> None:
-    output, _ = alone[name].communicate(timeout=60)
+    output, _ = alone[name].communicate(timeout=110)
     _, code, said = ALONE[name]
     assert alone[name].returncode == code, output
     assert re.search(said, output), output
