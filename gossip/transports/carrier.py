@@ -111,34 +111,29 @@ class Carrier:
 
     def together(self, act: Callable[[], Result]) -> Result:
         """Do `act` on all ranks or on none; again, among the survivors, until it succeeds."""
-        survivors = self.survivors
-        if survivors is None or not self.meetings:
-            return act()
-        while True:
-            began = time.monotonic()
-            try:
-                result, done = act(), True
-            except PeerDied:
-                began = time.monotonic()
-                survivors.revoke()
-                done = False
-            if survivors.agree(done):
-                return result
-            self._meet(survivors, began)
+        return self._repeat(act, of_all=True)
 
     def go_on(self, act: Callable[[], Result]) -> Result:
         """Do what each rank does at its own time; again, if a rank died meanwhile."""
+        return self._repeat(act, of_all=False)
+
+    def _repeat(self, act: Callable[[], Result], of_all: bool) -> Result:
         survivors = self.survivors
         if survivors is None or not self.meetings:
             return act()
         while True:
+            began, done = time.monotonic(), False
             try:
-                return act()
+                result = act()
+                if not of_all:
+                    return result
+                done = True
             except PeerDied:
                 began = time.monotonic()
                 survivors.revoke()
-                survivors.agree(False)  # ranks at the end of an act of all learn that it was broken off
-                self._meet(survivors, began)
+            if survivors.agree(done):  # never after a death: ranks at the end of an act of all learn of it
+                return result
+            self._meet(survivors, began)
 
     def _meet(self, survivors: Survivors, began: float) -> None:
         """Meet without the dead, and begin again: all survivors have agreed to come."""

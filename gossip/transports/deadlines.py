@@ -31,8 +31,7 @@ def poll(
 ) -> None:
     """Return once `has_come()`: for waits without a flight, at the start and after a death.
 
-    Raises:
-        PeerTimeout: `failure()`, after `seconds`. After `NOTICE` the log gets the line `notice()`, unless it is empty.
+    After `seconds` it raises `PeerTimeout(failure())`. After `NOTICE` the log gets `notice()`, unless it is "".
     """
     began, due = time.monotonic(), NOTICE
     while not has_come():
@@ -47,12 +46,7 @@ def poll(
 
 
 def look(flight: Flight, before: float, waited: float, limit: float) -> float:
-    """Do what became due between `before` and `waited` seconds of a wait; returns when to look next.
-
-    Raises:
-        PeerTimeout: the deadline has passed.
-        PeerLost: a rank that it waits for has ended its script.
-    """
+    """Do what became due between `before` and `waited` seconds of a wait; returns when to look next."""
     if waited >= limit:
         raise PeerTimeout(overdue(flight, limit))
     if waited >= GRACE:
@@ -70,11 +64,8 @@ def overdue(flight: Flight, seconds: float) -> str:
         if call in ("", STEP)
         else f"does every rank call {call}, in the same order, and is the peer alive?"
     )
-    what, known = _lacking(flight)
-    return (
-        f"rank {channel.me} {what} in {_place(flight)} for {seconds:g} s over {channel.name}{known}: {question} A "
-        "longer deadline is gossip.init(timeout=...)"
-    )
+    said = lacking(flight, f" in {_place(flight)} for {seconds:g} s over {channel.name}")
+    return f"rank {channel.me} {said}: {question} A longer deadline is gossip.init(timeout=...)"
 
 
 def long_wait(flight: Flight, waited: float, limit: float) -> str:
@@ -92,24 +83,14 @@ def long_wait(flight: Flight, waited: float, limit: float) -> str:
 
 
 def check_peers_run(flight: Flight) -> None:
-    """Wait no longer for ranks of this host whose scripts have ended.
-
-    Raises:
-        PeerLost: one has ended, so long ago that none of its messages is under way any more.
-    """
+    """Wait no longer for ranks of this host whose scripts have ended so long ago that no message is under way."""
     board = flight.channel.board
     gone = {rank for rank in board.mates if board.left(rank) > GRACE}
     if any(not gone.isdisjoint(ranks) for ranks in flight.missing()):
-        what, known = _lacking(flight)
         raise PeerLost(
-            f"rank {flight.channel.me} {what} in {_place(flight)}{known}, and it will not: does every rank call "
-            f"{board.call or STEP} equally often?"
+            f"rank {flight.channel.me} {lacking(flight, f' in {_place(flight)}')}, and it will not: does every rank "
+            f"call {board.call or STEP} equally often?"
         )
-
-
-def lacking(flight: Flight) -> str:
-    """From whom nothing was heard, or who has not taken a message, and in brackets what is known of them."""
-    return "".join(_lacking(flight))
 
 
 def called(ranks: list[int]) -> str:
@@ -117,7 +98,8 @@ def called(ranks: list[int]) -> str:
     return f"rank {ranks[0]}" if len(ranks) == 1 else "ranks " + ", ".join(map(str, ranks))
 
 
-def _lacking(flight: Flight) -> tuple[str, str]:
+def lacking(flight: Flight, where: str = "") -> str:
+    """From whom nothing was heard, or who has not taken a message, `where`, and in brackets what is known of them."""
     unheard, untaken = flight.missing()
     parts = []
     if unheard:
@@ -129,7 +111,7 @@ def _lacking(flight: Flight) -> tuple[str, str]:
     waiting = {rank for rank, slot in board.mates.items() if slot.waiting}
     if waiting.issuperset(peers):  # these wait for others, which are the ones to look at
         peers += sorted(board.mates.keys() - waiting)
-    return " and ".join(parts) or "could not finish", board.known_of(peers)
+    return f"{' and '.join(parts) or 'could not finish'}{where}{board.known_of(peers)}"
 
 
 def _place(flight: Flight) -> str:

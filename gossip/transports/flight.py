@@ -12,7 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 
@@ -24,8 +24,6 @@ SHORTEST, LONGEST = 2e-5, 1e-3
 
 Batch = Mapping[int, Sequence[torch.Tensor]]
 """Peer -> tensors, in the same order at both ends. Dense, contiguous, and not written or read while in flight."""
-
-Own = TypeVar("Own", bound="Flight")
 
 
 def pace(waited: float) -> float:
@@ -158,7 +156,7 @@ class Flight(ABC):
         self.bytes_sent += leg.bytes_sent
         self.bytes_received += leg.bytes_received
 
-    def without_tensors(self: Own) -> Own:
+    def without_tensors(self) -> Flight:
         """The same flight for an observer, which must not keep a model's memory alive."""
         light = copy.copy(self)
         light.sends, light.receives = dict.fromkeys(self.sends, ()), dict.fromkeys(self.receives, ())

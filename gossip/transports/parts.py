@@ -15,7 +15,7 @@ import torch
 
 from .collectives import Relay, Steps
 from .flight import Batch, Channel, Flight
-from .sums import blocks, ring_gather
+from .sums import Ring, blocks
 
 PIECE, PIECES, AHEAD = 1 << 17, 8, 2
 """The least bytes of a piece, the most pieces of a part, and how many of them are under way at once."""
@@ -42,22 +42,20 @@ def _legs(across: Channel, node: Channel, sends: Batch, receives: Batch, subject
     travelling: deque[tuple[Flight, list[torch.Tensor]]] = deque()
     for piece in range(count + AHEAD - 1):
         if piece < count:
-            out, into = (
-                {peer: blocks(tensors, piece, 1, count) for peer, tensors in batch.items()}
-                for batch in (sends, receives)
-            )
-            flight = across.post(_own(node, out), _own(node, into), subject, together=together)
+            out, into = (_blocks(batch, piece, count) for batch in (sends, receives))
+            own_out, own_into = (_blocks(batch, node.rank, node.size) for batch in (out, into))
+            flight = across.post(own_out, own_into, subject, together=together)
             travelling.append((flight, [tensor for tensors in into.values() for tensor in tensors]))
         if piece >= AHEAD - 1:
             flight, tensors = travelling.popleft()
             yield flight
             # One piece after the other, in this order: pieces land in another order on each rank of the node.
-            yield from ring_gather(node, tensors, node.rank, f"{subject}, inside the node", together=together)
+            ring = Ring(node, tensors)
+            yield from ring.around(ring.gather(node.rank, f"{subject}, inside the node"), together=together)
 
 
-def _own(node: Channel, batch: Batch) -> Batch:
-    """This rank's part of each message."""
-    return {peer: blocks(tensors, node.rank, 1, node.size) for peer, tensors in batch.items()}
+def _blocks(batch: Batch, number: int, n: int) -> Batch:
+    return {peer: blocks(tensors, number, 1, n) for peer, tensors in batch.items()}
 
 
 def _pieces(message: Sequence[torch.Tensor], ranks: int) -> int:

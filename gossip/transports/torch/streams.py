@@ -83,8 +83,8 @@ class Watchdog:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._in_flight: deque[tuple[StreamedFlight, float]] = deque()
-        self._logged: StreamedFlight | None = None  # the last one whose long wait was logged
+        self._in_flight: deque[tuple[Flight, float]] = deque()
+        self._logged: Flight | None = None  # the last one whose long wait was logged
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
 

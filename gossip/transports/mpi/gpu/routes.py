@@ -66,14 +66,7 @@ class Route:
 
 
 class Routes:
-    """The route of each device that a tensor has come from so far.
-
-    Attributes:
-        latest: the one made last.
-
-    Raises:
-        UsageError: the variable is something else than 0 or 1.
-    """
+    """The route of each device that a tensor has come from so far."""
 
     def __init__(self, mpi: ModuleType, comm: MPI.Intracomm) -> None:
         self._mpi, self._comm, self._me = mpi, comm, comm.rank
@@ -82,11 +75,7 @@ class Routes:
         self.latest: Route | None = None
 
     def of(self, tensor: torch.Tensor) -> Route | None:
-        """How `tensor` travels: None from and to the memory of hosts, where MPI takes it as it lies.
-
-        Raises:
-            UsageError: it is on a device that neither way serves.
-        """
+        """How `tensor` travels: None from and to the memory of hosts, where MPI takes it as it lies."""
         device = tensor.device
         if device.type == "cpu":
             return None
@@ -102,25 +91,15 @@ class Routes:
             )
         kind = "cuda" if torch.version.hip is None else "rocm"
         aware = supported(self._mpi, self._comm, kind) if self._said is None else self._said
-        route = Route(Memory(device), direct=aware)
-        log.info(
-            "rank %d: tensors of %s travel over MPI %s: %s says that it %s %s memory",
-            self._me,
-            device,
-            "directly" if aware else "staged through pinned memory of the host",
-            "the library" if self._said is None else VARIABLE,
-            "carries" if aware else "does not carry",
-            kind,
-        )
-        return route
+        how = "directly" if aware else "staged through pinned memory of the host"
+        by, carries = VARIABLE if self._said is not None else "the library", "carries" if aware else "does not carry"
+        sentence = "rank %d: tensors of %s travel over MPI %s: %s says that it %s %s memory"
+        log.info(sentence, self._me, device, how, by, carries, kind)
+        return Route(Memory(device), direct=aware)
 
 
 def said() -> bool | None:
-    """The value of the variable; None where it is not set.
-
-    Raises:
-        UsageError: neither 0 nor 1.
-    """
+    """The value of the variable, which has to be 0 or 1; None where it is not set."""
     value = os.environ.get(VARIABLE)
     if not value:
         return None
