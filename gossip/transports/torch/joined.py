@@ -17,9 +17,6 @@ def place_in_torch(timeout: float) -> Launcher | None:
 
     Every rank makes this call. The GPU is the one that the process group is bound to, or the current device. Where
     ranks of one host share it, the local rank counts instead. Over Gloo there is none.
-
-    Raises:
-        PeerTimeout: not every rank came.
     """
     if ranks_of_torch() == 1:
         return None

@@ -76,7 +76,7 @@ def _store(launcher: Launcher, timeout: float) -> dist.Store:
     if launcher.local_size < launcher.size and not named_address():
         lead_gloo(host)
     secret = os.environ.get("GOSSIP_SECRET", "").encode()
-    if not _agent_has_store():
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # else torchrun's agent serves it, and no rank does
         server = _listen(host, port, launcher, secret) if launcher.rank == 0 else None
         try:
             return _met(StoreClient((host, port), secret, timeout, launcher.rank), f"{host}:{port}", launcher, timeout)
@@ -146,11 +146,6 @@ def _listen(host: str, port: int, launcher: Launcher, secret: bytes) -> StoreSer
         raise TransportUnavailable(
             f"rank 0 cannot listen at {host}:{port} ({error}): is another job there? Choose another MASTER_PORT"
         ) from error
-
-
-def _agent_has_store() -> bool:
-    """Torchrun's agent may serve the store itself; then no rank does."""
-    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _announced(launcher: Launcher) -> tuple[str, int]:

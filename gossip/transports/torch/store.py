@@ -91,11 +91,7 @@ class StoreServer:
 
 
 class StoreClient(dist.Store):
-    """One rank's connection, as torch.distributed wants a store to be.
-
-    Raises:
-        PeerTimeout: no server with this secret listens there before the deadline.
-    """
+    """One rank's connection, as torch.distributed wants a store to be."""
 
     def __init__(self, address: tuple[str, int], secret: bytes, timeout: float, rank: int) -> None:
         super().__init__()
