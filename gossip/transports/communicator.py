@@ -39,27 +39,16 @@ class Communicator:
     - every wait ends: by landing, or by an error soon after `timeout` seconds;
     - the result of `sum` has the same bits on every rank.
 
-    Attributes:
-        backend: what moves its batches.
-        timeout: seconds after which any wait is an error.
-        board: the position of this rank, and what is known of the others, for errors.
-        members: the ranks of the job that belonged to it at first, in its own order.
-        number: the number of this channel, which its messages carry. The first number of a world is the world's own.
-        lineage: the numbers of the worlds that it is a part of, its own last; 0 is that of all ranks.
-        numbers: channel numbers that the ranks have agreed on and that no channel has yet.
-        me: this rank as the whole job numbers it.
-        streams: all batches travel in the one order of a device's stream, and no host waits for them.
-
-    Facts and methods of the backend are attributes too, described there: `carrier`, `name`, `home`, `patience`,
-    `lanes`, `expects`, `route`, `drive`, `waiting`, `end_job`, `close`.
+    Facts and methods of the backend are attributes too, described there.
     """
 
     backend: Backend
-    timeout: float
-    board: Board
-    members: Sequence[int]
-    number: int = 0
-    lineage: tuple[int, ...] = (0,)
+    timeout: float  # seconds after which any wait is an error
+    board: Board  # the position of this rank, and what is known of the others, for errors
+    members: Sequence[int]  # the ranks of the job that belonged to it at first, in its own order
+    number: int = 0  # of this channel, which its messages carry; the first number of a world is the world's own
+    lineage: tuple[int, ...] = (0,)  # the numbers of the worlds that it is a part of, its own last; 0: all ranks
+    # Channel numbers that the ranks have agreed on and that no channel has yet.
     numbers: deque[int] = field(default_factory=lambda: deque(range(1, BLOCK)))
 
     def __post_init__(self) -> None:
@@ -68,8 +57,8 @@ class Communicator:
         self.patience, self.lanes, self.expects = backend.patience, backend.lanes, backend.expects
         self.route, self.drive, self.waiting = backend.route, backend.drive, backend.waiting
         self.end_job, self.close = backend.end_job, backend.close
-        self.streams = backend.lanes == 1
-        self.me = self.board.rank
+        self.streams = backend.lanes == 1  # all batches travel in the one order of a device's stream; no host waits
+        self.me = self.board.rank  # as the whole job numbers it
 
     @classmethod
     def over(cls, backend: Backend, timeout: float) -> Communicator:
@@ -143,11 +132,9 @@ class Communicator:
     # -- batches -------------------------------------------------------------------------------------------------------
 
     def post(self, sends: Batch, receives: Batch, subject: str, *, together: bool = False) -> Flight:
-        """Start one batch.
+        """Start one batch: `sends` are the tensors that each peer receives, `receives` those that its message fills.
 
         Args:
-            sends: peer -> tensors that it receives, in this order.
-            receives: peer -> tensors that its message fills.
             subject: what errors call the batch, such as "round 17".
             together: all ranks post this and wait for it, as a round of SGP or a hop around a ring. Messages of
                 different steps then hardly meet, and no receiver is asked for room. Both ends say the same.

@@ -11,8 +11,7 @@ from ..checks import check_choice
 from ..errors import TransportUnavailable, UsageError
 from ..launching.launchers import TORCH, Launcher, detect
 from .communicator import Communicator
-from .memory.backend import MemoryBackend
-from .memory.network import Network
+from .memory import MemoryBackend, Network
 from .torch.joined import place_in_torch, ranks_of_mpi, ranks_of_torch
 
 TRANSPORTS = ("auto", "mpi", "gloo", "nccl")

@@ -15,8 +15,7 @@ from .flight import Flight
 
 log = logging.getLogger("gossip")
 
-NOTICE = 30.0
-"""Seconds of a wait after which a line in the log says what it waits for."""
+NOTICE = 30.0  # seconds of a wait after which a line in the log says what it waits for
 
 GRACE = 10.0
 """Seconds for the last messages of a rank whose script has ended: twice the time that it waits for them itself."""
@@ -49,8 +48,14 @@ def look(flight: Flight, before: float, waited: float, limit: float) -> float:
     """Do what became due between `before` and `waited` seconds of a wait; returns when to look next."""
     if waited >= limit:
         raise PeerTimeout(overdue(flight, limit))
-    if waited >= GRACE:
-        check_peers_run(flight)
+    board = flight.channel.board
+    # Those on this host whose scripts have ended so long ago that none of their messages is under way any more.
+    gone = {rank for rank in board.mates if board.left(rank) > GRACE} if waited >= GRACE else set()
+    if any(not gone.isdisjoint(ranks) for ranks in flight.missing()):
+        raise PeerLost(
+            f"rank {flight.channel.me} {lacking(flight, f' in {_place(flight)}')}, and it will not: does every rank "
+            f"call {board.call or STEP} equally often?"
+        )
     if before < NOTICE <= waited and (said := long_wait(flight, waited, limit)):
         log.warning(said)
     return min(limit, max(GRACE, waited + 1), NOTICE if waited < NOTICE else limit)
@@ -80,17 +85,6 @@ def long_wait(flight: Flight, waited: float, limit: float) -> str:
         f"{called(waiting)} waited {waited:.0f} s in {flight.subject} of {call}: rank {board.rank} "
         f"{lacking(flight)}. Every rank has to call {call}; it fails here after {limit:g} s"
     )
-
-
-def check_peers_run(flight: Flight) -> None:
-    """Wait no longer for ranks of this host whose scripts have ended so long ago that no message is under way."""
-    board = flight.channel.board
-    gone = {rank for rank in board.mates if board.left(rank) > GRACE}
-    if any(not gone.isdisjoint(ranks) for ranks in flight.missing()):
-        raise PeerLost(
-            f"rank {flight.channel.me} {lacking(flight, f' in {_place(flight)}')}, and it will not: does every rank "
-            f"call {board.call or STEP} equally often?"
-        )
 
 
 def called(ranks: list[int]) -> str:

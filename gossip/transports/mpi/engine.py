@@ -15,12 +15,16 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from ...errors import PeerDied, PeerLost
 from ..flight import SHORTEST, Flight
 from .gpu.routes import Route, Routes
 from .messages import Line, Message
-from .start import before_finalize, initialise, own_communicator, ranks_of_this_host
+from .start import all_come, initialise, ranks_of_this_host
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 LAST_WAIT = 5.0
 """Seconds for messages in flight when the interpreter exits: the last round of a run that did not settle."""
@@ -34,7 +38,9 @@ class Engine:
         self.mpi = initialise(timeout)
         self.byte = self.mpi.BYTE
         self.lock = threading.Lock()
-        self.comm = own_communicator(self.mpi, timeout)
+        self.comm: MPI.Intracomm  # apart from other users of MPI in this process
+        self.comm, request = self.mpi.COMM_WORLD.Idup()
+        all_come(self.mpi, request, timeout)
         self.rank = self.comm.rank
         self.timeout = timeout
         self.places = {rank: rank for rank in range(self.comm.size)}  # rank of the job -> rank of `comm`; of the living
@@ -47,7 +53,8 @@ class Engine:
         self._work = threading.Event()
         self._stopped = False
         self._thread: threading.Thread | None = None
-        before_finalize(self.mpi, self.stop)
+        # MPI-4.1, section 11.2.4: MPI_Finalize, also the program's own, first frees the attributes of MPI_COMM_SELF.
+        self.mpi.COMM_SELF.Set_attr(self.mpi.Comm.Create_keyval(delete_fn=lambda *_: self.stop()), None)
         atexit.register(self.stop)  # before mpi4py finalises MPI
 
     def died(self, error: Exception) -> bool:

@@ -20,40 +20,16 @@ from .messages import Message
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-REMEMBERED = 8
-"""Batches of a kind whose times are remembered: the next one takes at least the shortest of them."""
-
-KINDS = 256
-"""Kinds that are remembered, the latest ones: messages such as those of a gather have any size."""
-
-PROBES = 8
-"""Polls before a batch is expected, at least: it may have become quicker."""
+REMEMBERED = 8  # batches of a kind whose times are remembered: the next one takes at least the shortest of them
+KINDS = 256  # kinds that are remembered, the latest ones: messages such as those of a gather have any size
+PROBES = 8  # polls before a batch is expected, at least: it may have become quicker
 
 Kind = tuple[int, bool, int, int]
 """The number of the channel, whether all comes from this host, and the bytes that are sent and received."""
 
 
-def lull(least: float, messages: int) -> float:
-    """The poll interval for a batch of so many messages that takes at least `least` seconds: a poll for each message.
-
-    >>> lull(0.08, 17), lull(1e-3, 1), lull(0.0, 1)
-    (0.001, 0.000125, 2e-05)
-    """
-    return min(max(least / max(messages, PROBES), SHORTEST), LONGEST)
-
-
 class Habits:
-    """How long batches of each kind take.
-
-    >>> habits = Habits()
-    >>> kind = (0, False, 100, 100)
-    >>> habits.least(kind)
-    0.0
-    >>> habits.note(kind, 0.25)
-    >>> habits.note(kind, 0.5)
-    >>> habits.least(kind)
-    0.25
-    """
+    """How long batches of each kind take."""
 
     def __init__(self) -> None:
         self._took: dict[Kind, deque[float]] = {}
@@ -122,7 +98,8 @@ class MpiFlight(Flight):
         if self._learns and not (held or self.buffered):
             least = self._habits.least(self._kind)
             self.expected = max(self.expected, self.posted + least)
-            self.lull = lull(least, _count(self._coming)) if self.prompt else 0.0
+            each = least / max(_count(self._coming), PROBES)  # a poll for each message
+            self.lull = min(max(each, SHORTEST), LONGEST) if self.prompt else 0.0
 
     def done(self) -> bool:
         if self.landed is None and self.failure is None:

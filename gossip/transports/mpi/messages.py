@@ -18,8 +18,7 @@ import torch
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-PIECE = 1 << 30
-"""Bytes in one MPI message at most: the counts of most libraries are 32-bit, and buckets may be larger."""
+PIECE = 1 << 30  # bytes in one MPI message at most: the counts of most libraries are 32-bit, and buckets may be larger
 
 EAGER = 65_280
 """Bytes up to which Open MPI sends a message over TCP eagerly, by its defaults: without asking the receiver first.
@@ -33,8 +32,7 @@ FEW = 16
 """Post at most this many pieces inline, and of more pieces this many receives and no sends. The progress thread, or
 the next wait, posts the rest."""
 
-NOTHING = np.empty(0, dtype=np.uint8)
-"""The content of a clear-to-send word."""
+NOTHING = np.empty(0, dtype=np.uint8)  # the content of a clear-to-send word
 
 
 class Line(NamedTuple):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import atexit
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -27,20 +26,19 @@ START = 60.0
 """Seconds for MPI's own start, also where the deadline is shorter: some ranks load their libraries long after others.
 """
 
-PROGRAM = """
+WATCH = """
 import os, select, signal, sys
-def ends_within(seconds):
-    return select.select([0], [], [], max(0.0, seconds))[0]
-seconds, sentence, soon, early = float(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4]
-if soon < seconds and not ends_within(soon):
-    if early:
-        print("gossip:", early, file=sys.stderr, flush=True)
-    seconds -= soon
-if not ends_within(seconds):
-    print("gossip:", sentence, file=sys.stderr, flush=True)
-    os.kill(os.getppid(), signal.SIGKILL)
+for seconds, sentence in zip(sys.argv[1::2], sys.argv[2::2]):
+    if select.select([0], [], [], float(seconds))[0]:
+        sys.exit()
+    if sentence:
+        print("gossip:", sentence, file=sys.stderr, flush=True)
+os.kill(os.getppid(), signal.SIGKILL)
 """
-"""A program that watches this process from outside: MPI_Init keeps the interpreter's lock, so that no thread can."""
+"""A program that watches this process from outside: MPI_Init keeps the interpreter's lock, so that no thread can.
+
+It says each sentence after the seconds before it, and kills this process after the last, unless its stdin ends first.
+"""
 
 
 def initialise(timeout: float) -> ModuleType:
@@ -55,7 +53,10 @@ def initialise(timeout: float) -> ModuleType:
     try:
         # MPI's start returns once every rank has come so far.
         early = _missed(launcher.rank, launcher.size, start)
-        with alarm(start, late, NOTICE, early) if launcher.size > 1 and not running else nullcontext():
+        said = [str(NOTICE), early, str(start - NOTICE), late] if start > NOTICE else [str(start), late]
+        command = [sys.executable, "-I", "-S", "-c", WATCH, *said]
+        alone = launcher.size == 1 or running
+        with nullcontext() if alone else subprocess.Popen(command, stdin=subprocess.PIPE):
             from mpi4py import MPI
 
             if not (MPI.Is_initialized() or MPI.Is_finalized()):  # mpi4py.rc.initialize is False
@@ -86,22 +87,6 @@ def check_running(mpi: ModuleType) -> None:
         )
 
 
-def before_finalize(mpi: ModuleType, act: Callable[[], None]) -> None:
-    """Have `act` called when MPI begins to be finalised, also by the program: no request may be tested later.
-
-    MPI-4.1, section 11.2.4: MPI_Finalize frees the attributes of MPI_COMM_SELF first.
-    """
-    mpi.COMM_SELF.Set_attr(mpi.Comm.Create_keyval(delete_fn=lambda *_: act()), None)
-
-
-def own_communicator(mpi: ModuleType, timeout: float) -> MPI.Intracomm:
-    """All ranks, apart from other users of MPI in this process."""
-    comm: MPI.Intracomm
-    comm, request = mpi.COMM_WORLD.Idup()
-    all_come(mpi, request, timeout)
-    return comm
-
-
 def ranks_of_this_host(mpi: ModuleType, comm: MPI.Intracomm, timeout: float) -> frozenset[int]:
     """Ranks whose processor has the same name."""
     own = np.zeros(mpi.MAX_PROCESSOR_NAME, dtype=np.uint8)
@@ -128,15 +113,3 @@ def _missed(rank: int, size: int, timeout: float) -> str:
 def pid_of_mpirun() -> int | None:
     """The process of mpirun on this host, which ends all ranks when it gets SIGTERM; None where it is unknown."""
     return next((pid for pid, name in ancestors() if name in LAUNCHERS), None)
-
-
-@contextmanager
-def alarm(seconds: float, sentence: str, soon: float, early: str) -> Iterator[None]:
-    """Another process says `early` after `soon` seconds, and after `seconds` says `sentence` and kills this one."""
-    said = [str(seconds), sentence, str(soon), early]
-    with subprocess.Popen([sys.executable, "-I", "-S", "-c", PROGRAM, *said], stdin=subprocess.PIPE) as other:
-        try:
-            yield
-        finally:
-            assert other.stdin is not None
-            other.stdin.close()

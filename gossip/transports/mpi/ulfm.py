@@ -27,8 +27,7 @@ from .messages import Message
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-VARIABLE = "OMPI_MCA_mpi_ft_enable"
-"""Set to 1 by mpirun --with-ft ulfm."""
+VARIABLE = "OMPI_MCA_mpi_ft_enable"  # set to 1 by mpirun --with-ft ulfm
 
 
 def is_chosen() -> bool:

@@ -21,11 +21,8 @@ from .store import StoreClient
 
 VARIABLE = "GLOO_SOCKET_IFNAME"
 
-TRIAL = 3.0
-"""Seconds for an address to answer."""
-
-SIOCGIFADDR = 0x8915
-"""Linux: the IPv4 address of an interface."""
+TRIAL = 3.0  # seconds for an address to answer
+SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 
 
 def named_address() -> str:

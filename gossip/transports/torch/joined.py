@@ -31,11 +31,7 @@ def place_in_torch(timeout: float) -> Launcher | None:
 
 
 def place(rank: int, hosts: Sequence[str], gpus: Sequence[int]) -> Launcher:
-    """The place of `rank` among ranks on these hosts, whose current devices are `gpus`, or -1.
-
-    >>> place(0, ["a", "a"], [1, 0]).gpu, place(1, ["a", "a"], [0, 0]).gpu
-    (1, 1)
-    """
+    """The place of `rank` among ranks on these hosts, whose current devices are `gpus`, or -1."""
     local_rank, local_size = local_place(hosts, rank)
     mates = [gpu for host, gpu in zip(hosts, gpus, strict=True) if host == hosts[rank]]
     # A current device that several ranks have is what each process begins with.

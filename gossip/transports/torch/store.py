@@ -25,11 +25,8 @@ import torch.distributed as dist
 from ...errors import PeerLost, PeerTimeout
 from ..flight import pace
 
-MOST = 1 << 20
-"""Bytes of a key or a value at most; the addresses of a rank take some hundreds."""
-
-PATIENCE = 10.0
-"""Seconds for a connection to prove that it knows the secret."""
+MOST = 1 << 20  # bytes of a key or a value at most; the addresses of a rank take some hundreds
+PATIENCE = 10.0  # seconds for a connection to prove that it knows the secret
 
 HEADER, LENGTH = struct.Struct("!cII"), struct.Struct("!I")
 
@@ -41,7 +38,8 @@ class StoreServer:
         self._values: dict[bytes, bytes] = {}
         self._lock = threading.Lock()
         self._secret = secret
-        self._socket = socket.create_server(address, family=family(address[0]))
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET  # of an address; names count as version 4
+        self._socket = socket.create_server(address, family=family)
         self.port = int(self._socket.getsockname()[1])
         threading.Thread(target=self._accept, name="gossip-store", daemon=True).start()
 
@@ -175,11 +173,6 @@ class StoreClient(dist.Store):
     def clone(self) -> StoreClient:
         """The same connection, which threads may share."""
         return self
-
-
-def family(host: str) -> socket.AddressFamily:
-    """Of an address; any name counts as one of version 4."""
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _proof(secret: bytes, nonce: bytes) -> bytes:

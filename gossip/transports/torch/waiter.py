@@ -24,8 +24,7 @@ from ..flight import Batch, Channel, Flight
 LAST_WAIT = 5.0
 """Seconds for messages in flight when the script ends, as over MPI. A thread whose peer sends later is left behind."""
 
-LINGER = 10.0
-"""Seconds for which a thread without work stays, for the next step may come so late."""
+LINGER = 10.0  # seconds for which a thread without work stays, for the next step may come so late
 
 
 class Message(NamedTuple):

@@ -19,8 +19,7 @@ import torch
 LEAST = 1 << 12
 """Bytes of the smallest buffer; others have a power of two, so that messages of about one size share theirs."""
 
-Event = Any
-"""A point in the order of the device's work."""
+Event = Any  # a point in the order of the device's work
 
 
 @dataclass(eq=False)

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gossip")
 
-VARIABLE = "GOSSIP_GPU_AWARE_MPI"
-"""Set to 0 or 1, it overrides what the library says."""
+VARIABLE = "GOSSIP_GPU_AWARE_MPI"  # set to 0 or 1, it overrides what the library says
 
 OPEN_MPI = {"cuda": "MPIX_Query_cuda_support", "rocm": "MPIX_Query_rocm_support"}
 """Functions without arguments that return 1 or 0."""
@@ -118,17 +117,12 @@ def supported(mpi: ModuleType, comm: MPI.Intracomm, kind: str) -> bool:
     if hasattr(library, OPEN_MPI[kind]) and library[OPEN_MPI[kind]]() == 1:
         return True
     flag = ctypes.c_int(0)
-    if hasattr(library, MPICH) and library[MPICH](ctypes.c_int(MPICH_KINDS[kind]), ctypes.byref(flag)) == 0:
-        return flag.value != 0 or named(comm, kind)
-    return named(comm, kind)
-
-
-def named(comm: MPI.Intracomm, kind: str) -> bool:
-    """Whether the communicator's info names memory of the device.
-
-    Only a kind without restrictors, or one restricted to the device, includes it: cuda:host is pinned memory.
-    """
+    if hasattr(library, MPICH):
+        failed = library[MPICH](ctypes.c_int(MPICH_KINDS[kind]), ctypes.byref(flag))
+        if flag.value and not failed:
+            return True
     info = comm.Get_info()
     kinds = [each.strip().lower().split(":") for each in (info.Get(INFO) or "").split(",")]
     info.Free()
+    # A kind without restrictors, or one restricted to the device, includes the device: cuda:host is pinned memory.
     return any(name == kind and (not only or "device" in only) for name, *only in kinds)

@@ -25,8 +25,7 @@ from .cuda import Buffer, Event, Memory
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-CHUNK = 8 << 20
-"""Bytes of a device's tensor in one message."""
+CHUNK = 8 << 20  # bytes of a device's tensor in one message
 
 
 class Staged(Message):
