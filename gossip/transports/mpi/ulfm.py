@@ -152,14 +152,11 @@ class Ulfm(Survivors):
     @contextmanager
     def _at_most(self, seconds: float, code: int, whom: str = "") -> Iterator[None]:
         """Around a call of MPI that blocks: the process ends with `code` when it takes longer."""
-        ended = threading.Event()
-
-        def end() -> None:
-            if not ended.wait(seconds):
-                abort(code, whom and f"rank {self.engine.rank} waited {seconds:g} s for {whom}", alone=True)
-
-        threading.Thread(target=end, name="gossip-mpi-end", daemon=True).start()
+        said = whom and f"rank {self.engine.rank} waited {seconds:g} s for {whom}"
+        timer = threading.Timer(seconds, abort, (code, said), {"alone": True})
+        timer.name, timer.daemon = "gossip-mpi-end", True
+        timer.start()
         try:
             yield
         finally:
-            ended.set()
+            timer.cancel()

@@ -127,33 +127,26 @@ class StoreClient(dist.Store):
     # -- what torch calls ----------------------------------------------------------------------------------------------
 
     def set(self, key: str, value: bytes | str) -> None:
-        """Leave a value."""
         self._ask(b"s", key.encode(), value.encode() if isinstance(value, str) else bytes(value))
 
     def get(self, key: str) -> bytes:
-        """Wait for a value."""
         self.wait([key])
         return self._ask(b"g", key.encode())
 
     def add(self, key: str, value: int) -> int:
-        """Count."""
         return int(self._ask(b"+", key.encode(), b"%d" % value))
 
     def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
-        """Leave a value where the expected one is, or none."""
         old, new = (v.encode() if isinstance(v, str) else bytes(v) for v in (expected, desired))
         return self._ask(b"c", key.encode(), b"%16d" % len(old) + old + new)
 
     def delete_key(self, key: str) -> bool:
-        """Take a value away."""
         return bool(self._ask(b"d", key.encode()))
 
     def check(self, keys: list[str]) -> bool:
-        """Whether all are there."""
         return all(self._ask(b"?", key.encode()) for key in keys)
 
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
-        """Return once all are there."""
         limit = self._seconds if timeout is None else timeout.total_seconds()
         began = time.monotonic()
         while not self.check(keys):
@@ -163,7 +156,6 @@ class StoreClient(dist.Store):
             time.sleep(10 * pace(waited))
 
     def set_timeout(self, timeout: timedelta) -> None:
-        """How long to wait."""
         self._seconds = timeout.total_seconds()
 
     def close(self) -> None:
