@@ -18,9 +18,7 @@ Law = Callable[[Ranks, Dtypes, torch.device], None]
 
 
 def check_transport(
-    world: Ranks,
-    dtypes: Dtypes = (torch.float32, torch.float64, torch.bfloat16),
-    device: torch.device | None = None,
+    world: Ranks, dtypes: Dtypes = (torch.float32, torch.float64, torch.bfloat16), device: torch.device | None = None
 ) -> None:
     """The contract of a transport, run on every rank of any world; raises AssertionError where it is broken.
 

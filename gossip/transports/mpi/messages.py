@@ -69,7 +69,7 @@ class Message(ABC):
 class Plain(Message):
     """Memory that MPI reads or writes itself.
 
-    `asking`: the receiver first sends a clear-to-send word. `is_ready`: the device has come to the post.
+    `asking`: the receiver first sends a clear-to-send word. `ready`: the device has come to the post.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class Plain(Message):
         line: Line,
         pieces: Sequence[object],
         asking: bool = False,
-        is_ready: Callable[[], bool] = lambda: True,
+        ready: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__(rank, line)
-        self._pieces, self._asking, self._is_ready = pieces, asking, is_ready
+        self._pieces, self._asking, self._is_ready = pieces, asking, ready
 
 
 class PlainSend(Plain):

@@ -61,7 +61,7 @@ class Route:
         if self.name == "staged":
             return (StagedReceive if line.inward else StagedSend)(rank, line, tensor, self.memory, mark)
         spans = [Span(chunk.data_ptr(), len(chunk)) for chunk in chunks(tensor)]
-        return (PlainReceive if line.inward else PlainSend)(rank, line, spans, is_ready=partial(self.memory.passed, mark))
+        return (PlainReceive if line.inward else PlainSend)(rank, line, spans, ready=partial(self.memory.passed, mark))
 
 
 class Routes:
