@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, NoReturn
 
 import torch
@@ -138,7 +137,7 @@ class World:
             return
         with self.base.board.calling("world.close()"):
             self.barrier()
-        if self.base.outermost:
+        if self.base.number == 0:  # the first channel of its backend
             self.base.close()
         self.base.carrier.leave(self.base.lineage[-1])
         if self.base.lineage == (0,) and self.transport != "mpi":  # MPI's ranks stay ranks until it ends
@@ -159,19 +158,13 @@ class World:
     def __enter__(self) -> World:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:  # after an error the other ranks may never reach the barrier
             self.close()
 
 
 def check_world(world: Any, sentence: str) -> None:
-    """Check that `world` is a World.
-
-    Raises:
-        UsageError: with `sentence`, in which the argument replaces {}.
-    """
+    """Raise `UsageError` unless `world` is a World, with `sentence`, in which the argument replaces {}."""
     if not isinstance(world, World):
         raise UsageError(sentence.format(shown(world)) + " (gossip.init() returns one)")
 
@@ -183,9 +176,8 @@ def _world(base: Communicator, hosts: tuple[str, ...], device: torch.device) -> 
 
 def memory_world(network: Network, rank: int, size: int, timeout: float, hosts: Sequence[str] | None = None) -> World:
     """The world of rank `rank` of `size` threads; `hosts` are the names of pretended hosts, one for each rank."""
-    names = tuple(hosts) if hosts is not None else (socket.gethostname(),) * size
     base = Communicator.over(MemoryBackend(network, rank, size, timeout), timeout)
-    return _world(base, names, torch.device("cpu"))
+    return _world(base, tuple(hosts or [socket.gethostname()] * size), torch.device("cpu"))
 
 
 def init(transport: str = "auto", timeout: float = 300.0) -> World:

@@ -54,7 +54,7 @@ class PushSum(Averager):
         node: the ranks of a host, where they hold the same values since they average their gradients; `world` is then
             their counterparts on other hosts. Each of the m ranks sends one m-th of a message to its counterparts, and
             they exchange the parts inside the host. So a message crosses the network once and not m times. The result
-            is the same, bit for bit. See `gossip.transports.parts`.
+            is the same, bit for bit. See `post_in_parts` of `gossip.transports.sums`.
 
     Raises:
         UsageError: an overlap, landing or wire that does not exist or that the transport does not support, or a

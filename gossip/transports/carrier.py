@@ -21,8 +21,7 @@ from typing import Any, Protocol, TypeVar
 from ..errors import PeerDied
 
 Result = TypeVar("Result")
-Told = Mapping[int, Any]
-"""Rank, as the job numbers it -> what it told; of the survivors."""
+Told = Mapping[int, Any]  # rank, as the job numbers it -> what it told; of the survivors
 
 
 class Party(Protocol):
@@ -64,32 +63,21 @@ class Survivors(ABC):
 
 
 class Carrier:
-    """The state that all channels over one MPI communicator, process group or network share.
-
-    Attributes:
-        size: ranks that are left.
-        survivors: how they go on after a death; None where a death is an error.
-        next_block: the next block of channel numbers that this process has not used yet.
-        lost: ranks that died, as the job numbers them.
-        left: the own numbers of worlds that have been closed.
-        parties: what goes on after a loss, in the order in which every rank made it, and a channel of its own. The
-            maker of a party keeps it alive.
-        meetings: own number of a world -> the channel on which its ranks meet after a loss, from the first party on.
-            It stays when that party is gone: ranks drop it at different moments, and all of them meet or none.
-        alone: `gossip.init` found no other rank.
-        seconds: from noticing the last death until the survivors had met again.
-    """
+    """The state that all channels over one MPI communicator, process group or network share."""
 
     def __init__(self, size: int, survivors: Survivors | None = None) -> None:
-        self.size = size
-        self.survivors = survivors
-        self.next_block = 1
-        self.lost: set[int] = set()
-        self.left: set[int] = set()
+        self.size = size  # ranks that are left
+        self.survivors = survivors  # how they go on after a death; None where a death is an error
+        self.next_block = 1  # of channel numbers that this process has not used yet
+        self.lost: set[int] = set()  # ranks that died, as the job numbers them
+        self.left: set[int] = set()  # the own numbers of worlds that have been closed
+        # Each in the order in which every rank made it, and a channel of its own. The maker of a party keeps it alive.
         self.parties: weakref.WeakKeyDictionary[Party, Meeting] = weakref.WeakKeyDictionary()
+        # Own number of a world -> the channel on which its ranks meet after a loss, from the first party on. Channels
+        # stay when that party is gone: ranks drop it at different moments, and all of them meet or none.
         self.meetings: dict[int, Meeting] = {}
-        self.alone = False
-        self.seconds = 0.0
+        self.alone = False  # `gossip.init` found no other rank
+        self.seconds = 0.0  # from noticing the last death until the survivors had met again
 
     @property
     def outlives(self) -> bool:
@@ -111,34 +99,29 @@ class Carrier:
 
     def together(self, act: Callable[[], Result]) -> Result:
         """Do `act` on all ranks or on none; again, among the survivors, until it succeeds."""
-        survivors = self.survivors
-        if survivors is None or not self.meetings:
-            return act()
-        while True:
-            began = time.monotonic()
-            try:
-                result, done = act(), True
-            except PeerDied:
-                began = time.monotonic()
-                survivors.revoke()
-                done = False
-            if survivors.agree(done):
-                return result
-            self._meet(survivors, began)
+        return self._repeat(act, of_all=True)
 
     def go_on(self, act: Callable[[], Result]) -> Result:
         """Do what each rank does at its own time; again, if a rank died meanwhile."""
+        return self._repeat(act, of_all=False)
+
+    def _repeat(self, act: Callable[[], Result], of_all: bool) -> Result:
         survivors = self.survivors
         if survivors is None or not self.meetings:
             return act()
         while True:
+            began, done = time.monotonic(), False
             try:
-                return act()
+                result = act()
+                if not of_all:
+                    return result
+                done = True
             except PeerDied:
                 began = time.monotonic()
                 survivors.revoke()
-                survivors.agree(False)  # ranks at the end of an act of all learn that it was broken off
-                self._meet(survivors, began)
+            if survivors.agree(done):  # never after a death: ranks at the end of an act of all learn of it
+                return result
+            self._meet(survivors, began)
 
     def _meet(self, survivors: Survivors, began: float) -> None:
         """Meet without the dead, and begin again: all survivors have agreed to come."""

@@ -101,15 +101,13 @@ MOST_GATHERED = 1 << 26
 
 def tree_broadcast(channel: Channel, tensors: Sequence[torch.Tensor], source: int) -> Steps:
     """Binomial tree: in step k the 2^k ranks that have the tensors hand them to 2^k others."""
-    n = channel.size
-    place = (channel.rank - source) % n
-    reach = 1
+    n, rank, subject = channel.size, channel.rank, f"a broadcast from rank {source}"
+    place, reach = (rank - source) % n, 1
     while reach < n:
-        subject = f"a broadcast from rank {source}"
         if place < reach and place + reach < n:
-            yield channel.post({(place + reach + source) % n: tensors}, {}, subject)
+            yield channel.post({(rank + reach) % n: tensors}, {}, subject)
         elif reach <= place < 2 * reach:
-            yield channel.post({}, {(place - reach + source) % n: tensors}, subject)
+            yield channel.post({}, {(rank - reach) % n: tensors}, subject)
         reach *= 2
 
 
@@ -134,10 +132,8 @@ def gather(channel: Channel, data: bytes) -> list[bytes]:
             f"rank {channel.me} heard rank {channel.ranks[lengths.index(longest)]} announce {longest} bytes to a "
             f"gather, which is for small things of at most {MOST_GATHERED}: send tensors instead"
         )
-    row = torch.zeros(1, longest, dtype=torch.uint8)
-    if data:
-        row[0, : len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    rows = _all_rows(channel, row)
+    row = torch.frombuffer(bytearray(data.ljust(longest, b"\0")), dtype=torch.uint8)
+    rows = _all_rows(channel, row.view(1, longest))
     return [rows[rank, : lengths[rank]].numpy().tobytes() for rank in range(channel.size)]
 
 
@@ -151,9 +147,8 @@ def _all_rows(channel: Channel, row: torch.Tensor) -> torch.Tensor:
         have = 1
         while have < n:
             more = min(have, n - have)
-            yield channel.post(
-                {(rank - have) % n: [rows[:more]]}, {(rank + have) % n: [rows[have : have + more]]}, "a gather"
-            )
+            give, take = [rows[:more]], [rows[have : have + more]]
+            yield channel.post({(rank - have) % n: give}, {(rank + have) % n: take}, "a gather")
             have += more
 
     Relay(channel, steps(), "a gather").wait()

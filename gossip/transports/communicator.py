@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 import torch
 
@@ -14,10 +14,9 @@ from ..checks import check_bytes, check_tensors, ranks_of, whole
 from ..errors import PeerDied, PeerLost, UsageError
 from ..observe.board import Board
 from . import collectives, deadlines, sums
+from .carrier import Result
 from .collectives import Relay, Steps
 from .flight import Backend, Batch, Flight
-
-Result = TypeVar("Result")
 
 BLOCK = 64
 """Channel numbers that the ranks of a world agree on at once.
@@ -40,42 +39,26 @@ class Communicator:
     - every wait ends: by landing, or by an error soon after `timeout` seconds;
     - the result of `sum` has the same bits on every rank.
 
-    Attributes:
-        backend: what moves its batches.
-        timeout: seconds after which any wait is an error.
-        board: the position of this rank, and what is known of the others, for errors.
-        members: the ranks of the job that belonged to it at first, in its own order.
-        number: the number of this channel, which its messages carry. The first number of a world is the world's own.
-        lineage: the numbers of the worlds that it is a part of, its own last; 0 is that of all ranks.
-        numbers: channel numbers that the ranks have agreed on and that no channel has yet.
-        me: this rank as the whole job numbers it.
-        streams: all batches travel in the one order of a device's stream, and no host waits for them.
-
-    Facts and methods of the backend are attributes too, described there: `carrier`, `name`, `home`, `patience`,
-    `lanes`, `expects`, `route`, `drive`, `waiting`, `end_job`, `close`.
+    Facts and methods of the backend are attributes too, described there.
     """
 
     backend: Backend
-    timeout: float
-    board: Board
-    members: Sequence[int]
-    number: int = 0
-    lineage: tuple[int, ...] = (0,)
+    timeout: float  # seconds after which any wait is an error
+    board: Board  # the position of this rank, and what is known of the others, for errors
+    members: Sequence[int]  # the ranks of the job that belonged to it at first, in its own order
+    number: int = 0  # of this channel, which its messages carry; the first number of a world is the world's own
+    lineage: tuple[int, ...] = (0,)  # the numbers of the worlds that it is a part of, its own last; 0: all ranks
+    # Channel numbers that the ranks have agreed on and that no channel has yet.
     numbers: deque[int] = field(default_factory=lambda: deque(range(1, BLOCK)))
 
     def __post_init__(self) -> None:
         backend = self.backend
-        self.carrier, self.name, self.home, self.patience = (
-            backend.carrier,
-            backend.name,
-            backend.home,
-            backend.patience,
-        )
-        self.lanes, self.expects = backend.lanes, backend.expects
+        self.carrier, self.name, self.home = backend.carrier, backend.name, backend.home
+        self.patience, self.lanes, self.expects = backend.patience, backend.lanes, backend.expects
         self.route, self.drive, self.waiting = backend.route, backend.drive, backend.waiting
         self.end_job, self.close = backend.end_job, backend.close
-        self.streams = backend.lanes == 1
-        self.me = self.board.rank
+        self.streams = backend.lanes == 1  # all batches travel in the one order of a device's stream; no host waits
+        self.me = self.board.rank  # as the whole job numbers it
 
     @classmethod
     def over(cls, backend: Backend, timeout: float) -> Communicator:
@@ -103,21 +86,12 @@ class Communicator:
         return len(self.ranks)
 
     @property
-    def outermost(self) -> bool:
-        """Whether it is the first channel of its backend, so that closing it closes the backend."""
-        return self.number == 0
-
-    @property
     def closed(self) -> bool:
         """Whether its world has been closed, or one that it is a part of."""
         return not self.carrier.left.isdisjoint(self.lineage)
 
     def refuse_closed(self, subject: str) -> None:
-        """Post nothing more once the others need not answer.
-
-        Raises:
-            PeerLost: its world has been closed.
-        """
+        """Raise `PeerLost` once its world has been closed, for then the others need not answer."""
         if self.closed:
             raise PeerLost(f"rank {self.me} cannot post {subject}: its world has been closed")
 
@@ -127,22 +101,13 @@ class Communicator:
         """The same ranks over a new channel: numbered in construction order, which is the same on every rank.
 
         Once in `BLOCK` calls the ranks meet, to agree on the next numbers.
-
-        Raises:
-            UsageError: this process has opened as many channels as the backend can tell apart.
-            PeerTimeout: the numbers ran out, and another rank did not call.
         """
         if not self.numbers:
             self.numbers.extend(self._agree_on_numbers())
         return replace(self, number=self.numbers.popleft())
 
     def group(self, ranks: Sequence[int]) -> Communicator:
-        """Some of the ranks, renumbered 0..m-1 in the order given. Called by those ranks, and only by them.
-
-        Raises:
-            UsageError: this rank is not one of them.
-            PeerTimeout: one of them did not call.
-        """
+        """Some of the ranks, renumbered 0..m-1 in the order given. Called by those ranks, and only by them."""
         ranks = ranks_of(ranks, self.size)
         if self.rank not in ranks:
             raise UsageError(f"rank {self.rank} asked for a group of ranks {list(ranks)}, which it is not one of")
@@ -167,17 +132,12 @@ class Communicator:
     # -- batches -------------------------------------------------------------------------------------------------------
 
     def post(self, sends: Batch, receives: Batch, subject: str, *, together: bool = False) -> Flight:
-        """Start one batch.
+        """Start one batch: `sends` are the tensors that each peer receives, `receives` those that its message fills.
 
         Args:
-            sends: peer -> tensors that it receives, in this order.
-            receives: peer -> tensors that its message fills.
             subject: what errors call the batch, such as "round 17".
             together: all ranks post this and wait for it, as a round of SGP or a hop around a ring. Messages of
                 different steps then hardly meet, and no receiver is asked for room. Both ends say the same.
-
-        Raises:
-            PeerLost: the world has been closed.
         """
         self.refuse_closed(subject)
         return self.backend.post(self, sends, receives, subject, together=together)
@@ -268,11 +228,9 @@ class Communicator:
         return self.drive(Relay(self, steps, subject))
 
     def __repr__(self) -> str:
-        """Such as `Communicator(rank 0 of 4 over mpi, channel 3)`."""
         return f"Communicator(rank {self.rank} of {self.size} over {self.name}, channel {self.number})"
 
     def __reduce__(self) -> NoReturn:
-        """Refused: the copy would take the messages of this one."""
         raise UsageError(
             f"rank {self.me} cannot copy or pickle a channel, nor what speaks over one, such as an averager: it stands "
             "for a running process. Make a new one from the same World"

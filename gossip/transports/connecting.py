@@ -11,8 +11,7 @@ from ..checks import check_choice
 from ..errors import TransportUnavailable, UsageError
 from ..launching.launchers import TORCH, Launcher, detect
 from .communicator import Communicator
-from .memory.backend import MemoryBackend
-from .memory.network import Network
+from .memory import MemoryBackend, Network
 from .torch.joined import place_in_torch, ranks_of_mpi, ranks_of_torch
 
 TRANSPORTS = ("auto", "mpi", "gloo", "nccl")
@@ -33,11 +32,7 @@ def find_launcher(timeout: float) -> Launcher:
 
 
 def requested(transport: str) -> str:
-    """The given transport; for "auto" that of GOSSIP_TRANSPORT, if it is set.
-
-    Raises:
-        UsageError: a name is unknown.
-    """
+    """The given transport; for "auto" that of GOSSIP_TRANSPORT, if it is set."""
     check_choice("transport", transport, TRANSPORTS)
     if transport == "auto":
         transport = os.environ.get("GOSSIP_TRANSPORT") or "auto"
@@ -60,12 +55,7 @@ def default_transport(launcher: Launcher) -> str:
 
 
 def connect(name: str, launcher: Launcher, timeout: float) -> Communicator:
-    """The transport between all ranks, on channels that no other world of this process uses.
-
-    Raises:
-        TransportUnavailable: this machine or process cannot run the transport.
-        PeerTimeout: a rank did not come.
-    """
+    """The transport between all ranks, on channels that no other world of this process uses."""
     if name == "memory":
         return Communicator.over(MemoryBackend(Network(), 0, 1, timeout), timeout)
     if name == "mpi":

@@ -15,8 +15,7 @@ from .flight import Flight
 
 log = logging.getLogger("gossip")
 
-NOTICE = 30.0
-"""Seconds of a wait after which a line in the log says what it waits for."""
+NOTICE = 30.0  # seconds of a wait after which a line in the log says what it waits for
 
 GRACE = 10.0
 """Seconds for the last messages of a rank whose script has ended: twice the time that it waits for them itself."""
@@ -31,8 +30,7 @@ def poll(
 ) -> None:
     """Return once `has_come()`: for waits without a flight, at the start and after a death.
 
-    Raises:
-        PeerTimeout: `failure()`, after `seconds`. After `NOTICE` the log gets the line `notice()`, unless it is empty.
+    After `seconds` it raises `PeerTimeout(failure())`. After `NOTICE` the log gets `notice()`, unless it is "".
     """
     began, due = time.monotonic(), NOTICE
     while not has_come():
@@ -47,16 +45,17 @@ def poll(
 
 
 def look(flight: Flight, before: float, waited: float, limit: float) -> float:
-    """Do what became due between `before` and `waited` seconds of a wait; returns when to look next.
-
-    Raises:
-        PeerTimeout: the deadline has passed.
-        PeerLost: a rank that it waits for has ended its script.
-    """
+    """Do what became due between `before` and `waited` seconds of a wait; returns when to look next."""
     if waited >= limit:
         raise PeerTimeout(overdue(flight, limit))
-    if waited >= GRACE:
-        check_peers_run(flight)
+    board = flight.channel.board
+    # Those on this host whose scripts have ended so long ago that none of their messages is under way any more.
+    gone = {rank for rank in board.mates if board.left(rank) > GRACE} if waited >= GRACE else set()
+    if any(not gone.isdisjoint(ranks) for ranks in flight.missing()):
+        raise PeerLost(
+            f"rank {flight.channel.me} {lacking(flight, f' in {_place(flight)}')}, and it will not: does every rank "
+            f"call {board.call or STEP} equally often?"
+        )
     if before < NOTICE <= waited and (said := long_wait(flight, waited, limit)):
         log.warning(said)
     return min(limit, max(GRACE, waited + 1), NOTICE if waited < NOTICE else limit)
@@ -70,11 +69,8 @@ def overdue(flight: Flight, seconds: float) -> str:
         if call in ("", STEP)
         else f"does every rank call {call}, in the same order, and is the peer alive?"
     )
-    what, known = _lacking(flight)
-    return (
-        f"rank {channel.me} {what} in {_place(flight)} for {seconds:g} s over {channel.name}{known}: {question} A "
-        "longer deadline is gossip.init(timeout=...)"
-    )
+    said = lacking(flight, f" in {_place(flight)} for {seconds:g} s over {channel.name}")
+    return f"rank {channel.me} {said}: {question} A longer deadline is gossip.init(timeout=...)"
 
 
 def long_wait(flight: Flight, waited: float, limit: float) -> str:
@@ -91,33 +87,13 @@ def long_wait(flight: Flight, waited: float, limit: float) -> str:
     )
 
 
-def check_peers_run(flight: Flight) -> None:
-    """Wait no longer for ranks of this host whose scripts have ended.
-
-    Raises:
-        PeerLost: one has ended, so long ago that none of its messages is under way any more.
-    """
-    board = flight.channel.board
-    gone = {rank for rank in board.mates if board.left(rank) > GRACE}
-    if any(not gone.isdisjoint(ranks) for ranks in flight.missing()):
-        what, known = _lacking(flight)
-        raise PeerLost(
-            f"rank {flight.channel.me} {what} in {_place(flight)}{known}, and it will not: does every rank call "
-            f"{board.call or STEP} equally often?"
-        )
-
-
-def lacking(flight: Flight) -> str:
-    """From whom nothing was heard, or who has not taken a message, and in brackets what is known of them."""
-    return "".join(_lacking(flight))
-
-
 def called(ranks: list[int]) -> str:
     """`rank 3` or `ranks 3, 5`, as the job numbers them."""
     return f"rank {ranks[0]}" if len(ranks) == 1 else "ranks " + ", ".join(map(str, ranks))
 
 
-def _lacking(flight: Flight) -> tuple[str, str]:
+def lacking(flight: Flight, where: str = "") -> str:
+    """From whom nothing was heard, or who has not taken a message, `where`, and in brackets what is known of them."""
     unheard, untaken = flight.missing()
     parts = []
     if unheard:
@@ -129,7 +105,7 @@ def _lacking(flight: Flight) -> tuple[str, str]:
     waiting = {rank for rank, slot in board.mates.items() if slot.waiting}
     if waiting.issuperset(peers):  # these wait for others, which are the ones to look at
         peers += sorted(board.mates.keys() - waiting)
-    return " and ".join(parts) or "could not finish", board.known_of(peers)
+    return f"{' and '.join(parts) or 'could not finish'}{where}{board.known_of(peers)}"
 
 
 def _place(flight: Flight) -> str:

@@ -12,28 +12,21 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 
 from ..observe.board import Board
 from .carrier import Carrier
 
-SHORTEST, LONGEST = 2e-5, 1e-3
-"""Seconds between two polls."""
+SHORTEST, LONGEST = 2e-5, 1e-3  # seconds between two polls
 
 Batch = Mapping[int, Sequence[torch.Tensor]]
 """Peer -> tensors, in the same order at both ends. Dense, contiguous, and not written or read while in flight."""
 
-Own = TypeVar("Own", bound="Flight")
-
 
 def pace(waited: float) -> float:
-    """The poll interval where nothing has moved for `waited` seconds: a tenth of that, and at most a millisecond.
-
-    >>> pace(0.0), pace(0.005), pace(1.0)
-    (2e-05, 0.0005, 0.001)
-    """
+    """The poll interval where nothing has moved for `waited` seconds: a tenth of that, and at most a millisecond."""
     return min(max(waited / 10, SHORTEST), LONGEST)
 
 
@@ -98,8 +91,7 @@ class Flight(ABC):
         self.sends = sends
         self.receives = receives
         self.subject = subject
-        self.messages_sent = sum(len(tensors) for tensors in sends.values())
-        self.messages_received = sum(len(tensors) for tensors in receives.values())
+        self.messages_sent, self.messages_received = (sum(map(len, batch.values())) for batch in (sends, receives))
         self.bytes_sent = sum(tensor.nbytes for tensors in sends.values() for tensor in tensors)
         self.bytes_received = sum(tensor.nbytes for tensors in receives.values() for tensor in tensors)
         self.posted = self.moved = time.perf_counter()
@@ -158,7 +150,7 @@ class Flight(ABC):
         self.bytes_sent += leg.bytes_sent
         self.bytes_received += leg.bytes_received
 
-    def without_tensors(self: Own) -> Own:
+    def without_tensors(self) -> Flight:
         """The same flight for an observer, which must not keep a model's memory alive."""
         light = copy.copy(self)
         light.sends, light.receives = dict.fromkeys(self.sends, ()), dict.fromkeys(self.receives, ())

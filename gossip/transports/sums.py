@@ -1,28 +1,32 @@
-"""The exact sum: a reduce-scatter, then an all-gather. Around a ring for few ranks, in fewer rounds for many."""
+"""The exact sum: a reduce-scatter, then an all-gather. Around a ring for few ranks, in fewer rounds for many.
+
+`post_in_parts` is for messages that the ranks of a node carry together.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
 
-from .collectives import Steps
-from .flight import Channel, Flight
+from .collectives import Relay, Steps
+from .flight import Batch, Channel, Flight
 
-RING = 16
-"""Ranks up to which the exact sum goes around a ring."""
+RING = 16  # ranks up to which the exact sum goes around a ring
 
 LANE = 1 << 20
 """Blocks of at least so many bytes go around in two halves; with smaller ones that costs more than it hides."""
 
-SEGMENT = 1 << 26
-"""Bytes that are summed at once on more ranks. This bounds the memory of receive buffers."""
+SEGMENT = 1 << 26  # bytes that are summed at once on more ranks; this bounds the memory of receive buffers
 
-Part = tuple[int, slice]
-"""(number of a tensor, slice of it)."""
+PIECE, PIECES, AHEAD = 1 << 17, 8, 2
+"""The least bytes of a piece, the most pieces of a part, and how many of them are under way at once."""
+
+Part = tuple[int, slice]  # (number of a tensor, slice of it)
 
 
 def exact_sum(channel: Channel, tensors: Sequence[torch.Tensor]) -> Steps:
@@ -38,33 +42,26 @@ def exact_sum(channel: Channel, tensors: Sequence[torch.Tensor]) -> Steps:
 
 def reduce_scatter(channel: Channel, tensors: Sequence[torch.Tensor]) -> Steps:
     """The first half of `exact_sum`: in place, each rank has the sum of its `own_parts`; the rest has no meaning."""
-    if channel.size <= RING:
-        ring = Ring(channel, tensors, _lanes(channel, tensors))
-        yield from ring.around(ring.scatter())
-        return
-    for segment in _segments(tensors):
-        yield from circulant_scatter(channel, _cut(tensors, segment))
+    if channel.size > RING:
+        return itertools.chain.from_iterable(circulant_scatter(channel, segment) for segment in _cut(tensors))
+    ring = Ring(channel, tensors, _lanes(channel, tensors))
+    return ring.around(ring.scatter())
 
 
 def all_gather(channel: Channel, tensors: Sequence[torch.Tensor]) -> Steps:
     """The second half of `exact_sum`: every rank's `own_parts` go to all others, in place."""
-    if channel.size <= RING:
-        ring = Ring(channel, tensors, _lanes(channel, tensors))
-        yield from ring.around(ring.gather(channel.rank + 1, "an exact sum"))
-        return
-    for segment in _segments(tensors):
-        yield from circulant_gather(channel, _cut(tensors, segment))
+    if channel.size > RING:
+        return itertools.chain.from_iterable(circulant_gather(channel, segment) for segment in _cut(tensors))
+    ring = Ring(channel, tensors, _lanes(channel, tensors))
+    return ring.around(ring.gather(channel.rank + 1, "an exact sum"))
 
 
 def own_parts(channel: Channel, tensors: Sequence[torch.Tensor]) -> list[Part]:
     """The parts that this rank has the sum of between the halves: one or more of each tensor, perhaps empty."""
-    n, rank = channel.size, channel.rank
-    if n <= RING:
-        segments, mine = [[(number, slice(0, len(tensor))) for number, tensor in enumerate(tensors)]], (rank + 1) % n
-    else:
-        segments, mine = list(_segments(tensors)), rank
+    n, is_ring = channel.size, channel.size <= RING
+    mine = (channel.rank + is_ring) % n
     parts = []
-    for number, where in itertools.chain.from_iterable(segments):
+    for number, where in itertools.chain.from_iterable(_segments(tensors, float("inf") if is_ring else SEGMENT)):
         length = where.stop - where.start
         parts.append((number, slice(where.start + mine * length // n, where.start + (mine + 1) * length // n)))
     return parts
@@ -86,17 +83,9 @@ class Hop(NamedTuple):
 
 
 def ring_sum(channel: Channel, tensors: Sequence[torch.Tensor], lanes: int = 1) -> Steps:
-    """Reduce-scatter, then all-gather, around the ring, in 2(n-1) rounds, each block in so many parts."""
+    """Reduce-scatter and all-gather around a ring; the last blocks of one half and the first of the other overlap."""
     ring = Ring(channel, tensors, lanes)
     return ring.around(itertools.chain(ring.scatter(), ring.gather(channel.rank + 1, "an exact sum")))
-
-
-def ring_gather(
-    channel: Channel, tensors: Sequence[torch.Tensor], own: int, subject: str, *, together: bool = False
-) -> Steps:
-    """An all-gather: of n blocks this rank has block `own`, and its right neighbour block `own` + 1."""
-    ring = Ring(channel, tensors)
-    return ring.around(ring.gather(own, subject), together=together)
 
 
 class Ring:
@@ -106,28 +95,22 @@ class Ring:
     """
 
     def __init__(self, channel: Channel, tensors: Sequence[torch.Tensor], lanes: int = 1) -> None:
-        self._channel, self._tensors, self._lanes = channel, tensors, lanes
-        self._parts: dict[tuple[int, int], list[torch.Tensor]] = {}  # each of them is received, then given
-
-    def _part(self, block: int, lane: int) -> list[torch.Tensor]:
-        n = self._channel.size
-        if (block % n, lane) not in self._parts:
-            self._parts[block % n, lane] = blocks(blocks(self._tensors, block, 1, n), lane, 1, self._lanes)
-        return self._parts[block % n, lane]
+        self._channel, self._lanes, n = channel, lanes, channel.size
+        # Each part is received, then given.
+        self._part = cache(lambda block, lane: blocks(blocks(tensors, block, 1, n), lane, 1, lanes))
 
     def scatter(self) -> Iterator[Hop]:
         """After these hops rank r has the sum of block r+1."""
         n, rank = self._channel.size, self._channel.rank
         for hop, lane in itertools.product(range(n - 1), range(self._lanes)):
-            give, mine = (self._part(rank - hop - back, lane) for back in (0, 1))
+            mine = self._part(rank - hop - 1, lane)
             arriving = [torch.empty_like(part) for part in mine]
-            yield Hop(give, arriving, f"hop {hop} of an exact sum", mine)
+            yield Hop(self._part(rank - hop, lane), arriving, f"hop {hop} of an exact sum", mine)
 
     def gather(self, own: int, subject: str) -> Iterator[Hop]:
         """From one block a rank, `own` here and `own` + 1 at the right neighbour, to all blocks on all ranks."""
         for hop, lane in itertools.product(range(self._channel.size - 1), range(self._lanes)):
-            give, take = (self._part(own - hop - back, lane) for back in (0, 1))
-            yield Hop(give, take, f"hop {hop} around, {subject}")
+            yield Hop(self._part(own - hop, lane), self._part(own - hop - 1, lane), f"hop {hop} around, {subject}")
 
     def around(self, hops: Iterator[Hop], *, together: bool = True) -> Steps:
         """Post hop after hop, each once the tensors that it sends have arrived."""
@@ -168,9 +151,9 @@ def circulant_sum(channel: Channel, tensors: Sequence[torch.Tensor]) -> Steps:
 
     Source: Träff, Optimal, Non-pipelined Reduce-scatter and Allreduce Algorithms, 2024, arXiv 2410.14234.
     """
-    for segment in _segments(tensors):
-        yield from circulant_scatter(channel, _cut(tensors, segment))
-        yield from circulant_gather(channel, _cut(tensors, segment))
+    for segment in _cut(tensors):
+        yield from circulant_scatter(channel, segment)
+        yield from circulant_gather(channel, segment)
 
 
 def circulant_scatter(channel: Channel, segment: Sequence[torch.Tensor]) -> Steps:
@@ -201,23 +184,24 @@ def _rounds(n: int) -> list[tuple[int, int]]:
     return rounds
 
 
-def _segments(tensors: Sequence[torch.Tensor]) -> Iterator[list[Part]]:
-    """All of the tensors, in lists of parts that together have at most `SEGMENT` bytes."""
+def _cut(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    for segment in _segments(tensors, SEGMENT):
+        yield [tensors[number][where] for number, where in segment]
+
+
+def _segments(tensors: Sequence[torch.Tensor], most: float) -> Iterator[list[Part]]:
+    """All of the tensors, in lists of parts that together have at most `most` bytes."""
     segment: list[Part] = []
-    room = SEGMENT
+    room = most
     for number, tensor in enumerate(tensors):
         start, size = 0, tensor.element_size()
         while (len(tensor) - start) * size > room:
-            most = room // size
-            yield [*segment, (number, slice(start, start + most))]
-            start, segment, room = start + most, [], SEGMENT
+            stop = start + int(room // size)
+            yield [*segment, (number, slice(start, stop))]
+            start, segment, room = stop, [], most
         segment.append((number, slice(start, len(tensor))))
         room -= (len(tensor) - start) * size
     yield segment
-
-
-def _cut(tensors: Sequence[torch.Tensor], segment: Sequence[Part]) -> list[torch.Tensor]:
-    return [tensors[number][where] for number, where in segment]
 
 
 def blocks(tensors: Sequence[torch.Tensor], first: int, count: int, n: int) -> list[torch.Tensor]:
@@ -231,3 +215,54 @@ def blocks(tensors: Sequence[torch.Tensor], first: int, count: int, n: int) -> l
             if start < stop:
                 parts.append(tensor[start:stop])
     return parts
+
+
+# -- messages that the ranks of a node carry together: one part each, then an all-gather inside ------------------------
+
+
+def post_in_parts(
+    across: Channel, node: Channel, sends: Batch, receives: Batch, subject: str, *, together: bool = False
+) -> Flight:
+    """Start one batch, as `across.post` does, of messages that are the same on every rank of `node`.
+
+    Where m ranks share a host and hold the same values, each of them has the same message for another host. So rank r
+    of the node sends only the r-th of m parts to its counterpart there, and the counterparts exchange their parts. The
+    message crosses the link between the hosts once and not m times, over every network card that the ranks have. A
+    large part is cut into pieces: while one is exchanged inside the node, the next travels between the nodes.
+
+    Every rank of the node makes this call, at the same rank of `across`; messages are of one size. A batch has to land
+    before the next one is posted on the channel.
+    """
+    relay = Relay(across, _legs(across, node, sends, receives, subject, together), subject)
+    relay.sends, relay.receives = sends, receives
+    flight = across.drive(relay)  # before its first half, so that it starts the second one by itself
+    flight.done()  # posts the first half
+    return flight
+
+
+def _legs(across: Channel, node: Channel, sends: Batch, receives: Batch, subject: str, together: bool) -> Steps:
+    messages = (*sends.values(), *receives.values())
+    count = 1 if across.lanes == 1 else max((_pieces(tensors, node.size) for tensors in messages), default=1)
+    travelling: deque[tuple[Flight, list[torch.Tensor]]] = deque()
+    for piece in range(count + AHEAD - 1):
+        if piece < count:
+            out, into = (_blocks(batch, piece, count) for batch in (sends, receives))
+            own_out, own_into = (_blocks(batch, node.rank, node.size) for batch in (out, into))
+            flight = across.post(own_out, own_into, subject, together=together)
+            travelling.append((flight, [tensor for tensors in into.values() for tensor in tensors]))
+        if piece >= AHEAD - 1:
+            flight, tensors = travelling.popleft()
+            yield flight
+            # One piece after the other, in this order: pieces land in another order on each rank of the node.
+            ring = Ring(node, tensors)
+            yield from ring.around(ring.gather(node.rank, f"{subject}, inside the node"), together=together)
+
+
+def _blocks(batch: Batch, number: int, n: int) -> Batch:
+    return {peer: blocks(tensors, number, 1, n) for peer, tensors in batch.items()}
+
+
+def _pieces(message: Sequence[torch.Tensor], ranks: int) -> int:
+    """Into how many pieces each of `ranks` parts of a message is cut; the same at both ends and on every rank."""
+    nbytes = sum(tensor.nbytes for tensor in message) // ranks if ranks > 1 else 0
+    return min(max(nbytes // PIECE, 1), PIECES)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 
@@ -21,7 +22,7 @@ from ..collectives import Relay
 from ..flight import Backend, Batch, Channel, Flight
 from .engine import Engine
 from .flight import Habits, MpiFlight
-from .gpu.cuda import Event, aside
+from .gpu.cuda import Event, aside, on
 from .gpu.routes import Route, Routes, said
 from .gpu.staging import Staged
 from .messages import EAGER, Line, PlainReceive, PlainSend, pieces
@@ -34,10 +35,7 @@ comes early. None on the same host, where memory is shared: one copy of the whol
 
 
 class MpiBackend(Backend):
-    """The process's MPI, of which there is one.
-
-    Channels are told apart by the tag of their messages: 2 × number, and one more for words.
-    """
+    """The process's MPI. The tag of a channel's messages is 2 × number, and one more for words."""
 
     name = "mpi"
     _shared: MpiBackend | None = None
@@ -53,11 +51,7 @@ class MpiBackend(Backend):
 
     @classmethod
     def shared(cls, timeout: float) -> MpiBackend:
-        """The one of this process, started with this deadline if it is the first call.
-
-        Raises:
-            TransportUnavailable: there is no MPI, or it is finalised.
-        """
+        """The one of this process, started with this deadline if it is the first call."""
         if cls._shared is None:
             cls._shared = cls(timeout)
         check_running(cls._shared.engine.mpi)
@@ -89,10 +83,8 @@ class MpiBackend(Backend):
     def _make_messages(self, flight: MpiFlight, asking: bool) -> None:
         engine, tag, most = self.engine, 2 * flight.channel.number, ASKED if asking else UNASKED
         marks: dict[Route, Event] = {}
-        for inward, batch, messages in (
-            (True, flight.receives, flight.incoming),
-            (False, flight.sends, flight.outgoing),
-        ):
+        both = (True, flight.receives, flight.incoming), (False, flight.sends, flight.outgoing)
+        for inward, batch, messages in both:
             for peer, tensors in batch.items():
                 rank = flight.ranks[peer]
                 line, eager = Line(inward, engine.places[rank], tag), 0 if rank in engine.near else most
@@ -130,9 +122,11 @@ class MpiBackend(Backend):
     def drive(self, flight: Flight) -> Flight:
         if isinstance(flight, Relay) and torch.cuda.is_initialized():
             # On the caller's stream each step would come after all that the caller has computed meanwhile.
-            beside = aside(torch.device("cuda", torch.cuda.current_device()))
-            beside.follow()
-            flight.around, flight.join = beside.around, beside.join
+            device = torch.device("cuda", torch.cuda.current_device())
+            stream = aside(device)
+            stream.wait_stream(torch.cuda.current_stream(device))
+            flight.around = partial(on, stream, device)
+            flight.join = lambda: torch.cuda.current_stream(device).wait_stream(stream)
         self.engine.drive(flight)
         return flight
 

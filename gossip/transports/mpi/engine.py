@@ -15,47 +15,46 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from ...errors import PeerDied, PeerLost
 from ..flight import SHORTEST, Flight
 from .gpu.routes import Route, Routes
 from .messages import Line, Message
-from .start import before_finalize, initialise, own_communicator, ranks_of_this_host
+from .start import all_come, initialise, ranks_of_this_host
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 LAST_WAIT = 5.0
 """Seconds for messages in flight when the interpreter exits: the last round of a run that did not settle."""
 
 
 class Engine:
-    """The process's MPI; there is one.
-
-    Attributes:
-        outlives: whether MPI tells of a dead process instead of ending the job.
-        places: rank of the job -> its rank in the communicator, of those that are left.
-        near: ranks of the job on this host, reached through shared memory; this one is among them.
-        routes: how tensors of devices travel; None before the first of them.
-        over: whether a flight that a death broke off touches its tensors no more.
-    """
+    """The process's MPI; there is one."""
 
     def __init__(self, timeout: float, outlives: bool) -> None:
-        self.outlives = outlives
+        self.outlives = outlives  # MPI tells of a dead process instead of ending the job
         self.mpi = initialise(timeout)
         self.byte = self.mpi.BYTE
         self.lock = threading.Lock()
-        self.comm = own_communicator(self.mpi, timeout)
+        self.comm: MPI.Intracomm  # apart from other users of MPI in this process
+        self.comm, request = self.mpi.COMM_WORLD.Idup()
+        all_come(self.mpi, request, timeout)
         self.rank = self.comm.rank
         self.timeout = timeout
-        self.places = {rank: rank for rank in range(self.comm.size)}
-        self.near = ranks_of_this_host(self.mpi, self.comm, timeout)
-        self.routes: Routes | None = None
-        self.over: Callable[[Flight], bool] = lambda flight: True
-        self.queues: defaultdict[Line, deque[Message]] = defaultdict(deque)
+        self.places = {rank: rank for rank in range(self.comm.size)}  # rank of the job -> rank of `comm`; of the living
+        self.near = ranks_of_this_host(self.mpi, self.comm, timeout)  # this rank is among them
+        self.routes: Routes | None = None  # how tensors of devices travel; None before the first of them
+        self.over: Callable[[Flight], bool] = lambda flight: True  # a broken-off flight touches its tensors no more
+        self.queues: defaultdict[Line, deque[Message]] = defaultdict(deque)  # no queue is empty
         self._in_flight: set[Flight] = set()
         self._waiting = 0
         self._work = threading.Event()
         self._stopped = False
         self._thread: threading.Thread | None = None
-        before_finalize(self.mpi, self.stop)
+        # MPI-4.1, section 11.2.4: MPI_Finalize, also the program's own, first frees the attributes of MPI_COMM_SELF.
+        self.mpi.COMM_SELF.Set_attr(self.mpi.Comm.Create_keyval(delete_fn=lambda *_: self.stop()), None)
         atexit.register(self.stop)  # before mpi4py finalises MPI
 
     def died(self, error: Exception) -> bool:
@@ -69,18 +68,10 @@ class Engine:
 
     def post(self, message: Message) -> None:
         """Put `message` behind what waits on the same line."""
-        queue = self.queues[message.line]
-        queue.append(message)
-        if len(queue) > 1:
-            return  # the first one has been polled, and is for the thread that moves it along
-        try:
-            if not message.post(self):
-                return
-        except Exception:
-            del self.queues[message.line]  # nobody moves it along
-            raise
-        message.posted = True
-        del self.queues[message.line]  # channels come and go, and each has lines of its own
+        if message.line not in self.queues and message.post(self):
+            message.posted = True
+        else:  # the first of a queue has been polled, and is for the thread that moves it along
+            self.queues[message.line].append(message)
 
     def dispatch(self, line: Line) -> None:
         """Post what is possible of `line`, in order."""
@@ -88,7 +79,7 @@ class Engine:
         while queue and queue[0].post(self):
             queue.popleft().posted = True
         if not queue:
-            del self.queues[line]
+            del self.queues[line]  # channels come and go, and each has lines of its own
 
     # -- who moves flights along ---------------------------------------------------------------------------------------
 
@@ -102,7 +93,7 @@ class Engine:
             self._work.set()
 
     def forget(self, flight: Flight) -> None:
-        """`flight` has landed."""
+        """Move `flight` along no more."""
         self._in_flight.discard(flight)
 
     def _run(self) -> None:
@@ -127,17 +118,17 @@ class Engine:
     def advance(self, but: Flight | None = None) -> bool:
         """Poll everything under way once, `but` for what the caller polls itself; whether something is left."""
         for flight in list(self._in_flight):
-            if flight is not but and self._has_settled(flight):
+            if flight is but:
+                continue
+            try:
+                has_settled = flight.done()
+            except PeerDied:
+                has_settled = self.over(flight)
+            except PeerLost:
+                has_settled = True  # the flight keeps its error for the rank's own thread
+            if has_settled:
                 self._in_flight.discard(flight)
         return bool(self._in_flight)
-
-    def _has_settled(self, flight: Flight) -> bool:
-        try:
-            return flight.done()
-        except PeerDied:
-            return self.over(flight)
-        except PeerLost:
-            return True  # the flight keeps its error for the rank's own thread
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

@@ -20,40 +20,16 @@ from .messages import Message
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-REMEMBERED = 8
-"""Batches of a kind whose times are remembered: the next one takes at least the shortest of them."""
-
-KINDS = 256
-"""Kinds that are remembered, the latest ones: messages such as those of a gather have any size."""
-
-PROBES = 8
-"""Polls before a batch is expected, at least: it may have become quicker."""
+REMEMBERED = 8  # batches of a kind whose times are remembered: the next one takes at least the shortest of them
+KINDS = 256  # kinds that are remembered, the latest ones: messages such as those of a gather have any size
+PROBES = 8  # polls before a batch is expected, at least: it may have become quicker
 
 Kind = tuple[int, bool, int, int]
 """The number of the channel, whether all comes from this host, and the bytes that are sent and received."""
 
 
-def lull(least: float, messages: int) -> float:
-    """The poll interval for a batch of so many messages that takes at least `least` seconds: a poll for each message.
-
-    >>> lull(0.08, 17), lull(1e-3, 1), lull(0.0, 1)
-    (0.001, 0.000125, 2e-05)
-    """
-    return min(max(least / max(messages, PROBES), SHORTEST), LONGEST)
-
-
 class Habits:
-    """How long batches of each kind take.
-
-    >>> habits = Habits()
-    >>> kind = (0, False, 100, 100)
-    >>> habits.least(kind)
-    0.0
-    >>> habits.note(kind, 0.25)
-    >>> habits.note(kind, 0.5)
-    >>> habits.least(kind)
-    0.25
-    """
+    """How long batches of each kind take."""
 
     def __init__(self) -> None:
         self._took: dict[Kind, deque[float]] = {}
@@ -72,42 +48,28 @@ class Habits:
 
 
 class MpiFlight(Flight):
-    """One batch.
-
-    Attributes:
-        incoming, outgoing: all of its messages.
-        held: those that MPI does not have wholly.
-        buffered: those that have buffers; a flight keeps them until it was waited for.
-        staged: those of `buffered` that have not ended.
-        ended: ids of requests that ended well, of a flight that was broken off.
-        failure: the error that broke it off, kept for the rank's own thread.
-        prompt: MPI sends all of it without asking a receiver first.
-        expected: it hardly lands before that.
-        lull: the poll interval until then; 0 where each poll may move it along.
-    """
-
-    lull = 0.0
+    """One batch."""
 
     def __init__(
         self, engine: Engine, habits: Habits, channel: Channel, sends: Batch, receives: Batch, subject: str
     ) -> None:
         super().__init__(channel, sends, receives, subject)
-        self.engine = engine
-        self.expected = self.posted
+        self.engine, self._habits = engine, habits
+        self.prompt = True  # MPI sends all of it without asking a receiver first
+        self.expected = self.posted  # it hardly lands before that
+        self.lull = 0.0  # the poll interval until then; 0 where each poll may move it along
         self.incoming: list[Message] = []
         self.outgoing: list[Message] = []
-        self.held: list[Message] = []
-        self.buffered: list[Staged] = []
-        self.staged: list[Staged] = []
-        self.ended: set[int] = set()
-        self.failure: Exception | None = None
+        self.held: list[Message] = []  # of both, those that MPI does not have wholly
+        self.buffered: list[Staged] = []  # those that have buffers, which it keeps until it was waited for
+        self.staged: list[Staged] = []  # of these, those that have not ended
+        self.ended: set[int] = set()  # ids of requests that ended well, of a flight that was broken off
+        self.failure: Exception | None = None  # the error that broke it off, kept for the rank's own thread
         self._died = False
-        self._habits = habits
         near = all(self.ranks[peer] in engine.near for peer in receives)
         self._kind = channel.number, near, self.bytes_sent, self.bytes_received
         # A batch of receives or sends alone may be posted long before the peer answers: its time teaches nothing.
         self._learns = bool(sends and receives)
-        self.prompt = True
         self._coming: list[deque[MPI.Request]] = []  # of each posted message, the requests that have not ended
         self._going: list[deque[MPI.Request]] = []
         self._came = 0  # receives that ended, since the first
@@ -136,7 +98,8 @@ class MpiFlight(Flight):
         if self._learns and not (held or self.buffered):
             least = self._habits.least(self._kind)
             self.expected = max(self.expected, self.posted + least)
-            self.lull = lull(least, _count(self._coming)) if self.prompt else 0.0
+            each = least / max(_count(self._coming), PROBES)  # a poll for each message
+            self.lull = min(max(each, SHORTEST), LONGEST) if self.prompt else 0.0
 
     def done(self) -> bool:
         if self.landed is None and self.failure is None:
@@ -162,8 +125,13 @@ class MpiFlight(Flight):
                     if not message.posted:
                         self.engine.dispatch(message.line)
                 self.collect()
-            if came := _drop_ended(self._coming):
-                self._predict(came, now)
+            came = _drop_ended(self._coming)
+            if came and self._first is None:
+                self._first = now
+            elif came and self._first is not None:
+                # The rest takes as long as the receives since the first, but they come in lumps: the last may be small.
+                self._came += came
+                self.expected = self._asked + _count(self._coming) * (now - self._first) / self._came / 2
             self._asked = now
             _drop_ended(self._going)
             if not self.is_under_way():
@@ -179,15 +147,6 @@ class MpiFlight(Flight):
     def _under_way(self) -> set[int]:
         """Requests that had not ended at the last poll."""
         return {id(request) for requests in (*self._coming, *self._going) for request in requests}
-
-    def _predict(self, came: int, now: float) -> None:
-        """Predict the landing, now that `came` more receives have ended since the last poll."""
-        if self._first is None:
-            self._first = now
-            return
-        # The rest takes as long as the receives since the first, but they come in lumps: the last one may be small.
-        self._came += came
-        self.expected = self._asked + _count(self._coming) * (now - self._first) / self._came / 2
 
     def interval(self, waited: float) -> float:
         now, expected = time.perf_counter(), self.expected  # which another thread may change
@@ -215,21 +174,21 @@ class MpiFlight(Flight):
         with self.engine.lock:
             left = self._under_way()
             unheard, untaken = (
-                {message.rank for message in messages if not _is_through(message, left)}
+                sorted({message.rank for message in messages if not _is_through(message, left)})
                 for messages in (self.incoming, self.outgoing)
             )
-        return sorted(unheard), sorted(untaken)
+        return unheard, untaken
 
     def arrived(self) -> set[int]:
         if self.landed is not None:
             return set(self.receives)
-        lacking = {message.rank for message in self.incoming if not self._is_whole(message)}
+        lacking = {
+            message.rank
+            for message in self.incoming
+            if not _is_through(message, {id(request) for request in message.requests} - self.ended)
+            or (isinstance(message, Staged) and message.failure is not None)
+        }
         return {peer for peer in self.receives if self.ranks[peer] not in lacking}
-
-    def _is_whole(self, message: Message) -> bool:
-        if isinstance(message, Staged):
-            return message.ended and message.failure is None
-        return message.posted and all(id(request) in self.ended for request in message.requests)
 
     def cancel(self) -> None:
         words = [message.word for message in self.held if message.word is not None and not message.line.inward]
@@ -244,13 +203,12 @@ class MpiFlight(Flight):
 
 def _drop_ended(queues: list[deque[MPI.Request]]) -> int:
     """Drop requests that have ended, and count them. Of each message only the first that has not is tested."""
-    ended = 0
+    before = _count(queues)
     for requests in queues:
         while requests and requests[0].Test():
             requests.popleft()
-            ended += 1
-    queues[:] = [requests for requests in queues if requests]
-    return ended
+    queues[:] = filter(None, queues)
+    return before - _count(queues)
 
 
 def _is_through(message: Message, left: set[int]) -> bool:

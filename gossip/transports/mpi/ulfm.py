@@ -9,8 +9,8 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -27,8 +27,7 @@ from .messages import Message
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-VARIABLE = "OMPI_MCA_mpi_ft_enable"
-"""Set to 1 by mpirun --with-ft ulfm."""
+VARIABLE = "OMPI_MCA_mpi_ft_enable"  # set to 1 by mpirun --with-ft ulfm
 
 
 def is_chosen() -> bool:
@@ -55,14 +54,15 @@ class Ulfm(Survivors):
                 engine.comm.Revoke()
         # Now each flight ends, in an error or because it had arrived. None may stay with the progress thread, which
         # would move it along onto the next communicator, or be written into.
-        poll(
-            lambda: not engine.advance(),
-            engine.timeout,
-            lambda: f"rank {engine.rank} could not break off its messages in {engine.timeout:g} s after a death",
-        )
+        late = f"rank {engine.rank} could not break off its messages in {engine.timeout:g} s after a death"
+        poll(lambda: not engine.advance(), engine.timeout, lambda: late)
 
     def agree(self, done: bool) -> bool:
         engine, flag = self.engine, np.array([done], dtype=np.int32)
+        late = (
+            f"rank {engine.rank} waited {engine.timeout:g} s for the {len(engine.places)} ranks to agree after one of "
+            "them died: does every rank still call step()?"
+        )
 
         def has_ended() -> bool:
             with engine.lock:
@@ -71,14 +71,7 @@ class Ulfm(Survivors):
         try:
             with engine.lock:
                 request = engine.comm.Iagree(flag)
-            poll(
-                has_ended,
-                engine.timeout,
-                lambda: (
-                    f"rank {engine.rank} waited {engine.timeout:g} s for the {len(engine.places)} ranks to agree after "
-                    "one of them died: does every rank still call step()?"
-                ),
-            )
+            poll(has_ended, engine.timeout, lambda: late)
         except engine.mpi.Exception:  # on all ranks alike: one of them died and did not answer
             return False
         return bool(flag[0])
@@ -110,19 +103,17 @@ class Ulfm(Survivors):
             plain = [message for message in (*flight.incoming, *flight.outgoing) if not message.staged]
             words = [message.word for message in plain if message.word is not None]
             requests = [*words, *(request for message in plain for request in message.requests)]
-            left = [request for request in requests if not self._has_ended(flight, request)]
-            if left or waiting or flight.staged:
+            if not self._have_ended(flight, requests) or waiting or flight.staged:
                 return False
             flight.give_back()
         return True
 
     def _waits(self, message: Message) -> bool:
         """Whether `message` still waits for its turn, which comes unless its line has failed."""
-        try:
+        with suppress(self.engine.mpi.Exception):
             self.engine.dispatch(message.line)
-        except self.engine.mpi.Exception:
-            return False
-        return self._is_queued(message)
+            return self._is_queued(message)
+        return False
 
     def _is_queued(self, message: Message) -> bool:
         return message in self.engine.queues.get(message.line, ())
@@ -138,18 +129,16 @@ class Ulfm(Survivors):
                 return message.move()
             except self.engine.mpi.Exception as error:
                 message.failure = error
-        return all(self._has_ended(flight, request) for request in message.requests) and message.let_go()
+        return self._have_ended(flight, message.requests) and message.let_go()
 
-    def _has_ended(self, flight: MpiFlight, request: MPI.Request) -> bool:
+    def _have_ended(self, flight: MpiFlight, requests: Sequence[MPI.Request]) -> bool:
+        """Whether MPI is through with all of them, whose good ends it notes."""
         null = self.engine.mpi.REQUEST_NULL
-        if request == null:
-            return True
-        try:
-            if request.Test():
-                flight.ended.add(id(request))
-        except self.engine.mpi.Exception:
-            return bool(request == null)  # ended in an error, or tested again
-        return bool(request == null)
+        for request in requests:
+            with suppress(self.engine.mpi.Exception):  # some end in an error, others are tested again
+                if request != null and request.Test():
+                    flight.ended.add(id(request))
+        return all(request == null for request in requests)
 
     # -- calls that block ----------------------------------------------------------------------------------------------
 
@@ -163,14 +152,11 @@ class Ulfm(Survivors):
     @contextmanager
     def _at_most(self, seconds: float, code: int, whom: str = "") -> Iterator[None]:
         """Around a call of MPI that blocks: the process ends with `code` when it takes longer."""
-        ended = threading.Event()
-
-        def end() -> None:
-            if not ended.wait(seconds):
-                abort(code, whom and f"rank {self.engine.rank} waited {seconds:g} s for {whom}", alone=True)
-
-        threading.Thread(target=end, name="gossip-mpi-end", daemon=True).start()
+        said = whom and f"rank {self.engine.rank} waited {seconds:g} s for {whom}"
+        timer = threading.Timer(seconds, abort, (code, said), {"alone": True})
+        timer.name, timer.daemon = "gossip-mpi-end", True
+        timer.start()
         try:
             yield
         finally:
-            ended.set()
+            timer.cancel()

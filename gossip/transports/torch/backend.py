@@ -37,8 +37,7 @@ class TorchBackend(Backend):
                 "transport 'nccl' needs CUDA, a GPU for each rank and a torch built with NCCL, and this process has "
                 "not all of them: choose transport='mpi' or 'gloo'"
             )
-        self.name = name
-        self.rank = dist.get_rank()
+        self.name, self.rank = name, dist.get_rank()
         self.carrier = Carrier(dist.get_world_size())
         self.most_numbers = 1 << (30 - COUNT_BITS)
         self.lanes, self.expects = (1, False) if name == "nccl" else (2, True)
@@ -96,10 +95,7 @@ class TorchBackend(Backend):
     def _mail_of(self, channel: Channel) -> Mail:
         if not channel.number:
             return self._first
-        mail = self._mail.get(channel)
-        if mail is None:
-            self._mail[channel] = mail = Mail(self._group)
-        return mail
+        return self._mail.get(channel) or self._mail.setdefault(channel, Mail(self._group))
 
     # -- batches of NCCL -----------------------------------------------------------------------------------------------
 
@@ -111,20 +107,19 @@ class TorchBackend(Backend):
             for tensor in tensors
         ]
         assert all(tensor.is_cuda for _, _, tensor in operations), "one batch is of one kind of memory"
-        flight = StreamedFlight(channel, sends, receives, subject)
+        flight, start = StreamedFlight(channel, sends, receives, subject), {"send": dist.isend, "receive": dist.irecv}
         with self._in_order(flight):
             for batch in batches(operations):
-                for work in self._start_batch(channel, batch, subject):
+                with naming(channel, {rank for _, rank, _ in batch}, subject):
+                    works = dist.batch_isend_irecv(
+                        [
+                            dist.P2POp(start[kind], tensor, group=self._group, group_peer=rank)
+                            for kind, rank, tensor in batch
+                        ]
+                    )
+                for work in works:
                     work.wait()  # orders our stream after NCCL's; the host goes on
         return flight
-
-    def _start_batch(self, channel: Channel, batch: Sequence[Operation], subject: str) -> list[dist.Work]:
-        with naming(channel, {rank for _, rank, _ in batch}, subject):
-            operations = [
-                dist.P2POp(dist.isend if kind == "send" else dist.irecv, tensor, group=self._group, group_peer=rank)
-                for kind, rank, tensor in batch
-            ]
-            return list(dist.batch_isend_irecv(operations))
 
     @contextmanager
     def _in_order(self, flight: StreamedFlight) -> Iterator[None]:

@@ -69,8 +69,7 @@ class Mail:
         """Post the receives of the next message."""
         rank = channel.ranks[peer]
         with suppress(PeerLost):  # a peer that has ended is missed by a wait for it, if there is any
-            for tensor in tensors:
-                self._expected[rank].append((tensor, self._start(channel, rank, tensor, "a later message")))
+            self._expected[rank].extend((t, self._start(channel, rank, t, "a later message")) for t in tensors)
 
     def _take(self, channel: Channel, rank: int, tensor: torch.Tensor, subject: str) -> dist.Work:
         """The receive that was posted when it was expected, or a new one."""

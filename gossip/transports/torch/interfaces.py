@@ -13,6 +13,7 @@ import struct
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from ...errors import GossipError, PeerTimeout
 from ..communicator import Communicator
@@ -20,11 +21,8 @@ from .store import StoreClient
 
 VARIABLE = "GLOO_SOCKET_IFNAME"
 
-TRIAL = 3.0
-"""Seconds for an address to answer."""
-
-SIOCGIFADDR = 0x8915
-"""Linux: the IPv4 address of an interface."""
+TRIAL = 3.0  # seconds for an address to answer
+SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 
 
 def named_address() -> str:
@@ -48,14 +46,10 @@ def addresses() -> dict[str, str]:
     found = {}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
         for name in wanted or [name for _, name in socket.if_nameindex()]:
-            try:
+            with suppress(OSError):  # it has no address
                 answer = fcntl.ioctl(asked, SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-            except OSError:  # it has no address
-                continue
-            address = socket.inet_ntoa(answer[20:24])
-            if not ipaddress.ip_address(address).is_loopback:
-                found[name] = address
-    return found
+                found[name] = socket.inet_ntoa(answer[20:24])
+    return {name: address for name, address in found.items() if not ipaddress.ip_address(address).is_loopback}
 
 
 def facing(other: str) -> str:
@@ -79,15 +73,9 @@ def lead_gloo(other: str) -> None:
 def common_address(
     ranks: Communicator, hosts: Sequence[str], candidates: Sequence[str], port: int, secret: bytes
 ) -> str:
-    """The first of rank 0's addresses, `candidates`, at which the store answers on all of `hosts`; every rank calls it.
-
-    Raises:
-        GossipError: there is none; alike on every rank.
-    """
-    reached = [
-        word.decode().split()
-        for word in ranks.gather(" ".join(_answering(candidates, port, secret, ranks.rank)).encode())
-    ]
+    """The first of `candidates`, rank 0's addresses, at which the store answers on all hosts; every rank calls it."""
+    answering = " ".join(_answering(candidates, port, secret, ranks.rank))
+    reached = [word.decode().split() for word in ranks.gather(answering.encode())]
     for address in candidates:
         if all(address in each for each in reached):
             return address
@@ -118,10 +106,8 @@ def _answering(candidates: Sequence[str], port: int, secret: bytes, rank: int) -
 
 def own_address(hosts: Sequence[str]) -> str:
     """An address of this host that the others can reach: by its name, or by the route to them."""
-    others = [host for host in hosts if host != socket.gethostname()]
-    for address in (named_address(), *map(facing, others)):
+    own = socket.gethostname()
+    for address in (named_address(), *(facing(host) for host in hosts if host != own)):
         if address:
             return address
-    raise GossipError(
-        f"host {socket.gethostname()} knows no address of its own that other hosts can reach: let its name lead to one"
-    )
+    raise GossipError(f"host {own} knows no address of its own that other hosts can reach: let its name lead to one")

@@ -17,9 +17,6 @@ def place_in_torch(timeout: float) -> Launcher | None:
 
     Every rank makes this call. The GPU is the one that the process group is bound to, or the current device. Where
     ranks of one host share it, the local rank counts instead. Over Gloo there is none.
-
-    Raises:
-        PeerTimeout: not every rank came.
     """
     if ranks_of_torch() == 1:
         return None
@@ -34,11 +31,7 @@ def place_in_torch(timeout: float) -> Launcher | None:
 
 
 def place(rank: int, hosts: Sequence[str], gpus: Sequence[int]) -> Launcher:
-    """The place of `rank` among ranks on these hosts, whose current devices are `gpus`, or -1.
-
-    >>> place(0, ["a", "a"], [1, 0]).gpu, place(1, ["a", "a"], [0, 0]).gpu
-    (1, 1)
-    """
+    """The place of `rank` among ranks on these hosts, whose current devices are `gpus`, or -1."""
     local_rank, local_size = local_place(hosts, rank)
     mates = [gpu for host, gpu in zip(hosts, gpus, strict=True) if host == hosts[rank]]
     # A current device that several ranks have is what each process begins with.

@@ -76,7 +76,7 @@ def _store(launcher: Launcher, timeout: float) -> dist.Store:
     if launcher.local_size < launcher.size and not named_address():
         lead_gloo(host)
     secret = os.environ.get("GOSSIP_SECRET", "").encode()
-    if not _agent_has_store():
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # else torchrun's agent serves it, and no rank does
         server = _listen(host, port, launcher, secret) if launcher.rank == 0 else None
         try:
             return _met(StoreClient((host, port), secret, timeout, launcher.rank), f"{host}:{port}", launcher, timeout)
@@ -103,31 +103,26 @@ def _met(store: dist.Store, where: str, launcher: Launcher, timeout: float) -> d
     store.set(f"here/{launcher.rank}", "")
     if store.add("here", 1) == launcher.size:
         store.set("all here", "")
-    # Rank 0, which may hold the store, is the last to give up, so that the others can ask it who is missing.
-    poll(
-        lambda: store.check(["all here"]),
-        timeout + (launcher.rank == 0),
-        lambda: (
+
+    def missing() -> list[int]:
+        return [rank for rank in range(launcher.size) if not store.check([f"here/{rank}"])]
+
+    def failure() -> str:
+        return (
             f"rank {launcher.rank} did not meet the other {launcher.size - 1} ranks at {where} within {timeout:g} s: "
-            f"{called(_missing(store, launcher))} never connected. Does every rank call gossip.init, is the port "
-            "reachable, and have all the same GOSSIP_SECRET?"
-        ),
-        lambda: _missed(store, where, launcher, timeout),
-        interval=0.01,
-    )
+            f"{called(missing())} never connected. Does every rank call gossip.init, is the port reachable, and have "
+            "all the same GOSSIP_SECRET?"
+        )
+
+    def notice() -> str:  # which the first rank that came logs
+        absent = missing()
+        said = f"gossip.init() waited {NOTICE:g} s for {called(absent)} of {launcher.size} at {where}"
+        is_first = set(range(launcher.rank)).issubset(absent)
+        return f"{said}; it fails after {timeout:g} s" if absent and is_first else ""
+
+    # Rank 0, which may hold the store, is the last to give up, so that the others can ask it who is missing.
+    poll(lambda: store.check(["all here"]), timeout + (launcher.rank == 0), failure, notice, interval=0.01)
     return store
-
-
-def _missing(store: dist.Store, launcher: Launcher) -> list[int]:
-    return [rank for rank in range(launcher.size) if not store.check([f"here/{rank}"])]
-
-
-def _missed(store: dist.Store, where: str, launcher: Launcher, timeout: float) -> str:
-    """The line about a long start, which the first rank that came logs."""
-    missing = _missing(store, launcher)
-    first = next(rank for rank in range(launcher.size) if rank not in missing)
-    said = f"gossip.init() waited {NOTICE:g} s for {called(missing)} of {launcher.size} at {where}"
-    return f"{said}; it fails after {timeout:g} s" if missing and launcher.rank == first else ""
 
 
 def _listen(host: str, port: int, launcher: Launcher, secret: bytes) -> StoreServer:
@@ -146,11 +141,6 @@ def _listen(host: str, port: int, launcher: Launcher, secret: bytes) -> StoreSer
         raise TransportUnavailable(
             f"rank 0 cannot listen at {host}:{port} ({error}): is another job there? Choose another MASTER_PORT"
         ) from error
-
-
-def _agent_has_store() -> bool:
-    """Torchrun's agent may serve the store itself; then no rank does."""
-    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _announced(launcher: Launcher) -> tuple[str, int]:

@@ -25,11 +25,8 @@ import torch.distributed as dist
 from ...errors import PeerLost, PeerTimeout
 from ..flight import pace
 
-MOST = 1 << 20
-"""Bytes of a key or a value at most; the addresses of a rank take some hundreds."""
-
-PATIENCE = 10.0
-"""Seconds for a connection to prove that it knows the secret."""
+MOST = 1 << 20  # bytes of a key or a value at most; the addresses of a rank take some hundreds
+PATIENCE = 10.0  # seconds for a connection to prove that it knows the secret
 
 HEADER, LENGTH = struct.Struct("!cII"), struct.Struct("!I")
 
@@ -41,7 +38,8 @@ class StoreServer:
         self._values: dict[bytes, bytes] = {}
         self._lock = threading.Lock()
         self._secret = secret
-        self._socket = socket.create_server(address, family=family(address[0]))
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET  # of an address; names count as version 4
+        self._socket = socket.create_server(address, family=family)
         self.port = int(self._socket.getsockname()[1])
         threading.Thread(target=self._accept, name="gossip-store", daemon=True).start()
 
@@ -91,11 +89,7 @@ class StoreServer:
 
 
 class StoreClient(dist.Store):
-    """One rank's connection, as torch.distributed wants a store to be.
-
-    Raises:
-        PeerTimeout: no server with this secret listens there before the deadline.
-    """
+    """One rank's connection, as torch.distributed wants a store to be."""
 
     def __init__(self, address: tuple[str, int], secret: bytes, timeout: float, rank: int) -> None:
         super().__init__()
@@ -133,33 +127,26 @@ class StoreClient(dist.Store):
     # -- what torch calls ----------------------------------------------------------------------------------------------
 
     def set(self, key: str, value: bytes | str) -> None:
-        """Leave a value."""
         self._ask(b"s", key.encode(), value.encode() if isinstance(value, str) else bytes(value))
 
     def get(self, key: str) -> bytes:
-        """Wait for a value."""
         self.wait([key])
         return self._ask(b"g", key.encode())
 
     def add(self, key: str, value: int) -> int:
-        """Count."""
         return int(self._ask(b"+", key.encode(), b"%d" % value))
 
     def compare_set(self, key: str, expected: bytes | str, desired: bytes | str) -> bytes:
-        """Leave a value where the expected one is, or none."""
         old, new = (v.encode() if isinstance(v, str) else bytes(v) for v in (expected, desired))
         return self._ask(b"c", key.encode(), b"%16d" % len(old) + old + new)
 
     def delete_key(self, key: str) -> bool:
-        """Take a value away."""
         return bool(self._ask(b"d", key.encode()))
 
     def check(self, keys: list[str]) -> bool:
-        """Whether all are there."""
         return all(self._ask(b"?", key.encode()) for key in keys)
 
     def wait(self, keys: list[str], timeout: timedelta | None = None) -> None:
-        """Return once all are there."""
         limit = self._seconds if timeout is None else timeout.total_seconds()
         began = time.monotonic()
         while not self.check(keys):
@@ -169,7 +156,6 @@ class StoreClient(dist.Store):
             time.sleep(10 * pace(waited))
 
     def set_timeout(self, timeout: timedelta) -> None:
-        """How long to wait."""
         self._seconds = timeout.total_seconds()
 
     def close(self) -> None:
@@ -179,11 +165,6 @@ class StoreClient(dist.Store):
     def clone(self) -> StoreClient:
         """The same connection, which threads may share."""
         return self
-
-
-def family(host: str) -> socket.AddressFamily:
-    """Of an address; any name counts as one of version 4."""
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _proof(secret: bytes, nonce: bytes) -> bytes:

@@ -10,7 +10,7 @@ import atexit
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -18,8 +18,7 @@ from ...observe.ending import abort
 from .. import deadlines
 from ..flight import Batch, Channel, Flight
 
-Operation = tuple[str, int, torch.Tensor]
-"""("send" or "receive", peer, tensor)."""
+Operation = tuple[str, int, torch.Tensor]  # ("send" or "receive", peer, tensor)
 
 MOST_BYTES = 1 << 27
 """Bytes to one peer in one batch of NCCL. Larger messages take several batches, so that they do not hold up a sum or
@@ -46,19 +45,14 @@ class StreamedFlight(Flight):
         torch.cuda.current_stream().wait_event(self.event)
 
     def missing(self) -> tuple[list[int], list[int]]:
-        unheard, untaken = (sorted(self.ranks[peer] for peer in batch) for batch in (self.receives, self.sends))
-        return unheard, untaken
+        return sorted(self.ranks[peer] for peer in self.receives), sorted(self.ranks[peer] for peer in self.sends)
 
 
-def batches(operations: Sequence[Operation], most: int = MOST_BYTES) -> Iterator[list[Operation]]:
+def batches(operations: Sequence[Operation], most: int = MOST_BYTES) -> list[list[Operation]]:
     """`operations` cut into batches of at most `most` bytes to each peer and from it.
 
     Both ends of a pair cut alike, whatever other peers they have: the cuts depend only on the sizes of the tensors that
     go to one peer, in their order.
-
-    >>> tensor = torch.arange(10, dtype=torch.uint8)
-    >>> [[piece.tolist() for _, _, piece in batch] for batch in batches([("send", 1, tensor)], most=6)]
-    [[[0, 1, 2, 3, 4, 5]], [[6, 7, 8, 9]]]
     """
     cut: list[list[Operation]] = []
     filled: dict[tuple[str, int], tuple[int, int]] = {}  # with each peer: the number of the batch, and bytes in it
@@ -75,7 +69,7 @@ def batches(operations: Sequence[Operation], most: int = MOST_BYTES) -> Iterator
             cut.extend([] for _ in range(number + 1 - len(cut)))
             cut[number].append((kind, peer, piece))
         filled[kind, peer] = number, held
-    yield from cut
+    return cut
 
 
 class Watchdog:
@@ -83,8 +77,8 @@ class Watchdog:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._in_flight: deque[tuple[StreamedFlight, float]] = deque()
-        self._logged: StreamedFlight | None = None  # the last one whose long wait was logged
+        self._in_flight: deque[tuple[Flight, float]] = deque()
+        self._logged: Flight | None = None  # the last one whose long wait was logged
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
 

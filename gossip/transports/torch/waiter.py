@@ -24,24 +24,16 @@ from ..flight import Batch, Channel, Flight
 LAST_WAIT = 5.0
 """Seconds for messages in flight when the script ends, as over MPI. A thread whose peer sends later is left behind."""
 
-LINGER = 10.0
-"""Seconds for which a thread without work stays, for the next step may come so late."""
+LINGER = 10.0  # seconds for which a thread without work stays, for the next step may come so late
 
 
 class Message(NamedTuple):
-    """All tensors that go to one peer in a batch, or come from one.
-
-    Attributes:
-        inward: it comes.
-        rank: the peer, as the job numbers it.
-        works: of its tensors, and of the acknowledgement where its sender waits for one.
-        answer: sends the acknowledgement once it has arrived; None where its sender waits for none.
-    """
+    """All tensors that go to one peer in a batch, or come from one."""
 
     inward: bool
-    rank: int
-    works: Sequence[dist.Work]
-    answer: Callable[[], None] | None = None
+    rank: int  # of the peer, as the job numbers it
+    works: Sequence[dist.Work]  # of its tensors, and of the acknowledgement that its sender waits for
+    answer: Callable[[], None] | None = None  # sends the acknowledgement once it has arrived
 
 
 class Part(NamedTuple):
@@ -52,17 +44,12 @@ class Part(NamedTuple):
 
 
 class WaitedFlight(Flight):
-    """A batch on the CPU: landed when the threads that wait for its parts say so.
-
-    Attributes:
-        ended: set when it has landed or failed.
-        failure: the error of one of its messages.
-    """
+    """A batch on the CPU: landed when the threads that wait for its parts say so."""
 
     def __init__(self, channel: Channel, sends: Batch, receives: Batch, subject: str, parts: Sequence[Part]) -> None:
         super().__init__(channel, sends, receives, subject)
-        self.ended = threading.Event()
-        self.failure: Exception | None = None
+        self.ended = threading.Event()  # landed or failed
+        self.failure: Exception | None = None  # of one of its messages:
         self._failed: Message | None = None
         self._unheard = {part.inward.rank for part in parts if part.inward}
         self._untaken = {part.outward.rank for part in parts if part.outward}
@@ -79,14 +66,17 @@ class WaitedFlight(Flight):
 
     def wait_for(self, part: Part) -> bool:
         """Block until `part` has landed; whether this ends the flight. Called by one thread for each part."""
-        for message in part:
-            if message is None:
-                continue
+        for message in filter(None, part):
             try:
                 for work in message.works:
                     work.wait()
             except Exception as error:  # for the rank's own thread
-                return self._break_off(message, error)
+                with self._turn:
+                    is_first = self._failed is None
+                    if is_first:
+                        self._failed, self.failure = message, error
+                        self.ended.set()
+                    return is_first
             (self._unheard if message.inward else self._untaken).discard(message.rank)
             if message.answer is not None:
                 message.answer()
@@ -95,15 +85,6 @@ class WaitedFlight(Flight):
             if not self._left:
                 self._land()
             return not self._left
-
-    def _break_off(self, message: Message, failure: Exception) -> bool:
-        """Something went wrong with `message`; whether it is the first one."""
-        with self._turn:
-            if self._failed is not None:
-                return False
-            self._failed, self.failure = message, failure
-            self.ended.set()
-            return True
 
     def done(self) -> bool:
         if not self.ended.is_set():
@@ -154,16 +135,13 @@ class Waiters:
             self._next.put(line)
             if self._idle:
                 self._idle -= 1
-            else:
-                self._start()
-
-    def _start(self) -> None:
-        if not self._registered:
-            self._registered = True
-            atexit.register(self.stop)  # a thread that wakes inside Gloo while the interpreter goes down aborts it
-        thread = threading.Thread(target=self._run, name="gossip-gloo-waiter", daemon=True)
-        self._threads.add(thread)
-        thread.start()
+                return
+            if not self._registered:
+                self._registered = True
+                atexit.register(self.stop)  # a thread that wakes inside Gloo while the interpreter goes down aborts it
+            thread = threading.Thread(target=self._run, name="gossip-gloo-waiter", daemon=True)
+            self._threads.add(thread)
+            thread.start()
 
     def stop(self) -> None:
         """End all threads once what they wait for has landed."""

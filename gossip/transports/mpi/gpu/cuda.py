@@ -19,36 +19,26 @@ import torch
 LEAST = 1 << 12
 """Bytes of the smallest buffer; others have a power of two, so that messages of about one size share theirs."""
 
-Event = Any
-"""A point in the order of the device's work."""
+Event = Any  # a point in the order of the device's work
 
 
 @dataclass(eq=False)
 class Buffer:
-    """Pinned memory of the host.
+    """Pinned memory of the host."""
 
-    Attributes:
-        memory: its bytes, (n,) uint8.
-        array: the same, as MPI takes them.
-        copied: the event in which the last copy from or to it ends.
-    """
-
-    memory: torch.Tensor
-    array: npt.NDArray[np.uint8]
-    copied: Event
+    memory: torch.Tensor  # (n,) uint8
+    array: npt.NDArray[np.uint8]  # the same, as MPI takes it
+    copied: Event  # the end of the last copy from or to it
 
 
 class Memory:
     """One device's memory: events, copies on two streams of its own, one each way, and buffers for them.
 
     Used under the engine's lock, by several threads. Only `take` waits for the device, when it has to make a buffer.
-
-    Attributes:
-        made: buffers that were made so far.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.made = 0
+        self.made = 0  # buffers, so far
         self._idle: defaultdict[int, list[Buffer]] = defaultdict(list)
         self._device = device
         self._out = torch.cuda.Stream(device, priority=-1)
@@ -56,11 +46,8 @@ class Memory:
 
     def mark(self) -> Event:
         """The end of all work that the calling thread has given to the device."""
-        stream = torch.cuda.current_stream(self._device)
         with torch.cuda.device(self._device):
-            event = torch.cuda.Event()
-            event.record(stream)
-        return event
+            return torch.cuda.current_stream(self._device).record_event()
 
     def adopt(self) -> None:
         """Bind the calling thread to the device, for calls that name none."""
@@ -83,7 +70,7 @@ class Memory:
     def _copy(
         self, stream: torch.cuda.Stream, source: torch.Tensor, target: torch.Tensor, buffer: Buffer, after: Event
     ) -> None:
-        with torch.cuda.device(self._device), torch.cuda.stream(stream), torch.no_grad():
+        with on(stream, self._device), torch.no_grad():
             stream.wait_event(after)
             target.copy_(source, non_blocking=True)
             buffer.copied.record(stream)
@@ -108,29 +95,14 @@ class Memory:
         self._idle[len(buffer.memory)].append(buffer)
 
 
-class Aside:
-    """A stream beside those of the program, for the steps of a collective while the program computes."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device, priority=-1)
-
-    def follow(self) -> None:
-        """Later work on it comes after all that the caller has given to the device so far."""
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-
-    @contextmanager
-    def around(self) -> Iterator[None]:
-        """Work that is given to the device inside, by whichever thread, is done on it."""
-        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
-            yield
-
-    def join(self) -> None:
-        """Later work of the caller comes after all that is on it."""
-        torch.cuda.current_stream(self._device).wait_stream(self._stream)
-
-
 @cache
-def aside(device: torch.device) -> Aside:
-    """The one of `device`."""
-    return Aside(device)
+def aside(device: torch.device) -> torch.cuda.Stream:
+    """A stream beside those of the program, for the steps of a collective while the program computes."""
+    return torch.cuda.Stream(device, priority=-1)
+
+
+@contextmanager
+def on(stream: torch.cuda.Stream, device: torch.device) -> Iterator[None]:
+    """Work that is given to the device inside, by whichever thread, is done on `stream`."""
+    with torch.cuda.device(device), torch.cuda.stream(stream):
+        yield

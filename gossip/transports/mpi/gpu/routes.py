@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gossip")
 
-VARIABLE = "GOSSIP_GPU_AWARE_MPI"
-"""Set to 0 or 1, it overrides what the library says."""
+VARIABLE = "GOSSIP_GPU_AWARE_MPI"  # set to 0 or 1, it overrides what the library says
 
 OPEN_MPI = {"cuda": "MPIX_Query_cuda_support", "rocm": "MPIX_Query_rocm_support"}
 """Functions without arguments that return 1 or 0."""
@@ -66,14 +65,7 @@ class Route:
 
 
 class Routes:
-    """The route of each device that a tensor has come from so far.
-
-    Attributes:
-        latest: the one made last.
-
-    Raises:
-        UsageError: the variable is something else than 0 or 1.
-    """
+    """The route of each device that a tensor has come from so far."""
 
     def __init__(self, mpi: ModuleType, comm: MPI.Intracomm) -> None:
         self._mpi, self._comm, self._me = mpi, comm, comm.rank
@@ -82,11 +74,7 @@ class Routes:
         self.latest: Route | None = None
 
     def of(self, tensor: torch.Tensor) -> Route | None:
-        """How `tensor` travels: None from and to the memory of hosts, where MPI takes it as it lies.
-
-        Raises:
-            UsageError: it is on a device that neither way serves.
-        """
+        """How `tensor` travels: None from and to the memory of hosts, where MPI takes it as it lies."""
         device = tensor.device
         if device.type == "cpu":
             return None
@@ -102,25 +90,15 @@ class Routes:
             )
         kind = "cuda" if torch.version.hip is None else "rocm"
         aware = supported(self._mpi, self._comm, kind) if self._said is None else self._said
-        route = Route(Memory(device), direct=aware)
-        log.info(
-            "rank %d: tensors of %s travel over MPI %s: %s says that it %s %s memory",
-            self._me,
-            device,
-            "directly" if aware else "staged through pinned memory of the host",
-            "the library" if self._said is None else VARIABLE,
-            "carries" if aware else "does not carry",
-            kind,
-        )
-        return route
+        how = "directly" if aware else "staged through pinned memory of the host"
+        by, carries = VARIABLE if self._said is not None else "the library", "carries" if aware else "does not carry"
+        sentence = "rank %d: tensors of %s travel over MPI %s: %s says that it %s %s memory"
+        log.info(sentence, self._me, device, how, by, carries, kind)
+        return Route(Memory(device), direct=aware)
 
 
 def said() -> bool | None:
-    """The value of the variable; None where it is not set.
-
-    Raises:
-        UsageError: neither 0 nor 1.
-    """
+    """The value of the variable, which has to be 0 or 1; None where it is not set."""
     value = os.environ.get(VARIABLE)
     if not value:
         return None
@@ -139,17 +117,12 @@ def supported(mpi: ModuleType, comm: MPI.Intracomm, kind: str) -> bool:
     if hasattr(library, OPEN_MPI[kind]) and library[OPEN_MPI[kind]]() == 1:
         return True
     flag = ctypes.c_int(0)
-    if hasattr(library, MPICH) and library[MPICH](ctypes.c_int(MPICH_KINDS[kind]), ctypes.byref(flag)) == 0:
-        return flag.value != 0 or named(comm, kind)
-    return named(comm, kind)
-
-
-def named(comm: MPI.Intracomm, kind: str) -> bool:
-    """Whether the communicator's info names memory of the device.
-
-    Only a kind without restrictors, or one restricted to the device, includes it: cuda:host is pinned memory.
-    """
+    if hasattr(library, MPICH):
+        failed = library[MPICH](ctypes.c_int(MPICH_KINDS[kind]), ctypes.byref(flag))
+        if flag.value and not failed:
+            return True
     info = comm.Get_info()
     kinds = [each.strip().lower().split(":") for each in (info.Get(INFO) or "").split(",")]
     info.Free()
+    # A kind without restrictors, or one restricted to the device, includes the device: cuda:host is pinned memory.
     return any(name == kind and (not only or "device" in only) for name, *only in kinds)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,26 +25,19 @@ from .cuda import Buffer, Event, Memory
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-CHUNK = 8 << 20
-"""Bytes of a device's tensor in one message."""
+CHUNK = 8 << 20  # bytes of a device's tensor in one message
 
 
 class Staged(Message):
-    """A tensor that travels through at most two buffers.
-
-    Attributes:
-        ended: all of it has left or come, or nothing touches its memory and its buffers any more.
-        moved: when a chunk was last given to MPI or taken from it.
-        failure: why MPI does not carry the rest of it; the messages behind it on its line fail alike.
-    """
+    """A tensor that travels through at most two buffers."""
 
     staged = True
 
     def __init__(self, rank: int, line: Line, tensor: torch.Tensor, memory: Memory, mark: Event) -> None:
         super().__init__(rank, line)
-        self.ended = False
-        self.moved = 0.0
-        self.failure: Exception | None = None
+        self.ended = False  # all of it has left or come, or nothing touches its memory and its buffers any more
+        self.moved = 0.0  # when a chunk was last given to MPI or taken from it
+        self.failure: Exception | None = None  # for which MPI carries no more of it, nor of those behind it on its line
         self._memory, self._mark = memory, mark
         self._ahead = deque(chunks(tensor))
         self._idle = memory.take(min(2, len(self._ahead)), min(CHUNK, tensor.nbytes)) if self._ahead else []
@@ -91,8 +85,13 @@ class Staged(Message):
         self.requests = []
         self.ended = True
 
-    def _keep(self, request: MPI.Request, buffer: Buffer, span: torch.Tensor) -> None:
+    def _start(self, start: Callable[..., MPI.Request], wire: Wire, buffer: Buffer, span: torch.Tensor) -> None:
+        """Have MPI `start`, which is its Isend or Irecv, with a chunk."""
+        request = start([buffer.array[: len(span)], wire.byte], self.line.place, self.line.tag)
         self._with_mpi.append((request, buffer, span))
+        self._note()
+
+    def _note(self) -> None:
         self.moved = time.perf_counter()
         self.requests = [entry[0] for entry in self._with_mpi]
 
@@ -105,8 +104,7 @@ class Staged(Message):
             self.failure = error  # asked again, a request that ended in an error seems to have ended well
             raise
         _, buffer, span = self._with_mpi.popleft()
-        self.moved = time.perf_counter()
-        self.requests = [entry[0] for entry in self._with_mpi]
+        self._note()
         return buffer, span
 
 
@@ -125,10 +123,7 @@ class StagedSend(Staged):
 
     def _hand_over(self, wire: Wire) -> bool:
         while self._copying and self._memory.passed(self._copying[0][0].copied):
-            buffer, span = self._copying[0]
-            self._keep(
-                wire.comm.Isend([buffer.array[: len(span)], wire.byte], self.line.place, self.line.tag), buffer, span
-            )
+            self._start(wire.comm.Isend, wire, *self._copying[0])
             self._copying.popleft()
         return not (self._copying or self._ahead)
 
@@ -143,10 +138,7 @@ class StagedReceive(Staged):
 
     def _hand_over(self, wire: Wire) -> bool:
         while self._idle and self._ahead:
-            buffer, span = self._idle[-1], self._ahead[0]
-            self._keep(
-                wire.comm.Irecv([buffer.array[: len(span)], wire.byte], self.line.place, self.line.tag), buffer, span
-            )
+            self._start(wire.comm.Irecv, wire, self._idle[-1], self._ahead[0])
             self._idle.pop()
             self._ahead.popleft()
         return not self._ahead
@@ -155,9 +147,8 @@ class StagedReceive(Staged):
         while self._copying and self._memory.passed(self._copying[0][0].copied):
             self._idle.append(self._copying.popleft()[0])
         while (carried := self._carried()) is not None:
-            buffer, span = carried
-            self._memory.copy_in(buffer, span, self._mark)
-            self._copying.append((buffer, span))
+            self._memory.copy_in(*carried, self._mark)
+            self._copying.append(carried)
 
 
 def chunks(tensor: torch.Tensor) -> list[torch.Tensor]:

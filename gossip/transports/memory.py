@@ -1,4 +1,4 @@
-"""The network between ranks that are threads of one process, and its faults.
+"""Ranks that are threads of one process, over a `Network`: for tests, simulation, and plain `python` with one rank.
 
 A message is copied when both its send and its receive have been posted. So a tensor that is written while in flight is
 a bug that shows here too. Deterministic, unless told to delay, lose or repeat messages.
@@ -6,6 +6,7 @@ a bug that shows here too. Deterministic, unless told to delay, lose or repeat m
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import defaultdict, deque
@@ -14,10 +15,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ...errors import PeerLost, PeerTimeout
+from ..errors import PeerDied, PeerLost, PeerTimeout
+from .carrier import Carrier, Survivors
+from .flight import Backend, Batch, Channel, Flight
 
-Line = tuple[int, int, int, int]
-"""(how often ranks have met without dead ones, number of a channel, source, target)."""
+Line = tuple[int, int, int, int]  # (how often ranks have met without dead ones, number of a channel, source, target)
 
 
 @dataclass(eq=False)
@@ -166,3 +168,90 @@ class Network:
 
 class Killed(BaseException):
     """Ends the rank that raises it, as kill -9 ends a process: the others are not told."""
+
+
+class MemoryBackend(Backend, Survivors):
+    """Rank `rank` of `size` threads that share `network`, and how the survivors of a death go on."""
+
+    name = "memory"
+
+    def __init__(self, network: Network, rank: int, size: int, timeout: float) -> None:
+        self.network = network
+        self.rank = rank
+        self.carrier = Carrier(size, survivors=self)
+        self.patience = math.inf if network.lose is None else network.patience
+        self.met = 0  # how often it has met the survivors after a death; they may have met more often
+        self._timeout = timeout
+        self._living = frozenset(range(size))
+        self._ballots = 0
+
+    def post(self, channel: Channel, sends: Batch, receives: Batch, subject: str, *, together: bool) -> Flight:
+        return MemoryFlight(self, channel, sends, receives, subject)
+
+    def end_job(self, code: int) -> None:
+        self.network.break_off(PeerLost(f"rank {self.rank} ended the job with code {code}"))
+
+    def revoke(self) -> None:
+        self.network.revoke(self.met)
+
+    def agree(self, done: bool) -> bool:
+        self._ballots += 1
+        return self.network.vote((self.met, self._ballots), self.rank, self._living, done, self._timeout)
+
+    def shrink(self) -> set[int]:
+        self.network.vote((self.met, 0), self.rank, self._living, True, self._timeout)
+        _, gone = self.network.verdicts[self.met, 0]
+        self.met += 1
+        self._ballots = 0
+        self._living -= gone
+        return set(gone)
+
+
+class MemoryFlight(Flight):
+    """Done when every parcel of the batch has been handed over."""
+
+    def __init__(self, backend: MemoryBackend, channel: Channel, sends: Batch, receives: Batch, subject: str) -> None:
+        super().__init__(channel, sends, receives, subject)
+        self._network, self._met = network, met = backend.network, backend.met
+        number, me, ranks = channel.number, channel.me, self.ranks
+        coming = [((met, number, ranks[peer], me), tensors) for peer, tensors in receives.items() if tensors]
+        going = [((met, number, me, ranks[peer]), tensors) for peer, tensors in sends.items() if tensors]
+        with network.changed:
+            self._in = [(line, network.receive(line, tensors)) for line, tensors in coming]
+            self._out = [(line, network.send(line, tensors)) for line, tensors in going]
+
+    def done(self) -> bool:
+        if self.landed is not None:
+            return True
+        network, me = self._network, self.channel.me
+        with network.changed:
+            for line, parcel in (*self._in, *self._out):
+                if not parcel.landed:
+                    network.deliver(line)
+            left = [(line, parcel) for line, parcel in (*self._in, *self._out) if not parcel.landed]
+            if not left:
+                self.landed = time.perf_counter()
+                return True
+            if network.failure is not None:
+                raise PeerLost(f"another rank ended while rank {me} was in {self.subject}: {network.failure}")
+            if self._met <= network.revoked:
+                raise PeerDied(f"{self.subject} of rank {me} was broken off: another rank has died")
+            for line, parcel in left:
+                [peer] = {*line[2:]} - {me} or {me}
+                if peer in network.dead and not network.under_way(line, parcel):
+                    raise PeerDied(f"rank {peer} died while rank {me} was in {self.subject}")
+        return False
+
+    def missing(self) -> tuple[list[int], list[int]]:
+        unheard = sorted({line[2] for line, parcel in self._in if not parcel.landed})
+        return unheard, sorted({line[3] for line, parcel in self._out if not parcel.landed})
+
+    def arrived(self) -> set[int]:
+        unheard, _ = self.missing()
+        return {peer for peer in self.receives if self.ranks[peer] not in unheard}
+
+    def pause(self, waited: float, left: float) -> None:
+        with self._network.changed:
+            if self._network.failure is None:
+                # No rank announces that a delay is over, and a landing between the poll and this wait wakes nobody.
+                self._network.changed.wait(min(left, 1e-3))
