@@ -14,10 +14,9 @@ from .observe.stats import Stats
 from .observe.weight_report import WeightReport
 from .recovery.deaths import Death
 from .state.buckets.writes import Writes
-from .state.companions import Companions
 from .state.drift import Drift
-from .state.integrity import Integrity
 from .state.mass import Mass
+from .state.module_tensors import Companions
 from .training import arguments, state_dicts
 from .training.attached import Attached
 from .training.parameters import Parameters
@@ -103,7 +102,7 @@ class GossipOptimizer(Wrapper):
         self.steps = 0
         self._mode = "train"
         self.stats = Stats()
-        self.mass = Mass(self.stats, Integrity(check_finite, checksum))
+        self.mass = Mass(self.stats, check_finite, checksum)
         self.mass.drift = Drift(lambda: optimizer.param_groups)
         self.parameters = Parameters(optimizer, module, self.mass, initial, master_weights)
         self.writes = Writes(self.mass.buckets, self.parameters.rounded)

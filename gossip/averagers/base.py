@@ -120,11 +120,7 @@ class Averager(ABC):
 
 
 def check_averager(averager: Any, sentence: str) -> None:
-    """Check that `averager` is one.
-
-    Raises:
-        UsageError: `sentence`, with the argument in the place of {}.
-    """
+    """Check that `averager` is one; else `sentence` says it, with the argument in the place of {}."""
     if not isinstance(averager, Averager):
         raise UsageError(sentence.format(shown(averager)))
 

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from functools import wraps
+from typing import Any
+
 from ..checks import whole
 from ..errors import UsageError
 from ..state.mass import Mass
 from .base import Averager, State, check_averager
+
+
+def _on_each(name: str) -> Any:
+    """The method `name`, which calls that of each member in order."""
+
+    @wraps(getattr(Averager, name))
+    def act(self: Composite, *step: int, **named: int) -> None:
+        for member in self.members:
+            getattr(member, name)(*step, **named)
+
+    return act
 
 
 class Composite(Averager):
@@ -31,43 +45,14 @@ class Composite(Averager):
             member.bind(mass, every)
         super().bind(mass, every)
 
-    def begin(self, step: int) -> None:
-        for member in self.members:
-            member.begin(step)
-
-    def land(self, step: int) -> None:
-        for member in self.members:
-            member.land(step)
+    begin, land, average, post = map(_on_each, ("begin", "land", "average", "post"))
+    settle, quiesce, rebind, forget = map(_on_each, ("settle", "quiesce", "rebind", "forget"))
 
     def rewrites(self, step: int) -> bool:
         return any(member.rewrites(step) for member in self.members)
 
-    def average(self, step: int) -> None:
-        for member in self.members:
-            member.average(step)
-
-    def post(self, step: int) -> None:
-        for member in self.members:
-            member.post(step)
-
     def in_flight(self) -> bool:
         return any(member.in_flight() for member in self.members)
-
-    def settle(self) -> None:
-        for member in self.members:
-            member.settle()
-
-    def quiesce(self) -> None:
-        for member in self.members:
-            member.quiesce()
-
-    def rebind(self) -> None:
-        for member in self.members:
-            member.rebind()
-
-    def forget(self) -> None:
-        for member in self.members:
-            member.forget()
 
     def state_dict(self) -> State:
         return {str(number): member.state_dict() for number, member in enumerate(self.members)}
@@ -100,7 +85,6 @@ class Every(Composite):
         return f"Every({self.period}, {self.members[0].describe()})"
 
     def __repr__(self) -> str:
-        """The line with the member's own."""
         return f"Every({self.period}, {self.members[0]!r})"
 
     def bind(self, mass: Mass, every: int) -> None:
@@ -124,5 +108,4 @@ class Chain(Composite):
         return f"Chain({', '.join(member.describe() for member in self.members)})"
 
     def __repr__(self) -> str:
-        """The line with the members' own."""
         return f"Chain({', '.join(map(repr, self.members))})"

@@ -52,23 +52,18 @@ class ExactAverage(Averager):
 
     def _sums(self, turn: int) -> tuple[list[torch.Tensor], torch.Tensor, list[torch.Tensor]]:
         """Σ x, Σ w with every rank's learning rate, and the sums of the module's buffers, over all ranks."""
-        mass = self.mass
-        numerators = self._numerators()
-        companions = self._companions()
+        mass, numerators, companions = self.mass, self._numerators(), self._companions()
         total = mass.drift.beside(mass.weight.reshape(1), self._channel, turn)
         with self._channel.waiting():
             mass.stats.wait(self._channel.sum([*numerators, total, *companions]))
         return numerators, total, companions
 
     def _numerators(self) -> list[torch.Tensor]:
-        """x = w·z, nothing being in flight: in place where the dtype is wide enough for sums."""
+        """x = w·z: in place where the dtype is wide enough, unless a sum that a death breaks off restarts from z."""
         mass = self.mass
         mass.quiesce()
         mass.check(mass.values)
-        numerators = [wide(values) for values in mass.values]
-        if self._channel.carrier.parties:  # a sum that a death breaks off begins again from these values
-            pairs = zip(mass.values, numerators, strict=True)
-            numerators = [x if x is not values else x.clone() for values, x in pairs]
+        numerators = [(wide_copy if self._channel.carrier.parties else wide)(values) for values in mass.values]
         if not mass.is_one:
             for x in numerators:
                 x.mul_(scalar(mass.weight))

@@ -11,9 +11,8 @@ import torch
 from topologies import Topology, Turn
 
 from ..errors import GossipError, PeerLost, UsageError
-from ..state.buckets.bucket import Bucket, layout
+from ..state.buckets.bucket import layout
 from ..state.codecs import PLAIN, Codec
-from ..state.integrity import crc32
 from ..state.mass import Mass
 from ..transports import Communicator, Flight, post_in_parts
 from ..world import World
@@ -30,28 +29,20 @@ class Exchange:
     """Sends and receives pairs (weight, values) of one rank over a graph; a landing strategy says when.
 
     Args:
-        world: the ranks that gossip.
-        topology: who gives to whom.
-        codec: how values are written into messages.
         description: one line that tells the ranks' averagers apart.
         node: the ranks of this host, where they carry each message together.
-
-    Attributes:
-        channel: the ranks, and the messages between them.
-        mass: its values and weight are sent and merged into, from `bind` on.
-        post: starts one batch, as `channel.post` does; the ranks of a node each carry a part of it.
     """
 
     mass: Mass
-    post: Callable[..., Flight]
+    post: Callable[..., Flight]  # as `channel.post`; the ranks of a node each carry a part
 
     def __init__(
         self, world: World, topology: Topology, codec: Codec, description: str, node: World | None = None
     ) -> None:
         self.world, self.topology, self.codec, self.description = world, topology, codec, description
-        self.channel = world.channel()
+        channel = world.channel()
         self.node: Communicator | None = None if node is None else node.channel()
-        self._open(self.channel)
+        self._open(channel)
         self._fingerprint: float | None = None
         self._idle: list[Buffers] = []
         self._expected: dict[int, Buffers] = {}  # in-peer -> buffers of a receive that is posted already
@@ -62,20 +53,12 @@ class Exchange:
         self.post = channel.post if self.node is None else partial(post_in_parts, channel, self.node)
 
     def bind(self, mass: Mass) -> None:
-        """Exchange messages of `mass`, with every peer of a period connected, so that no step pays for a connection.
-
-        Raises:
-            UsageError: the ranks of a node cannot carry their messages together.
-        """
+        """Exchange messages of `mass`, with every peer of a period connected, so that no step pays for a connection."""
         if self.node is not None:
             _check_node(self.channel, self.node, self.topology)
         self.mass = mass
-        rounds = range(min(self.topology.period or INTRODUCED, INTRODUCED))
-        turns = [self.topology.turn(self.channel.rank, round) for round in rounds]
-        self.channel.introduce(
-            sorted({peer for turn in turns for peer in turn.sends}),
-            sorted({peer for turn in turns for peer in turn.receives}),
-        )
+        rounds = min(self.topology.period or INTRODUCED, INTRODUCED)
+        self.channel.introduce(*neighbours(self.topology, self.channel.rank, rounds))
         if self.node is not None and self.node.size > 1:  # around which parts are handed on
             r, m = self.node.rank, self.node.size
             self.node.introduce([(r + 1) % m], [(r - 1) % m])
@@ -103,14 +86,10 @@ class Exchange:
         if weight.is_cuda:  # the order of a stream is the order of rounds, and nothing is read back
             return weight.reshape(1)
         header = torch.tensor([weight.item(), number, self.fingerprint], dtype=torch.float64)
-        return torch.cat([header, _checksum(header, values)]) if self.mass.integrity.checksum else header
+        return torch.cat([header, _checksum(header, values)]) if self.mass.checksum else header
 
     def check(self, envelope: torch.Tensor, rank: int, number: int, values: Sequence[torch.Tensor]) -> None:
-        """Check that a message belongs to round `number`, and arrived as it was sent.
-
-        Raises:
-            PeerLost: another round, topology or model, an impossible weight, or altered values.
-        """
+        """Check that a message belongs to round `number`, and arrived as it was sent."""
         if envelope.is_cuda:
             return
         weight, sent, fingerprint = envelope[:3].tolist()
@@ -125,7 +104,7 @@ class Exchange:
                 f"rank {self.channel.me} got the weight {weight:g} from rank {rank} in round {number}, and all ranks "
                 f"together hold {self.topology.size}: memory or network between the two are at fault"
             )
-        if self.mass.integrity.checksum and envelope[3:] != _checksum(envelope[:3], values):
+        if self.mass.checksum and envelope[3:] != _checksum(envelope[:3], values):
             raise PeerLost(
                 f"rank {self.channel.me} got other values in round {number} than rank {rank} sent, by their checksum; "
                 "they were not merged. Memory or network between the two are at fault, or the sender wrote its "
@@ -147,7 +126,7 @@ class Exchange:
         if self._idle:
             return self._idle.pop()
         weight = self.mass.weight
-        numbers = 1 if weight.is_cuda else 3 + self.mass.integrity.checksum
+        numbers = 1 if weight.is_cuda else 3 + self.mass.checksum
         envelope = torch.zeros(numbers, dtype=torch.float64, device=weight.device)
         return [envelope, *(self.codec.buffer(values) for values in self.mass.values)]
 
@@ -157,7 +136,7 @@ class Exchange:
 
     def take_for(self, peer: int) -> Buffers:
         """Buffers for the next message of `peer`."""
-        return self._expected.pop(peer) if peer in self._expected else self.take()
+        return self._expected.pop(peer, None) or self.take()
 
     def expect(self, number: int) -> None:
         """Post the receives of round `number` early, on a transport whose messages leave only once that is done.
@@ -172,51 +151,48 @@ class Exchange:
                     self.channel.expect({peer: self._expected[peer]})
 
     def snapshot(self, number: int) -> Buffers:
-        """Buffers that hold the values as they are now, encoded for round `number`.
-
-        Raises:
-            GossipError: a value does not fit into the format.
-        """
+        """Buffers that hold the values as they are now, encoded for round `number`."""
         if self.codec is not PLAIN:
             self.mass.quiesce()  # now: once a round is posted nothing may raise, and `retain_` writes
         buffers = self.take()
         for bucket, encoded in zip(self.mass.buckets, buffers[1:], strict=True):
             self.codec.encode(bucket.values, encoded)
             if not encoded.is_cuda and self.codec.is_lossy(encoded):
+                flats = (bucket.values, self.codec.values(encoded))
+                parts = ((slot.name, flat[slot.start : slot.stop]) for flat in flats for slot in bucket.slots)
+                name = next(name for name, part in parts if not torch.isfinite(part).all())
                 raise GossipError(
-                    f"rank {self.channel.me} cannot send parameter {_culprit(bucket, self.codec.values(encoded))} in "
-                    f"round {number} as {self.codec.name}: it has values that are not finite, or too large; nothing "
-                    "was sent. Look at this rank's data and loss, lower the learning rate, or take wire='bfloat16', "
-                    "which goes up to 3e38"
+                    f"rank {self.channel.me} cannot send parameter {name} in round {number} as {self.codec.name}: it "
+                    "has values that are not finite, or too large; nothing was sent. Look at this rank's data and "
+                    "loss, lower the learning rate, or take wire='bfloat16', which goes up to 3e38"
                 )
         return buffers
 
-    def retain_(self, keep: float, sent: Buffers | None) -> None:
-        """Keep what rounding lost in the snapshot `sent`, of which the share 1 − `keep` was given."""
-        if sent is not None and keep < 1:
-            self.mass.retain_(keep, sent[1:], self.codec)
 
+def neighbours(topology: Topology, rank: int, rounds: int) -> tuple[list[int], list[int]]:
+    """The out-peers and the in-peers of `rank` in the first `rounds` rounds.
 
-def _checksum(header: torch.Tensor, values: Sequence[torch.Tensor]) -> torch.Tensor:
-    return torch.tensor([crc32([header, *values])], dtype=torch.float64)
-
-
-def _culprit(bucket: Bucket, decoded: torch.Tensor) -> str:
-    """The first parameter with a value that is not finite, or that is not finite once decoded."""
-    return next(
-        slot.name
-        for values in (bucket.values, decoded)
-        for slot in bucket.slots
-        if not torch.isfinite(values[slot.start : slot.stop]).all()
+    >>> from topologies import exponential
+    >>> neighbours(exponential(8), 0, rounds=3)
+    ([1, 2, 4], [4, 6, 7])
+    """
+    turns = [topology.turn(rank, number) for number in range(rounds)]
+    return (
+        sorted({peer for turn in turns for peer in turn.sends}),
+        sorted({peer for turn in turns for peer in turn.receives}),
     )
 
 
-def _check_node(channel: Communicator, node: Communicator, topology: Topology) -> None:
-    """Check that the ranks of one node stand alike among those that they gossip with.
+def _checksum(header: torch.Tensor, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """CRC-32 of the tensors' bytes, one after another."""
+    crc = 0
+    for tensor in (header, *values):
+        crc = zlib.crc32(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data, crc)
+    return torch.tensor([crc], dtype=torch.float64)
 
-    Raises:
-        UsageError: they do not.
-    """
+
+def _check_node(channel: Communicator, node: Communicator, topology: Topology) -> None:
+    """Check that the ranks of one node stand alike among those that they gossip with."""
     place = f"rank {channel.rank} of {channel.size} over {topology.describe()}"
     alike = {each.decode() for each in node.gather(place.encode())}
     if len(alike) > 1:

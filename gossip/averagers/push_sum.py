@@ -137,16 +137,9 @@ class PushSum(Averager):
         super().bind(mass, every)
 
     # PushSum delegates these calls of an averager to its landing strategy.
-    land: Any = _of_landing("land")
-    average: Any = _of_landing("average")
-    post: Any = _of_landing("post")
-    in_flight: Any = _of_landing("in_flight")
-    settle: Any = _of_landing("settle")
-    quiesce: Any = _of_landing("quiesce")
-    rebind: Any = _of_landing("rebind")
-    forget: Any = _of_landing("forget")
-    state_dict: Any = _of_landing("state_dict")
-    load_state_dict: Any = _of_landing("load_state_dict")
+    land, average, post, in_flight = map(_of_landing, ("land", "average", "post", "in_flight"))
+    settle, quiesce, rebind, forget = map(_of_landing, ("settle", "quiesce", "rebind", "forget"))
+    state_dict, load_state_dict = map(_of_landing, ("state_dict", "load_state_dict"))
 
 
 def _check_node(world: World, node: World, landing: str) -> None:

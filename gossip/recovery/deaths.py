@@ -51,11 +51,7 @@ class Death(NamedTuple):
 
 
 class Recovery:
-    """Lets the averagers of one optimizer go on without ranks that died.
-
-    Attributes:
-        deaths: those that it went on after.
-    """
+    """Lets the averagers of one optimizer go on without ranks that died."""
 
     def __init__(self, mass: Mass) -> None:
         self.deaths: list[Death] = []
@@ -87,10 +83,7 @@ class Recovery:
             self._carrier.enrol(self, channel)
 
     def together(self, act: Callable[[], None]) -> None:
-        """Do `act` on all ranks; no rank leaves before all have done it.
-
-        Otherwise a rank that notices a death afterwards would find nobody to meet.
-        """
+        """Do `act` on all ranks; no rank leaves before all have, or one that notices a death would meet nobody."""
         if self._carrier is None:
             act()
         else:
@@ -98,24 +91,12 @@ class Recovery:
 
     def tell(self) -> dict[str, Any]:
         """The facts about this rank that the survivors need."""
-        mass = self._mass
         landings = [landing.tell() for landing in self._landings]
-        return {"held": float(mass.weight), "aloft": mass.rounds_in_flight, "averagers": landings}
+        return {"held": float(self._mass.weight), "aloft": self._mass.rounds_in_flight, "averagers": landings}
 
     def go_on(self, told: Told) -> None:
-        """Begin again among the ranks that have told."""
+        """Take back weight that never arrived, and share Σ w among the ranks that have told."""
         assert self._carrier is not None
-        total = self._share(told)
-        gone = tuple(sorted(self._carrier.lost - self._known))
-        self._known |= self._carrier.lost
-        lost = len(told) + len(gone) - total
-        step = self._mass.stats.board.slot.step
-        self.deaths.append(Death(gone, step, len(told), lost, self._carrier.seconds))
-        if self._me == min(told):
-            log.warning("%s", self.deaths[-1])
-
-    def _share(self, told: Told) -> float:
-        """Take back weight that never arrived, and share Σ w among the survivors; returns Σ w before."""
         mass, landings = self._mass, self._landings
         parts = [{rank: each["averagers"][number] for rank, each in told.items()} for number in range(len(landings))]
         found = [landing.weights(part) for landing, part in zip(landings, parts, strict=True)]
@@ -132,24 +113,24 @@ class Recovery:
         mass.balanced = have_landed and all(abs(weight * scale - 1) < ROUNDING for weight in weights.values())
         if mass.balanced:
             mass.set_one()
-        return total
+        gone = tuple(sorted(self._carrier.lost - self._known))
+        self._known |= self._carrier.lost
+        lost = len(told) + len(gone) - total
+        self.deaths.append(Death(gone, mass.stats.board.slot.step, len(told), lost, self._carrier.seconds))
+        if self._me == min(told):
+            log.warning("%s", self.deaths[-1])
 
 
 def _leaves(averager: Averager) -> Iterator[Averager]:
     """The averagers that `averager` is made of, or itself."""
-    if averager.members:
-        for member in averager.members:
-            yield from _leaves(member)
-    else:
+    for member in averager.members:
+        yield from _leaves(member)
+    if not averager.members:
         yield averager
 
 
 def check_recoverable(averager: Averager, worlds: Sequence[World]) -> None:
-    """Check that an averager can go on without ranks that died.
-
-    Raises:
-        UsageError: an averager, a transport, or averages over a part of the ranks, that cannot.
-    """
+    """Check that an averager can go on without ranks that died."""
     for leaf in _leaves(averager):
         if not isinstance(leaf, (PushSum, ExactAverage, NoAverage)):
             raise UsageError(

@@ -8,63 +8,46 @@ that gave it, with the values as they are.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from functools import partial, wraps
+from typing import Any
 
 import topologies
 
 from ..averagers.exchange import Buffers
+from ..averagers.landing.base import Landing
 from ..averagers.landing.due import Due, Round
 from ..transports.carrier import Told
-
-Result = TypeVar("Result")
 
 REMEMBERED = 16
 """Rounds whose weight can be taken back; a rank may be ahead of another by so many."""
 
 
-class Recoverable(Due):
-    """`Due`, whose waits begin again after a death. Ranks are as the job numbers them.
+def _persistent(name: str) -> Any:
+    """The method `name` of `Due`, which begins again after a death."""
 
-    Attributes:
-        given: (number of a round, receiving rank, weight) of the last rounds.
-        heard: rank -> the last of its rounds that was merged here.
-    """
+    @wraps(getattr(Landing, name), updated=())  # not the mark of an abstract method
+    def act(self: Recoverable, *step: int) -> Any:
+        return self.exchange.channel.carrier.go_on(partial(getattr(Due, name), self, *step))
+
+    return act
+
+
+class Recoverable(Due):
+    """`Due`, whose waits begin again after a death. Ranks are as the job numbers them."""
 
     def __init__(self, landing: Due) -> None:
         super().__init__(landing.exchange, landing.overlap)
-        carrier = self.exchange.channel.carrier
-        self._carrier = carrier
         self._topology = self.exchange.topology
         self._members = list(self.exchange.channel.ranks)
-        self.given: deque[tuple[int, int, float]] = deque()
-        self.heard: dict[int, int] = {}
+        self.given: deque[tuple[int, int, float]] = deque()  # (round, receiving rank, weight) of the last rounds
+        self.heard: dict[int, int] = {}  # rank -> the last of its rounds that was merged here
 
-    # -- the calls of a step, each of which begins again after a death -------------------------------------------------
-
-    def _persist(self, act: Callable[[], Result]) -> Result:
-        return self._carrier.go_on(act)
-
-    def land(self, step: int) -> None:
-        self._persist(lambda: Due.land(self, step))
-
-    def average(self, step: int) -> None:
-        self._persist(lambda: Due.average(self, step))
-
-    def post(self, step: int) -> None:
-        self._persist(lambda: Due.post(self, step))
-
-    def settle(self) -> None:
-        self._persist(lambda: Due.settle(self))
-
-    def quiesce(self) -> None:
-        self._persist(lambda: Due.quiesce(self))
-
-    def state_dict(self) -> dict[str, Any]:
-        return self._persist(lambda: Due.state_dict(self))
+    land, average, post = map(_persistent, ("land", "average", "post"))
+    settle, quiesce, state_dict = map(_persistent, ("settle", "quiesce", "state_dict"))
 
     def forget(self) -> None:
-        self._persist(lambda: Due.forget(self))
+        self.exchange.channel.carrier.go_on(super().forget)
         self.given.clear()
         self.heard.clear()
 
@@ -86,20 +69,19 @@ class Recoverable(Due):
 
     def tell(self) -> dict[str, Any]:
         """The facts about this rank that the survivors need, once everything in flight is broken off."""
-        arrived = self._arrived()
-        heard = dict(self.heard)
-        for round, messages in zip(self.rounds, arrived, strict=True):
+        arrived, heard = self._arrived(), dict(self.heard)
+        for round, messages in arrived:
             heard |= dict.fromkeys(messages, round.number)
         return {
             "rounds": self.round,
             "next": self.next_step,
             "heard": list(heard.items()),
             "given": list(self.given),
-            "unmerged": sum(float(message[0][0]) for messages in arrived for message in messages.values()),
+            "unmerged": sum(float(message[0][0]) for _, messages in arrived for message in messages.values()),
         }
 
-    def _arrived(self) -> list[dict[int, Buffers]]:
-        """The messages of each round in flight that have arrived, by the rank that sent each.
+    def _arrived(self) -> list[tuple[Round, dict[int, Buffers]]]:
+        """Each round in flight, and its messages that have arrived, by the rank that sent each.
 
         A message that has overtaken another of the same rank counts as lost with it.
         """
@@ -108,7 +90,7 @@ class Recoverable(Due):
             peers = round.arriving.keys() if round.flight is None else round.flight.arrived()
             lacking |= {round.ranks[peer] for peer in round.arriving.keys() - peers}
             messages = {round.ranks[peer]: message for peer, message in sorted(round.arriving.items())}
-            arrived.append({rank: message for rank, message in messages.items() if rank not in lacking})
+            arrived.append((round, {rank: message for rank, message in messages.items() if rank not in lacking}))
         return arrived
 
     def weights(self, told: Told) -> dict[int, float]:
@@ -119,7 +101,7 @@ class Recoverable(Due):
     def go_on(self, told: Told, scale: float) -> float:
         """Begin again among the survivors, weights times `scale`; the weight of unmerged messages that it keeps."""
         exchange, arrived = self.exchange, self._arrived()
-        for round, messages in zip(self.rounds, arrived, strict=True):
+        for round, messages in arrived:
             for rank, (envelope, *values) in messages.items():
                 exchange.check(envelope, rank, round.number, values)
         lost = [place for place, rank in enumerate(self._members) if rank not in told]
@@ -128,10 +110,10 @@ class Recoverable(Due):
         self.next_step = max(each["next"] for each in told.values())
         self.given.clear()
         unmerged = 0.0
-        for round, messages in zip(self.rounds, arrived, strict=True):
-            gone = {peer: buffers for peer, buffers in round.arriving.items() if round.ranks[peer] not in messages}
-            exchange.give_back(*gone.values())
-            round.arriving = {peer: buffers for peer, buffers in round.arriving.items() if peer not in gone}
+        for round, messages in arrived:
+            arriving = round.arriving.items()
+            exchange.give_back(*(buffers for peer, buffers in arriving if round.ranks[peer] not in messages))
+            round.arriving = {peer: buffers for peer, buffers in arriving if round.ranks[peer] in messages}
             for rank, (envelope, *values) in messages.items():
                 self.heard[rank] = round.number
                 envelope.copy_(exchange.envelope(scale * envelope[0], round.number, values))
@@ -141,25 +123,14 @@ class Recoverable(Due):
 
 
 def never_arrived(told: Told, members: Iterable[int], due: int) -> dict[int, float]:
-    """The weight that each survivor gave and no survivor has.
-
-    Args:
-        told: what each of them tells.
-        members: all ranks before.
-        due: rounds in flight at once, at least 1.
-    """
-    heard: Mapping[int, dict[int, int]] = {rank: dict(each["heard"]) for rank, each in told.items()}
+    """The weight that each survivor gave and no survivor has; `due` rounds of all `members` were in flight at once."""
+    heard = {rank: dict(each["heard"]) for rank, each in told.items()}
     # A dead rank had merged the rounds that were due when it posted its last known round; no more is known.
-    merged = {
-        rank: max((heard[other].get(rank, -1) for other in told), default=-1) - due
-        for rank in members
-        if rank not in told
-    }
-    return {
-        rank: sum(
-            weight
-            for number, peer, weight in each["given"]
-            if number > (heard[peer].get(rank, -1) if peer in told else merged[peer])
-        )
-        for rank, each in told.items()
-    }
+    dead = [rank for rank in members if rank not in told]
+    merged = {rank: max((heard[other].get(rank, -1) for other in told), default=-1) - due for rank in dead}
+    lost = dict.fromkeys(told, 0.0)
+    for rank, each in told.items():
+        for number, peer, weight in each["given"]:
+            if number > (heard[peer].get(rank, -1) if peer in told else merged[peer]):
+                lost[rank] += weight
+    return lost

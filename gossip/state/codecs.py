@@ -13,7 +13,6 @@ Source: the law is push-sum's own, Kempe, Dobra, Gehrke, FOCS 2003: giving (s·w
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
@@ -25,83 +24,14 @@ CHUNK = 1 << 18
 """Values that are decoded at once on a host, so that they stay in a core's cache; a GPU takes 64 times as many."""
 
 
-class Codec(ABC):
-    """How the values of one bucket are written into a message, and read from it.
-
-    Attributes:
-        name: what its name for `PushSum(wire=...)`; None is the parameters' own dtype.
-    """
-
-    name: str | None
-
-    @abstractmethod
-    def is_exact(self, values: torch.Tensor) -> bool:
-        """Whether values of this dtype are never rounded."""
-
-    @abstractmethod
-    def buffer(self, values: torch.Tensor) -> torch.Tensor:
-        """Uninitialised memory for `values`, of shape (elements,), once they are encoded."""
-
-    @abstractmethod
-    def encode(self, values: torch.Tensor, buffer: torch.Tensor) -> None:
-        """Write `values` into `buffer`."""
-
-    @abstractmethod
-    def decode(self, buffer: torch.Tensor, part: slice) -> torch.Tensor:
-        """The values `part` of a message, in their own dtype or in float32; `part` begins at a block."""
-
-    @abstractmethod
-    def elements(self, buffer: torch.Tensor) -> int:
-        """The number of values in a message."""
-
-    def pieces(self, values: torch.Tensor, buffer: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Pairs of own values and decoded values of a message, piece by piece."""
-        n, chunk = self.elements(buffer), _chunk(buffer)
-        for part in (slice(start, min(start + chunk, n)) for start in range(0, n, chunk)):
-            yield values[part], self.decode(buffer, part)
-
-    def raw(self, buffer: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """The scale of each block of 256 values, or None without scales, and the numbers in the message."""
-        return None, buffer
-
-    def values(self, buffer: torch.Tensor) -> torch.Tensor:
-        """All values of a message, decoded."""
-        return self.decode(buffer, slice(0, self.elements(buffer)))
-
-    def is_lossy(self, buffer: torch.Tensor) -> bool:
-        """Whether a message lost a value to the format's range. Asked on hosts only: on a GPU the host would wait."""
-        return False
-
-
-class Plain(Codec):
-    """The parameters' own dtype."""
-
-    name = None
-
-    def is_exact(self, values: torch.Tensor) -> bool:
-        return True
-
-    def buffer(self, values: torch.Tensor) -> torch.Tensor:
-        return torch.empty_like(values)
-
-    def encode(self, values: torch.Tensor, buffer: torch.Tensor) -> None:
-        buffer.copy_(values)
-
-    def decode(self, buffer: torch.Tensor, part: slice) -> torch.Tensor:
-        return buffer[part]
-
-    def elements(self, buffer: torch.Tensor) -> int:
-        return buffer.numel()
-
-
-class Float(Codec):
-    """Another floating-point dtype, rounded to nearest.
+class Codec:
+    """How values are written into a message, and read from it: in a floating-point dtype, or with None in their own.
 
     bfloat16 has the range of float32 and carries values that are not finite. float16 ends at 65,504, and larger values
     are refused. A sender that gave the largest number instead would keep the excess like a rounding error: with
     k = 1/2 it would hold twice the excess, and twice as much again after the next round.
 
-    >>> codec = Float(torch.bfloat16)
+    >>> codec = Codec(torch.bfloat16)
     >>> z = torch.tensor([1.0, 1.001])
     >>> buffer = codec.buffer(z)
     >>> codec.encode(z, buffer)
@@ -109,27 +39,47 @@ class Float(Codec):
     (tensor([1., 1.]), 4)
     """
 
-    def __init__(self, dtype: torch.dtype) -> None:
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
         self.dtype = dtype
-        self.name = str(dtype).removeprefix("torch.")
+        self.name = None if dtype is None else str(dtype).removeprefix("torch.")  # for `PushSum(wire=...)`
 
     def is_exact(self, values: torch.Tensor) -> bool:
-        return torch.promote_types(values.dtype, self.dtype) == self.dtype
+        """Whether values of this dtype are never rounded."""
+        return self.dtype is None or torch.promote_types(values.dtype, self.dtype) == self.dtype
 
     def buffer(self, values: torch.Tensor) -> torch.Tensor:
+        """Memory for `values`, of shape (elements,), once they are encoded."""
         return torch.empty_like(values, dtype=self.dtype)
 
     def encode(self, values: torch.Tensor, buffer: torch.Tensor) -> None:
+        """Write `values`, rounded to nearest, into `buffer`."""
         buffer.copy_(values)
 
     def decode(self, buffer: torch.Tensor, part: slice) -> torch.Tensor:
-        return buffer[part].float()
+        """The values `part` of a message, in their own dtype or in float32; `part` begins at a block."""
+        return buffer[part] if self.dtype is None else buffer[part].float()
 
     def elements(self, buffer: torch.Tensor) -> int:
+        """The number of values in a message."""
         return buffer.numel()
 
+    def raw(self, buffer: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """The scale of each block of 256 values, or None without scales, and the numbers in the message."""
+        return None, buffer
+
     def is_lossy(self, buffer: torch.Tensor) -> bool:
+        """Whether a message lost a value to the format's range. Asked on hosts only: on a GPU the host would wait."""
         return self.dtype == torch.float16 and not _finite(buffer)
+
+    def pieces(self, values: torch.Tensor, buffer: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Pairs of own values and decoded values of a message, piece by piece."""
+        n, chunk = self.elements(buffer), _chunk(buffer)
+        for part in (slice(start, min(start + chunk, n)) for start in range(0, n, chunk)):
+            yield values[part], self.decode(buffer, part)
+
+    def values(self, buffer: torch.Tensor) -> torch.Tensor:
+        """All values of a message, decoded."""
+        return self.decode(buffer, slice(0, self.elements(buffer)))
 
 
 class Int8(Codec):
@@ -148,10 +98,8 @@ class Int8(Codec):
     (tensor([127.,   0.,  -3.]), 19)
     """
 
-    name = "int8"
-
-    def is_exact(self, values: torch.Tensor) -> bool:
-        return False
+    def __init__(self) -> None:
+        super().__init__(torch.int8)
 
     def buffer(self, values: torch.Tensor) -> torch.Tensor:
         n = values.numel()
@@ -160,18 +108,15 @@ class Int8(Codec):
 
     def encode(self, values: torch.Tensor, buffer: torch.Tensor) -> None:
         scales, numbers = self.raw(buffer)
-        chunk = _chunk(buffer)
-        for start in range(0, len(numbers), chunk):
-            part = values[start : start + chunk]
-            whole = len(part) - len(part) % BLOCK
-            for first, last in ((0, whole), (whole, len(part))):
-                if first < last:
-                    z = part[first:last].float().view(-1, min(BLOCK, last - first))
-                    block = (start + first) // BLOCK
-                    scale = scales[block : block + len(z)].unsqueeze(1)
-                    # A block of zeros, or of values below the smallest scale, becomes zeros.
-                    torch.div(z.abs().amax(1, keepdim=True), 127, out=scale).clamp_(min=torch.finfo(scale.dtype).tiny)
-                    numbers[start + first : start + last].view(z.shape).copy_((z / scale).round_())
+        n, chunk = len(numbers), _chunk(buffer)
+        whole = n - n % BLOCK
+        for start in [*range(0, whole, chunk), *range(whole, n, BLOCK)]:  # the last block may be shorter
+            stop = min(start + chunk, whole) if start < whole else n
+            z = values[start:stop].float().view(-1, min(BLOCK, stop - start))
+            scale = scales[start // BLOCK :][: len(z)].unsqueeze(1)
+            # A block of zeros, or of values below the smallest scale, becomes zeros.
+            torch.div(z.abs().amax(1, keepdim=True), 127, out=scale).clamp_(min=torch.finfo(scale.dtype).tiny)
+            numbers[start:stop].view(z.shape).copy_((z / scale).round_())
 
     def decode(self, buffer: torch.Tensor, part: slice) -> torch.Tensor:
         scales, numbers = self.raw(buffer)
@@ -192,9 +137,9 @@ class Int8(Codec):
         return not _finite(self.raw(buffer)[0])
 
     def raw(self, buffer: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        n = self.elements(buffer)
-        first = len(buffer) - n
-        return buffer[:first].view(torch.float32)[: -(-n // BLOCK)], buffer[first:].view(torch.int8)
+        first = len(buffer) - self.elements(buffer)
+        numbers = buffer[first:].view(torch.int8)
+        return buffer[:first].view(torch.float32)[: -(-len(numbers) // BLOCK)], numbers
 
 
 def _chunk(buffer: torch.Tensor) -> int:
@@ -206,8 +151,8 @@ def _finite(numbers: torch.Tensor) -> bool:
     return not numbers.numel() or all(bool(torch.isfinite(bound)) for bound in torch.aminmax(numbers))
 
 
-PLAIN = Plain()
+PLAIN = Codec()
 
 CODECS: dict[str | None, Codec] = {
-    codec.name: codec for codec in (PLAIN, Float(torch.float32), Float(torch.bfloat16), Float(torch.float16), Int8())
+    codec.name: codec for codec in (PLAIN, Codec(torch.float32), Codec(torch.bfloat16), Codec(torch.float16), Int8())
 }

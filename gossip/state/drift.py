@@ -29,9 +29,6 @@ class Drift:
     Rank j adds γ_j in place j and 0 elsewhere, so every rank has all of them after the sum:
 
         Σ_j γ_j e_j  =  (γ_0, …, γ_{n−1}) ,    γ_j the mean of rank j's parameter groups
-
-    Args:
-        groups: returns the parameter groups as they are now.
     """
 
     def __init__(self, groups: Callable[[], Iterable[Mapping[str, Any]]] = list) -> None:
@@ -40,16 +37,11 @@ class Drift:
         self._copied: tuple[torch.Tensor, torch.cuda.Event, Sequence[int]] | None = None
 
     def beside(self, numbers: torch.Tensor, channel: Communicator, turn: int = 0) -> torch.Tensor:
-        """A copy of `numbers`, of one dimension, and after them this rank's term γ_j e_j.
-
-        turn: how many averages came before, the same on every rank; most of them go without the rates.
-        """
+        """A copy of `numbers` and after them this rank's term γ_j e_j, which most averages go without."""
         if turn >= OFTEN and turn % SELDOM:
             return numbers.clone()
-        first = len(numbers)
-        result = numbers.new_zeros(first + channel.size)
-        result[:first] = numbers
-        result[first + channel.rank] = self._rate()
+        result = torch.cat([numbers, numbers.new_zeros(channel.size)])
+        result[len(numbers) + channel.rank] = self._rate()
         return result
 
     def compare(self, rates: torch.Tensor, channel: Communicator) -> None:
@@ -57,7 +49,7 @@ class Drift:
         if self._warned or not len(rates):
             return
         each, ranks = self._on_host(rates, channel.ranks)
-        if each and any(rate != each[0] for rate in each):
+        if any(rate != each[0] for rate in each):
             self._warned = True
             if channel.rank == 0:
                 warnings.warn(_sentence(each, ranks), stacklevel=levels_to_the_user())
@@ -88,15 +80,12 @@ def _sentence(rates: Sequence[float], ranks: Sequence[int]) -> str:
     holders: dict[float, list[int]] = {}
     for rank, rate in zip(ranks, rates, strict=True):
         holders.setdefault(rate, []).append(rank)
-    named = "; ".join(f"{rate:.6g} on {_named(each)}" for rate, each in holders.items())
+    named = []
+    for rate, each in holders.items():
+        more = f" and {len(each) - NAMED} more" if len(each) > NAMED else ""
+        named.append(f"{rate:.6g} on rank{'s' if len(each) > 1 else ''} {', '.join(map(str, each[:NAMED]))}{more}")
     return (
-        f"ranks that are averaged train at different learning rates: {named}. They then average unequal steps. "
-        "A scheduler that follows a metric, such as ReduceLROnPlateau, needs the same number on every rank: "
+        f"ranks that are averaged train at different learning rates: {'; '.join(named)}. They then average unequal "
+        "steps. A scheduler that follows a metric, such as ReduceLROnPlateau, needs the same number on every rank: "
         "give it the mean of the metric over `world`, and build every other scheduler alike on all ranks"
     )
-
-
-def _named(ranks: Sequence[int]) -> str:
-    more = len(ranks) - NAMED
-    listed = ", ".join(map(str, ranks[:NAMED])) + (f" and {more} more" if more > 0 else "")
-    return f"rank{'s' if len(ranks) > 1 else ''} {listed}"

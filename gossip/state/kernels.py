@@ -49,12 +49,9 @@ def lerps_(
     *,
     out: torch.Tensor,
 ) -> None:
-    """out <- start, and then  out <- out + r_k·(z'_k − out)  for each message k.
+    """out <- start, and then  out <- out + r_k·(z'_k − out)  for each message k; `out` and `start` may be the same.
 
-    Args:
-        start, out: of shape (elements,), float32 or narrower; may be the same.
-        buffers: the messages, encoded by `codec`.
-        ratios: float64 without dimensions, all on the host or all on the device, where the host does not read them.
+    The ratios are float64, all on the host or all on the device, where the host does not read them.
     """
     read = ratios[0].is_cuda
     messages = [codec.raw(buffer) for buffer in buffers]

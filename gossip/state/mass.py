@@ -12,51 +12,39 @@ Source: stochastic gradient push, Assran et al., ICML 2019, arXiv 1811.10792, wr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from ..errors import GossipError
 from ..observe.stats import Stats
 from ..transports import Flight
 from .buckets.bucket import Bucket
 from .codecs import PLAIN, Codec
-from .companions import Companions
 from .drift import Drift
-from .integrity import Integrity
 from .merging import mix_, scalar, scale_change_
+from .module_tensors import Companions
 
 
 class Mass:
-    """Values and weight of one rank, shared by every averager of one optimizer.
+    """Values and weight of one rank, shared by every averager of one optimizer."""
 
-    Attributes:
-        buckets: the values z, in the parameters' own memory.
-        weight: w, a float64 tensor without dimensions, never in the parameters' dtype.
-        is_one: w is exactly 1, known without reading it.
-        balanced: every rank's weight was 1 whenever nothing was in flight. Landings by arrival set it to False.
-        equal: where balanced, whether all ranks hold the same weight now.
-        rounds_in_flight: rounds posted and not yet merged.
-        weight_in_flight: w that this rank gave, less what it received. Summed over ranks, the weight in flight.
-        reading: flights that read the buckets' memory. Nothing is written before they have landed.
-        stats: counts what travels.
-        integrity: checks of values that are sent and received.
-        companions: buffers of the module that an exact average takes along.
-        drift: compares the ranks' learning rates in exact sums.
-    """
-
-    def __init__(self, stats: Stats, integrity: Integrity | None = None) -> None:
+    def __init__(self, stats: Stats, check_finite: bool = False, checksum: bool = False) -> None:
         self.buckets: list[Bucket] = []
         self.stats = stats
-        self.integrity = Integrity() if integrity is None else integrity
-        self.weight = torch.ones((), dtype=torch.float64)
-        self.is_one = True
-        self.balanced = True
-        self.equal = True
+        self.check_finite = check_finite  # before values are sent
+        self.checksum = checksum  # every message of gossip carries a CRC-32 of its values
+        self.weight = torch.ones((), dtype=torch.float64)  # never in the parameters' dtype
+        self.is_one = True  # w is exactly 1, known without reading it
+        self.balanced = True  # every rank's weight was 1 whenever nothing was in flight; never with landing by arrival
+        self.equal = True  # where balanced: all ranks hold the same weight now
         self.rounds_in_flight = 0
+        # w that this rank gave, less what it received; summed over ranks, the weight in flight
         self.weight_in_flight: torch.Tensor | float = 0.0
-        self.reading: list[Flight] = []
+        self.reading: list[Flight] = []  # flights that read the buckets' memory: nothing is written before they land
         self.companions = Companions()
         self.drift = Drift()
 
@@ -89,14 +77,23 @@ class Mass:
         self.rounds_in_flight += 1
 
     def check(self, values: Sequence[torch.Tensor], kind: str = "parameter") -> None:
-        """Check `values` before they are sent, where that was asked for.
-
-        Raises:
-            GossipError: a value is not finite.
-        """
-        if self.integrity.finite:
-            board = self.stats.board
-            self.integrity.check_finite(board.rank, board.slot.step, self.buckets, values, kind)
+        """Check that `values`, laid out as the buckets are, may be sent; on a GPU the host waits for the result."""
+        if not self.check_finite:
+            return
+        board = self.stats.board
+        for bucket, flat in zip(self.buckets, values, strict=True):
+            # The sum of finite terms may overflow, so a sum that is not finite is looked at term by term.
+            if math.isfinite(float(flat.sum())):
+                continue
+            for slot in bucket.slots:
+                part = flat[slot.start : slot.stop]
+                wrong = (~torch.isfinite(part)).nonzero()
+                if len(wrong):
+                    raise GossipError(
+                        f"rank {board.rank} would send {kind} {slot.name} in step {board.slot.step} with {len(wrong)} "
+                        f"of {part.numel()} values not finite, the first of them {float(part[wrong[0]])}; nothing was "
+                        "sent. Look at this rank's data and loss, lower the learning rate, or clip gradients"
+                    )
 
     def merge_(self, messages: Sequence[tuple[torch.Tensor, Sequence[torch.Tensor]]], codec: Codec = PLAIN) -> None:
         """Merge pairs (w', z') from peers, z' encoded by `codec`, in one pass where there is a kernel for that."""
@@ -105,8 +102,8 @@ class Mass:
         self.quiesce()
         with self.stats.merging():
             self.is_one = False
-            # w <- w + w' ;   z <- z + (w'/w)·(z' − z)
             ratios = []
+            # w <- w + w' ;   z <- z + (w'/w)·(z' − z)
             for weight, _ in messages:
                 self.weight = self.weight + weight
                 self.weight_in_flight -= scalar(weight)
@@ -119,7 +116,7 @@ class Mass:
         # z <- z + (s/k)·(z − ẑ) ,   s + k = 1
         ratio = torch.tensor(1 - 1 / keep, dtype=torch.float64)
         for own, other in zip(self.values, sent, strict=True):
-            if not codec.is_exact(own):
+            if keep < 1 and not codec.is_exact(own):
                 mix_(own, [other], [ratio], codec)
 
     def round_landed(self) -> None:

@@ -26,12 +26,7 @@ NARROW = (torch.float32, torch.bfloat16, torch.float16)
 def mix_(
     z: torch.Tensor, buffers: Sequence[torch.Tensor], ratios: Sequence[torch.Tensor], codec: Codec = PLAIN
 ) -> None:
-    """z <- z + r_k·(z'_k − z) for each message k in turn.
-
-    Args:
-        z: of shape (elements,).
-        buffers: messages of as many values, encoded by `codec`.
-        ratios: r_k, float64 without dimensions, on the host or where z is; a ratio on a GPU is never read by the host.
+    """z <- z + r_k·(z'_k − z) for each message k in turn; r_k are float64, and on a GPU never read by the host.
 
     >>> z = torch.tensor([0.0, 2.0])
     >>> mix_(z, [torch.tensor([1.0, 2.0])], [torch.tensor(0.25, dtype=torch.float64)])
@@ -42,14 +37,13 @@ def mix_(
         from .kernels import lerps_
 
         lerps_(z, buffers, ratios, codec, out=z)
-        return
-    if codec is PLAIN:
+    elif codec is PLAIN:
         for buffer, ratio in zip(buffers, ratios, strict=True):
             _lerp_(z, buffer, ratio, out=z)
-        return
-    for pieces in zip(*(codec.pieces(z, buffer) for buffer in buffers), strict=True):
-        for (part, decoded), ratio in zip(pieces, ratios, strict=True):
-            _lerp_(part, decoded, ratio, out=part)
+    else:
+        for pieces in zip(*(codec.pieces(z, buffer) for buffer in buffers), strict=True):
+            for (part, decoded), ratio in zip(pieces, ratios, strict=True):
+                _lerp_(part, decoded, ratio, out=part)
 
 
 def scale_change_(before: torch.Tensor, values: torch.Tensor, ratio: torch.Tensor) -> None:
@@ -109,9 +103,9 @@ def _lerp_(start: torch.Tensor, end: torch.Tensor, ratio: torch.Tensor, *, out: 
 
 def wide(values: torch.Tensor) -> torch.Tensor:
     """`values` themselves, or a float32 copy of 16-bit ones, so that sums are accurate."""
-    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+    return values.to(values.dtype if values.dtype.itemsize >= 4 else torch.float32)
 
 
 def wide_copy(values: torch.Tensor) -> torch.Tensor:
     """A copy of `values`, in float32 if they are 16-bit."""
-    return values.clone() if wide(values) is values else values.float()
+    return values.to(values.dtype if values.dtype.itemsize >= 4 else torch.float32, copy=True)

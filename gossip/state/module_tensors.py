@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from ..errors import UsageError
+from ..errors import GossipError, UsageError, levels_to_the_user
 
 LAZY = (UninitializedParameter, UninitializedBuffer)
 
@@ -31,21 +32,17 @@ def buffers(module: torch.nn.Module | None) -> dict[str, torch.Tensor]:
 
 def lacking(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Floating-point buffers of `module` that have no values yet, by name."""
-    return {
-        name: buffer
-        for name, buffer in module.named_buffers()
-        if buffer.dtype.is_floating_point and not _has_values(buffer)
-    }
+    return {name: buffer for name, buffer in _floating(module).items() if not _has_values(buffer)}
+
+
+def _floating(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: buffer for name, buffer in module.named_buffers() if buffer.dtype.is_floating_point}
 
 
 def check_dense(named: Mapping[str, torch.Tensor], instead: str) -> None:
-    """Return where every tensor is plain memory, which a transport can read and write.
-
-    Raises:
-        UsageError: naming the first that is not, and what to do: `instead`.
-    """
+    """Check that every tensor is plain memory, which a transport can read and write; else `instead` says the cure."""
     for name, tensor in named.items():
-        if kind := _kind(tensor):
+        if kind := _strange(tensor):
             raise UsageError(
                 f"{'parameter' if isinstance(tensor, torch.nn.Parameter) else 'buffer'} '{name}' of module is {kind}, "
                 f"and only dense tensors travel: {instead}"
@@ -64,25 +61,8 @@ def compact(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def check_shaped(name: str, parameter: torch.Tensor) -> None:
-    """Return where `parameter` has a shape.
-
-    Raises:
-        UsageError: it has none yet, and how it gets one.
-    """
-    if isinstance(parameter, LAZY):
-        raise UsageError(
-            f"parameter {name} belongs to a lazy module and has no shape yet: run one batch through the model before "
-            "GossipOptimizer is made"
-        )
-
-
 def check_material(parameters: Iterable[torch.Tensor], names: Mapping[int, str]) -> None:
-    """Return where every parameter has values. Ranks compare devices first, since all of them have to say the same.
-
-    Raises:
-        UsageError: naming the first that has none yet, and how it gets some.
-    """
+    """Check that every parameter has values. Ranks compare devices first, since all of them have to say the same."""
     for parameter in parameters:
         if parameter.is_meta:
             raise UsageError(
@@ -95,7 +75,7 @@ def _has_values(tensor: torch.Tensor) -> bool:
     return not (tensor.is_meta or isinstance(tensor, LAZY))
 
 
-def _kind(tensor: torch.Tensor) -> str:
+def _strange(tensor: torch.Tensor) -> str:
     """Why `tensor` is not plain memory; "" where it is."""
     if tensor.is_nested:
         return "nested"
@@ -108,3 +88,54 @@ def _kind(tensor: torch.Tensor) -> str:
     if torch._debug_has_internal_overlap(compact(tensor)) == 1:  # 1 is torch's "yes"
         return "a view whose elements overlap"
     return ""
+
+
+class Companions:
+    """Floating-point buffers of `module` that an exact average takes along, whichever tensors stand there.
+
+    Ranks have agreed on what there was when this was made: what joins later stays each rank's own.
+
+    >>> norm = torch.nn.BatchNorm1d(2)
+    >>> companions = Companions(norm)
+    >>> norm.running_mean = torch.ones(2)
+    >>> companions.tensors()
+    [tensor([1., 1.]), tensor([1., 1.])]
+    """
+
+    def __init__(self, module: torch.nn.Module | None = None) -> None:
+        self._module = module
+        self._kinds = {name: _kind(buffer) for name, buffer in self._now().items()}
+        self._late: set[str] = set()
+
+    def describe(self) -> str:
+        """Their names and kinds, for ranks to compare; "" where there are none."""
+        return "".join(f", buffer '{name}' averaged: {kind}" for name, kind in self._kinds.items())
+
+    def __bool__(self) -> bool:
+        return bool(self._kinds)
+
+    def tensors(self) -> list[torch.Tensor]:
+        """The buffers, as they stand now; ranks could not sum one of another shape or dtype."""
+        now = self._now()
+        for name, kind in self._kinds.items():
+            if name not in now or _kind(now[name]) != kind:
+                found = f"is a {_kind(now[name])}" if name in now else "is gone"
+                raise GossipError(
+                    f"buffer '{name}' was a {kind} when GossipOptimizer was made and now {found}: change buffers "
+                    "before the optimizer is made, or take module_buffers='local', which leaves them to each rank"
+                )
+        if late := now.keys() - self._kinds - self._late:
+            self._late |= late
+            warnings.warn(
+                f"buffer '{min(late)}' joined the module after GossipOptimizer was made, and is not averaged: make the "
+                "optimizer afterwards",
+                stacklevel=levels_to_the_user(),
+            )
+        return [now[name] for name in self._kinds]
+
+    def _now(self) -> dict[str, torch.Tensor]:
+        return {} if self._module is None else _floating(self._module)
+
+
+def _kind(buffer: torch.Tensor) -> str:
+    return f"{buffer.dtype} of shape {tuple(buffer.shape)}"

@@ -120,7 +120,7 @@ class Attached:
         """
         mass, parameters, stats = self._mass, self._parameters, self._mass.stats
         worlds = [*averager.worlds, *worlds]
-        check_worlds(averager, worlds, self._gradients, self.recovery is not None, mass.integrity.checksum)
+        check_worlds(averager, worlds, self._gradients, self.recovery is not None, mass.checksum)
         _check_complete(averager)
         if self.recovery is not None:
             check_recoverable(averager, worlds)

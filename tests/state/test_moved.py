@@ -121,8 +121,9 @@ def test_storage_of_parameters_cannot_be_freed() -> None:
         lambda model: torch.nn.utils.vector_to_parameters(torch.zeros(16), model.parameters()),
         lambda model: model.double(),
         lambda model: model.weight.set_(torch.zeros(4, 3)),
+        lambda model: setattr(model.weight, "data", torch.zeros(40, 30)),
     ],
-    ids=["vector_to_parameters", "double", "set_"],
+    ids=["vector_to_parameters", "double", "set_", "another size"],
 )
 def test_parameters_that_left_their_bucket_are_named_by_the_next_call(
     move: Callable[[torch.nn.Module], Any], call: str

@@ -20,60 +20,41 @@ from ..exchange import Buffers, Exchange
 
 @dataclass(eq=False)
 class Snapshot:
-    """Values that were sent to one peer or several.
-
-    Attributes:
-        buffers: used again when every peer has acknowledged and no flight reads them.
-        to: peers that have not acknowledged.
-        flights: carry it.
-    """
+    """Values that were sent to one peer or several, in buffers that are used again afterwards."""
 
     buffers: Buffers
-    to: set[int]
-    flights: list[Flight] = field(default_factory=list)
+    to: set[int]  # peers that have not acknowledged
+    flights: list[Flight] = field(default_factory=list)  # which read the buffers
 
 
 @dataclass(eq=False)
 class Message:
-    """A message to one peer that is not acknowledged.
+    """A message to one peer that is not acknowledged: an envelope, and the values of a snapshot."""
 
-    Attributes:
-        number: counts the messages to this peer.
-        tensors: envelope and values.
-        snapshot: the values belong to it.
-        step: the step at whose end it was posted.
-        time: the last time it was sent, by the monotonic clock.
-    """
-
-    number: int
+    number: int  # counts the messages to this peer
     tensors: Buffers
     snapshot: Snapshot
-    step: int
-    time: float = 0.0
+    step: int  # at whose end it was posted
+    time: float = 0.0  # of the last time that it was sent, by the monotonic clock
 
 
 class Acknowledged:
-    """Sends snapshots over the channel of `exchange`, and receives acknowledgements on a channel of its own.
-
-    Attributes:
-        unacknowledged: out-peer -> its messages that are not acknowledged, the oldest first.
-        oldest_age: steps from the post of the oldest acknowledged message to its acknowledgement.
-    """
+    """Sends snapshots over the channel of `exchange`, and receives acknowledgements on a channel of its own."""
 
     def __init__(self, exchange: Exchange) -> None:
         # Made where ranks have agreed on the landing: channels are numbered in the order in which they are made.
         self.channel = exchange.world.channel()
-        self.unacknowledged: dict[int, list[Message]] = {}
+        self.unacknowledged: dict[int, list[Message]] = {}  # out-peer -> messages, the oldest first
+        self.snapshots: list[Snapshot] = []
+        self.coming: dict[int, tuple[torch.Tensor, Flight]] = {}  # out-peer -> buffer and flight of its next word
+        self.going: list[Flight] = []  # acknowledgements of ours
         self._exchange = exchange
-        self._snapshots: list[Snapshot] = []
         self._count: defaultdict[int, int] = defaultdict(int)  # out-peer -> messages
-        self._coming: dict[int, tuple[torch.Tensor, Flight]] = {}  # out-peer -> buffer and flight of its next word
-        self._going: list[Flight] = []  # acknowledgements of ours
 
     def send(self, weights: dict[int, torch.Tensor], buffers: Buffers, step: int) -> None:
         """Send the values in `buffers` to some peers, with a weight each."""
         snapshot = Snapshot(buffers, set(weights))
-        self._snapshots.append(snapshot)
+        self.snapshots.append(snapshot)
         for peer, weight in weights.items():
             self._count[peer] += 1
             envelope = self._exchange.envelope(weight, self._count[peer], buffers[1:])
@@ -84,18 +65,18 @@ class Acknowledged:
     def acknowledge(self, peer: int, number: int, upto: int) -> None:
         """Tell `peer`, whose message `number` has arrived, that all messages up to `upto` are merged."""
         word = torch.tensor([upto], dtype=torch.float64)
-        self._going.append(self.channel.post({peer: [word]}, {}, f"the acknowledgement of message {number}"))
+        self.going.append(self.channel.post({peer: [word]}, {}, f"the acknowledgement of message {number}"))
 
     def _post(self, peer: int, message: Message) -> None:
         flight = self._exchange.channel.post({peer: message.tensors}, {}, f"message {message.number}")
         message.snapshot.flights.append(flight)
         message.time = time.monotonic()
-        if peer not in self._coming:
+        if peer not in self.coming:
             self._listen(peer)
 
     def _listen(self, peer: int) -> None:
         buffer = torch.empty(1, dtype=torch.float64)
-        self._coming[peer] = buffer, self.channel.post({}, {peer: [buffer]}, "the acknowledgement of a message")
+        self.coming[peer] = buffer, self.channel.post({}, {peer: [buffer]}, "the acknowledgement of a message")
 
     def send_again(self) -> None:
         """Send messages again that were not acknowledged within the transport's patience."""
@@ -107,23 +88,23 @@ class Acknowledged:
     def collect(self, step: int) -> None:
         """Note the acknowledgements that have arrived, and the flights that have ended."""
         mass = self._exchange.mass
-        for peer, (_, flight) in list(self._coming.items()):
+        for peer, (_, flight) in list(self.coming.items()):
             if flight.done():
                 self._hear(peer, step)
-        for snapshot in list(self._snapshots):
+        for snapshot in list(self.snapshots):
             for flight in [flight for flight in snapshot.flights if flight.done()]:
                 mass.wait(flight)
                 snapshot.flights.remove(flight)
             if not snapshot.flights and not snapshot.to:
-                self._snapshots.remove(snapshot)
+                self.snapshots.remove(snapshot)
                 self._exchange.give_back(snapshot.buffers)
-        for flight in [flight for flight in self._going if flight.done()]:
+        for flight in [flight for flight in self.going if flight.done()]:
             mass.wait(flight)
-            self._going.remove(flight)
+            self.going.remove(flight)
 
     def _hear(self, peer: int, step: int) -> None:
         """Take the acknowledgement of `peer` that has arrived."""
-        buffer, flight = self._coming.pop(peer)
+        buffer, flight = self.coming.pop(peer)
         self.wait(flight)
         last = self._exchange.mass.stats.last
         messages = self.unacknowledged[peer]
@@ -141,15 +122,3 @@ class Acknowledged:
         if flight.done():
             flight.posted = flight.landed or flight.posted
         self._exchange.mass.wait(flight)
-
-    def flights(self) -> list[Flight]:
-        """The acknowledgements that are under way, in both directions."""
-        return [*(flight for _, flight in self._coming.values()), *self._going]
-
-    def is_quiet(self) -> bool:
-        """Whether all of our messages and acknowledgements have left."""
-        return not (self._snapshots or self._going)
-
-    def reset(self) -> None:
-        """Forget snapshots of other shapes, which a message that was sent twice may still read."""
-        self._snapshots.clear()

@@ -23,12 +23,10 @@ from typing import Any
 
 import torch
 
-from topologies import Topology
-
 from ...errors import UsageError
 from ...state.mass import Mass
 from ...transports import Channel, Flight
-from ..exchange import Buffers, Exchange
+from ..exchange import Buffers, Exchange, neighbours
 from .acknowledged import Acknowledged
 from .allowance import Allowance
 from .base import Landing
@@ -50,8 +48,12 @@ class Asynchronous(Landing):
         super().bind(every, mass)
         exchange = self.exchange
         self._sender = Acknowledged(exchange)
-        self._allowance = Allowance(exchange.topology, exchange.channel.rank)
-        self._sources, self._targets = neighbours(exchange.topology, exchange.channel.rank)
+        topology, rank = exchange.topology, exchange.channel.rank
+        self._allowance = Allowance(topology, rank)
+        if topology.period is None:  # the graph never repeats
+            self._targets = self._sources = [other for other in range(topology.size) if other != rank]
+        else:
+            self._targets, self._sources = neighbours(topology, rank, topology.period)
         self._receives: dict[int, tuple[Buffers, Flight]] = {}  # in-peer -> a posted receive
         self._merged: defaultdict[int, int] = defaultdict(int)  # in-peer -> messages
         self._ended: set[int] = set()  # in-peers whose last message before they settle has arrived
@@ -86,7 +88,7 @@ class Asynchronous(Landing):
         weights = {peer: share * mass.weight for peer, share in turn.sends.items() if share > 0}
         if weights:
             self._sender.send(weights, leaving, step)
-            exchange.retain_(turn.keep, leaving)
+            mass.retain_(turn.keep, leaving[1:], exchange.codec)
         else:
             exchange.give_back(leaving)
         mass.give(turn.keep, doubly_stochastic=False, keeps_alike=False)
@@ -141,14 +143,15 @@ class Asynchronous(Landing):
 
     def some_flight(self) -> Flight | None:
         """A flight that is under way, or None."""
-        return next(iter([*(flight for _, flight in self._receives.values()), *self._sender.flights()]), None)
+        receives = (flight for _, flight in (*self._receives.values(), *self._sender.coming.values()))
+        return next(iter([*receives, *self._sender.going]), None)
 
     def is_quiet(self) -> bool:
         """Whether everything of ours has left. Where messages get lost, no acknowledgement sent twice is waited for."""
-        return self.exchange.channel.patience < math.inf or self._sender.is_quiet()
+        return self.exchange.channel.patience < math.inf or not (self._sender.snapshots or self._sender.going)
 
     def rebind(self) -> None:
-        self._sender.reset()
+        self._sender.snapshots.clear()  # of other shapes, which a message that was sent twice may still read
         super().rebind()
 
     def state_dict(self) -> dict[str, Any]:
@@ -193,20 +196,3 @@ class Meeting(Flight):
             super().pause(waited, left)
         else:
             flight.pause(waited, left)
-
-
-def neighbours(topology: Topology, rank: int) -> tuple[list[int], list[int]]:
-    """The in-peers and out-peers of `rank` in any round; all other ranks, if the graph never repeats.
-
-    >>> from topologies import exponential
-    >>> neighbours(exponential(8), 0)
-    ([4, 6, 7], [1, 2, 4])
-    """
-    if topology.period is None:
-        others = [other for other in range(topology.size) if other != rank]
-        return others, others
-    turns = [topology.turn(rank, round) for round in range(topology.period)]
-    return (
-        sorted({peer for turn in turns for peer in turn.receives}),
-        sorted({peer for turn in turns for peer in turn.sends}),
-    )

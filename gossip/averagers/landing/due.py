@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import UsageError
@@ -21,60 +21,39 @@ from ...transports import Flight
 from ..exchange import Buffers, Exchange
 from .base import Landing
 
-MOST_IN_FLIGHT = 2
-"""Rounds in flight at once. With τ of them the weight settles at 2/(τ+1), and 1/w amplifies the update."""
-
 
 @dataclass
 class Round:
-    """A round that was posted.
-
-    Attributes:
-        number: which round of the topology it is.
-        posted: the step at whose end it was posted.
-        due: the step before whose update it is merged.
-        arriving: in-peer -> the buffers of its message.
-        leaving: the snapshot that is sent, or None where the buckets themselves are.
-        ranks: the job's number of each peer.
-        flight: carries the round. None if it has arrived, out of a checkpoint or before a death, or if each of its
-            messages has a flight of its own.
-    """
+    """A round that was posted."""
 
     number: int
-    posted: int
-    due: int
-    arriving: dict[int, Buffers]
-    leaving: Buffers | None
-    ranks: Sequence[int]
-    flight: Flight | None
+    posted: int  # the step at whose end it was posted
+    due: int  # the step before whose update it is merged
+    arriving: dict[int, Buffers]  # in-peer -> the buffers of its message
+    leaving: Buffers | None  # the snapshot that is sent, or None where the buckets themselves are
+    ranks: Sequence[int]  # the job's number of each peer
+    flight: Flight | None = None  # none if it has arrived, out of a checkpoint or before a death
+    # where each message has a flight of its own:
+    arrivals: dict[int, Flight] = field(default_factory=dict)  # in-peer -> of its message, until that is merged
+    departures: list[Flight] = field(default_factory=list)
 
 
 class Due(Landing):
     """A round is merged exactly `overlap` steps after its post, so that runs repeat bit for bit.
 
     With a doubly stochastic schedule w is exactly 1 at every update with overlap 0 or 1.
-
-    Attributes:
-        rounds: the rounds in flight, the oldest first.
-        next_step: the first step that has not been posted.
     """
+
+    most_in_flight: float = 2
+    """Rounds in flight at once. With τ of them the weight settles at 2/(τ+1), and 1/w amplifies the update."""
 
     def __init__(self, exchange: Exchange, overlap: int) -> None:
         super().__init__(exchange, overlap)
-        self.rounds: deque[Round] = deque()
-        self.next_step = 0
+        self.rounds: deque[Round] = deque()  # in flight, the oldest first
+        self.next_step = 0  # the first step that has not been posted
         self._step = 0
 
     def bind(self, every: int, mass: Mass) -> None:
-        self._check_pace(every)
-        super().bind(every, mass)
-
-    def _check_pace(self, every: int) -> None:
-        """Check how many rounds are in flight at once.
-
-        Raises:
-            UsageError: more than updates bear.
-        """
         count = -(-self.overlap // every)
         if count > 1 and self.exchange.node is not None:
             raise UsageError(
@@ -82,13 +61,14 @@ class Due(Landing):
                 "node=... the ranks of a node hand each other one round at a time: use overlap=0 or 1, or "
                 f"Every({self.overlap}, PushSum(..., overlap={self.overlap}, node=...))"
             )
-        if count > MOST_IN_FLIGHT:
+        if count > self.most_in_flight:
             raise UsageError(
                 f"overlap={self.overlap} posted every {every} step(s) keeps {count} rounds in the air: the weight held "
                 f"would settle at 2/{count + 1} and amplify each update by its inverse, until training diverges. Use "
                 f"overlap=1, or post as rarely as rounds land: Every({self.overlap}, PushSum(..., "
                 f"overlap={self.overlap}))"
             )
+        super().bind(every, mass)
 
     def in_flight(self) -> bool:
         return bool(self.rounds)
@@ -115,8 +95,9 @@ class Due(Landing):
     def _give(self, step: int) -> None:
         """Keep a share of the weight, and send the other shares with the values."""
         exchange, mass, number = self.exchange, self.exchange.mass, self.round
+        topology = exchange.topology
         with mass.stats.span("post"):
-            turn = exchange.topology.turn(exchange.channel.rank, number)
+            turn = topology.turn(exchange.channel.rank, number)
             mass.check(mass.values)
             leaving = None
             # With overlap 0 and 1 the values stand still until the round lands, so the buckets themselves are sent.
@@ -133,8 +114,8 @@ class Due(Landing):
             flight = exchange.post(sends, arriving, f"round {number}", together=self.overlap == 0)
             if leaving is None:
                 mass.reading.append(flight)
-            exchange.retain_(turn.keep, leaving)
-            topology = exchange.topology
+            else:
+                mass.retain_(turn.keep, values, exchange.codec)
             mass.give(turn.keep, topology.doubly_stochastic(number), topology.keeps_alike(number))
             self._note(Round(number, step, step + self.overlap, arriving, leaving, exchange.channel.ranks, flight))
 
@@ -158,17 +139,14 @@ class Due(Landing):
 
     def _end(self, round: Round) -> None:
         """Count `round` as landed, and use its buffers for later ones."""
-        mass = self.exchange.mass
-        mass.round_landed()
+        self.exchange.mass.round_landed()
         self._release(round)
-        last = mass.stats.last
+        last = self.exchange.mass.stats.last
         last.rounds_landed += 1
         last.oldest_age = max(last.oldest_age, self._step - round.posted)
 
     def _release(self, round: Round) -> None:
-        self.exchange.give_back(*round.arriving.values())
-        if round.leaving is not None:
-            self.exchange.give_back(round.leaving)
+        self.exchange.give_back(*round.arriving.values(), *filter(None, [round.leaving]))
 
     def settle(self) -> None:
         while self.rounds:
@@ -218,5 +196,5 @@ class Due(Landing):
                 if min(len(envelope), len(tensors[0])) > 2:
                     envelope[2] = tensors[0][2]  # the fingerprint that it came with
             ranks = exchange.channel.ranks
-            self.rounds.append(Round(saved["number"], saved["posted"], saved["due"], arriving, None, ranks, None))
+            self.rounds.append(Round(saved["number"], saved["posted"], saved["due"], arriving, None, ranks))
         exchange.mass.rounds_in_flight += len(self.rounds)

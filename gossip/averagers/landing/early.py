@@ -10,12 +10,10 @@ zero: see `allowance`.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
 from typing import Any
 
 from ...state.mass import Mass
-from ...transports import Flight
-from ..exchange import Buffers
 from .allowance import Allowance
 from .due import Due, Round
 
@@ -26,16 +24,11 @@ class Early(Due):
     A round stays in `rounds` until its messages are merged and this rank's are received; then its snapshot is reused.
     """
 
+    most_in_flight = math.inf  # late messages leave a rank a part of its weight
+
     def bind(self, every: int, mass: Mass) -> None:
         super().bind(every, mass)
         self._allowance = Allowance(self.exchange.topology, self.exchange.channel.rank)
-        # (round, in-peer) -> the flight of its message; none for a message out of a checkpoint
-        self._arrivals: dict[tuple[int, int], Flight] = {}
-        # round -> the flights of our messages
-        self._departures: defaultdict[int, list[Flight]] = defaultdict(list)
-
-    def _check_pace(self, every: int) -> None:
-        """Take any overlap: late messages leave a rank a part of its weight."""
 
     def land(self, step: int) -> None:
         self._step = step
@@ -50,25 +43,20 @@ class Early(Due):
         """Merge the messages of `round` that have arrived, or all of them if we `wait`."""
         mass = self.exchange.mass
         for peer in list(round.arriving):
-            flight = self._arrivals.get((round.number, peer))
+            flight = round.arrivals.get(peer)  # none for a message out of a checkpoint
             if flight is None or wait or flight.done():
                 if flight is not None:
-                    mass.wait(self._arrivals.pop((round.number, peer)))
-                message = round.arriving.pop(peer)
-                self._merge(peer, round.number, message)
+                    mass.wait(round.arrivals.pop(peer))
+                envelope, *values = message = round.arriving.pop(peer)
+                self.exchange.check(envelope, self.exchange.channel.ranks[peer], round.number, values)
+                if envelope[0] > 0:
+                    mass.merge_([(envelope[0], values)], self.exchange.codec)
                 self.exchange.give_back(message)
-        departures = self._departures[round.number]
-        if not round.arriving and (wait or all(flight.done() for flight in departures)):
-            for flight in self._departures.pop(round.number):
+        if not round.arriving and (wait or all(flight.done() for flight in round.departures)):
+            for flight in round.departures:
                 mass.wait(flight)
             self.rounds.remove(round)
             self._end(round)
-
-    def _merge(self, peer: int, number: int, message: Buffers) -> None:
-        exchange, (envelope, *values) = self.exchange, message
-        exchange.check(envelope, exchange.channel.ranks[peer], number, values)
-        if envelope[0] > 0:
-            exchange.mass.merge_([(envelope[0], values)], exchange.codec)
 
     def _give(self, step: int) -> None:
         exchange, mass, number = self.exchange, self.exchange.mass, self.round
@@ -79,21 +67,22 @@ class Early(Due):
             if mass.is_one:
                 self._allowance.begin()
             turn = self._allowance.cut(exchange.turn(number), number, float(mass.weight))
-            subject = f"round {number}"
-            arriving = {peer: exchange.take_for(peer) for peer in turn.receives}
+            arriving = {peer: exchange.take() for peer in turn.receives}
+            round = Round(number, step, step + self.overlap, arriving, leaving, exchange.channel.ranks)
             for peer, buffers in arriving.items():
-                self._arrivals[number, peer] = exchange.post({}, {peer: buffers}, subject)
+                round.arrivals[peer] = exchange.post({}, {peer: buffers}, f"round {number}")
             for peer, share in turn.sends.items():
                 message = [exchange.envelope(share * mass.weight, number, leaving[1:]), *leaving[1:]]
-                self._departures[number].append(exchange.post({peer: message}, {}, subject))
-            exchange.retain_(turn.keep, leaving)
+                round.departures.append(exchange.post({peer: message}, {}, f"round {number}"))
+            mass.retain_(turn.keep, leaving[1:], exchange.codec)
             # By arrival, equal weights do not stay equal.
             mass.give(turn.keep, doubly_stochastic=False, keeps_alike=False)
-            self._note(Round(number, step, step + self.overlap, arriving, leaving, exchange.channel.ranks, None))
+            self._note(round)
 
     def state_dict(self) -> dict[str, Any]:
-        for flight in self._arrivals.values():
-            flight.wait()
+        for round in self.rounds:
+            for flight in round.arrivals.values():
+                flight.wait()
         return {**super().state_dict(), "allowance": self._allowance.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -101,9 +90,8 @@ class Early(Due):
         self._allowance.load_state_dict(state.get("allowance"))
 
     def forget(self) -> None:
-        for flight in (*self._arrivals.values(), *(flight for part in self._departures.values() for flight in part)):
-            self.exchange.mass.wait(flight)
-        self._arrivals.clear()
-        self._departures.clear()
+        for round in self.rounds:
+            for flight in (*round.arrivals.values(), *round.departures):
+                self.exchange.mass.wait(flight)
         self._allowance.begin()
         super().forget()

@@ -1,7 +1,6 @@
 """A bucket is the parameters' own memory: one flat tensor for each dtype and device, in which every parameter lives.
 
-The optimizer and the wire touch the same bytes, so nothing is packed or unpacked in a step. Each parameter has a
-storage of its own over its part of that memory.
+The optimizer and the wire touch the same bytes, so nothing is packed or unpacked in a step.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ...errors import GossipError, UsageError
-from ..module_tensors import check_shaped
-from .departures import departure
+from ..module_tensors import LAZY
 from .masters import origin
 from .storages import is_shared, placed, take_back_
 
@@ -36,27 +34,14 @@ class Slot:
     stop: int
     address: int
 
-    def astray(self, parameter: torch.Tensor, was: torch.Tensor) -> str:
-        """The error where `parameter`, which lived in the flat tensor `was`, does not live there any more."""
-        buckets = filter(None, (alive() for alive in tuple(BUCKETS)))
-        homes = (slot for bucket in buckets for slot in bucket.slots if slot is not self)
-        taken = any(origin(slot.parameter) is parameter for slot in homes)
-        return f"parameter {self.name} has left its bucket: {departure(parameter, was, taken)}"
-
 
 @dataclass(eq=False)
 class Bucket:
-    """Parameters of one dtype and device, or masters of such, one after another.
-
-    Attributes:
-        values: the flat tensor, of shape (elements,), whose memory the parameters share.
-        slots: where each parameter lives, in the order of the optimizer's groups.
-        before: room for the values as they were before an update, taken when it is first needed.
-    """
+    """Parameters of one dtype and device, or masters of such, one after another in the flat tensor `values`."""
 
     values: torch.Tensor
-    slots: list[Slot] = field(default_factory=list)
-    before: torch.Tensor | None = None
+    slots: list[Slot] = field(default_factory=list)  # in the order of the optimizer's groups
+    before: torch.Tensor | None = None  # room for the values before an update, taken when it is first needed
 
     def __post_init__(self) -> None:
         BUCKETS.append(weakref.ref(self, BUCKETS.remove))
@@ -67,26 +52,41 @@ class Bucket:
         runs: list[tuple[int, slice]] = []
         for slot in self.slots:
             first, last = max(slot.start, start) - start, min(slot.stop, stop) - start
-            if first >= last:
-                continue
-            if runs and runs[-1][0] == slot.group:
+            if first < last and runs and runs[-1][0] == slot.group:
                 runs[-1] = (slot.group, slice(runs[-1][1].start, last))
-            else:
+            elif first < last:
                 runs.append((slot.group, slice(first, last)))
         return runs
 
     def check(self) -> None:
-        """Every parameter still lives here.
-
-        Raises:
-            GossipError: naming the first that does not.
-        """
+        """Check that every parameter still lives here."""
         for slot in self.slots:
-            if slot.parameter.data_ptr() != slot.address:
-                flat = self.values[slot.start : slot.stop]
-                home = placed(flat, slot.parameter.shape, slot.parameter.stride())
-                if not take_back_(slot.parameter, home):
-                    raise GossipError(slot.astray(slot.parameter, self.values))
+            flat = self.values[slot.start : slot.stop]
+            if slot.parameter.data_ptr() != slot.address and not take_back_(slot.parameter, flat):
+                raise GossipError(f"parameter {slot.name} has left its bucket: {self._departure(slot)}")
+
+    def _departure(self, left: Slot) -> str:
+        """How the parameter of the slot `left` has left this bucket, told by where it is now, and the cure."""
+        buckets = filter(None, (alive() for alive in tuple(BUCKETS)))
+        homes = (slot for bucket in buckets for slot in bucket.slots if slot is not left)
+        now, then = (f"{tensor.dtype} on {tensor.device}" for tensor in (left.parameter, self.values))
+        if any(slot.parameter is left.parameter for slot in homes):
+            return (
+                "another GossipOptimizer was made with it later and has taken it over, so this one would average what "
+                "nobody trains. Give each parameter to one GossipOptimizer: use the later one alone, or combine their "
+                "averagers in one Chain"
+            )
+        if now != then:
+            return (
+                f"it is {now} now, and was {then} when GossipOptimizer was made (after .to(), .double() or .cuda()), "
+                "so it would train without being averaged. Move the model first and make the optimizer afterwards"
+            )
+        return (
+            "its data was replaced (by an assignment to .data, another GossipOptimizer over the same parameters, FSDP, "
+            "vector_to_parameters or swap_tensors), so it would train without being averaged. Write in place, which "
+            "keeps it there, under torch.no_grad(): parameter.clamp_(...), or parameter.copy_(values). Replace "
+            "parameters for good before the optimizer is made"
+        )
 
 
 BUCKETS: list[weakref.ref[Bucket]] = []
@@ -109,7 +109,9 @@ def shapes(groups: Groups, names: Mapping[int, str]) -> list[str]:
     """One line for each parameter, for ranks to compare."""
     return [
         f"parameter {names[id(parameter)]} of shape {tuple(parameter.shape)}, {origin(parameter).dtype}, on a "
-        f"{parameter.device.type} device, group {number}{_order(parameter)}"
+        f"{parameter.device.type} device, group {number}"
+        # the order of the elements in memory, and so in messages, where that is not the usual one
+        + ("" if parameter.is_contiguous() else f", strides {_dense_strides(parameter)}")
         for number, group in enumerate(groups)
         for parameter in group["params"]
     ]
@@ -123,21 +125,16 @@ def layout(buckets: Sequence[Bucket]) -> list[str]:
 def pack(groups: Groups, names: Mapping[int, str], first: int = 0) -> list[Bucket]:
     """Move the parameters of `groups` into buckets; they stay the same objects, with the same values and strides.
 
-    Args:
-        groups: parameter groups, as torch optimizers hold them.
-        names: what errors call a parameter, by its id.
-        first: the number of the first group.
-
     >>> layer = torch.nn.Linear(3, 2)
     >>> sgd = torch.optim.SGD(layer.parameters())
     >>> [bucket] = pack(sgd.param_groups, names(sgd, layer))
     >>> bucket.values[:6].equal(layer.weight.detach().flatten())
     True
     """
-    members = [(number, parameter) for number, group in enumerate(groups, start=first) for parameter in group["params"]]
     kinds: dict[tuple[torch.dtype, torch.device], list[tuple[int, torch.nn.Parameter]]] = {}
-    for number, parameter in members:
-        kinds.setdefault((origin(parameter).dtype, parameter.device), []).append((number, parameter))
+    for number, group in enumerate(groups, first):
+        for parameter in group["params"]:
+            kinds.setdefault((origin(parameter).dtype, parameter.device), []).append((number, parameter))
     return [_bucket(dtype, parameters, names) for (dtype, _), parameters in kinds.items()]
 
 
@@ -147,24 +144,28 @@ def refuse_unfit(
     """Look at every parameter of `groups` before any of them is moved into a bucket.
 
     Args:
-        groups: parameter groups, as torch optimizers hold them.
-        names: what errors call a parameter, by its id.
         homes: devices whose memory the transports carry; none means any.
         taken: buckets that exist already.
-
-    Raises:
-        UsageError: a parameter that cannot live in a bucket.
     """
-    spans = [
-        (*_span(parameter), slot.name)
-        for bucket in taken
-        for slot in bucket.slots
-        for parameter in {id(each): each for each in (slot.parameter, origin(slot.parameter))}.values()
-    ]
-    check_once(groups, names)
-    for parameter in (parameter for group in groups for parameter in group["params"]):
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    seen = set[int]()
+    for parameter in parameters:
+        if id(parameter) in seen:
+            raise UsageError(
+                f"parameter {names[id(parameter)]} is in this optimizer twice, and would be updated twice in a step: "
+                "name each parameter once, as list(dict.fromkeys(parameters)) does"
+            )
+        seen.add(id(parameter))
+    slots = [slot for bucket in taken for slot in bucket.slots]
+    housed = {parameter: slot.name for slot in slots for parameter in (slot.parameter, origin(slot.parameter))}
+    spans = [(*_span(parameter), name) for parameter, name in housed.items()]
+    for parameter in parameters:
         name = names[id(parameter)]
-        check_shaped(name, parameter)
+        if isinstance(parameter, LAZY):
+            raise UsageError(
+                f"parameter {name} belongs to a lazy module and has no shape yet: run one batch through the model "
+                "before GossipOptimizer is made"
+            )
         if parameter.layout is not torch.strided or not parameter.dtype.is_floating_point:
             raise UsageError(
                 f"parameter {name} is {parameter.dtype} with layout {parameter.layout}: only dense floating-point "
@@ -194,22 +195,6 @@ def refuse_unfit(
             )
 
 
-def check_once(groups: Groups, names: Mapping[int, str]) -> None:
-    """Return where the groups name each parameter once.
-
-    Raises:
-        UsageError: naming the first that is there twice.
-    """
-    seen: set[int] = set()
-    for parameter in (parameter for group in groups for parameter in group["params"]):
-        if id(parameter) in seen:
-            raise UsageError(
-                f"parameter {names[id(parameter)]} is in this optimizer twice, and would be updated twice in a step: "
-                "name each parameter once, as list(dict.fromkeys(parameters)) does"
-            )
-        seen.add(id(parameter))
-
-
 def _span(tensor: torch.Tensor) -> tuple[int, int]:
     """Where the tensor's memory begins and ends."""
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
@@ -221,9 +206,7 @@ def _bucket(
     narrowest: torch.dtype, parameters: list[tuple[int, torch.nn.Parameter]], names: Mapping[int, str]
 ) -> Bucket:
     step = max(1, ALIGNMENT // narrowest.itemsize)
-    starts = [0]
-    for _, parameter in parameters:
-        starts.append(starts[-1] + -(-parameter.numel() // step) * step)
+    starts = [0, *itertools.accumulate(-(-parameter.numel() // step) * step for _, parameter in parameters)]
     bucket = Bucket(parameters[0][1].detach().new_zeros(starts[-1]))
     if any(is_shared(parameter) for _, parameter in parameters):
         bucket.values.share_memory_()
@@ -235,11 +218,6 @@ def _bucket(
         parameter.data = home
         bucket.slots.append(Slot(parameter, names[id(parameter)], number, start, stop, parameter.data_ptr()))
     return bucket
-
-
-def _order(parameter: torch.Tensor) -> str:
-    """How the elements follow one another in memory, and so in messages, where that is not the usual order."""
-    return "" if parameter.is_contiguous() else f", strides {_dense_strides(parameter)}"
 
 
 def _dense_strides(tensor: torch.Tensor) -> tuple[int, ...]:

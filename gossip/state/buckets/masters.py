@@ -4,8 +4,7 @@
     p <- round(m)          for forward and backward, in the model's own dtype
 
 A master has no gradient beside that of its parameter: backward accumulates it in float32, and clipping, unscaling,
-averaging and zeroing act on the one tensor, whichever of the two they were given. So nothing but the place of rounding,
-`gossip.state.buckets.rounded`, knows that there are two of each parameter.
+averaging and zeroing act on the one tensor, whichever of the two they were given.
 
 torch chooses one kernel for many tensors by itself only if all of them are plain parameters. On a GPU, make the wrapped
 optimizer with foreach=True or fused=True.
@@ -26,11 +25,7 @@ NARROW = (torch.bfloat16, torch.float16)
 
 
 class Master(torch.nn.Parameter):
-    """The float32 parameter that stands for a 16-bit one, with the same gradient.
-
-    Attributes:
-        model: the parameter that it stands for.
-    """
+    """The float32 parameter that stands for the 16-bit parameter `model`, with the same gradient."""
 
     model: torch.nn.Parameter
 
@@ -71,12 +66,7 @@ def refuse_masters(
     module: torch.nn.Module | None,
     narrow: Container[torch.dtype],
 ) -> None:
-    """Look at every parameter of `groups` in one of the dtypes `narrow`, before masters take places in `optimizer`.
-
-    Raises:
-        UsageError: this torch has no gradients of another dtype, DistributedDataParallel takes none, there is state
-            that belongs to the parameters, or one has a master already.
-    """
+    """Look at every parameter of `groups` in one of the dtypes `narrow`, before masters take places in `optimizer`."""
     known = {id(origin(parameter)) for parameter in _each(optimizer.param_groups) if isinstance(parameter, Master)}
     for parameter in _each(groups):
         if parameter.dtype not in narrow:

@@ -12,30 +12,21 @@ from ...errors import levels_to_the_user
 
 
 def placed(flat: torch.Tensor, shape: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
-    """The memory of a contiguous `flat` in another shape, with a storage of its own wherever that is possible.
-
-    Memory that other processes may see belongs to one storage, by which they are handed it.
-    """
-    if is_shared(flat):
-        return flat.as_strided(shape, stride, flat.storage_offset())
-    return own(flat).as_strided(shape, stride)
-
-
-def own(flat: torch.Tensor) -> torch.Tensor:
-    """The memory of a flat, contiguous tensor as a tensor with a storage of its own, which keeps that memory alive.
+    """The memory of a contiguous `flat` in another shape, with a storage of its own, which keeps that memory alive.
 
     pickle, torch.save, copy.deepcopy and safetensors handle whole storages, so that each parameter needs one: a view
-    of the bucket would bring all other parameters along.
+    of the bucket would bring all other parameters along. Memory that other processes may see stays in one storage, by
+    which they are handed it.
 
     >>> flat = torch.zeros(8)
-    >>> part = own(flat[2:4]).fill_(1)
+    >>> part = placed(flat[2:4], (1, 2), (2, 1)).fill_(1)
     >>> flat.tolist(), part.untyped_storage().nbytes()
     ([0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0], 8)
     """
-    if flat.device.type not in ("cpu", "cuda"):
-        return flat
-    # Bytes, since older versions of torch cannot hand on every dtype. Nothing is copied, and no stream waits.
-    return from_dlpack(to_dlpack(flat.view(torch.uint8))).view(flat.dtype)
+    if flat.device.type in ("cpu", "cuda") and not is_shared(flat):
+        # Bytes, since older versions of torch cannot hand on every dtype. Nothing is copied, and no stream waits.
+        flat = from_dlpack(to_dlpack(flat.view(torch.uint8))).view(flat.dtype)
+    return flat.as_strided(shape, stride)
 
 
 def is_shared(tensor: torch.Tensor) -> bool:
@@ -44,13 +35,13 @@ def is_shared(tensor: torch.Tensor) -> bool:
 
 
 @torch.no_grad()
-def take_back_(parameter: torch.Tensor, home: torch.Tensor) -> bool:
-    """Whether `parameter`, which lived in `home`, was moved into shared memory alone; it lives in `home` again then.
+def take_back_(parameter: torch.Tensor, flat: torch.Tensor) -> bool:
+    """Whether `parameter`, which lived in `flat`, was moved into shared memory alone; it lives in `flat` again then.
 
-    A flight reads `home` all the while, so nothing that it needs was freed.
+    A flight reads `flat` all the while, so nothing that it needs was freed.
     """
-    kinds = [(tensor.dtype, tensor.shape, tensor.stride()) for tensor in (parameter, home)]
-    if not is_shared(parameter) or is_shared(home) or kinds[0] != kinds[1]:
+    is_moved = is_shared(parameter) and not is_shared(flat)
+    if not is_moved or (parameter.dtype, parameter.numel()) != (flat.dtype, flat.numel()):
         return False
     warnings.warn(
         "parameters moved into shared memory after GossipOptimizer was made, by share_memory() or since another "
@@ -58,6 +49,5 @@ def take_back_(parameter: torch.Tensor, home: torch.Tensor) -> bool:
         "those of this moment. For memory that stays shared call model.share_memory() before the optimizer is made",
         stacklevel=levels_to_the_user(),
     )
-    home.copy_(parameter)
-    parameter.data = home
+    parameter.data = placed(flat, parameter.shape, parameter.stride()).copy_(parameter)
     return True

@@ -1,9 +1,8 @@
 """Whether parameters were written between two steps, by load_state_dict, an average of weights swapped in, or a clamp.
 
-A round in flight reads the parameters' memory, or will be merged with them. A write in between reaches peers in part,
-and is averaged with the values that it replaces. Autograd counts writes in place, in the `_version` of each tensor. It
-does not count writes through `.data`, so on a host one value of each parameter is compared too. On a GPU that would
-stop the host.
+A write with a round in flight reaches peers in part, and is averaged with the values that it replaces. Autograd counts
+writes in place, in the `_version` of each tensor, but none through `.data`. So on a host one value of each parameter is
+compared too; on a GPU that would stop the host.
 """
 
 from __future__ import annotations
@@ -16,23 +15,15 @@ import torch
 
 from ...errors import GossipError
 from .bucket import Bucket
-from .masters import origin
 from .rounded import Rounded
 
 VERSION = attrgetter("_version")
-
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """By the bytes of an element: values are compared by their bits, for a NaN differs from itself."""
 
 
 class Sample(NamedTuple):
-    """One value of each parameter in a flat tensor on a host: its middle one.
-
-    Attributes:
-        bits: the flat tensor.
-        places: of the values.
-        names: of the parameters.
-    """
+    """The middle value of each of the parameters `names`, at `places` of a flat tensor on a host."""
 
     bits: torch.Tensor
     places: torch.Tensor
@@ -77,8 +68,7 @@ class Places:
 class Writes:
     """The parameters of `buckets`, and those that are `rounded` from masters, as they were when they were noted.
 
-    Our own writes go to the flat tensors, which leaves the versions of parameters alone; those of the wrapped optimizer
-    come before a step ends.
+    Our own writes go to the flat tensors, which leaves the versions of parameters alone.
 
     >>> from gossip.state.buckets.bucket import names, pack
     >>> layer = torch.nn.Linear(3, 2)
@@ -96,7 +86,7 @@ class Writes:
         self._buckets, self._rounded = buckets, rounded
         self._known = 0  # buckets that are laid out below
         self._names: list[str] = []
-        self._tensors: list[torch.Tensor] = []
+        self._tensors: Sequence[torch.Tensor] = []
         self._samples: list[Sample] = []
         self._versions: list[int] | None = None
         self._values: list[torch.Tensor] = []
@@ -111,7 +101,7 @@ class Writes:
         self._values = [sample.take() for sample in self._samples]
 
     def again(self) -> None:
-        """Compare with the parameters as they are now, which we have changed, unless anybody may write them."""
+        """Compare with the parameters as they are now, unless anybody may write them."""
         if self._versions is not None:
             self.note(self._in_flight)
 
@@ -133,15 +123,11 @@ class Writes:
         """Whether some hold other values than noted. On a GPU: whether some were written."""
         if self._versions is None:
             return False
-        on_hosts = len(self._samples) == len(self._flats())
+        on_hosts = len(self._samples) == len(self._all())
         return (self._altered() if on_hosts else self.first()) is not None
 
     def check(self, rank: int, step: int) -> bool:
-        """Whether parameters may have been written.
-
-        Raises:
-            GossipError: one was, while something was in flight.
-        """
+        """Whether parameters may have been written; an error if one was while something was in flight."""
         name = self.first()
         if name is not None and self._in_flight:
             for bucket in self._buckets:
@@ -161,23 +147,17 @@ class Writes:
                 return sample.names[int((now != then).nonzero()[0])]
         return None
 
-    def _flats(self) -> list[tuple[torch.Tensor, Bucket]]:
-        """Every flat tensor of which parameters are views, and its bucket."""
-        twins = [(twin, bucket) for bucket, twin in self._rounded.twins.values()]
-        return [*((bucket.values, bucket) for bucket in self._buckets), *twins]
+    def _all(self) -> list[Bucket]:
+        return [*self._buckets, *(twin for _, twin in self._rounded.twins.values())]
 
     def _lay_out(self) -> None:
-        slots = [slot for bucket in self._buckets for slot in bucket.slots]
-        watched = {
-            id(tensor): (slot.name, tensor) for slot in slots for tensor in (slot.parameter, origin(slot.parameter))
-        }
-        self._names = [name for name, _ in watched.values()]
-        self._tensors = [tensor for _, tensor in watched.values()]
+        slots = [slot for bucket in self._all() for slot in bucket.slots]
+        self._names, self._tensors = [slot.name for slot in slots], [slot.parameter for slot in slots]
         self._samples = []
-        for flat, bucket in self._flats():
-            if flat.device.type == "cpu":
+        for bucket in self._all():
+            if bucket.values.device.type == "cpu":
                 full = [slot for slot in bucket.slots if slot.start < slot.stop]
                 places = torch.tensor([(slot.start + slot.stop) // 2 for slot in full], dtype=torch.int64)
-                bits = flat.view(BITS[flat.itemsize])
+                bits = bucket.values.view(BITS[bucket.values.itemsize])
                 self._samples.append(Sample(bits, places, [slot.name for slot in full]))
         self._known = len(self._buckets)
