@@ -27,6 +27,7 @@ make soak     kill ranks of mpirun jobs at random, for ten minutes    SOAK=secon
 make check    ruff and strict mypy
 make bench    time per update and exposed communication of each algorithm   N=4  ARGS="--help"
 make setup    make .venv and install into it; the targets above do this by themselves, once
+make docs     build the documentation into out/site; a warning fails
 make peers    install the libraries that make bench can measure beside ours    ARGS="--algorithms none,osgp,decent-dp"
 make clean    remove what the targets left behind; .venv stays
 
@@ -37,7 +38,7 @@ MPIRUN=...    another launcher, such as the mpirun of your own MPI with -n and h
 endef
 export HELP
 
-.PHONY: help setup peers demo test soak check bench clean
+.PHONY: help setup peers demo test soak check docs bench clean
 
 help:
 	@printf '%s\n' "$$HELP"
@@ -68,6 +69,10 @@ check: $(READY)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy topologies gossip slowmo bench
+
+docs: $(READY)
+	$(BIN)/python -m pip install -q $(PIP_FLAGS) -c .ci/constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 bench: $(READY)
 	$(MPIRUN) $(BIN)/python -m bench update $(ARGS)

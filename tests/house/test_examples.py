@@ -1,4 +1,4 @@
-"""The examples of the documentation run as written: docstrings, and the README's code."""
+"""The examples of the documentation run as written: docstrings, and the code of the README and of the pages."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from typing import Any
 import networkx
 import numpy
 import pytest
+import spawn
 
 import gossip
 import slowmo
 import topologies
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*/*.md"))]
 MODULES = sorted(
     module.name
     for package in (gossip, slowmo, topologies)
@@ -39,10 +41,12 @@ def test_docstring_examples_run(name: str) -> None:
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    """The code in this language, of all pages; a block that stands on two pages counts once."""
+    found = [re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL) for page in PAGES]
+    return list(dict.fromkeys(block for page in found for block in page))
 
 
-def test_the_custom_graph_of_the_readme_works_from_a_script() -> None:
+def test_the_custom_graph_works_from_a_script() -> None:
     [code] = [block for block in blocks("python") if "def swing" in block]
     assert len([line for line in code.splitlines() if line.strip()]) <= 6
     names: dict[str, object] = {}
@@ -69,7 +73,7 @@ def test_the_custom_graph_of_the_readme_works_from_a_script() -> None:
     assert testing.run(6, rank) == pytest.approx([-0.1 * 20 * 2.5] * 6, abs=1e-4)
 
 
-def test_the_loop_over_uneven_shards_of_the_readme_ends_on_every_rank() -> None:
+def test_the_loop_over_uneven_shards_ends_on_every_rank() -> None:
     import torch
 
     from gossip import testing
@@ -88,7 +92,7 @@ def test_the_loop_over_uneven_shards_of_the_readme_ends_on_every_rank() -> None:
     assert testing.run(2, rank) == [(10, 1.0), (10, 1.0)]
 
 
-def test_the_mean_of_the_readme_honours_weights_and_leaves_the_run_unchanged() -> None:
+def test_the_mean_honours_weights_and_leaves_the_run_unchanged() -> None:
     """After settling, the mean covers all mass; before, only the held mass. The run does not change."""
     import copy
 
@@ -135,7 +139,7 @@ def test_the_mean_of_the_readme_honours_weights_and_leaves_the_run_unchanged() -
     assert ends == [each[-1] for each in testing.run(2, lambda world: rank(world, 0))]
 
 
-def test_mixed_precision_of_the_readme_learns_over_ranks() -> None:
+def test_mixed_precision_learns_over_ranks() -> None:
     """Under torch.autocast, and in bfloat16 with master weights; both loops are the same."""
     import torch
 
@@ -177,7 +181,8 @@ def test_mixed_precision_of_the_readme_learns_over_ranks() -> None:
             assert losses[-1] < 0.5 * losses[0]
 
 
-def test_the_loop_of_the_readme_adds_lines_to_the_users_loop() -> None:
+def test_the_loop_adds_lines_to_the_users_loop() -> None:
+    """It is the same in the README and in the tutorial."""
     [diff] = blocks("diff")
     code = "\n".join(line[1:] for line in diff.splitlines() if not line.startswith("-"))
     import torch
@@ -199,3 +204,41 @@ def test_the_loop_of_the_readme_adds_lines_to_the_users_loop() -> None:
     optimizer = names["optimizer"]
     assert isinstance(optimizer, slowmo.SlowMo)
     assert optimizer.stats.run.steps == 3
+
+
+def test_the_first_run_prints_a_line_on_every_rank(tmp_path: Path) -> None:
+    [code] = [block for block in blocks("python") if "messages_sent" in block]
+    (tmp_path / "train.py").write_text(code)
+    outcome = spawn.run_mpirun(4, [str(tmp_path / "train.py")], timeout=100)
+    assert outcome.code == 0, outcome.output
+    lines = re.findall(r"rank (\d) of 4: loss (\S+), (\d+) messages", outcome.output)
+    assert sorted(rank for rank, *_ in lines) == ["0", "1", "2", "3"], outcome.output
+    assert all(float(loss) < 0.1 and int(messages) >= 100 for _, loss, messages in lines), outcome.output
+
+
+def test_each_algorithm_of_the_tutorial_is_one_line_of_a_script() -> None:
+    """All-reduce, SGP, OSGP, and SlowMo around the last of them."""
+    import torch
+
+    from gossip import testing
+
+    page = (ROOT / "docs" / "tutorials" / "sgd-to-slowmo.md").read_text(encoding="utf-8")
+    lines = re.findall(r"```python\n(optimizer = .*)\n```", page)
+    assert len(lines) == 4
+
+    def rank(world: gossip.World) -> list[str]:
+        names: dict[str, Any] = {"gossip": gossip, "slowmo": slowmo, "world": world}
+        names["graph"] = topologies.exponential(world.size)
+        kinds = []
+        for line in lines:
+            names["model"] = model = torch.nn.Linear(2, 1)
+            names["sgd"] = torch.optim.SGD(model.parameters(), lr=0.1)
+            exec(line, names)
+            model(torch.ones(2)).backward()
+            names["optimizer"].step()
+            if line is not lines[-2]:
+                names["optimizer"].settle()
+            kinds.append(type(names["optimizer"]).__name__)
+        return kinds
+
+    assert testing.run(2, rank) == [["GossipOptimizer"] * 3 + ["SlowMo"]] * 2

@@ -1,4 +1,4 @@
-"""The way from `step()` to the wire is short, and docs/one-step.md names it."""
+"""The way from `step()` to the wire is short, and docs/explanation/one-step.md names it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import spawn
 
-PAGE = (spawn.ROOT / "docs" / "one-step.md").read_text(encoding="utf-8")
+PAGE = (spawn.ROOT / "docs" / "explanation" / "one-step.md").read_text(encoding="utf-8")
 
 MOST_FRAMES, MOST_FILES_TO_THE_SEND, MOST_FILES = 9, 10, 14
 
@@ -18,7 +18,7 @@ MOST_FRAMES, MOST_FILES_TO_THE_SEND, MOST_FILES = 9, 10, 14
 def section(name: str) -> list[str]:
     """The lines of one marked list of the page."""
     found = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- end -->", PAGE, re.DOTALL)
-    assert found, f"docs/one-step.md has no list {name}"
+    assert found, f"docs/explanation/one-step.md has no list {name}"
     return found.group(1).split("\n")
 
 
@@ -49,7 +49,7 @@ def test_the_page_names_the_way(noted: tuple[str, dict[str, Any]]) -> None:
     transport, way = noted
     frames = [(file, name, line) for file, name, line in way["frames"][0] if not name.startswith("<")]
     expected = [f"{number}. `{file}:{line}` `{name}`" for number, (file, name, line) in enumerate(frames, start=1)]
-    assert section(transport) == expected, "copy the right side into docs/one-step.md"
+    assert section(transport) == expected, "copy the right side into docs/explanation/one-step.md"
 
 
 def test_the_page_names_the_files_of_a_step(noted: tuple[str, dict[str, Any]]) -> None:

@@ -25,7 +25,7 @@ def test_ranks_that_share_a_gpu(transport: str, check: str) -> None:
 
 
 def test_nccl_reaches_the_mean_with_all_memory_registered() -> None:
-    """As the README says it can be asked for; what is registered, NCCL keeps to itself."""
+    """As the documentation says it can be asked for; what is registered, NCCL keeps to itself."""
     register = {"TORCH_NCCL_USE_TENSOR_REGISTER_ALLOCATOR_HOOK": "1"}
     outcome = spawn.run_torchrun(2, ["-m", "workers.gpu", "nccl", "averages", "never_waits"], timeout=110, env=register)
     assert outcome.code == 0, outcome.output[-8000:]

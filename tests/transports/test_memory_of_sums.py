@@ -1,4 +1,4 @@
-"""The memory that an exact sum takes beside its tensors, as the README's table of memory says."""
+"""The memory that an exact sum takes beside its tensors, as the documentation's table of memory says."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from workers.masters import loss_of, model_of
 STEPS = 6
 HOSTS = ("a", "a", "b", "b")
 UNEVEN = topologies.from_matrix([[0.7, 0.4], [0.3, 0.6]])
-README = Path(__file__).parents[3] / "README.md"
+PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "inside-a-node.md"
 
 Averaged = Callable[[gossip.World, torch.nn.Module], tuple[torch.nn.Module, gossip.GossipOptimizer]]
 
@@ -54,8 +54,8 @@ def by_world(world: gossip.World, model: torch.nn.Module) -> tuple[torch.nn.Modu
 
 
 def ddp_first(world: gossip.World, model: torch.nn.Module) -> tuple[torch.nn.Module, gossip.GossipOptimizer]:
-    """As the README has it."""
-    [code] = re.findall(r"```python\n([^`]*?new_subgroups[^`]*)```", README.read_text())
+    """As the guide has it."""
+    [code] = re.findall(r"```python\n([^`]*?new_subgroups[^`]*)```", PAGE.read_text())
     sgd = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     names = {"world": world, "model": model, "sgd": sgd, "graph_of_hosts": UNEVEN, "torch": torch, "gossip": gossip}
     exec(code, names)
