@@ -47,11 +47,7 @@ class Mean:
 
 
 def consensus_of(home: Path, manifest: Manifest, counterpart: int = 0) -> Consensus:
-    """The consensus of a checkpoint's shards.
-
-    Raises:
-        CheckpointError: a shard is not sound, or another version wrote it.
-    """
+    """The consensus of a checkpoint's shards."""
     everyone = Consensus(counterpart)
     for rank in range(manifest.size):
         shard = files.unpack(home, rank, manifest)
@@ -74,11 +70,7 @@ def names_misfits(path: Path) -> Iterator[None]:
 
 
 class Consensus:
-    """Averages the shards of all ranks; it holds the means and the first shard.
-
-    Args:
-        counterpart: the rank whose non-averaged state, such as a scheduler's, is restored.
-    """
+    """Averages the shards of all ranks; it holds the means and the first shard."""
 
     def __init__(self, counterpart: int = 0) -> None:
         self._counterpart = counterpart
@@ -108,11 +100,7 @@ class Consensus:
             _put(first, place, None)
 
     def model(self, name: str = "model") -> State:
-        """The state_dict of the module that was saved under `name`.
-
-        Raises:
-            UsageError: there is none.
-        """
+        """The state_dict of the module that was saved under `name`."""
         first = self._first
         if name not in (modules := _modules(first)):
             raise UsageError(

@@ -89,11 +89,7 @@ def path_of(folder: Path, rank: int, manifest: Manifest) -> Path:
 
 
 def read(folder: Path, rank: int, manifest: Manifest) -> bytes:
-    """The bytes of one rank's shard, compared with their digest.
-
-    Raises:
-        CheckpointError: the file is missing or altered.
-    """
+    """The bytes of one rank's shard, compared with their digest."""
     path, shard = path_of(folder, rank, manifest), manifest.shards[rank]
     try:
         if path.stat().st_size != shard.bytes:
@@ -107,11 +103,7 @@ def read(folder: Path, rank: int, manifest: Manifest) -> bytes:
 
 
 def unpack(folder: Path, rank: int, manifest: Manifest) -> dict[str, Any]:
-    """One rank's shard with its tensors on the host. No code in the file is run.
-
-    Raises:
-        CheckpointError: the file is missing, altered or no shard.
-    """
+    """One rank's shard with its tensors on the host. No code in the file is run."""
     path, data = path_of(folder, rank, manifest), read(folder, rank, manifest)
     try:
         if not data.startswith(_ZIP):

@@ -61,11 +61,7 @@ class Manifest(NamedTuple):
 
 
 def parse(text: bytes) -> Manifest:
-    """The manifest in the bytes of a file.
-
-    Raises:
-        CheckpointError: it is torn, altered, or of another format.
-    """
+    """The manifest in the bytes of a file."""
     try:
         body = json.loads(text.decode())
         digest, version = body.pop("digest"), body.pop("version", "of another version")

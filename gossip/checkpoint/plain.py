@@ -21,17 +21,6 @@ def plain(value: Any, where: str, memo: Memo | None = None) -> Any:
 
     A tensor over a part of a storage, as a parameter in its bucket, is copied, for torch would write the whole storage.
     Tensors over the same memory stay one tensor.
-
-    Args:
-        value: the value to write.
-        where: its name in errors.
-        memo: copies made so far.
-
-    Raises:
-        UsageError: a part of it could not be loaded without running code; the sentence names the part.
-
-    >>> plain({"rate": np.float64(0.5), "at": (1, None)}, "data")
-    {'rate': 0.5, 'at': (1, None)}
     """
     memo = {} if memo is None else memo
     if value is None or isinstance(value, torch.dtype | torch.device | torch.Size):

@@ -13,12 +13,6 @@ class Labelled:
 
     A line is written in one piece when it ends or on `flush`, so that lines of several ranks do not mix on a terminal.
     A carriage return starts a line too: a progress bar keeps its label.
-
-    Example:
-        >>> import sys
-        >>> stream = Labelled(sys.stdout, "[2] ")
-        >>> _ = stream.write("loss 0.31\\n")
-        [2] loss 0.31
     """
 
     def __init__(self, stream: TextIO, label: str) -> None:

@@ -48,13 +48,6 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launcher:
 
     Launchers nest: `srun` starts `torchrun`, and `mpirun` runs inside an allocation of `salloc` or `sbatch`. The
     innermost one made the ranks, so it counts.
-
-    Raises:
-        UsageError: a variable is missing or is no number, or the rank does not fit the size.
-
-    Example:
-        >>> detect({"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"})
-        Launcher(name='torchrun', rank=2, size=4, local_rank=0, local_size=2, gpu=None)
     """
     env = {name: text.strip() for name, text in environ.items() if text.strip()}
     if "TORCHELASTIC_RUN_ID" in env:
@@ -75,11 +68,7 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launcher:
 
 
 def local_place(hosts: Sequence[str], rank: int) -> tuple[int, int]:
-    """Local rank and local size of `rank`, which count the ranks with the same host name.
-
-    >>> local_place(["a", "a", "b", "a"], 3)
-    (2, 3)
-    """
+    """Local rank and local size of `rank`, which count the ranks with the same host name."""
     mates = [other for other, host in enumerate(hosts) if host == hosts[rank]]
     return mates.index(rank), len(mates)
 

@@ -72,11 +72,7 @@ class Flight(Protocol):
 
 
 class Timeline:
-    """The timeline of one rank, in `path`; an existing file is replaced.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
+    """The timeline of one rank, in `path`; an existing file is replaced."""
 
     def __init__(self, path: Path, rank: int, host: str) -> None:
         self._origin = time.perf_counter()
