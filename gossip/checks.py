@@ -78,9 +78,8 @@ def ranks_of(value: Any, size: int) -> list[int]:
     """`value` as a list of existing ranks, each named once."""
     if not isinstance(value, Iterable) or isinstance(value, (str, bytes)) or getattr(value, "ndim", 1) == 0:
         raise UsageError(f"group takes a list of ranks, such as [0, 1], and this is {shown(value)}")
-    listed = list(value)
     number = f"a rank is a whole number from 0 to {size - 1}, and this is {{}}"
-    ranks = [whole(rank, number, least=-sys.maxsize) for rank in listed]
+    ranks = [whole(rank, number, least=-sys.maxsize) for rank in value]
     if len(set(ranks)) != len(ranks) or any(not 0 <= rank < size for rank in ranks):
         raise UsageError(f"a group of ranks {ranks} in a world of {size}: name some of 0..{size - 1}, each once")
     return ranks

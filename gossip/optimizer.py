@@ -11,8 +11,7 @@ import torch
 from .averagers.base import Averager
 from .checks import check_flag
 from .errors import GossipError
-from .observe.stats import Stats
-from .observe.weight_report import WeightReport
+from .observe.stats import Stats, WeightReport
 from .recovery.deaths import Death
 from .state.buckets.writes import Writes
 from .state.companions import Companions

@@ -10,8 +10,8 @@ import torch
 from ..averagers.base import Averager
 from ..averagers.composition import Composite
 from ..errors import UsageError
+from ..observe.stats import WeightReport
 from ..observe.timeline import Timeline
-from ..observe.weight_report import WeightReport, addends
 from ..recovery.deaths import Recovery, check_recoverable
 from ..world import World, check_world
 from .arguments import check_worlds
@@ -125,7 +125,9 @@ class Attached:
         mass = self._mass
 
         def total() -> torch.Tensor:
-            sums = addends(mass.weight, mass.weight_in_flight)
+            w = mass.weight.reshape(1)
+            given = torch.as_tensor(mass.weight_in_flight, dtype=w.dtype, device=w.device).reshape(1)
+            sums = torch.cat([w, given, w * w])
             if home is not None:
                 mass.stats.wait(home.base.sum([sums]))
             return sums
@@ -164,7 +166,8 @@ class Attached:
         return {
             "runs": self.each[0].describe(),
             **self.update.state_dict(),
-            **self._parameters.state_dict(),
+            "places": self._parameters.council.places(),
+            "masters": self._parameters.rounded.masters(),
             **self._mass.state_dict(),
             "averager": self.each[0].state_dict(),
             "lost": [] if self.recovery is None else self.recovery.lost,
@@ -174,7 +177,8 @@ class Attached:
         """Check that a state, with its section `saved`, belongs to these ranks, averager, optimizer and parameters."""
         check_format(state, saved, self._optimizer)
         if saved is not None:
-            self._parameters.check_own(saved)
+            self._parameters.rounded.check_own(saved.get("masters", {}))
+            self._parameters.council.check_own(saved["places"])
             check_runs(state, saved, self.each[0], self.update.state_dict())
 
     def load_state_dict(self, saved: Mapping[str, Any] | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,6 @@ CHECKED = (
     "take rank 0's"
 )
 
-
 UNEVEN = (
     "make it a plain attribute of the model, or build it alike on every rank and give initial='check', which leaves "
     "buffers alone, or leave module=None"
@@ -45,15 +44,11 @@ class Parameters:
         masters: bool = False,
     ) -> None:
         self.council = Council()
-        self.initial = initial
-        self.rounded = Rounded()
-        self._narrow = NARROW if masters else ()
-        self._optimizer = optimizer
-        self._module = module
-        self.mass = mass
-        self._names = names(optimizer, module)
         self.worlds: tuple[World, ...] = ()
-        self.places = Places(optimizer)
+        self.mass, self.initial = mass, initial
+        self.rounded, self._narrow = Rounded(), NARROW if masters else ()
+        self._optimizer, self._module = optimizer, module
+        self._names, self.places = names(optimizer, module), Places(optimizer)
         refuse_unfit(optimizer.param_groups, self._names)
         refuse_masters(optimizer, optimizer.param_groups, self._names, module, self._narrow)
 
@@ -63,8 +58,7 @@ class Parameters:
     def meet(self, worlds: Sequence[World], lines: Sequence[str]) -> Council:
         """Agree with the ranks of `worlds` on `lines` and on every parameter; those that are new among the worlds."""
         refuse_unfit(self._optimizer.param_groups, self._names, homes([*self.worlds, *worlds]))
-        newcomers = self.council.newcomers(worlds)
-        untrained = self._frozen()
+        newcomers, untrained = self.council.newcomers(worlds), self._frozen()
         check_dense(untrained, UNEVEN)
         travelling = {f"parameter '{name}'": each for name, each in untrained.items()}
         if self.initial == "broadcast":
@@ -84,15 +78,14 @@ class Parameters:
 
     def share(self, newcomers: Council, worlds: Sequence[World]) -> None:
         """Move the parameters into buckets, if that is still to be done, and take rank 0's values where asked."""
-        mass = self.mass
         self.worlds = (*self.worlds, *worlds)
-        if not mass.buckets:
+        if not self.mass.buckets:
             self._pack(0)
         # NCCL carries weights on the device, where no step reads them; every other transport on the host.
         home = next((world.device for world in self.worlds if world.base.streams), torch.device("cpu"))
-        mass.weight = mass.weight.to(home)
+        self.mass.weight = self.mass.weight.to(home)
         if self.initial == "broadcast":
-            newcomers.broadcast(mass.values)
+            newcomers.broadcast(self.mass.values)
             if newcomers.places():  # a rank by itself keeps its own, of whatever kind
                 newcomers.broadcast([*self._frozen().values(), *buffers(self._module).values()])
         self.council += newcomers
@@ -143,16 +136,10 @@ class Parameters:
     def _note_places(self) -> None:
         masters = list(self)
         own = {id(origin(parameter)) for parameter in masters}
-        parts = [] if self._module is None else list(self._module.modules())
-        held: list[Held] = [
-            (part._modules, name, child) for part in parts for name, child in part._modules.items() if child is not None
-        ]
-        held += [
-            (part._parameters, name, parameter)
-            for part in parts
-            for name, parameter in part._parameters.items()
-            if parameter is not None and id(parameter) in own
-        ]
+        held: list[Held] = []
+        for part in [] if self._module is None else self._module.modules():
+            held += [(part._modules, name, child) for name, child in part._modules.items() if child is not None]
+            held += [(part._parameters, n, p) for n, p in part._parameters.items() if p is not None and id(p) in own]
         self.places.note([*masters, *map(origin, masters)], held)
 
     def check(self) -> None:
@@ -207,15 +194,6 @@ class Parameters:
                     "without assign, and make the optimizer after anything else that changes the model; sharded "
                     "parameters cannot be averaged"
                 )
-
-    def state_dict(self) -> dict[str, Any]:
-        """The rank and size in each world, and the master weights."""
-        return {"places": self.council.places(), "masters": self.rounded.masters()}
-
-    def check_own(self, saved: Mapping[str, Any]) -> None:
-        """Refuse the state of another model, rank or number of ranks."""
-        self.rounded.check_own(saved.get("masters", {}))
-        self.council.check_own(saved["places"])
 
     def check_equal(self, buckets: Iterable[int], advice: str) -> None:
         """Compare the values of some buckets between all ranks."""

@@ -46,25 +46,18 @@ class Carried(bytes):
 
 def asking() -> str:
     """The function of `torch.distributed.checkpoint` that calls, the innermost one; "" where none does."""
-    if CHECKPOINTS not in sys.modules:
-        return ""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if str(frame.f_globals.get("__name__")).startswith(CHECKPOINTS):
-            return frame.f_code.co_name
+    frame: FrameType | None = sys._getframe(1) if CHECKPOINTS in sys.modules else None
+    while frame is not None and not str(frame.f_globals.get("__name__")).startswith(CHECKPOINTS):
         frame = frame.f_back
-    return ""
+    return "" if frame is None else frame.f_code.co_name
 
 
 def is_probe(optimizer: Any) -> bool:
-    """Whether this step is the one with which torch learns what state `optimizer` keeps: rates and gradients are 0.
-
-    Nothing in its arguments or values tells it from a step of the schedule, so its caller does.
-    """
+    """Whether this step is the one with which torch learns what state `optimizer` keeps: rates and gradients are 0."""
     rates = (group.get("lr", 0.0) for group in optimizer.param_groups)
     if optimizer.state or any(isinstance(rate, int | float) and rate for rate in rates):
         return False
-    return asking() == "_init_optim_state"
+    return asking() == "_init_optim_state"  # nothing else tells it from a step of the schedule
 
 
 def carried(state: dict[str, Any]) -> dict[str, Any]:

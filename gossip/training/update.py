@@ -63,11 +63,9 @@ class Update:
     def run(
         self, evaluation: Evaluation | None, scale: torch.Tensor | None, found_inf: torch.Tensor | None
     ) -> Loss | None:
-        """Average gradients and update, unless a GradScaler found an overflow; returns the closure's loss.
-
-        `torch.amp.GradScaler` sets `scale` and `found_inf` around a step. `scale` is None once gradients are unscaled.
-        """
+        """Average gradients and update, unless a GradScaler found an overflow; returns the closure's loss."""
         skip = found_inf is not None and bool(found_inf)
+        # A GradScaler passes `scale` until gradients are unscaled.
         if scale is not None and not skip:
             for parameter in self._parameters:
                 if parameter.grad is not None:
@@ -106,10 +104,7 @@ class Update:
 
 
 class Evaluation:
-    """The closure of one step, for the wrapped optimizer to call; `average` follows each evaluation inside the update.
-
-    The memory `values` is compared to find writes through `.data`, which autograd does not count.
-    """
+    """The closure of one step, for the wrapped optimizer to call; `average` follows evaluations inside the update."""
 
     def __init__(
         self,
@@ -119,7 +114,7 @@ class Evaluation:
         average: Callable[[], object] | None,
     ) -> None:
         self._closure, self._average = closure, average
-        self.parameters, self._values = parameters, values
+        self.parameters, self._values = parameters, values  # compared: autograd counts no writes through `.data`
         self._losses: list[Loss] = []
         self.asked = 0  # how often the optimizer has called it
         self.untouched = True  # parameters and gradients were at the first call as the update had found them
