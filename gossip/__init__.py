@@ -21,42 +21,15 @@ from .errors import (
     TransportUnavailable,
     UsageError,
 )
-from .observe.stats import Counters, Stats
-from .observe.weight_report import WeightReport
+from .observe.stats import Counters, Stats, WeightReport
 from .optimizer import GossipOptimizer
 from .recovery.deaths import Death
 from .version import __version__
 from .world import World, init
 
-__all__ = [  # noqa: RUF022  grouped by use
-    "__version__",
-    # the ranks
-    "World",
-    "init",
-    # the optimizer and its reports
-    "GossipOptimizer",
-    "Stats",
-    "Counters",
-    "Death",
-    "WeightReport",
-    # averagers
-    "Averager",
-    "PushSum",
-    "ExactAverage",
-    "NoAverage",
-    "Every",
-    "Chain",
-    # checkpoints
-    "checkpoint",
-    # ranks as threads, and the contract of a transport
-    "testing",
-    # errors
-    "GossipError",
-    "UsageError",
-    "TransportUnavailable",
-    "Disagreement",
-    "CheckpointError",
-    "PeerTimeout",
-    "PeerLost",
-    "PeerDied",
-]
+__all__ = ["World", "__version__", "init"]
+__all__ += ["Counters", "Death", "GossipOptimizer", "Stats", "WeightReport"]  # the optimizer and its reports
+__all__ += ["Averager", "Chain", "Every", "ExactAverage", "NoAverage", "PushSum"]
+__all__ += ["checkpoint", "testing"]  # checkpoints; ranks as threads, and the contract of a transport
+__all__ += ["CheckpointError", "Disagreement", "GossipError", "PeerDied", "PeerLost", "PeerTimeout"]
+__all__ += ["TransportUnavailable", "UsageError"]

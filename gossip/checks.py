@@ -17,11 +17,7 @@ from .errors import UsageError
 
 
 def shown(value: Any) -> str:
-    """`value` as an error sentence shows it: numbers and text as they are written, any other object by its type.
-
-    >>> shown(3), shown("three"), shown([3]), shown(int)
-    ('3', "'three'", 'a list', 'the class int')
-    """
+    """`value` as an error sentence shows it: numbers and text as they are written, any other object by its type."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if value is None or isinstance(value, (bool, numbers.Number, str)):
@@ -32,35 +28,20 @@ def shown(value: Any) -> str:
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Check that `value` is True or False; a text such as "no" would count as True.
-
-    Raises:
-        UsageError: it is neither.
-    """
+    """Check that `value` is True or False; a text such as "no" would count as True."""
     if not isinstance(value, (bool, np.bool_)):
         raise UsageError(f"{name} is {shown(value)}, but it is True or False")
 
 
 def check_choice(name: str, value: Any, choices: Collection[str | None]) -> None:
-    """Check that `value` is one of `choices`.
-
-    Raises:
-        UsageError: it is none of them; the sentence names all.
-    """
+    """Check that `value` is one of `choices`."""
     if not (value is None or isinstance(value, str)) or value not in choices:
         *some, last = map(repr, choices)
         raise UsageError(f"{name} is {shown(value)}; there are {', '.join(some)} and {last}")
 
 
 def whole(value: Any, sentence: str, least: int = 0) -> int:
-    """`value` as an int of at least `least`. NumPy's integers are accepted, True and False are not.
-
-    Raises:
-        UsageError: with `sentence`, in which `value` replaces {}.
-
-    >>> whole(np.int64(3), "period is {}, but it is a number of steps")
-    3
-    """
+    """`value` as an int of at least `least`. NumPy's integers are accepted, True and False are not."""
     value = _single(value)
     try:
         number = operator.index(value)
@@ -72,11 +53,7 @@ def whole(value: Any, sentence: str, least: int = 0) -> int:
 
 
 def real(value: Any, sentence: str) -> float:
-    """`value` as a finite float. NumPy's numbers are accepted, True and False are not.
-
-    Raises:
-        UsageError: with `sentence`, in which `value` replaces {}.
-    """
+    """`value` as a finite float. NumPy's numbers are accepted, True and False are not."""
     value = _single(value)
     if isinstance(value, numbers.Real) and value is not True and value is not False and math.isfinite(value):
         return float(value)
@@ -84,11 +61,7 @@ def real(value: Any, sentence: str) -> float:
 
 
 def deadline(value: Any) -> float:
-    """`value` as a number of seconds for which a thread can wait.
-
-    Raises:
-        UsageError: it is not positive, or too large.
-    """
+    """`value` as a number of seconds for which a thread can wait."""
     sentence = "timeout is {}, but a deadline is a positive number of seconds"
     seconds = real(value, sentence)
     if not 0 < seconds <= threading.TIMEOUT_MAX:
@@ -102,30 +75,18 @@ def _single(value: Any) -> Any:
 
 
 def ranks_of(value: Any, size: int) -> list[int]:
-    """`value` as a list of existing ranks, each named once.
-
-    Raises:
-        UsageError: it is no such list.
-
-    >>> ranks_of(range(2), 4)
-    [0, 1]
-    """
+    """`value` as a list of existing ranks, each named once."""
     if not isinstance(value, Iterable) or isinstance(value, (str, bytes)) or getattr(value, "ndim", 1) == 0:
         raise UsageError(f"group takes a list of ranks, such as [0, 1], and this is {shown(value)}")
-    listed = list(value)
     number = f"a rank is a whole number from 0 to {size - 1}, and this is {{}}"
-    ranks = [whole(rank, number, least=-sys.maxsize) for rank in listed]
+    ranks = [whole(rank, number, least=-sys.maxsize) for rank in value]
     if len(set(ranks)) != len(ranks) or any(not 0 <= rank < size for rank in ranks):
         raise UsageError(f"a group of ranks {ranks} in a world of {size}: name some of 0..{size - 1}, each once")
     return ranks
 
 
 def check_bytes(data: Any) -> None:
-    """Check that `data` is bytes.
-
-    Raises:
-        UsageError: it is not; the sentence says how to convert it.
-    """
+    """Check that `data` is bytes."""
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise UsageError(
             f"all_gather takes bytes, and this is {shown(data)}: convert it by b'%d' % number, by text.encode() or by "
@@ -134,16 +95,7 @@ def check_bytes(data: Any) -> None:
 
 
 def check_tensors(act: str, tensors: Any, flat: bool) -> None:
-    """Check that the collective `act` can change `tensors` in place.
-
-    Args:
-        act: the collective's name.
-        tensors: a list of dense tensors.
-        flat: each tensor must have one dimension.
-
-    Raises:
-        UsageError: it is no list of tensors, or one of them cannot be changed in place.
-    """
+    """Check that the collective `act` can change `tensors` in place."""
     if not isinstance(tensors, (list, tuple)):
         raise UsageError(
             f"{act} takes a list of tensors, which it changes in place, and this is {shown(tensors)}"

@@ -10,10 +10,12 @@ import argparse
 import builtins
 import os
 import pkgutil
+import re
 import runpy
 import socket
 import sys
 import threading
+from collections.abc import Iterable
 from importlib.machinery import SourceFileLoader
 from types import ModuleType, TracebackType
 from typing import Any, NoReturn, TextIO, cast
@@ -22,7 +24,6 @@ import torch
 
 from .errors import GossipError, UsageError
 from .launching import cores
-from .launching.labels import Labelled
 from .launching.launchers import Launcher, detect
 from .observe.ending import abort
 from .observe.process import say
@@ -145,15 +146,12 @@ def run(script: str, arguments: list[str], *, module: bool = False) -> None:
         else:
             _run_path(script)
     except SystemExit as request:
-        if isinstance(request.code, int):
-            # The system keeps eight bits of it: 256 would pass for success.
-            code = request.code and (request.code & 0xFF or 1)
-        else:
-            code = 0 if request.code is None else 1
-            if code:
-                say(str(request.code))
+        code = request.code
+        if code is not None and not isinstance(code, int):
+            say(str(code))
+            code = 1
         if code:
-            abort(code)
+            abort(code & 0xFF or 1)  # the system keeps eight bits of it: 256 would pass for success
     except KeyboardInterrupt:
         abort(130)
     except BaseException as error:
@@ -165,10 +163,8 @@ def run(script: str, arguments: list[str], *, module: bool = False) -> None:
 
 
 def set_threads(wanted: int | None, launcher: Launcher) -> None:
-    """Set the number of threads of this rank, in torch and in the environment of its children.
-
-    The number is `wanted`, else OMP_NUM_THREADS, which torchrun sets to 1, else the share of the host's cores.
-    """
+    """Set the threads of this rank and its children: `wanted`, else OMP_NUM_THREADS, else its share of the cores."""
+    # torchrun sets OMP_NUM_THREADS to 1.
     if wanted is None and os.environ.get("OMP_NUM_THREADS"):
         return
     threads = wanted or cores.share(launcher)
@@ -214,6 +210,49 @@ def _of_the_script(traceback: TracebackType | None) -> TracebackType | None:
     while traceback is not None and traceback.tb_frame.f_code.co_filename in above:
         traceback = traceback.tb_next
     return traceback
+
+
+class Labelled:
+    """Writes a label and a line in one piece to a stream, so that lines of several ranks do not mix on a terminal."""
+
+    def __init__(self, stream: TextIO, label: str) -> None:
+        self.stream = stream
+        self.label = label
+        self._pending = ""
+        self._at_start = True
+        self._lock = threading.RLock()
+
+    def write(self, text: str) -> int:
+        """Buffer text, and write the lines that it completes."""
+        with self._lock:
+            self._pending += text
+            end = max(self._pending.rfind("\n"), self._pending.rfind("\r")) + 1
+            ready, self._pending = self._pending[:end], self._pending[end:]
+            self._pass(ready)
+            if "\n" in ready:
+                self.stream.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Write the buffered text, also a line that has not ended."""
+        with self._lock:
+            ready, self._pending = self._pending, ""
+            self._pass(ready)
+            self.stream.flush()
+
+    def _pass(self, text: str) -> None:
+        # "\r\n" is one end of line. A lone "\r" goes back to the start of the line: a progress bar keeps its label.
+        for line in re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text):
+            self.stream.write((self.label if self._at_start and line not in ("\r", "\r\n") else "") + line)
+            self._at_start = line.endswith(("\n", "\r"))
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write all of them."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:  # encoding, isatty, fileno, buffer, reconfigure …
+        return getattr(self.stream, name)
 
 
 if __name__ == "__main__":

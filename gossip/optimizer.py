@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import torch
 
 from .averagers.base import Averager
+from .checks import check_flag
 from .errors import GossipError
-from .observe.stats import Stats
-from .observe.weight_report import WeightReport
+from .observe.stats import Stats, WeightReport
 from .recovery.deaths import Death
 from .state.buckets.writes import Writes
 from .state.drift import Drift
@@ -93,10 +93,10 @@ class GossipOptimizer(Wrapper):
         trace_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         arguments.check_arguments(optimizer, averager, gradients, module, module_buffers, initial, on_failure)
-        arguments.check_switches(check_finite=check_finite, checksum=checksum, master_weights=master_weights)
+        for name, flag in (("check_finite", check_finite), ("checksum", checksum), ("master_weights", master_weights)):
+            check_flag(name, flag)
         folder = arguments.folder_of(trace_folder)
         super().__init__(optimizer)
-        arguments.check_related(optimizer, module)
         self.averager = averager
         self.on_failure = on_failure
         self.steps = 0
@@ -195,9 +195,8 @@ class GossipOptimizer(Wrapper):
 
     def __repr__(self) -> str:
         """In one line: the wrapped optimizer, the averager, and the steps made."""
-        over = (
-            "" if self._attached.update.world is None else f", gradients over {self._attached.update.world.size} ranks"
-        )
+        world = self._attached.update.world
+        over = "" if world is None else f", gradients over {world.size} ranks"
         return f"GossipOptimizer({brief(self.optimizer)}, {self.averager!r}{over}, {self.steps} steps made)"
 
     @property

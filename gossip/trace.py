@@ -15,7 +15,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from .errors import UsageError
 from .observe.timeline import MET, VARIABLE
@@ -83,7 +83,8 @@ def join(folder: Path, out: Path) -> Joined:
     """
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}: it is the one that {VARIABLE} or --trace named in the run")
-    paths = {int(path.stem[len("rank-") :]): path for path in folder.glob("rank-*.json") if _is_of_a_rank(path)}
+    named = {path.stem[len("rank-") :]: path for path in folder.glob("rank-*.json")}
+    paths = {int(rank): path for rank, path in named.items() if rank.isdecimal()}
     if not paths:
         raise UsageError(
             f"{folder} holds no rank-0.json or the like: was the run started with {VARIABLE}={folder} or --trace, "
@@ -97,7 +98,7 @@ def join(folder: Path, out: Path) -> Joined:
     remarks += _doubts(marks, paths)
     shifts, count = offsets(marks), 0
     try:
-        with _opened(out) as file:
+        with (gzip.open if out.suffix == ".gz" else open)(out, "wt", encoding="utf-8") as file:
             for rank, shift in shifts.items():
                 for events in lines(paths[rank], remarks):
                     for event in events:
@@ -161,14 +162,6 @@ def _doubts(marks: Mapping[int, Mark], paths: Mapping[int, Path]) -> Iterator[st
                 f"{paths[rank].name} met the others {each.wall - first.wall:+.0f} s after {paths[min(marks)].name}, by "
                 "the hosts' clocks: is one of them left over from another run? Trace each run into a folder of its own"
             )
-
-
-def _is_of_a_rank(path: Path) -> bool:
-    return path.stem[len("rank-") :].isdecimal()
-
-
-def _opened(path: Path) -> TextIO:
-    return gzip.open(path, "wt", encoding="utf-8") if path.suffix == ".gz" else path.open("w", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,13 +14,7 @@ Result = TypeVar("Result")
 
 
 def untraced(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """`function`, with a graph break where compiled code calls it.
-
-    A trace would hand fake tensors to the transports, and leave other ranks waiting.
-
-    >>> untraced(lambda x: x + 1)(1)
-    2
-    """
+    """`function`, with a graph break where compiled code calls it; traced, it would hand fake tensors to transports."""
     closed = torch._disable_dynamo(function)
 
     @functools.wraps(function)

@@ -6,9 +6,8 @@
         if (step + 1) % 500 == 0:
             gossip.checkpoint.save("out/run", world, step + 1, model=model, optimizer=optimizer, scheduler=scheduler)
 
-`saving` and `loading` hold the two calls, and `consensus` averages the shards of all ranks. `files` and `manifest`
-define the layout on disk, `plain` the content of a file. `python -m gossip.checkpoint FOLDER` checks the checkpoints of
-a folder.
+`saving` and `loading` hold the two calls, and `consensus` averages the shards of all ranks. `files` defines the layout
+on disk, `plain` the content of a file. `python -m gossip.checkpoint FOLDER` checks the checkpoints of a folder.
 May import: checks, errors, observe, optimizer, state, training, untraced, version, world.
 """
 

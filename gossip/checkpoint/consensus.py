@@ -23,12 +23,12 @@ from ..state.mass import Mass
 from ..state.merging import wide_copy
 from ..training.state_dicts import moments
 from . import files
-from .manifest import Manifest
+from .files import Manifest
 
 State = dict[str, Any]
+Layout = list[list[State]]  # the slots of each bucket
 Place = tuple[Any, ...]
-Addend = tuple[Place, float, torch.Tensor]
-"""Its place in the shard, its weight, and the tensor."""
+Addend = tuple[Place, float, torch.Tensor]  # its place in the shard, its weight, and the tensor
 
 
 class Mean:
@@ -46,20 +46,6 @@ class Mean:
         self.values.lerp_(values.to(self.values.dtype), weight / self.weight)
 
 
-def consensus_of(home: Path, manifest: Manifest, counterpart: int = 0) -> Consensus:
-    """The consensus of a checkpoint's shards.
-
-    Raises:
-        CheckpointError: a shard is not sound, or another version wrote it.
-    """
-    everyone = Consensus(counterpart)
-    for rank in range(manifest.size):
-        shard = files.unpack(home, rank, manifest)
-        with names_misfits(files.path_of(home, rank, manifest)):
-            everyone.add(shard)
-    return everyone
-
-
 @contextmanager
 def names_misfits(path: Path) -> Iterator[None]:
     """Turn any error over sound bytes, which another version wrote, into a sentence that names the file."""
@@ -73,120 +59,122 @@ def names_misfits(path: Path) -> Iterator[None]:
         ) from error
 
 
+def states_of(shard: State) -> State:
+    """The states of all saved objects, by name."""
+    return {"model": shard["model"], "optimizer": shard["optimizer"], **shard["more"]}
+
+
+def has_lost_ranks(shard: State) -> bool:
+    """Whether ranks had died when it was saved."""
+    return any(states_of(shard)[name]["gossip"].get("lost") for name in shard["layouts"])
+
+
 class Consensus:
-    """Averages the shards of all ranks; it holds the means and the first shard.
+    """The means over all shards of a checkpoint, and the first shard. State without a mean is rank `counterpart`'s."""
 
-    Args:
-        counterpart: the rank whose non-averaged state, such as a scheduler's, is restored.
-    """
-
-    def __init__(self, counterpart: int = 0) -> None:
+    def __init__(self, home: Path, manifest: Manifest, counterpart: int = 0) -> None:
         self._counterpart = counterpart
-        self._first: State = {}
         self._more: State = {}
         self._means: dict[Place, Mean] = {}
+        for rank in range(manifest.size):
+            shard = files.unpack(home, rank, manifest)
+            with names_misfits(files.path_of(home, rank, manifest)):
+                if rank == 0:
+                    self._shard, self._states, self._layouts = shard, states_of(shard), shard["layouts"]
+                self._add(rank, shard)
 
-    def add(self, shard: State) -> None:
-        """Add one more shard, rank 0's first."""
-        first = self._first = self._first or shard
-        if shard["layouts"] != first["layouts"]:
-            raise CheckpointError(f"ranks 0 and {shard['rank']} saved different parameters")
-        if shard["rank"] == self._counterpart:
-            shared = {*first["layouts"], *_modules(first)}
+    def _add(self, rank: int, shard: State) -> None:
+        if shard["layouts"] != self._layouts:
+            raise CheckpointError(f"ranks 0 and {rank} saved different parameters")
+        if rank == self._counterpart:
+            shared = {*self._layouts, *_modules(self._layouts)}
             self._more = {name: each for name, each in shard["more"].items() if name not in shared}
-        for name in shard["layouts"]:
-            for number, entries in _get(shard, _place_of(name))["state"].items():
-                _get(first, _place_of(name))["state"].setdefault(number, entries)
-        places = []
-        for place, weight, values in _averaged(shard):
+        states, places = states_of(shard), []
+        for name in self._layouts:
+            for number, entries in states[name]["state"].items():
+                self._states[name]["state"].setdefault(number, entries)
+        for place, weight, values in _averaged(states, self._layouts):
             if place in self._means:
                 self._means[place].add(values, weight)
             else:
                 self._means[place] = Mean(values, weight)
             places.append(place)
         for place in places:  # free the memory of the values
-            _put(first, place, None)
+            _put(self._states, place, None)
 
     def model(self, name: str = "model") -> State:
-        """The state_dict of the module that was saved under `name`.
-
-        Raises:
-            UsageError: there is none.
-        """
-        first = self._first
-        if name not in (modules := _modules(first)):
+        """The state_dict of the module that was saved under `name`."""
+        states = self._states
+        if name not in (modules := _modules(self._layouts)):
             raise UsageError(
                 f"{name!r} is none of the modules that were saved with their optimizer: {', '.join(modules)}"
             )
         for place, mean in self._means.items():
-            _put(first, place, mean.values.to(mean.dtype))
+            _put(states, place, mean.values.to(mean.dtype))
         self._means.clear()
-        for optimizer, layout in first["layouts"].items():
-            for number, values in _get(first, _place_of(optimizer))["gossip"].get("masters", {}).items():
+        for optimizer, layout in self._layouts.items():
+            for number, values in states[optimizer]["gossip"].get("masters", {}).items():
                 for slot in layout[number]:
-                    place = _places_of(slot)[0]
-                    _put(first, place, _part_of(values, slot).to(_get(first, place).dtype, copy=True))
+                    module, parameter = slot["places"][0]
+                    dtype = states[module][parameter].dtype
+                    states[module][parameter] = _part_of(values, slot).to(dtype, copy=True)
             for slot in (slot for bucket in layout for slot in bucket):
-                held, *others = _places_of(slot)
-                for place in others:
-                    _put(first, place, _get(first, held))
-        state: State = _get(first, _place_of(name))
+                (module, parameter), *others = slot["places"]
+                for other, tied in others:
+                    states[other][tied] = states[module][parameter]
+        state: State = states[name]
         return state
 
     def shard(self, live: Mapping[str, State]) -> State:
         """The state from which a new rank continues; `live` are the states of its new optimizers, by name."""
         self.model()
-        self._first["more"].update(self._more)
-        for name in live.keys() & self._first["layouts"].keys():
-            optimizer = _get(self._first, _place_of(name))
+        self._shard["more"].update(self._more)
+        for name in live.keys() & self._layouts.keys():
+            optimizer = self._states[name]
             for section in (live[name].keys() & optimizer.keys()) - {"state", "param_groups"}:
                 optimizer[section] = _section_for_new_rank(optimizer[section], live[name][section])
-        return self._first
+        return self._shard
 
 
-def _averaged(shard: State) -> Iterator[Addend]:
+def _averaged(states: State, layouts: dict[str, Layout]) -> Iterator[Addend]:
     """Every tensor to average."""
     averaged: set[Place] = set()
-    for name, layout in shard["layouts"].items():
-        averaged.update(place for bucket in layout for slot in bucket for place in _places_of(slot))
-        yield from _averaged_of_optimizer(shard, _place_of(name), layout)
-    for module in _modules(shard):
-        for name, value in _get(shard, _place_of(module)).items():
-            if (place := (*_place_of(module), name)) not in averaged and _is_floating(value):
-                yield place, 1.0, value
+    for name, layout in layouts.items():
+        averaged.update(tuple(place) for bucket in layout for slot in bucket for place in slot["places"])
+        yield from _averaged_of_optimizer(name, states, layout)
+    for module in _modules(layouts):
+        for name, value in states[module].items():
+            if (module, name) not in averaged and _is_floating(value):
+                yield (module, name), 1.0, value
 
 
-def _averaged_of_optimizer(
-    shard: State, at: Place, layout: list[list[State]]
-) -> Iterator[tuple[Place, float, torch.Tensor]]:
+def _averaged_of_optimizer(at: str, states: State, layout: Layout) -> Iterator[Addend]:
     """The tensors to average of one optimizer and of its parameters."""
-    optimizer = _get(shard, at)
+    optimizer = states[at]
     masters, own = optimizer["gossip"].get("masters", {}), optimizer["gossip"]["weight"]
     for slot in (slot for number, bucket in enumerate(layout) if number not in masters for slot in bucket):
-        yield _places_of(slot)[0], own, _get(shard, _places_of(slot)[0])
+        module, parameter = slot["places"][0]
+        yield (module, parameter), own, states[module][parameter]
     for number, values in masters.items():
-        yield (*at, "gossip", "masters", number), own, values
+        yield (at, "gossip", "masters", number), own, values
     for envelope, *arrived in _messages_in_flight(optimizer):
+        weight = envelope[0].item()
         for number, (bucket, values) in enumerate(zip(layout, arrived, strict=True)):
             if number in masters:
-                yield (*at, "gossip", "masters", number), envelope[0].item(), values
+                yield (at, "gossip", "masters", number), weight, values
             else:
                 for slot in bucket:
-                    yield _places_of(slot)[0], envelope[0].item(), _part_of(values, slot)
+                    yield tuple(slot["places"][0]), weight, _part_of(values, slot)
     shapes = {slot["number"]: tuple(slot["shape"]) for bucket in layout for slot in bucket}
     for (number, name), value in moments(optimizer["state"], shapes).items():
-        yield (*at, "state", number, name), 1.0, value
+        yield (at, "state", number, name), 1.0, value
     for extra in optimizer.keys() - {"state", "param_groups", "gossip"}:
         for name, tensors in optimizer[extra].items() if isinstance(optimizer[extra], dict) else ():
             # A list holds tensors that every rank has, a dictionary tensors that some ranks have, by their places.
-            each = (
-                tensors.items()
-                if isinstance(tensors, dict)
-                else enumerate(tensors if isinstance(tensors, list) else [])
-            )
-            for key, value in each:
+            each = dict(enumerate(tensors)) if isinstance(tensors, list) else tensors
+            for key, value in each.items() if isinstance(each, dict) else ():
                 if _is_floating(value):
-                    yield (*at, extra, name, key), 1.0, value
+                    yield (at, extra, name, key), 1.0, value
 
 
 def _messages_in_flight(state: Any) -> Iterator[list[torch.Tensor]]:
@@ -228,36 +216,17 @@ def _part_of(values: torch.Tensor, slot: State) -> torch.Tensor:
     return values.as_strided(slot["shape"], slot["stride"], values.storage_offset() + slot["start"])
 
 
-def has_lost_ranks(shard: State) -> bool:
-    """Whether ranks had died when it was saved."""
-    return any(_get(shard, _place_of(name))["gossip"].get("lost") for name in shard["layouts"])
-
-
 def _is_floating(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-def _place_of(name: str) -> Place:
-    """The place in a shard of the object that was saved under `name`."""
-    return (name,) if name in ("model", "optimizer") else ("more", name)
-
-
-def _places_of(slot: State) -> list[Place]:
-    """The places in a shard of one parameter; tied parameters have several."""
-    return [(*_place_of(module), name) for module, name in slot["places"]]
-
-
-def _modules(shard: State) -> list[str]:
+def _modules(layouts: dict[str, Layout]) -> list[str]:
     """The names of the model and of other modules with parameters of a saved optimizer."""
-    slots = (slot for layout in shard["layouts"].values() for bucket in layout for slot in bucket)
+    slots = (slot for layout in layouts.values() for bucket in layout for slot in bucket)
     return list(dict.fromkeys(["model", *(module for slot in slots for module, _ in slot["places"])]))
 
 
-def _get(state: Any, place: Place) -> Any:
-    for key in place:
-        state = state[key]
-    return state
-
-
 def _put(state: Any, place: Place, value: Any) -> None:
-    _get(state, place[:-1])[place[-1]] = value
+    for key in place[:-1]:
+        state = state[key]
+    state[place[-1]] = value

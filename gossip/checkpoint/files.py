@@ -12,26 +12,98 @@ numbers, though none that runs code.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 import torch
 
 from ..errors import CheckpointError, UsageError
-from .manifest import FORMAT, Manifest, Shard, digest_of, hasher, parse
+from ..version import __version__
 
+FORMAT = 3
 KEPT = 2
-
 MANIFEST = "manifest.json"
 PASSED_OVER = "manifest.refused.json"
 
 _STEP = re.compile(r"step-([0-9]{8,})")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _ZIP = b"PK\x03\x04"  # the first bytes of torch.save; torch's older formats are refused
+
+
+def digest_of(data: bytes) -> str:
+    """The digest of some bytes."""
+    return hashlib.blake2b(data, digest_size=32).hexdigest()
+
+
+class Shard(NamedTuple):
+    """The file of one rank: its number of bytes, and their digest."""
+
+    bytes: int
+    digest: str
+
+    def name(self, rank: int) -> str:
+        """The name of the file."""
+        return f"rank-{rank:05d}-{self.digest[:16]}.pt"
+
+
+class Manifest(NamedTuple):
+    """A checkpoint: the shards of all ranks, by rank."""
+
+    step: int
+    shards: tuple[Shard, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of ranks that saved it."""
+        return len(self.shards)
+
+    @property
+    def digest(self) -> str:
+        """The digest of the content."""
+        return _digest_of_body(self._body())
+
+    def text(self) -> bytes:
+        """The bytes of the file. The version that wrote it is for error sentences and not part of the digest."""
+        return json.dumps({"version": __version__, **self._body(), "digest": self.digest}, indent=1).encode()
+
+    def _body(self) -> dict[str, Any]:
+        return {"format": FORMAT, "step": self.step, "shards": [list(shard) for shard in self.shards]}
+
+
+def _digest_of_body(body: dict[str, Any]) -> str:
+    return digest_of(json.dumps(body, sort_keys=True).encode())
+
+
+def parse(text: bytes) -> Manifest:
+    """The manifest in the bytes of a file."""
+    try:
+        body = json.loads(text.decode())
+        digest, version = body.pop("digest"), body.pop("version", "of another version")
+        sound = digest == _digest_of_body(body)
+        if sound and body["format"] != FORMAT:
+            raise CheckpointError(
+                f"was written by gossip {version} in format {body['format']}, and gossip {__version__} reads format "
+                f"{FORMAT}: export the model with the version that wrote it, by "
+                "python -m gossip.checkpoint FOLDER --export FILE"
+            )
+        manifest = Manifest(body["step"], tuple(Shard(*shard) for shard in body["shards"]))
+        counts = [manifest.step, *(shard.bytes for shard in manifest.shards)]
+        possible = len(counts) > 1 and all(type(count) is int and count >= 0 for count in counts)
+        # The digests differ if a number has the wrong type.
+        sound = sound and manifest.digest == digest and possible
+        sound = sound and all(_DIGEST.fullmatch(shard.digest) for shard in manifest.shards)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError("is torn or altered: it does not read as a manifest") from error
+    if not sound:
+        raise CheckpointError("is torn or altered: its digest is not that of its content")
+    return manifest
 
 
 def place(folder: Path, step: int) -> Path:
@@ -89,11 +161,7 @@ def path_of(folder: Path, rank: int, manifest: Manifest) -> Path:
 
 
 def read(folder: Path, rank: int, manifest: Manifest) -> bytes:
-    """The bytes of one rank's shard, compared with their digest.
-
-    Raises:
-        CheckpointError: the file is missing or altered.
-    """
+    """The bytes of one rank's shard, compared with their digest."""
     path, shard = path_of(folder, rank, manifest), manifest.shards[rank]
     try:
         if path.stat().st_size != shard.bytes:
@@ -107,11 +175,7 @@ def read(folder: Path, rank: int, manifest: Manifest) -> bytes:
 
 
 def unpack(folder: Path, rank: int, manifest: Manifest) -> dict[str, Any]:
-    """One rank's shard with its tensors on the host. No code in the file is run.
-
-    Raises:
-        CheckpointError: the file is missing, altered or no shard.
-    """
+    """One rank's shard with its tensors on the host. No code in the file is run."""
     path, data = path_of(folder, rank, manifest), read(folder, rank, manifest)
     try:
         if not data.startswith(_ZIP):
@@ -178,12 +242,9 @@ def sweep(folder: Path) -> None:
 
 def prune(folder: Path) -> None:
     """Remove all but the `KEPT` newest checkpoints."""
-    found, _ = manifests(folder)
-    if len(found) < KEPT:
-        return
-    oldest = found[KEPT - 1].step
+    kept = manifests(folder)[0][:KEPT]
     for step, path in steps(folder):
-        if step < oldest:
+        if len(kept) == KEPT and step < kept[-1].step:
             _remove(path)
 
 
@@ -207,10 +268,8 @@ class _Digesting:
 
     def __init__(self, file: IO[bytes]) -> None:
         self.error: OSError | None = None
-        self.flush = file.flush
-        self._file = file
-        self._bytes = 0
-        self._hash = hasher()
+        self.flush, self._file, self._bytes = file.flush, file, 0
+        self._hash = hashlib.blake2b(digest_size=32)
 
     def write(self, data: bytes) -> int:
         """Write and digest `data`."""

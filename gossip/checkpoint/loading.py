@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import warnings
@@ -15,8 +16,8 @@ from ..training.wrapper import Wrapper
 from ..untraced import untraced
 from ..world import World
 from . import files
-from .consensus import consensus_of, has_lost_ranks, names_misfits
-from .manifest import Manifest, parse
+from .consensus import Consensus, has_lost_ranks, names_misfits, states_of
+from .files import Manifest, parse
 from .plain import set_random_states
 from .together import check_world_and_model, folder_of, sentence, together
 
@@ -84,7 +85,7 @@ def load(
             return None
         manifest, shard = chosen
         together(world, lambda: _apply(shard, manifest, world, {**optimizers, "model": model, **more}, options))
-        together(world, lambda: _make_newest(home, world, manifest))
+        together(world, lambda: _make_newest(home, world, manifest) if world.local_rank == 0 else None)
     left = {name: value for name, value in shard["more"].items() if name not in more}
     return Saved(manifest.step, manifest.size, left)
 
@@ -108,7 +109,7 @@ def consensus(folder: str | os.PathLike[str], model: str = "model") -> dict[str,
     reasons = list(damaged.values())
     for manifest in found:
         try:
-            return consensus_of(home, manifest).model(model)
+            return Consensus(home, manifest).model(model)
         except CheckpointError as error:
             reasons.append(str(error))
     raise CheckpointError("; ".join([f"{home} holds no sound checkpoint", *reasons]))
@@ -137,7 +138,11 @@ def _newest(world: World, home: Path, optimizers: dict[str, Any]) -> tuple[Manif
     resized = False
     for step, digest, holder in found:
         # If one host has the manifest, all hosts have their shards: others use that manifest.
-        text = world.all_gather(_text(home, step) if world.rank == holder else b"")[holder]
+        text = b""
+        if world.rank == holder:
+            with contextlib.suppress(OSError):  # all ranks then find that it is no manifest
+                text = (files.place(home, step) / files.MANIFEST).read_bytes()
+        text = world.all_gather(text)[holder]
         shard, reason = None, ""
         try:
             manifest = parse(text)
@@ -167,13 +172,6 @@ def _newest(world: World, home: Path, optimizers: dict[str, Any]) -> tuple[Manif
     raise CheckpointError(f"{home} holds no checkpoint that every rank can read: {reasons}{advice}", world.rank == 0)
 
 
-def _text(home: Path, step: int) -> bytes:
-    try:
-        return (files.place(home, step) / files.MANIFEST).read_bytes()
-    except OSError:  # all ranks then find that it is no manifest
-        return b""
-
-
 def _shard(home: Path, world: World, manifest: Manifest, optimizers: dict[str, Any]) -> dict[str, Any]:
     if manifest.size == world.size:
         own = files.unpack(home, world.rank, manifest)
@@ -181,22 +179,20 @@ def _shard(home: Path, world: World, manifest: Manifest, optimizers: dict[str, A
             return own
         # The saved graph lacks the dead ranks, and a new job's does not.
     live = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
-    everyone = consensus_of(home, manifest, world.rank % manifest.size)
+    everyone = Consensus(home, manifest, world.rank % manifest.size)
     with names_misfits(files.place(home, manifest.step)):
         return everyone.shard(live)
 
 
 def _make_newest(home: Path, world: World, manifest: Manifest) -> None:
-    """Make this the newest checkpoint on this rank's host."""
-    if world.local_rank == 0:
-        files.pass_over(home, manifest)
-        if manifest not in files.manifests(home)[0]:
-            files.commit(home, world.rank, manifest)
+    files.pass_over(home, manifest)
+    if manifest not in files.manifests(home)[0]:
+        files.commit(home, world.rank, manifest)
 
 
 def _apply(shard: dict[str, Any], manifest: Manifest, world: World, things: dict[str, Any], options: str) -> None:
     """Load the shard into `things`, in their order."""
-    states = {"optimizer": shard["optimizer"], "model": shard["model"], **shard["more"]}
+    states = states_of(shard)
     missing = things.keys() - states.keys()
     if missing:
         raise UsageError(

@@ -12,7 +12,6 @@ import torch
 from ..errors import UsageError
 
 _SCALARS: tuple[type[Any], ...] = (bool, int, float, str, bytes)  # a bool is an int as well
-
 Memo = dict[tuple[Any, ...], torch.Tensor]
 
 
@@ -21,17 +20,6 @@ def plain(value: Any, where: str, memo: Memo | None = None) -> Any:
 
     A tensor over a part of a storage, as a parameter in its bucket, is copied, for torch would write the whole storage.
     Tensors over the same memory stay one tensor.
-
-    Args:
-        value: the value to write.
-        where: its name in errors.
-        memo: copies made so far.
-
-    Raises:
-        UsageError: a part of it could not be loaded without running code; the sentence names the part.
-
-    >>> plain({"rate": np.float64(0.5), "at": (1, None)}, "data")
-    {'rate': 0.5, 'at': (1, None)}
     """
     memo = {} if memo is None else memo
     if value is None or isinstance(value, torch.dtype | torch.device | torch.Size):
@@ -39,7 +27,7 @@ def plain(value: Any, where: str, memo: Memo | None = None) -> Any:
     if isinstance(value, torch.Tensor):
         return _tensor(value, where, memo)
     if isinstance(value, np.generic):
-        return plain(value.item(), where, memo) if not isinstance(value, np.void) else _refuse(value, where)
+        return _refuse(value, where) if isinstance(value, np.void) else plain(value.item(), where, memo)
     for kind in _SCALARS:
         if isinstance(value, kind):
             return kind(value)
@@ -48,15 +36,11 @@ def plain(value: Any, where: str, memo: Memo | None = None) -> Any:
     if type(value) in (dict, OrderedDict, Counter):
         copy = type(value)()
         for key, part in value.items():
-            copy[_key(key, where)] = plain(part, f"{where}[{key!r}]", memo)
+            copy[plain(key, f"a key of {where}")] = plain(part, f"{where}[{key!r}]", memo)
         if hasattr(value, "_metadata"):  # the versions of a model's modules
             copy._metadata = plain(value._metadata, f"{where}._metadata", memo)
         return copy
     return _refuse(value, where)
-
-
-def _key(key: Any, where: str) -> Any:
-    return plain(key, f"a key of {where}")
 
 
 def _tensor(value: torch.Tensor, where: str, memo: Memo) -> torch.Tensor:

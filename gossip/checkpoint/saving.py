@@ -11,13 +11,14 @@ import torch
 
 from ..errors import Disagreement, UsageError
 from ..optimizer import GossipOptimizer
+from ..state.buckets.bucket import Slot
 from ..state.buckets.masters import origin
 from ..training.agreement import difference
 from ..training.wrapper import Wrapper
 from ..untraced import untraced
 from ..world import World
 from . import files
-from .manifest import FORMAT, Manifest, Shard
+from .files import FORMAT, Manifest, Shard
 from .plain import Memo, plain, random_states
 from .together import check_world_and_model, folder_of, together
 
@@ -148,22 +149,19 @@ def _base(optimizer: torch.optim.Optimizer) -> GossipOptimizer:
 def _layout(base: GossipOptimizer, places: dict[int, list[list[str]]]) -> list[list[dict[str, Any]]]:
     """The parameters of each bucket: their places in modules as [module, name], and their position in the bucket."""
     numbers = {id(parameter): number for number, parameter in enumerate(base.parameters)}
-    layout: list[list[dict[str, Any]]] = []
-    for bucket in base.mass.buckets:
-        layout.append([])
-        for slot in bucket.slots:
-            if id(origin(slot.parameter)) not in places:
-                raise UsageError(
-                    f"parameter {slot.name} is the optimizer's and not in the model's state_dict: give a module that "
-                    "holds every parameter that is trained, or save another module beside it, as in critic=critic"
-                )
-            layout[-1].append(
-                {
-                    "places": places[id(origin(slot.parameter))],
-                    "number": numbers[id(slot.parameter)],
-                    "start": slot.start,
-                    "shape": list(slot.parameter.shape),
-                    "stride": list(slot.parameter.stride()),
-                }
+
+    def entry(slot: Slot) -> dict[str, Any]:
+        if id(origin(slot.parameter)) not in places:
+            raise UsageError(
+                f"parameter {slot.name} is the optimizer's and not in the model's state_dict: give a module that "
+                "holds every parameter that is trained, or save another module beside it, as in critic=critic"
             )
-    return layout
+        return {
+            "places": places[id(origin(slot.parameter))],
+            "number": numbers[id(slot.parameter)],
+            "start": slot.start,
+            "shape": list(slot.parameter.shape),
+            "stride": list(slot.parameter.stride()),
+        }
+
+    return [[entry(slot) for slot in bucket.slots] for bucket in base.mass.buckets]

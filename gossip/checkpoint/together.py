@@ -20,11 +20,7 @@ _DONE, _MISUSED, _FAILED = b"+", b"?", b"-"
 
 
 def folder_of(named: str | os.PathLike[str] | None) -> Path:
-    """The folder of the script or, if it names None, of --resume.
-
-    Raises:
-        UsageError: neither names a folder, or they name different folders.
-    """
+    """The folder of the script or, if it names None, of --resume."""
     if named is not None and not isinstance(named, (str, os.PathLike)):
         raise UsageError(f"folder is {shown(named)}, but it is the path of the folder that holds the checkpoints")
     asked = os.environ.get(RESUME)
@@ -42,22 +38,14 @@ def folder_of(named: str | os.PathLike[str] | None) -> Path:
 
 
 def check_world_and_model(world: Any, model: Any) -> None:
-    """Check that `world` is a World and `model` a module.
-
-    Raises:
-        UsageError: one of them is not.
-    """
+    """Check that `world` is a World and `model` a module."""
     check_world(world, "world is {}, and save(folder, world, step, ...) and load(folder, world, ...) are the order")
     if not isinstance(model, torch.nn.Module):
         raise UsageError(f"model is {shown(model)}, but it is the torch.nn.Module whose parameters are trained")
 
 
 def together(world: World, act: Callable[[], bytes | None]) -> list[bytes]:
-    """Call `act` on every rank; returns all results, by rank.
-
-    Raises:
-        CheckpointError, UsageError: `act` failed on a rank. Every rank raises the same sentence.
-    """
+    """Call `act` on every rank; returns all results, by rank."""
     failure: Exception | None = None
     try:
         said = _DONE + (act() or b"")

@@ -39,11 +39,7 @@ def forget_children() -> None:
 
 
 def check_own_process(launcher: Launcher, transport: str) -> None:
-    """Check that this process is no child of a rank: it would wait for absent peers, or break its parent's MPI.
-
-    Raises:
-        UsageError: the launcher started a parent of this process, not this one.
-    """
+    """Check that this process is no child of a rank: it would wait for absent peers, or break its parent's MPI."""
     pid, rank, job, meeting = (os.environ.get(VARIABLE, "").split() + [""] * 4)[:4]
     if not pid or pid == str(os.getpid()) or job != _digest(launcher, JOB):
         return

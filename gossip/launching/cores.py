@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from .launchers import Launcher
@@ -34,34 +33,28 @@ def bound(process: int = 0) -> int:
 
 def quota(processes: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
     """CPU time limit of this process's control groups, in cores; infinite without a limit."""
-    return min(_limits(processes, root), default=math.inf)
-
-
-def _limits(processes: Path, root: Path) -> Iterator[float]:
+    limits = [math.inf]
     try:
         memberships = processes.read_text().splitlines()
     except OSError:  # not Linux
-        return
+        return math.inf
     for membership in memberships:
         _, controllers, group = membership.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        mount = root / controllers if controllers else root
-        below = Path(group.lstrip("/"))
-        # The limits of parent groups apply too.
-        for folder in (below, *below.parents):
-            for limit, period in _written(mount / folder):
-                if limit > 0 and period > 0:
-                    yield limit / period
+        if not controllers or "cpu" in controllers.split(","):
+            below = Path(group.lstrip("/"))
+            # The limits of parent groups apply too.
+            limits += [_limit(root / controllers / folder) for folder in (below, *below.parents)]
+    return min(limits)
 
 
-def _written(folder: Path) -> Iterator[tuple[int, int]]:
+def _limit(folder: Path) -> float:
+    """The limit of one control group, in cores."""
+    limit, period = "max", "0"
     try:
         if (folder / "cpu.max").exists():  # version 2: "max 100000" or "150000 100000", microseconds
             limit, period = (folder / "cpu.max").read_text().split()
-            if limit != "max":
-                yield int(limit), int(period)
         elif (folder / "cpu.cfs_quota_us").exists():  # version 1: -1 is no limit
-            yield int((folder / "cpu.cfs_quota_us").read_text()), int((folder / "cpu.cfs_period_us").read_text())
+            limit, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
     except OSError:  # not readable for this user
-        return
+        return math.inf
+    return int(limit) / int(period) if limit != "max" and int(limit) > 0 and int(period) > 0 else math.inf

@@ -27,47 +27,31 @@ class Launcher(NamedTuple):
     gpu: int | None = None  # the one that the program has chosen by itself
 
 
-class _Variables(NamedTuple):
-    """The variables in which a launcher names a process's place."""
-
-    launcher: str
-    rank: str
-    size: str
-    local_rank: str
-    local_size: str
-
-
-_TORCHRUN = _Variables("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-_MPICH = _Variables("mpich", "PMI_RANK", "PMI_SIZE", "PMI_LOCAL_RANK", "PMI_LOCAL_SIZE")
-_HYDRA = _Variables("mpich", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")
-_OPENMPI = _Variables("openmpi", *(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")))
+# A launcher, and the variables that name a process's rank, size, local rank and local size.
+_Variables = tuple[str, str, str, str, str]
+_TORCHRUN = ("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+_MPICH = ("mpich", "PMI_RANK", "PMI_SIZE", "PMI_LOCAL_RANK", "PMI_LOCAL_SIZE")
+_HYDRA = ("mpich", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")
+_OMPI = "OMPI_COMM_WORLD_"
+_OPENMPI = ("openmpi", f"{_OMPI}RANK", f"{_OMPI}SIZE", f"{_OMPI}LOCAL_RANK", f"{_OMPI}LOCAL_SIZE")
 
 
 def detect(environ: Mapping[str, str] = os.environ) -> Launcher:
-    """Read the launcher and the rank of this process.
-
-    Launchers nest: `srun` starts `torchrun`, and `mpirun` runs inside an allocation of `salloc` or `sbatch`. The
-    innermost one made the ranks, so it counts.
-
-    Raises:
-        UsageError: a variable is missing or is no number, or the rank does not fit the size.
-
-    Example:
-        >>> detect({"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"})
-        Launcher(name='torchrun', rank=2, size=4, local_rank=0, local_size=2, gpu=None)
-    """
+    """Read the launcher and the rank of this process."""
+    # Launchers nest: `srun` starts `torchrun`, and `mpirun` runs inside an allocation of `salloc` or `sbatch`. The
+    # innermost one made the ranks, so it counts.
     env = {name: text.strip() for name, text in environ.items() if text.strip()}
     if "TORCHELASTIC_RUN_ID" in env:
         return _launcher(env, _TORCHRUN)
-    if _OPENMPI.rank in env:
+    if f"{_OMPI}RANK" in env:
         return _launcher(env, _OPENMPI)
     # srun --mpi=pmi2 sets PMI_RANK too, but no local rank; Hydra (MPICH, Intel MPI) always sets one.
-    if _HYDRA.local_rank in env and _HYDRA.rank in env:
+    if "MPI_LOCALRANKID" in env and "PMI_RANK" in env:
         return _launcher(env, _HYDRA)
-    if _MPICH.rank in env and not _in_step(env):
+    if "PMI_RANK" in env and not _in_step(env):
         return _launcher(env, _MPICH)
     # RANK without TORCHELASTIC_RUN_ID is set by hand or by a cluster manager, around an mpirun but inside an srun.
-    if _TORCHRUN.rank in env:
+    if "RANK" in env:
         return _launcher(env, _TORCHRUN)
     if _in_step(env):
         return _srun(env)
@@ -75,11 +59,7 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launcher:
 
 
 def local_place(hosts: Sequence[str], rank: int) -> tuple[int, int]:
-    """Local rank and local size of `rank`, which count the ranks with the same host name.
-
-    >>> local_place(["a", "a", "b", "a"], 3)
-    (2, 3)
-    """
+    """Local rank and local size of `rank`, which count the ranks with the same host name."""
     mates = [other for other, host in enumerate(hosts) if host == hosts[rank]]
     return mates.index(rank), len(mates)
 
@@ -94,7 +74,7 @@ def _srun(env: Mapping[str, str]) -> Launcher:
             if node < len(counts):
                 env = {**env, "tasks on this node": str(counts[node])}
                 break
-    return _launcher(env, _Variables("srun", "SLURM_PROCID", size, "SLURM_LOCALID", "tasks on this node"))
+    return _launcher(env, ("srun", "SLURM_PROCID", size, "SLURM_LOCALID", "tasks on this node"))
 
 
 def _in_step(env: Mapping[str, str]) -> bool:

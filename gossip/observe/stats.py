@@ -1,11 +1,11 @@
-"""Counters of every step: rounds, messages, bytes and seconds, cheap enough to be always on."""
+"""Counters of every step, cheap enough to be always on: rounds, messages, bytes and seconds. A report of all weight."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch.autograd import profiler
@@ -60,6 +60,38 @@ class Counters:
                 setattr(self, name, getattr(self, name) + value)
 
 
+@dataclass(frozen=True)
+class WeightReport:
+    """The weight of all ranks in one step, the same on every rank.
+
+    Attributes:
+        ranks: n, the number of ranks and the sum of their first weights.
+        held: Σ w.
+        in_flight: the weight that was given and is not yet merged.
+        spread: rms over ranks of w − Σ w / n; 0 if every round so far was doubly stochastic and has landed.
+    """
+
+    ranks: int
+    held: float
+    in_flight: float
+    spread: float
+
+    @classmethod
+    def of(cls, ranks: int, sums: torch.Tensor) -> WeightReport:
+        """The report of `ranks` ranks, from their sums of w, of weight in flight, and of w²."""
+        held, in_flight, squares = sums.tolist()
+        return cls(ranks, held, in_flight, max(0.0, squares / ranks - (held / ranks) ** 2) ** 0.5)
+
+    def __str__(self) -> str:
+        """The numbers, and the weight that was lost."""
+        return f"{self!r}, lost {self.lost:g}"
+
+    @property
+    def lost(self) -> float:
+        """n − Σ w − weight in flight: 0 but for rounding; positive if a share was lost, negative if merged twice."""
+        return self.ranks - self.held - self.in_flight
+
+
 @dataclass
 class Stats:
     """Counters of the last step and of the run.
@@ -86,8 +118,7 @@ class Stats:
     @property
     def run(self) -> Counters:
         """All steps so far."""
-        total = Counters()
-        total.add(self.past)
+        total = replace(self.past)
         total.add(self.last)
         return total
 

@@ -72,11 +72,7 @@ class Flight(Protocol):
 
 
 class Timeline:
-    """The timeline of one rank, in `path`; an existing file is replaced.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
+    """The timeline of one rank, in `path`; an existing file is replaced."""
 
     def __init__(self, path: Path, rank: int, host: str) -> None:
         self._origin = time.perf_counter()
@@ -102,10 +98,7 @@ class Timeline:
 
     @staticmethod
     def of(folder: str | os.PathLike[str], rank: int, host: str, user: object = None) -> Timeline:
-        """The timeline of `rank` in `folder`, which all optimizers of this rank in this process share.
-
-        The file is closed when no `user` is left, and opened again for the next: a process has few file descriptors.
-        """
+        """The timeline of `rank` in `folder`, which all optimizers of this rank in this process share."""
         path = Path(folder).absolute() / f"rank-{rank}.json"
         with process.lock:
             timeline: Timeline | None = process.timelines.get(path)
@@ -116,7 +109,7 @@ class Timeline:
                 weakref.finalize(user, timeline._part).atexit = False
             return timeline
 
-    def _part(self) -> None:
+    def _part(self) -> None:  # a process has few file descriptors: the next user opens the file again
         with process.lock:
             self._users -= 1
             if not self._users and self._file is not None:
@@ -174,7 +167,11 @@ class Timeline:
 
     def write(self) -> None:
         """Append the events since the last call, and leave the file whole."""
-        self._late = [flight for flight in self._late if not self._has_landed(flight)]
+        # No host waits for the flights of a device: each ends when it is first seen to have landed.
+        for flight in list(self._late):
+            if flight.done():
+                self._late.remove(flight)
+                self._draw(flight, "", flight.landed or time.perf_counter(), {"end": "no later than this"})
         if not self._events:
             return
         # Events are noted when they end and sorted by when they begin: one that contains others precedes them.
@@ -195,13 +192,6 @@ class Timeline:
             print(f"gossip: rank {self._rank} on {self._host} ends its timeline here: {error}", file=sys.stderr)
             self._file = None
 
-    def _has_landed(self, flight: Flight) -> bool:
-        """Query a flight of a device, for which no host waits: it ends when it is first seen to have landed."""
-        if flight.done():
-            self._draw(flight, "", flight.landed or time.perf_counter(), {"end": "no later than this"})
-            return True
-        return False
-
     def _draw(self, flight: Flight, how: str, landed: float, more: dict[str, Any]) -> None:
         began, ended = self._us(flight.posted), self._us(landed)
         track = next((number for number, free in enumerate(self._free, 1) if free <= began), len(self._free) + 1)
@@ -210,11 +200,10 @@ class Timeline:
             self._name("thread_name", track, name="flights" if track == 1 else f"flights {track}")
             self._name("thread_sort_index", track, sort_index=track)
         self._free[track - 1] = ended
-        ranks = flight.ranks
         args = {
             "of": flight.subject,
-            "to": [ranks[peer] for peer in flight.sends],
-            "from": [ranks[peer] for peer in flight.receives],
+            "to": [flight.ranks[peer] for peer in flight.sends],
+            "from": [flight.ranks[peer] for peer in flight.receives],
             "bytes sent": flight.bytes_sent,
             "bytes received": flight.bytes_received,
             **more,
@@ -241,10 +230,8 @@ class Timeline:
 
 
 def clock() -> str:
-    """The name of this machine's clock: times of two ranks with the same name can be compared as they are.
-
-    On Linux `time.perf_counter` counts from the boot of the kernel, which the containers of a machine share.
-    """
+    """The name of this machine's clock: times of two ranks with the same name can be compared as they are."""
+    # On Linux `time.perf_counter` counts from the boot of the kernel, which the containers of a machine share.
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/time')}"

@@ -1,6 +1,6 @@
 """The step around the averagers: the wrapper, its parameters, gradients and closures.
 
 `update` is the wrapped optimizer's own step, `agreement` compares ranks before they mix, `state_dicts` is about saving
-and loading. `arguments` and `communicating` refuse what cannot work, before anything is changed.
+and loading. `arguments` refuses what cannot work, before anything is changed.
 May import: averagers, checks, errors, observe, recovery, state, transports, untraced, world.
 """

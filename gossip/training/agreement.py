@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 
 from ..errors import Disagreement, UsageError
+from ..state.module_tensors import compact
 from ..transports import Communicator
 from ..world import World
 
@@ -25,25 +26,15 @@ class Council:
 
     def newcomers(self, worlds: Sequence[World]) -> Council:
         """Those of `worlds` that have no seat here, each with a channel of its own, as a council."""
-        known = [world for world, _ in self._seats]
-        seats: list[tuple[World, Communicator]] = []
-        for world in worlds:
-            if all(world is not other for other in known):
-                known.append(world)
-                seats.append((world, world.channel()))
-        return Council(seats)
+        known = [id(world) for world, _ in self._seats]
+        new = {id(world): world for world in worlds if id(world) not in known}
+        return Council([(world, world.channel()) for world in new.values()])
 
     def __add__(self, other: Council) -> Council:
-        """The seats of both."""
         return Council([*self._seats, *other._seats])
 
     def agree(self, lines: Sequence[str], advice: str = SAME_PROGRAM) -> None:
-        """Return when the ranks of every world hold the same lines.
-
-        Raises:
-            Disagreement: naming the first rank and line that differ from rank 0's, and what to do: `advice`. All ranks
-                that are connected through these worlds raise it, also those whose own worlds agree.
-        """
+        """Raise a Disagreement on all ranks that these worlds connect, unless the ranks of each hold the same lines."""
         verdict = next(filter(None, [difference(channel, lines) for _, channel in self._seats]), "")
         # Ranks of other worlds do not know one world's verdict yet. Every rank relays equally often.
         for _, channel in self._seats * RELAYS:
@@ -58,11 +49,7 @@ class Council:
         return [[channel.rank, channel.size] for _, channel in self._seats]
 
     def check_own(self, places: Sequence[Sequence[int]]) -> None:
-        """Refuse what was saved at other places than these.
-
-        Raises:
-            UsageError: saying whose it is.
-        """
+        """Refuse what was saved at other places than these."""
         if places != self.places():
             theirs, ours = (
                 " and ".join(f"rank {rank} of {size}" for rank, size in each) or "a rank by itself"
@@ -73,12 +60,19 @@ class Council:
                 "torch.distributed.checkpoint from a folder of its own, by no_dist=True"
             )
 
-    def broadcast(self, tensors: Sequence[torch.Tensor]) -> None:
+    @torch.no_grad()
+    def broadcast(self, tensors: Iterable[torch.Tensor]) -> None:
         """Copy the tensors of rank 0 of each world to its other ranks."""
+        tensors = [compact(tensor) for tensor in tensors]
+        # The tensor itself, unless it is strided oddly or its elements are conjugated or negated when they are read.
+        flat = [tensor.resolve_conj().resolve_neg().contiguous().view(-1) for tensor in tensors]
         for _, channel in self._seats:
             for on_gpu in (True, False):  # one message is of one kind of memory
-                if part := [tensor for tensor in tensors if tensor.numel() and tensor.is_cuda == on_gpu]:
+                if part := [values for values in flat if values.numel() and values.is_cuda == on_gpu]:
                     channel.broadcast(part).wait()
+        for tensor, values in zip(tensors, flat, strict=True):
+            if values.data_ptr() != tensor.data_ptr():
+                tensor.copy_(values.view(tensor.shape))
 
     def barrier(self) -> None:
         """Return once every rank of every world has called it."""
@@ -87,12 +81,9 @@ class Council:
 
 
 def difference(transport: Communicator, lines: Sequence[str]) -> str:
-    """Where the ranks' lines differ first, in a sentence, the same on every rank; "" where they do not.
-
-    Sends a digest, and the lines themselves only where it differs.
-    """
+    """Where the ranks' lines differ first, in a sentence, the same on every rank; "" where they do not."""
     text = "\n".join(lines).encode()
-    digests = transport.gather(hashlib.sha256(text).digest())
+    digests = transport.gather(hashlib.sha256(text).digest())  # the lines themselves travel only where these differ
     others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
     if not others:
         return ""
@@ -106,10 +97,10 @@ def difference(transport: Communicator, lines: Sequence[str]) -> str:
 
 def contents(parameters: Iterable[torch.Tensor], names: Mapping[int, str]) -> list[str]:
     """One line for each parameter: a digest of its values."""
-    return [f"parameter {names[id(parameter)]} with values {_digest(parameter)}" for parameter in parameters]
-
-
-def _digest(values: torch.Tensor) -> str:
-    flat = values.detach().cpu().contiguous().reshape(-1)
-    memory = (flat.view(torch.uint8) if flat.numel() else torch.empty(0)).numpy()  # an empty one may have any strides
-    return hashlib.blake2b(memory.data, digest_size=8).hexdigest()
+    lines = []
+    for parameter in parameters:
+        flat = parameter.detach().cpu().contiguous().reshape(-1)
+        memory = (flat.view(torch.uint8) if flat.numel() else torch.empty(0)).numpy()  # empty: it may have any strides
+        digest = hashlib.blake2b(memory.data, digest_size=8).hexdigest()
+        lines.append(f"parameter {names[id(parameter)]} with values {digest}")
+    return lines

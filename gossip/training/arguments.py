@@ -2,51 +2,35 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 
 from ..averagers.base import Averager, check_averager
-from ..checks import check_choice, check_flag, shown
+from ..checks import check_choice, shown
 from ..errors import GossipError, UsageError
 from ..observe.timeline import VARIABLE
 from ..state.buckets.masters import origin
 from ..state.module_tensors import buffers, check_dense, lacking
 from ..transports.torch.joined import ranks_of_mpi, ranks_of_torch
 from ..world import World, check_world
-from .communicating import check_silent
 from .wrapper import Wrapper
 
+GROUPS = {"ProcessGroup", "ProcessSet"}
+"""Names of classes that stand for a set of ranks, in torch.distributed and torchft, and in Horovod."""
 
-def check_module(module: Any) -> None:
-    """Check that `module` is a model or None.
-
-    Raises:
-        UsageError: saying what it is.
-    """
-    if module is not None and not isinstance(module, torch.nn.Module):
-        what = "its state_dict()" if isinstance(module, Mapping) else shown(module)
-        raise UsageError(f"module is {what}, but it is the model itself, a torch.nn.Module: give module=model")
-
-
-def check_switches(**switches: Any) -> None:
-    """Check that every option is True or False.
-
-    Raises:
-        UsageError: naming the first that is not.
-    """
-    for name, value in switches.items():
-        check_flag(name, value)
+PACKAGES = {"byteps", "hivemind", "horovod", "torchft"}
+COLLECTIVES = re.compile("all_gather(_into_tensor|_object)?|all_to_all|broadcast|reduce_scatter(_tensor)?")
+"""Optimizers that take parts of their update from other ranks. A sum of a few numbers does no harm."""
 
 
 def folder_of(trace_folder: Any) -> str | None:
-    """The folder of timelines: `trace_folder`, or that of the variable GOSSIP_TRACE.
-
-    Raises:
-        UsageError: it is no path.
-    """
+    """The folder of timelines: `trace_folder`, or that of the variable GOSSIP_TRACE."""
     if trace_folder is None:
         return os.environ.get(VARIABLE)
     if not isinstance(trace_folder, (str, os.PathLike)):
@@ -57,12 +41,8 @@ def folder_of(trace_folder: Any) -> str | None:
 
 
 def check_closure(closure: Any) -> None:
-    """Check that `closure` can be called.
-
-    Raises:
-        UsageError: saying what it is.
-    """
-    if closure is not None and not callable(closure):
+    """Check that `closure` can be called."""
+    if not callable(closure):
         raise UsageError(
             f"step takes a function that computes the loss and calls backward() on it, and this is {shown(closure)}: "
             "after loss.backward(), call step() without it"
@@ -70,11 +50,7 @@ def check_closure(closure: Any) -> None:
 
 
 def check_group(param_group: Any) -> None:
-    """Check that `param_group` is a parameter group as torch's optimizers take them.
-
-    Raises:
-        UsageError: saying what it is, or that it names no parameter.
-    """
+    """Check that `param_group` is a parameter group as torch's optimizers take them."""
     if not isinstance(param_group, Mapping) or "params" not in param_group:
         raise UsageError(
             f"add_param_group takes a dictionary such as {{'params': list(module.parameters()), 'lr': 0.1}}, and this "
@@ -86,12 +62,8 @@ def check_group(param_group: Any) -> None:
 
 
 def check_not_captured() -> None:
-    """Check that no CUDA graph is being captured: its replay would not communicate.
-
-    Raises:
-        GossipError: one is.
-    """
-    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+    """Check that no CUDA graph is being captured: its replay would not communicate."""
+    if torch.cuda.is_current_stream_capturing():
         raise GossipError(
             "step() was called while a CUDA graph is captured, and a replay would not communicate: in each round the "
             "host posts other messages to other peers. Capture forward and backward alone, and call step() after each "
@@ -103,16 +75,12 @@ def check_arguments(
     optimizer: torch.optim.Optimizer,
     averager: Averager,
     gradients: World | None,
-    module: torch.nn.Module | None,
+    module: Any,
     module_buffers: str,
     initial: str,
     on_failure: str,
 ) -> None:
-    """Check the arguments of `GossipOptimizer`, as far as one rank can.
-
-    Raises:
-        UsageError: naming the first that cannot work.
-    """
+    """Check the arguments of `GossipOptimizer`, as far as one rank can."""
     if isinstance(optimizer, Wrapper):
         raise UsageError(
             f"GossipOptimizer wraps a plain torch optimizer, and this is a {type(optimizer).__name__}: SlowMo goes "
@@ -123,12 +91,20 @@ def check_arguments(
     check_averager(averager, "averager is {}, which is no Averager such as gossip.PushSum(...)")
     if gradients is not None:
         check_world(gradients, "gradients is {}, but it is the World whose ranks average their gradients")
-    check_module(module)
+    if module is not None and not isinstance(module, torch.nn.Module):
+        what = "its state_dict()" if isinstance(module, Mapping) else shown(module)
+        raise UsageError(f"module is {what}, but it is the model itself, a torch.nn.Module: give module=model")
     check_choice("module_buffers", module_buffers, ("local", "average"))
-    if module_buffers == "average" and module is None:
-        raise UsageError("module_buffers='average' needs module=..., whose buffers they are")
     if module_buffers == "average":
-        check_averaged(module)
+        if module is None:
+            raise UsageError("module_buffers='average' needs module=..., whose buffers they are")
+        for name in lacking(module):
+            raise UsageError(
+                f"buffer '{name}' of module has no values to average yet (it is lazy, or on the meta device): run one "
+                "batch through the model, or initialise it, before GossipOptimizer is made"
+            )
+        floating = {name: buffer for name, buffer in buffers(module).items() if buffer.dtype.is_floating_point}
+        check_dense(floating, "take module_buffers='local' with initial='check', or keep it out of module")
     check_choice("initial", initial, ("broadcast", "check"))
     check_choice("on_failure", on_failure, ("raise", "shrink"))
     if isinstance(optimizer, torch.optim.LBFGS) and gradients is not None and gradients.size > 1:
@@ -136,49 +112,20 @@ def check_arguments(
             "LBFGS evaluates its closure as often as its line search asks, which differs between ranks, so its "
             "gradients cannot be averaged: leave gradients=None and average parameters"
         )
-
-
-def check_averaged(module: torch.nn.Module | None) -> None:
-    """Check that all floating-point buffers can be averaged.
-
-    Raises:
-        UsageError: naming the first that cannot.
-    """
-    assert module is not None, "refused before"
-    for name in lacking(module):
-        raise UsageError(
-            f"buffer '{name}' of module has no values to average yet (it is lazy, or on the meta device): run one "
-            "batch through the model, or initialise it, before GossipOptimizer is made"
-        )
-    floating = {name: buffer for name, buffer in buffers(module).items() if buffer.dtype.is_floating_point}
-    check_dense(floating, "take module_buffers='local' with initial='check', or keep it out of module")
-
-
-def check_related(optimizer: torch.optim.Optimizer, module: torch.nn.Module | None) -> None:
-    """Check that `module` holds a parameter of `optimizer`.
-
-    Raises:
-        UsageError: naming both.
-    """
-    if module is None:
-        return
-    own = {id(parameter) for parameter in module.parameters()}
-    given = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if given and not any(id(origin(parameter)) in own for parameter in given):
-        raise UsageError(
-            f"module is a {type(module).__name__} that holds none of the parameters of this "
-            f"{type(optimizer).__name__}: give the model whose parameters() the optimizer was made with"
-        )
+    if module is not None and isinstance(optimizer, torch.optim.Optimizer):
+        own = {id(parameter) for parameter in module.parameters()}
+        given = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if given and not any(id(origin(parameter)) in own for parameter in given):
+            raise UsageError(
+                f"module is a {type(module).__name__} that holds none of the parameters of this "
+                f"{type(optimizer).__name__}: give the model whose parameters() the optimizer was made with"
+            )
 
 
 def check_worlds(
     averager: Averager, worlds: Sequence[World], gradients: World | None, recovers: bool, checksum: bool
 ) -> None:
-    """Check that `averager` can communicate in `worlds` as it is asked to.
-
-    Raises:
-        UsageError: saying what it cannot do there.
-    """
+    """Check that `averager` can communicate in `worlds` as it is asked to."""
     check_joined(worlds)
     together = set() if gradients is None else set(gradients.base.ranks)
     for node in averager.nodes:
@@ -197,11 +144,7 @@ def check_worlds(
 
 
 def check_joined(worlds: Sequence[World]) -> None:
-    """Check that no world has one rank where the program has joined more ranks since: each would train alone.
-
-    Raises:
-        UsageError: one is.
-    """
+    """Check that no world has one rank where the program has joined more ranks since: each would train alone."""
     if not any(world.base.carrier.alone for world in worlds):
         return
     for ranks, joined, cure in (
@@ -218,3 +161,46 @@ def check_joined(worlds: Sequence[World]) -> None:
                 f"gossip.init() made a world of one rank before {joined} joined {ranks}, so each of them would train "
                 f"alone. {cure}. To train alone on purpose, leave averaging to gossip.NoAverage()"
             )
+
+
+def check_silent(optimizer: torch.optim.Optimizer) -> None:
+    """Check that `optimizer` computes its update from what this rank has; its package need not be installed.
+
+    An optimizer that communicates holds a process group, or its code names a collective that moves values. A few
+    packages do neither, and are known by name.
+    """
+    kind = type(optimizer)
+    own = [vars(base).values() for base in kind.__mro__ if not base.__module__.startswith("torch.optim.")]
+    # Unwrapped: out of torch.no_grad() and step's hooks.
+    codes = [inspect.unwrap(each).__code__ for values in own for each in values if isinstance(each, FunctionType)]
+    named = sorted(filter(COLLECTIVES.fullmatch, {name for code in codes for name in _names(code)}))
+    evidence = [
+        *(f"it comes from {base.__module__}" for base in kind.__mro__ if base.__module__.split(".")[0] in PACKAGES),
+        *(f"its {name} holds a process group" for name, each in vars(optimizer).items() if _holds_group(each)),
+        *(f"its code calls {name}" for name in named),
+    ]
+    if evidence:
+        raise UsageError(
+            f"{kind.__name__} exchanges values with other ranks itself ({evidence[0]}), and what gossip averages would "
+            "be overwritten: give GossipOptimizer the plain torch optimizer that it is made of. ShardedSlowMo of "
+            "slowmo shards state over ranks"
+        )
+
+
+def _holds_group(thing: Any, depth: int = 3) -> bool:
+    """An optimizer holds an averager, which holds a dictionary of groups: so 3 levels."""
+    if any(base.__name__ in GROUPS for base in type(thing).__mro__):
+        return True
+    if depth == 1 or isinstance(thing, torch.Tensor | torch.nn.Module | type | str):
+        return False  # a model in DistributedDataParallel holds a group too, which the optimizer does not use
+    if not isinstance(thing, list | tuple):
+        thing = (thing if isinstance(thing, Mapping) else getattr(thing, "__dict__", {})).values()
+    return any(_holds_group(part, depth - 1) for part in thing)
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Every global and attribute that some code names."""
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _names(inner)

@@ -10,29 +10,24 @@ import torch
 from ..averagers.base import Averager
 from ..averagers.composition import Composite
 from ..errors import UsageError
+from ..observe.stats import WeightReport
 from ..observe.timeline import Timeline
-from ..observe.weight_report import WeightReport, addends
 from ..recovery.deaths import Recovery, check_recoverable
 from ..world import World, check_world
 from .arguments import check_worlds
 from .parameters import Parameters
-from .state_dicts import check_bare, check_keys, check_no_more, check_runs
+from .state_dicts import check_format, check_runs
 from .update import Update
 
 Call = Callable[[int], None]
 
 
 class Phases(NamedTuple):
-    """The calls of one step, in order: of each averager the methods that it defines, and of a composition its members'.
-
-    Attributes:
-        begin, land, post: a call each.
-        average: (rewrites, average): everything lands before the second call if the first one, if any, says so.
-        in_flight: whether anything of it is.
-    """
+    """The calls of one step, in order: of each averager the methods that it defines, of a composition its members'."""
 
     begin: list[Call]
     land: list[Call]
+    # (rewrites, average): everything lands before the second call if the first one, if any, says so.
     average: list[tuple[Callable[[int], bool] | None, Call]]
     post: list[Call]
     in_flight: list[Callable[[], bool]]
@@ -74,21 +69,7 @@ def _check_complete(averager: Averager) -> None:
 
 
 class Attached:
-    """Averagers that act on one mass: the first is the optimizer's own, others join behind it.
-
-    Args:
-        optimizer: the wrapped optimizer.
-        parameters: its parameters, which live in the buckets of a mass.
-        gradients: the ranks that average their gradients, or None.
-        trace: the folder of timelines, or nothing.
-        recovers: whether averagers go on without ranks that died.
-
-    Attributes:
-        each: the averagers.
-        phases: the calls of a step.
-        update: the wrapped optimizer's own part of a step.
-        recovery: lets averagers go on without ranks that died, or None.
-    """
+    """Averagers that act on one mass: the first is the optimizer's own, others join behind it."""
 
     def __init__(
         self,
@@ -106,18 +87,7 @@ class Attached:
         self.recovery = Recovery(self._mass) if recovers else None
 
     def attach(self, averager: Averager, every: int, options: str, worlds: Sequence[World], call: str) -> None:
-        """Let `averager` act in each `every`-th step, once the ranks of its worlds and of `worlds` agree on it.
-
-        Args:
-            averager: not bound yet.
-            every: steps from one action to the next.
-            options: one line, the same on every rank.
-            worlds: more worlds that take part.
-            call: the public call that attaches it, for errors.
-
-        Raises:
-            UsageError: it defines `post` and says nothing of landing, or cannot go on after a death where it has to.
-        """
+        """Let `averager` act in each `every`-th step, once the ranks of its worlds and of `worlds` agree on it."""
         mass, parameters, stats = self._mass, self._parameters, self._mass.stats
         worlds = [*averager.worlds, *worlds]
         check_worlds(averager, worlds, self._gradients, self.recovery is not None, mass.checksum)
@@ -147,13 +117,7 @@ class Attached:
                 stats.timeline.align()
 
     def weight_report(self, world: World | None) -> WeightReport:
-        """The weight of the ranks of `world`; of the largest world here, if it is None.
-
-        >>> import gossip
-        >>> sgd = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-        >>> gossip.GossipOptimizer(sgd, gossip.NoAverage()).weight_report().lost
-        0.0
-        """
+        """The weight of the ranks of `world`; of the largest world here, if it is None."""
         if world is not None:
             check_world(world, "weight_report sums over a World, and this is {}")
         worlds = [world for averager in self.each for world in averager.worlds]
@@ -161,7 +125,9 @@ class Attached:
         mass = self._mass
 
         def total() -> torch.Tensor:
-            sums = addends(mass.weight, mass.weight_in_flight)
+            w = mass.weight.reshape(1)
+            given = torch.as_tensor(mass.weight_in_flight, dtype=w.dtype, device=w.device).reshape(1)
+            sums = torch.cat([w, given, w * w])
             if home is not None:
                 mass.stats.wait(home.base.sum([sums]))
             return sums
@@ -200,25 +166,20 @@ class Attached:
         return {
             "runs": self.each[0].describe(),
             **self.update.state_dict(),
-            **self._parameters.state_dict(),
+            "places": self._parameters.council.places(),
+            "masters": self._parameters.rounded.masters(),
             **self._mass.state_dict(),
             "averager": self.each[0].state_dict(),
             "lost": [] if self.recovery is None else self.recovery.lost,
         }
 
     def check_own(self, state: Mapping[str, Any], saved: Mapping[str, Any] | None) -> None:
-        """Check that a state, with its section `saved`, belongs to these ranks, averager, optimizer and parameters.
-
-        Raises:
-            UsageError: naming what differs, or what the state holds besides.
-        """
-        check_keys(state, self._optimizer)
-        if saved is None:
-            check_bare(state, type(self._optimizer).__name__)
-            return
-        self._parameters.check_own(saved)
-        check_runs(saved, self.each[0], self.update.state_dict())
-        check_no_more(state, saved)
+        """Check that a state, with its section `saved`, belongs to these ranks, averager, optimizer and parameters."""
+        check_format(state, saved, self._optimizer)
+        if saved is not None:
+            self._parameters.rounded.check_own(saved.get("masters", {}))
+            self._parameters.council.check_own(saved["places"])
+            check_runs(state, saved, self.each[0], self.update.state_dict())
 
     def load_state_dict(self, saved: Mapping[str, Any] | None) -> None:
         """Drop messages in flight, and go on from `saved`, or begin anew."""
@@ -228,4 +189,4 @@ class Attached:
         if saved is not None:
             self.each[0].load_state_dict(saved["averager"])
             self._mass.load_state_dict(saved)
-            self.update.closures.early = saved.get("early")
+            self.update.early = saved.get("early")

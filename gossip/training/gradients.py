@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 
 from ..errors import GossipError
-from ..state.buckets.bucket import Bucket
+from ..state.buckets.bucket import Bucket, Slot
 from ..state.mass import Mass
 from ..state.merging import wide
 from ..world import World
@@ -18,35 +18,21 @@ RANKS = 2.0**13
 
 
 class Said(NamedTuple):
-    """Four facts that a rank sends along with its gradients, or the number of ranks for which each holds.
+    """Four facts that a rank sends along with its gradients, or the number of ranks for which each holds."""
 
-    Attributes:
-        skips: it skips this update.
-        again: these are of an evaluation inside the update.
-        early: its closure is evaluated already.
-        inside: its closure is evaluated inside the update that follows.
-    """
-
-    skips: float
-    again: float = False
-    early: float = False
-    inside: float = False
+    skips: float  # this update
+    again: float = False  # these gradients are of an evaluation inside the update
+    early: float = False  # its closure is evaluated already
+    inside: float = False  # its closure is evaluated inside the update that follows
 
     def number(self) -> float:
-        """All as one number, whose sum over ranks has the sums.
-
-        >>> Said.of(Said(True, early=True).number() + Said(False, early=True).number())
-        Said(skips=1.0, again=0.0, early=2.0, inside=0.0)
-        """
-        return self.skips + RANKS * (self.again + RANKS * (self.early + RANKS * self.inside))
+        """All as one number, whose sum over ranks has the sums."""
+        return sum(fact * RANKS**place for place, fact in enumerate(self))
 
     @classmethod
     def of(cls, total: float) -> Said:
         """The sums."""
-        rest, skips = divmod(total, RANKS)
-        rest, again = divmod(rest, RANKS)
-        inside, early = divmod(rest, RANKS)
-        return cls(skips, again, early, inside)
+        return cls(*(total // RANKS**place % RANKS for place in range(4)))
 
 
 class GradientAverage:
@@ -65,11 +51,7 @@ class GradientAverage:
 
     @torch.no_grad()
     def average_(self, buckets: Sequence[Bucket], said: Said) -> Said:
-        """Average in place, unless any rank skips; how many ranks say what. Every rank calls this in every step.
-
-        Raises:
-            GossipError: ranks evaluate their closures a different number of times in one step.
-        """
+        """Average in place, unless any rank skips; how many ranks say what. Every rank calls this in every step."""
         *counts, last = self._channel.together(lambda: self._totals(buckets, said))
         all_said = Said.of(last)
         if 0 < all_said.again < self._channel.size:
@@ -86,55 +68,50 @@ class GradientAverage:
             )
         if all_said.skips:
             return all_said
-        number = 0
+        for (slot, total), count in zip(self._places(buckets), counts, strict=True):
+            if count:
+                gradient = slot.parameter.grad
+                if gradient is None or 0 in gradient.stride():  # an expanded one has not room for its values
+                    gradient = slot.parameter.grad = torch.empty_like(slot.parameter)
+                # g = Σ_j g_j / n
+                torch.div(total, self._channel.size, out=gradient)
+        return all_said
+
+    def _places(self, buckets: Sequence[Bucket]) -> Iterator[tuple[Slot, torch.Tensor]]:
+        """Each parameter's slot, and its place in the room, with the shape and strides of the parameter."""
         for room, bucket in zip(self._room, buckets, strict=True):
             for slot in bucket.slots:
-                if counts[number]:
-                    gradient = slot.parameter.grad
-                    if gradient is None or 0 in gradient.stride():  # an expanded one has not room for its values
-                        gradient = slot.parameter.grad = torch.empty_like(slot.parameter)
-                    total = _as(slot.parameter, room[slot.start : slot.stop])
-                    # g = Σ_j g_j / n
-                    torch.div(total, self._channel.size, out=gradient)
-                number += 1
-        return all_said
+                shape, stride = slot.parameter.shape, slot.parameter.stride()
+                yield slot, room.as_strided(shape, stride, room.storage_offset() + slot.start)
 
     def _totals(self, buckets: Sequence[Bucket], said: Said) -> list[float]:
         """Σ_j g_j into the room; how many ranks have a gradient of each parameter, and what they say."""
         if [room.numel() for room in self._room] != [bucket.values.numel() for bucket in buckets]:
             self._room = [wide(torch.zeros_like(bucket.values)) for bucket in buckets]
-        slots = [slot for bucket in buckets for slot in bucket.slots]
-        present = torch.tensor([0.0] * len(slots) + [said.number()], dtype=torch.float64)
-        number = 0
-        for room, bucket in zip(self._room, buckets, strict=True):
-            for slot in bucket.slots:
-                gradient, place = slot.parameter.grad, room[slot.start : slot.stop]
-                if gradient is None:
-                    place.zero_()
-                else:
-                    if gradient.layout is not torch.strided:
-                        raise GossipError(
-                            f"the gradient of parameter {slot.name} is sparse: dense gradients can be averaged, so "
-                            "make the layer with sparse=False"
-                        )
-                    _as(slot.parameter, place).copy_(gradient)
-                    present[number] = 1
-                number += 1
+        present = []
+        for slot, place in self._places(buckets):
+            gradient = slot.parameter.grad
+            if gradient is None:
+                place.zero_()
+            elif gradient.layout is torch.strided:
+                place.copy_(gradient)
+            else:
+                raise GossipError(
+                    f"the gradient of parameter {slot.name} is sparse: dense gradients can be averaged, so make the "
+                    "layer with sparse=False"
+                )
+            present.append(float(gradient is not None))
+        numbers = torch.tensor([*present, said.number()], dtype=torch.float64)
         if not said.skips:
             self._mass.check(self._room, "the gradient of")
         # Gradients on a GPU have a sum of their own, so that no host waits for a device to know which ranks have a
         # gradient. One after the other: two sums on one channel would take each other's messages.
         apart = [room for room in self._room if room.is_cuda]
         beside = [room for room in self._room if not room.is_cuda]
-        told = self._mass.drift.beside(present, self._channel)
+        told = self._mass.drift.beside(numbers, self._channel)
         for tensors in (apart, [*beside, told]):
             if tensors:
                 with self._channel.waiting():
                     self._mass.stats.wait(self._channel.sum(tensors))
-        self._mass.drift.compare(told[len(present) :], self._channel)
-        return told[: len(present)].tolist()
-
-
-def _as(parameter: torch.Tensor, flat: torch.Tensor) -> torch.Tensor:
-    """`flat` in the shape and strides of `parameter`, which is dense."""
-    return flat.as_strided(parameter.shape, parameter.stride(), flat.storage_offset())
+        self._mass.drift.compare(told[len(numbers) :], self._channel)
+        return told[: len(numbers)].tolist()

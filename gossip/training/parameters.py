@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..state.buckets.rounded import Rounded
 from ..state.buckets.storages import is_shared
 from ..state.buckets.writes import Held, Places
 from ..state.mass import Mass
-from ..state.module_tensors import buffers, check_dense, check_material, compact, frozen
+from ..state.module_tensors import buffers, check_dense, check_material, frozen
 from ..world import World
 from .agreement import Council, contents
 
@@ -24,7 +24,6 @@ CHECKED = (
     "initial='check' wants equal parameters: seed every rank alike, load the same file, or let initial='broadcast' "
     "take rank 0's"
 )
-
 
 UNEVEN = (
     "make it a plain attribute of the model, or build it alike on every rank and give initial='check', which leaves "
@@ -34,15 +33,7 @@ UNEVEN = (
 
 
 class Parameters:
-    """The parameters that move into the buckets of `mass`, and the council of the ranks that average them.
-
-    Attributes:
-        council: the ranks of all worlds met so far.
-        worlds: these worlds.
-        initial: "broadcast" takes rank 0's values, "check" compares them.
-        mass: the values and the weight, in whose buckets they live.
-        rounded: 16-bit parameters, where float32 masters take their places.
-    """
+    """The parameters that move into the buckets of `mass`, and the council of the ranks that average them."""
 
     def __init__(
         self,
@@ -53,15 +44,11 @@ class Parameters:
         masters: bool = False,
     ) -> None:
         self.council = Council()
-        self.initial = initial
-        self.rounded = Rounded()
-        self._narrow = NARROW if masters else ()
-        self._optimizer = optimizer
-        self._module = module
-        self.mass = mass
-        self._names = names(optimizer, module)
         self.worlds: tuple[World, ...] = ()
-        self.places = Places(optimizer)
+        self.mass, self.initial = mass, initial
+        self.rounded, self._narrow = Rounded(), NARROW if masters else ()
+        self._optimizer, self._module = optimizer, module
+        self._names, self.places = names(optimizer, module), Places(optimizer)
         refuse_unfit(optimizer.param_groups, self._names)
         refuse_masters(optimizer, optimizer.param_groups, self._names, module, self._narrow)
 
@@ -69,15 +56,9 @@ class Parameters:
         return (parameter for group in self._optimizer.param_groups for parameter in group["params"])
 
     def meet(self, worlds: Sequence[World], lines: Sequence[str]) -> Council:
-        """Agree with the ranks of `worlds` on `lines` and on every parameter; those that are new among the worlds.
-
-        Raises:
-            UsageError: a parameter that the transports cannot carry.
-            Disagreement: ranks hold different lines, shapes or, with initial="check", values.
-        """
+        """Agree with the ranks of `worlds` on `lines` and on every parameter; those that are new among the worlds."""
         refuse_unfit(self._optimizer.param_groups, self._names, homes([*self.worlds, *worlds]))
-        newcomers = self.council.newcomers(worlds)
-        untrained = self._frozen()
+        newcomers, untrained = self.council.newcomers(worlds), self._frozen()
         check_dense(untrained, UNEVEN)
         travelling = {f"parameter '{name}'": each for name, each in untrained.items()}
         if self.initial == "broadcast":
@@ -97,24 +78,20 @@ class Parameters:
 
     def share(self, newcomers: Council, worlds: Sequence[World]) -> None:
         """Move the parameters into buckets, if that is still to be done, and take rank 0's values where asked."""
-        mass = self.mass
         self.worlds = (*self.worlds, *worlds)
-        if not mass.buckets:
+        if not self.mass.buckets:
             self._pack(0)
-        mass.weight = mass.weight.to(weight_device(self.worlds))
+        # NCCL carries weights on the device, where no step reads them; every other transport on the host.
+        home = next((world.device for world in self.worlds if world.base.streams), torch.device("cpu"))
+        self.mass.weight = self.mass.weight.to(home)
         if self.initial == "broadcast":
-            _broadcast(newcomers, mass.values)
+            newcomers.broadcast(self.mass.values)
             if newcomers.places():  # a rank by itself keeps its own, of whatever kind
-                _broadcast(newcomers, [*self._frozen().values(), *buffers(self._module).values()])
+                newcomers.broadcast([*self._frozen().values(), *buffers(self._module).values()])
         self.council += newcomers
 
     def grow(self, param_group: dict[str, Any]) -> None:
-        """One more parameter group, in buckets of its own; every rank adds it, with nothing in flight.
-
-        Raises:
-            UsageError: a parameter that cannot live in a bucket; the group is left out again.
-            Disagreement: ranks add different groups.
-        """
+        """One more parameter group, in buckets of its own; every rank adds it, with nothing in flight."""
         given = param_group["params"]
         self._optimizer.add_param_group(param_group)
         groups = self._optimizer.param_groups
@@ -136,7 +113,7 @@ class Parameters:
         self._names = called
         packed = self._pack(first)
         if self.initial == "broadcast":
-            _broadcast(self.council, [bucket.values for bucket in packed])
+            self.council.broadcast([bucket.values for bucket in packed])
 
     def _pack(self, first: int) -> list[Bucket]:
         """Move the groups from number `first` on into buckets."""
@@ -158,15 +135,15 @@ class Parameters:
 
     def _note_places(self) -> None:
         masters = list(self)
-        models = [origin(parameter) for parameter in masters]
-        self.places.note([*masters, *models], held(self._module, masters))
+        own = {id(origin(parameter)) for parameter in masters}
+        held: list[Held] = []
+        for part in [] if self._module is None else self._module.modules():
+            held += [(part._modules, name, child) for name, child in part._modules.items() if child is not None]
+            held += [(part._parameters, n, p) for n, p in part._parameters.items() if p is not None and id(p) in own]
+        self.places.note([*masters, *map(origin, masters)], held)
 
     def check(self) -> None:
-        """Every parameter of the optimizer lives in a bucket, and is the module's where there is one.
-
-        Raises:
-            GossipError: one has left, or another has joined the optimizer behind our back.
-        """
+        """Every parameter of the optimizer lives in a bucket, and is the module's where there is one."""
         if self.places.are_kept():
             return
         for bucket in self.mass.buckets:
@@ -206,10 +183,9 @@ class Parameters:
         assert self._module is not None, "it has places"
         left = {id(parameter) for parameter in self._module.parameters()}
         own = {id(origin(parameter)) for parameter in self}
-        strangers = any(each.requires_grad and id(each) not in own for each in self._module.parameters())
-        for _, _, parameter in (
-            self.places.held if strangers else ()
-        ):  # else it was taken out, and nothing trains instead
+        if all(id(each) in own for each in self._module.parameters() if each.requires_grad):
+            return  # it was taken out, and nothing trains instead
+        for _, _, parameter in self.places.held:
             if isinstance(parameter, torch.Tensor) and id(parameter) not in left:
                 raise GossipError(
                     f"parameter {self._names[id(parameter)]} is no longer the module's: it was replaced (by an "
@@ -219,61 +195,12 @@ class Parameters:
                     "parameters cannot be averaged"
                 )
 
-    def state_dict(self) -> dict[str, Any]:
-        """The rank and size in each world, and the master weights."""
-        return {"places": self.council.places(), "masters": self.rounded.masters()}
-
-    def check_own(self, saved: Mapping[str, Any]) -> None:
-        """Refuse the state of another model, rank or number of ranks.
-
-        Raises:
-            UsageError: saying whose it is.
-        """
-        self.rounded.check_own(saved.get("masters", {}))
-        self.council.check_own(saved["places"])
-
     def check_equal(self, buckets: Iterable[int], advice: str) -> None:
-        """Compare the values of some buckets between all ranks.
-
-        Raises:
-            Disagreement: naming the first parameter that differs.
-        """
+        """Compare the values of some buckets between all ranks."""
         parameters = [slot.parameter for number in buckets for slot in self.mass.buckets[number].slots]
         self.council.agree(contents(parameters, self._names), advice)
-
-
-def held(module: torch.nn.Module | None, parameters: Iterable[torch.Tensor]) -> list[Held]:
-    """Where `module` holds those of `parameters` that are its own, and the modules inside it, each place once."""
-    own = {id(origin(parameter)) for parameter in parameters}
-    parts = [] if module is None else list(module.modules())
-    inside: list[Held] = [
-        (part._modules, key, child) for part in parts for key, child in part._modules.items() if child is not None
-    ]
-    return inside + [
-        (part._parameters, key, parameter)
-        for part in parts
-        for key, parameter in part._parameters.items()
-        if parameter is not None and id(parameter) in own
-    ]
 
 
 def homes(worlds: Sequence[World]) -> list[torch.device]:
     """Gloo carries host memory and NCCL that of its GPU; MPI and threads carry either."""
     return [world.base.home for world in worlds if world.base.home is not None]
-
-
-def weight_device(worlds: Sequence[World]) -> torch.device:
-    """NCCL carries weights on the device, where no step reads them; every other transport carries them on the host."""
-    return next((world.device for world in worlds if world.base.streams), torch.device("cpu"))
-
-
-@torch.no_grad()
-def _broadcast(council: Council, tensors: Sequence[torch.Tensor]) -> None:
-    """Take rank 0's values."""
-    tensors = [compact(tensor) for tensor in tensors]
-    # The tensor itself, unless it is strided oddly or its elements are conjugated or negated when they are read.
-    flat = [tensor.resolve_conj().resolve_neg().contiguous().view(-1) for tensor in tensors]
-    council.broadcast(flat)
-    for tensor, values in zip(tensors, flat, strict=True):
-        if values.data_ptr() != tensor.data_ptr():
-            tensor.copy_(values.view(tensor.shape))

@@ -25,19 +25,13 @@ from ..errors import UsageError, levels_to_the_user
 CHECKPOINTS = "torch.distributed.checkpoint"
 OURS = ("gossip", "slowmo")
 WHOLE = "whole"
-CHOICES = ("check", "own")
 
 KEPT = ("steps", "places", "runs", "weight", "whole", "balanced", "equal", "averager")
 """Keys that the section "gossip" of every state has."""
 
 
 class Carried(bytes):
-    """A dictionary that torch takes for bytes, and that unpickles as an OrderedDict, without this class.
-
-    >>> import pickle
-    >>> pickle.loads(pickle.dumps(Carried({"rounds": 3})))["rounds"]
-    3
-    """
+    """A dictionary that torch takes for bytes, and that unpickles as an OrderedDict, without this class."""
 
     section: Mapping[str, Any]
 
@@ -52,25 +46,18 @@ class Carried(bytes):
 
 def asking() -> str:
     """The function of `torch.distributed.checkpoint` that calls, the innermost one; "" where none does."""
-    if CHECKPOINTS not in sys.modules:
-        return ""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if str(frame.f_globals.get("__name__")).startswith(CHECKPOINTS):
-            return frame.f_code.co_name
+    frame: FrameType | None = sys._getframe(1) if CHECKPOINTS in sys.modules else None
+    while frame is not None and not str(frame.f_globals.get("__name__")).startswith(CHECKPOINTS):
         frame = frame.f_back
-    return ""
+    return "" if frame is None else frame.f_code.co_name
 
 
 def is_probe(optimizer: Any) -> bool:
-    """Whether this step is the one with which torch learns what state `optimizer` keeps: rates and gradients are 0.
-
-    Nothing in its arguments or values tells it from a step of the schedule, so its caller does.
-    """
+    """Whether this step is the one with which torch learns what state `optimizer` keeps: rates and gradients are 0."""
     rates = (group.get("lr", 0.0) for group in optimizer.param_groups)
     if optimizer.state or any(isinstance(rate, int | float) and rate for rate in rates):
         return False
-    return asking() == "_init_optim_state"
+    return asking() == "_init_optim_state"  # nothing else tells it from a step of the schedule
 
 
 def carried(state: dict[str, Any]) -> dict[str, Any]:
@@ -86,90 +73,39 @@ def carried(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def restored(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state_dict as it was before it was carried.
-
-    >>> restored({"state": {}, "param_groups": [{"lr": 0.1, "gossip": {"rounds": 3}}]})
-    {'state': {}, 'param_groups': [{'lr': 0.1}], 'gossip': {'rounds': 3}}
-    """
+    """A state_dict as it was before it was carried."""
     if WHOLE in state:
-        whole = state[WHOLE]
-        return dict(whole.section if isinstance(whole, Carried) else whole)
-    groups = state.get("param_groups") or [{}]
-    sections = {name: groups[0][name] for name in OURS if name in groups[0]}
+        return dict(getattr(state[WHOLE], "section", state[WHOLE]))
+    first, *groups = state.get("param_groups") or [{}]
+    sections = {name: getattr(first[name], "section", first[name]) for name in OURS if name in first}
     if not sections:
         return dict(state)
-    first = {name: value for name, value in groups[0].items() if name not in sections}
-    sections = {
-        name: section.section if isinstance(section, Carried) else section for name, section in sections.items()
-    }
-    return {**state, "param_groups": [first, *groups[1:]], **sections, **{n: state[n] for n in OURS if n in state}}
+    bare = {name: value for name, value in first.items() if name not in sections}
+    return {**state, "param_groups": [bare, *groups], **sections, **{n: state[n] for n in OURS if n in state}}
 
 
 def unpacked(state: Any, key: str, needed: Collection[str]) -> dict[str, Any]:
-    """A state_dict as it was before it was carried, with everything `needed` under `key`, if it has that key.
-
-    Raises:
-        UsageError: it is no state_dict, or something is missing.
-    """
-    check_state(state, key, needed)
-    state = restored(state)
-    check_state(state, key, needed)
-    return dict(state)
-
-
-def check_state(state: Any, key: str, needed: Collection[str]) -> None:
-    """Return where `state` is a state_dict, and what it has under `key`, if anything, holds everything `needed`.
-
-    Raises:
-        UsageError: saying what it is, or what is missing.
-    """
-    if not isinstance(state, Mapping) or not state:
+    """A state_dict as it was before it was carried, with everything `needed` under `key`, if it has that key."""
+    if not isinstance(state, Mapping) or not (state := restored(state)):
         what = "an empty dictionary" if isinstance(state, Mapping) else shown(state)
         raise UsageError(
             f"load_state_dict takes what state_dict() of the same optimizer returned, and this is {what}: where "
             "nothing was saved, leave the call out"
         )
     saved = state.get(key)
-    if saved is None:
-        return
     missing = [name for name in needed if name not in saved] if isinstance(saved, Mapping) else needed
-    if missing:
+    if saved is not None and missing:
         raise UsageError(
             f"this state has under {key!r} no {', '.join(map(repr, missing))}: it was cut or changed after "
             f"state_dict() returned it. Load it whole, or leave {key!r} out to begin anew"
         )
-
-
-def check_keys(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Return where `optimizer` finds in `state` what it saved, as far as that is known: torch's own format.
-
-    Raises:
-        UsageError: naming what is missing.
-    """
-    own_format = type(optimizer).load_state_dict is not torch.optim.Optimizer.load_state_dict
-    if own_format or optimizer._optimizer_load_state_dict_pre_hooks:  # either may take any other
-        return
-    missing = [key for key in ("param_groups", "state") if key not in state]
-    if missing:
-        raise UsageError(
-            f"this state has no {' and no '.join(map(repr, missing))}, and so is none of an optimizer, but has "
-            f"{', '.join(map(repr, list(state)[:5]))}: load what state_dict() of the optimizer returned"
-        )
+    return state
 
 
 def check_options(name: str, saved: Mapping[str, Any], own: Mapping[str, Any], options: str) -> None:
-    """Compare the options that `name` was saved with; with options="own" go on with one's own.
-
-    >>> check_options("SlowMo", {"period": 4}, {"period": 2}, "own")
-    >>> check_options("SlowMo", {"period": 4}, {"period": 2}, "check")
-    Traceback (most recent call last):
-    gossip.errors.UsageError: this state was saved by SlowMo(period=4), ...
-
-    Raises:
-        UsageError: they differ; with both values. Or `options` is neither "check" nor "own".
-    """
-    if options not in CHOICES:
-        raise UsageError(f"options is {options!r}; there are {', '.join(map(repr, CHOICES))}")
+    """Compare the options that `name` was saved with; with options="own" go on with one's own."""
+    if options not in ("check", "own"):
+        raise UsageError(f"options is {options!r}; there are 'check', 'own'")
     differing = [option for option in own if option in saved and saved[option] != own[option]]
     if differing and options == "check":
         theirs, ours = (", ".join(f"{option}={each[option]!r}" for option in differing) for each in (saved, own))
@@ -179,12 +115,20 @@ def check_options(name: str, saved: Mapping[str, Any], own: Mapping[str, Any], o
         )
 
 
-def check_bare(state: Mapping[str, Any], kind: str) -> None:
-    """A state without "gossip": warn that the optimizer begins anew.
-
-    Raises:
-        UsageError: `torch.distributed.checkpoint` made it, so that its weight and rounds may have been dropped.
-    """
+def check_format(state: Mapping[str, Any], saved: Mapping[str, Any] | None, optimizer: torch.optim.Optimizer) -> None:
+    """Check that `optimizer` finds in `state` what it saved; without the section `saved`, warn that it begins anew."""
+    # Of a format of the optimizer's own, or one that its hooks change, nothing is known.
+    own_format = type(optimizer).load_state_dict is not torch.optim.Optimizer.load_state_dict
+    known = not own_format and not optimizer._optimizer_load_state_dict_pre_hooks
+    missing = [key for key in ("param_groups", "state") if key not in state]
+    if known and missing:
+        raise UsageError(
+            f"this state has no {' and no '.join(map(repr, missing))}, and so is none of an optimizer, but has "
+            f"{', '.join(map(repr, list(state)[:5]))}: load what state_dict() of the optimizer returned"
+        )
+    if saved is not None:
+        return
+    kind = type(optimizer).__name__
     named = [name for group in state.get("param_groups", ()) for name in group["params"] if isinstance(name, str)]
     if named:
         raise UsageError(
@@ -207,17 +151,8 @@ def warn_without_slowmo(name: str) -> None:
     )
 
 
-def check_runs(saved: Mapping[str, Any], averager: Averager, here: Mapping[str, Any]) -> None:
-    """Check that a state was saved with the same averager, optimizer and average of gradients.
-
-    Args:
-        saved: the section of the state that is loaded.
-        averager: the averager here.
-        here: the optimizer and the average of gradients here, as a state_dict has them.
-
-    Raises:
-        UsageError: naming the first that differs.
-    """
+def check_runs(state: Mapping[str, Any], saved: Mapping[str, Any], averager: Averager, here: Mapping[str, Any]) -> None:
+    """Check that `saved` was saved with this averager, optimizer and average of gradients, and nothing around it."""
     for then, now, part in (
         (saved["runs"], averager.describe(), "averager"),
         (saved.get("optimizer", here["optimizer"]), here["optimizer"], "optimizer"),
@@ -228,14 +163,6 @@ def check_runs(saved: Mapping[str, Any], averager: Averager, here: Mapping[str, 
                 f"this state was saved while running {then}, and this is {now}: settle and save the model alone to go "
                 f"on with another {part}"
             )
-
-
-def check_no_more(state: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    """Check that a state holds nothing beside the GossipOptimizer `saved`, which would be dropped.
-
-    Raises:
-        UsageError: naming the keys.
-    """
     more = sorted(state.keys() - {*saved.get("keys", state), "gossip"})
     if more:
         raise UsageError(

@@ -8,7 +8,7 @@ it. An optimizer's own steps show which of the two it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,24 +22,14 @@ Loss = Any
 
 
 class Update:
-    """z <- z + Δ/w, with Δ the change that `optimizer` makes.
-
-    Args:
-        optimizer: the wrapped optimizer.
-        parameters: its parameters.
-        mass: their values and weight.
-        world: the ranks that average their gradients, or None.
-
-    Attributes:
-        closures: where the wrapped optimizer evaluates its closure.
-        world: as given.
-    """
+    """z <- z + Δ/w, with Δ the change that `optimizer` makes; before that, gradients are averaged over `world`."""
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, parameters: Parameters, mass: Mass, world: World | None
     ) -> None:
-        self.closures = Closures()
         self.world = world
+        # The optimizer calls its closure once in a step, and changes nothing before; None while it has not shown that.
+        self.early: bool | None = None
         self._optimizer, self._parameters, self._mass = optimizer, parameters, mass
         self._gradients = None if world is None else GradientAverage(world, mass)
 
@@ -49,30 +39,33 @@ class Update:
 
     def state_dict(self) -> dict[str, Any]:
         """The class of the wrapped optimizer, where it evaluates closures, and the average of gradients."""
-        kind = type(self._optimizer).__name__
-        return {"optimizer": kind, "early": self.closures.early, "gradients": self.describe()}
+        return {"optimizer": type(self._optimizer).__name__, "early": self.early, "gradients": self.describe()}
 
     def evaluate(self, closure: Callable[[], Loss]) -> Evaluation:
         """`closure` in the step that begins, evaluated already where the wrapped optimizer computes the same so."""
-        closure = self._parameters.rounded.before(closure)
+        closure, parameters = self._parameters.rounded.before(closure), list(self._parameters)
 
         def compute() -> Loss:
             with self._mass.stats.span("compute"):
                 return closure()
 
+        early = self.early
+        if early is None and self._gradients is not None:
+            # Other ranks may have no closure in this step, and average once. SAM begins with gradients, onto which this
+            # evaluation would be accumulated.
+            early = all(parameter.grad is None for parameter in parameters)
         average = None if self._gradients is None else lambda: self._average(Said(False, again=True))
-        return self.closures.begin(compute, self._parameters, self._mass.values, average)
+        evaluation = Evaluation(compute, parameters, () if self.early is not None else self._mass.values, average)
+        if early:
+            evaluation.early()
+        return evaluation
 
     def run(
         self, evaluation: Evaluation | None, scale: torch.Tensor | None, found_inf: torch.Tensor | None
     ) -> Loss | None:
-        """Average gradients and update, unless a GradScaler found an overflow; returns the closure's loss.
-
-        Args:
-            evaluation: the closure of this step, or None.
-            scale, found_inf: set by torch.amp.GradScaler around a step. `scale` is None once gradients are unscaled.
-        """
+        """Average gradients and update, unless a GradScaler found an overflow; returns the closure's loss."""
         skip = found_inf is not None and bool(found_inf)
+        # A GradScaler passes `scale` until gradients are unscaled.
         if scale is not None and not skip:
             for parameter in self._parameters:
                 if parameter.grad is not None:
@@ -85,62 +78,21 @@ class Update:
         with self._mass.stats.span("update"), self._mass.update():
             if evaluation is None:
                 return self._optimizer.step()
-            return self.closures.update(evaluation, self._optimizer)
+            return self._evaluated(evaluation)
 
     def _average(self, said: Said) -> bool:
         """Average the gradients; whether any rank skips its update."""
         assert self._gradients is not None
         with self._mass.stats.span("gradients"):
             said = self._gradients.average_(self._mass.buckets, said)
-        self.closures.hear(said.early > 0)
+        if said.early and self.early is None:  # some rank has; then so do those that had no closure in this step
+            self.early = True
         return said.skips > 0
 
-
-class Closures:
-    """How the wrapped optimizer uses closures, as far as it has shown.
-
-    Attributes:
-        early: it asks once in a step, and changes nothing before; None while it has not shown that.
-    """
-
-    def __init__(self) -> None:
-        self.early: bool | None = None
-
-    def begin(
-        self,
-        closure: Callable[[], Loss],
-        parameters: Iterable[torch.Tensor],
-        values: Sequence[torch.Tensor],
-        average: Callable[[], object] | None = None,
-    ) -> Evaluation:
-        """`closure` in the step that begins, evaluated already where that makes no difference to the optimizer.
-
-        Args:
-            closure: the user's.
-            parameters: those of the wrapped optimizer.
-            values: their memory.
-            average: averages gradients; every rank calls it before the update and after each evaluation inside it.
-        """
-        parameters = list(parameters)
-        early = self.early
-        if early is None and average is not None:
-            # Other ranks may have no closure in this step, and average once. SAM begins with gradients, onto which this
-            # evaluation would be accumulated.
-            early = all(parameter.grad is None for parameter in parameters)
-        evaluation = Evaluation(closure, parameters, () if self.early is not None else values, average)
-        if early:
-            evaluation.early()
-        return evaluation
-
-    def hear(self, early: bool) -> None:
-        """Of whether any rank has evaluated its closure early in this step: then so do those that had none in it."""
-        if early and self.early is None:
-            self.early = True
-
-    def update(self, evaluation: Evaluation, optimizer: torch.optim.Optimizer) -> Loss:
-        """One step of `optimizer`. If it has asked otherwise in any step, it may do so again."""
+    def _evaluated(self, evaluation: Evaluation) -> Loss:
+        """One step of the optimizer. If it has asked otherwise in any step, it may do so again."""
         homes = [] if self.early else [parameter.data for parameter in evaluation.parameters]
-        loss = evaluation.update(optimizer)
+        loss = evaluation.update(self._optimizer)
         for parameter, home in zip(evaluation.parameters, homes, strict=False):
             if parameter.data_ptr() != home.data_ptr() and parameter.shape == home.shape:
                 # SAM often comes back by `p.data = old`: the values are wanted where they are averaged.
@@ -152,38 +104,20 @@ class Closures:
 
 
 class Evaluation:
-    """The closure of one step, for the wrapped optimizer to call.
-
-    Args:
-        closure: the user's.
-        parameters: those of the wrapped optimizer.
-        values: memory that is compared to find what is written through `.data`, which autograd does not count.
-        average: averages gradients over ranks, after each evaluation inside the update.
-
-    Attributes:
-        parameters: of the wrapped optimizer.
-        asked: how often the optimizer has called it.
-        untouched: parameters and gradients were at the first call as the update had found them.
-
-    >>> parameter = torch.nn.Parameter(torch.ones(1))
-    >>> losses = iter([0.5, 0.25])
-    >>> evaluation = Evaluation(lambda: next(losses), [parameter])
-    >>> evaluation.early()
-    >>> evaluation.update(torch.optim.SGD([parameter])), evaluation.asked, evaluation()
-    (0.5, 1, 0.25)
-    """
+    """The closure of one step, for the wrapped optimizer to call; `average` follows evaluations inside the update."""
 
     def __init__(
         self,
         closure: Callable[[], Loss],
         parameters: Sequence[torch.Tensor],
-        values: Sequence[torch.Tensor] = (),
-        average: Callable[[], object] | None = None,
+        values: Sequence[torch.Tensor],
+        average: Callable[[], object] | None,
     ) -> None:
         self._closure, self._average = closure, average
-        self.parameters, self._values = parameters, values
+        self.parameters, self._values = parameters, values  # compared: autograd counts no writes through `.data`
         self._losses: list[Loss] = []
-        self.asked, self.untouched = 0, True
+        self.asked = 0  # how often the optimizer has called it
+        self.untouched = True  # parameters and gradients were at the first call as the update had found them
 
     @property
     def is_early(self) -> bool:
@@ -215,7 +149,11 @@ class Evaluation:
     def __call__(self) -> Loss:
         self.asked += 1
         if self.asked == 1:
-            self.untouched = self._is_untouched()
+            self.untouched = (
+                all(each.grad is gradient for each, gradient in zip(self.parameters, self._gradients, strict=True))
+                and self._versions == self._seen()
+                and all(map(torch.equal, self._values, self._copies))
+            )
             self._copies = []
             if self.untouched and self._losses:
                 return self._losses.pop()
@@ -225,17 +163,7 @@ class Evaluation:
             self._average()
         return loss
 
-    def _is_untouched(self) -> bool:
-        return (
-            all(each.grad is gradient for each, gradient in zip(self.parameters, self._gradients, strict=True))
-            and self._versions == self._seen()
-            and all(map(torch.equal, self._values, self._copies))
-        )
-
     def _seen(self) -> list[int]:
         """Where parameters are, and the versions of them and of their gradients, which count writes."""
-        both = (tensor for each in self.parameters for tensor in (each, each.grad))
-        return [
-            *(each.data_ptr() for each in self.parameters),
-            *(tensor._version for tensor in both if tensor is not None),
-        ]
+        both = [*self.parameters, *(each.grad for each in self.parameters)]
+        return [each.data_ptr() for each in self.parameters] + [each._version for each in both if each is not None]

@@ -70,6 +70,10 @@ class Wrapper(torch.optim.Optimizer):
     param_groups: list[dict[str, Any]] = passed_on("param_groups")
     state: defaultdict[torch.Tensor, Any] = passed_on("state")
     defaults: dict[str, Any] = passed_on("defaults")
+    register_state_dict_pre_hook = passed_on("register_state_dict_pre_hook")
+    register_state_dict_post_hook = passed_on("register_state_dict_post_hook")
+    register_load_state_dict_pre_hook = passed_on("register_load_state_dict_pre_hook")
+    register_load_state_dict_post_hook = passed_on("register_load_state_dict_post_hook")
 
     def __getattr__(self, name: str) -> Any:
         """`train` and `eval`, where the wrapped optimizer has them, as schedule-free ones do: both write parameters."""
@@ -87,22 +91,6 @@ class Wrapper(torch.optim.Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As the wrapped optimizer does it."""
         self.optimizer.zero_grad(set_to_none)
-
-    def register_state_dict_pre_hook(self, *args: Any, **kwargs: Any) -> Any:
-        """Registers with the wrapped optimizer."""
-        return self.optimizer.register_state_dict_pre_hook(*args, **kwargs)
-
-    def register_state_dict_post_hook(self, *args: Any, **kwargs: Any) -> Any:
-        """Registers with the wrapped optimizer."""
-        return self.optimizer.register_state_dict_post_hook(*args, **kwargs)
-
-    def register_load_state_dict_pre_hook(self, *args: Any, **kwargs: Any) -> Any:
-        """Registers with the wrapped optimizer."""
-        return self.optimizer.register_load_state_dict_pre_hook(*args, **kwargs)
-
-    def register_load_state_dict_post_hook(self, *args: Any, **kwargs: Any) -> Any:
-        """Registers with the wrapped optimizer."""
-        return self.optimizer.register_load_state_dict_post_hook(*args, **kwargs)
 
     def __repr__(self) -> str:
         """In one line, around the wrapped optimizer."""
@@ -145,11 +133,7 @@ def _hooked(step: Callable[..., Result]) -> Callable[..., Result]:
 
 
 def brief(optimizer: torch.optim.Optimizer) -> str:
-    """An optimizer in half a line.
-
-    >>> brief(torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), lr=0.1))
-    'SGD of 2 parameters at lr 0.1'
-    """
+    """An optimizer in half a line."""
     if isinstance(optimizer, Wrapper):
         return repr(optimizer)
     groups = optimizer.param_groups

@@ -27,7 +27,7 @@ import topologies
 from gossip import checkpoint, testing
 from gossip.checkpoint import files
 from gossip.checkpoint.__main__ import main
-from gossip.checkpoint.manifest import Manifest
+from gossip.checkpoint.files import Manifest
 from gossip.checkpoint.plain import plain
 
 SIZE = 3

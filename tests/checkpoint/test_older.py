@@ -16,7 +16,7 @@ from workers.reference import SAVED, SIZE, STEPS, Training
 import gossip
 from gossip import testing
 from gossip.checkpoint import files
-from gossip.checkpoint.manifest import FORMAT, Manifest, Shard, digest_of, parse
+from gossip.checkpoint.files import FORMAT, Manifest, Shard, digest_of, parse
 
 REFERENCE = spawn.SUPPORT / "reference" / "checkpoint-0.1"
 

@@ -247,6 +247,6 @@ def test_a_layer_loads_without_the_library_of_an_extra(place: str, library: str)
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60, cwd=ROOT)
 
 
-@pytest.mark.parametrize("module", ["errors", "launching.launchers", "launching.cores", "launching.labels"])
+@pytest.mark.parametrize("module", ["errors", "launching.launchers", "launching.cores"])
 def test_modules_that_read_the_environment_do_not_import_torch(module: str) -> None:
     assert not {imported for imported in IMPORTS[f"gossip.{module}"] if is_in(imported, "torch")}

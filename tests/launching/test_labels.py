@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossip.launching.labels import Labelled
+from gossip.launch import Labelled
 
 
 @pytest.mark.parametrize(

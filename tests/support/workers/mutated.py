@@ -20,7 +20,7 @@ import torch
 import gossip
 from gossip import testing
 from gossip.checkpoint import files
-from gossip.checkpoint.manifest import Shard, digest_of, parse
+from gossip.checkpoint.files import Shard, digest_of, parse
 from workers.checkpointed import load, save
 from workers.resume import Training, begin
 
