@@ -1,6 +1,7 @@
 """Options that several commands have, and how their values are written on the command line."""
 
 import argparse
+import functools
 import math
 import os
 import re
@@ -23,34 +24,25 @@ Parser = argparse.ArgumentParser | argparse._ArgumentGroup
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
-def count(text: str) -> int:
-    """A whole number of at least 1."""
-    return _whole(text, 1)
-
-
-def natural(text: str) -> int:
-    """A whole number of at least 0."""
-    return _whole(text, 0)
-
-
 def _whole(text: str, least: int) -> int:
     if not re.fullmatch("[0-9]+", text) or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     return int(text)
 
 
+count, natural = functools.partial(_whole, least=1), functools.partial(_whole, least=0)
+
+
 def positive(text: str) -> float:
     """A finite number above 0."""
-    number = _number(text)
-    if number <= 0:
+    if (number := _number(text)) <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
     return number
 
 
 def seconds(text: str) -> float:
     """A finite number of at least 0."""
-    number = _number(text)
-    if number < 0:
+    if (number := _number(text)) < 0:
         raise argparse.ArgumentTypeError(f"{text!r} seconds are less than none")
     return number
 
@@ -66,11 +58,7 @@ def _number(text: str) -> float:
 
 
 def size(text: str) -> int:
-    """A message size in bytes.
-
-    >>> size("1.024MB")
-    1024000
-    """
+    """A message size in bytes, written as in "1.024MB"."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(B|kB|MB|GB)", text.strip())
     if match is None or float(match[1]) * UNITS[match[2]] < 4:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size: write 64kB, 1.024MB or 1GB, at least 4B")
@@ -78,11 +66,7 @@ def size(text: str) -> int:
 
 
 def listed(kind: Callable[[str], T], between: str = ",") -> Callable[[str], list[T]]:
-    """A parser of several values, each once.
-
-    >>> listed(size)("1MB,4B"), listed(str, ";")("exponential,peers=2; ring")
-    ([1000000, 4], ['exponential,peers=2', 'ring'])
-    """
+    """A parser of several values, each once."""
 
     def parsed(text: str) -> list[T]:
         values = [kind(part.strip()) for part in text.split(between)]
@@ -116,9 +100,8 @@ def option(
 def add_some(parser: Parser, name: str, known: Iterable[str], default: str | None, text: str = "") -> None:
     """An option that takes some of the `known` names; without a default, all of them."""
     names = list(known)
-    chosen = ",".join(names) if default is None else default
     listed = f"{text or 'some'} of {', '.join(names)} (default: {default or 'all'})"
-    parser.add_argument(name, type=some_of(names), default=chosen, metavar="NAME,...", help=listed)
+    parser.add_argument(name, type=some_of(names), default=default or ",".join(names), metavar="NAME,...", help=listed)
 
 
 def add_choice(parser: Parser, name: str, choices: Iterable[str], default: str, text: str) -> None:

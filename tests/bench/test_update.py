@@ -18,7 +18,7 @@ from spawn import run_mpirun, run_torchrun
 import gossip
 from bench.cluster import line
 from bench.measuring import models
-from bench.measuring.loop import Updates, figures, pooled
+from bench.measuring.loop import Updates, figures
 from bench.peers import YARDSTICK as NAME
 from bench.scale import read
 from bench.shared.digits import Consensus
@@ -195,10 +195,10 @@ def test_figures_are_of_all_ranks_and_whole_windows() -> None:
         return Updates(seconds=list(seconds), **nothing, **counts, threads=float(count))  # type: ignore[arg-type]
 
     ranks = [rank(1, 3, 9).whole(2), rank(2, 4, 9).whole(2), rank(5, 5, 9).whole(2)]
-    figures = pooled(ranks).figures(2)
-    assert figures["seconds"]["median"] == 3.0
-    assert figures["messages_received"] == 2.0
-    assert figures["threads_cpu"] == pytest.approx(1.0)
+    found = figures(ranks, window=2)
+    assert found["seconds"]["median"] == 3.0
+    assert found["messages_received"] == 2.0
+    assert found["threads_cpu"] == pytest.approx(1.0)
 
 
 def test_the_ranks_that_wait_for_a_straggler_are_seen_in_the_means() -> None:
