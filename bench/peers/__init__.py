@@ -6,7 +6,7 @@ word. The room imports `bench.shared` and `bench.measuring`.
 """
 
 from . import decent_dp, fairscale, torch_own, torchft
-from .peer import Peer, Running
+from .peer import Peer
 
 YARDSTICK = "torch-allreduce"
 """Measured in every run, last."""
@@ -25,4 +25,4 @@ PEERS = {
     "fairscale-local-slowmo": fairscale.LOCAL,
 }
 
-__all__ = ["PEERS", "YARDSTICK", "Peer", "Running"]
+__all__ = ["PEERS", "YARDSTICK", "Peer"]

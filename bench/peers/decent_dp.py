@@ -7,13 +7,13 @@ from torch import nn
 from gossip import World
 
 from ..measuring.models import Task
-from .peer import UNTOLD, Passes, Peer, Training
+from .peer import UNTOLD, Passes, Peer, Running
 
 PRIMING = 2
 """Passes after which it has looked at the order of the gradients, made its buckets and sent them once."""
 
 
-class DecentDp(Training):
+class DecentDp(Running):
     """The compute is slept; the backward pass after it mixes what has arrived, updates, and sends in the background."""
 
     def __init__(self, topology: str, task: Task, world: World, period: int, timeout: float) -> None:
@@ -21,9 +21,9 @@ class DecentDp(Training):
         from loguru import logger
 
         logger.disable("decent_dp")  # it tells rank 0's screen what it was made with
-        super().__init__(task, world)
-        self._sent = task.nbytes
-        with self.groups(timeout):
+        super().__init__(task, world, period, timeout)
+        self._nbytes = task.nbytes
+        with self.groups():
             # Shared hosts matter to none of the graphs that are used here.
             self._model = DecentralizedDataParallel(
                 Passes(task.module),
@@ -38,7 +38,7 @@ class DecentDp(Training):
         self._model().backward()
 
     def sent(self, number: int) -> int:
-        return self._sent  # between two ranks an all-reduce by a ring sends everything once
+        return self._nbytes  # between two ranks an all-reduce by a ring sends everything once
 
     def settle(self) -> None:
         """Wait for the messages in flight; the next step mixes them."""

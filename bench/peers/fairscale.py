@@ -11,10 +11,10 @@ import torch
 from gossip import World
 
 from ..measuring.models import Task
-from .peer import Passes, Peer, Training, ring
+from .peer import Passes, Peer, Running
 
 
-class FairScale(Training):
+class FairScale(Running):
     """The compute is slept; a pass that fills the gradients, the optimizer's step and `perform_slowmo` follow.
 
     base: of its base algorithms. momentum: of the outer step; None for no outer step.
@@ -28,13 +28,10 @@ class FairScale(Training):
             from fairscale.experimental.nn.data_parallel import SlowMoBaseAlgorithm, SlowMoDistributedDataParallel
             from fairscale.experimental.nn.data_parallel.gossip import distributed
 
-        super().__init__(task, world)
-        self._period = period
-        self._gossips = base == "sgp"
-        self._outer = momentum is not None
-        self._nbytes, self._ring = task.nbytes, ring(world.size, task.nbytes)
+        super().__init__(task, world, period, timeout)
+        self._gossips, self._outer, self._nbytes = base == "sgp", momentum is not None, task.nbytes
         self._without_cuda = without_cuda()
-        with self.groups(timeout):
+        with self.groups():
             self._model = SlowMoDistributedDataParallel(
                 Passes(task.module),
                 nprocs_per_node=1,
@@ -63,7 +60,7 @@ class FairScale(Training):
         due = (number + 1) % self._period == 0
         if self._gossips and not (due and self._outer):
             return self._nbytes
-        return self._ring if due else 0
+        return self.ring if due else 0
 
     def close(self) -> None:
         """Its thread cannot be ended: it waits, for good, for a next step."""
@@ -83,16 +80,9 @@ def without_cuda() -> ExitStack:
         return tensor
 
     stubs = ExitStack()
-    nothing: dict[str, Any] = {
-        "synchronize": lambda *_: None,
-        "Stream": Stream,
-        "current_stream": Stream,
-        "stream": lambda _: nullcontext(),
-    }
-    for name, stub in nothing.items():
-        stubs.enter_context(mock.patch.object(torch.cuda, name, stub))
-    for name in ("cuda", "pin_memory"):
-        stubs.enter_context(mock.patch.object(torch.Tensor, name, same))
+    none: dict[str, Any] = {"synchronize": lambda *_: None, "Stream": Stream, "current_stream": Stream}
+    stubs.enter_context(mock.patch.multiple(torch.cuda, stream=nullcontext, **none))
+    stubs.enter_context(mock.patch.multiple(torch.Tensor, cuda=same, pin_memory=same))
     # One for each pass over its old-fashioned hook, which it needs no better one for.
     stubs.enter_context(warnings.catch_warnings())
     warnings.filterwarnings("ignore", message=".*non-full backward hook.*")

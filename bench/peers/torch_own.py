@@ -10,7 +10,7 @@ from gossip import World
 
 from ..measuring.loop import synchronise
 from ..measuring.models import Task
-from .peer import UNTOLD, Passes, Peer, Running, Training, ring
+from .peer import UNTOLD, Passes, Peer, Running
 
 BUCKETS = 4
 """DDP's default of 25 MB makes about so many of a ResNet-50's 102.4 MB, whose time the default sizes stand for."""
@@ -22,33 +22,32 @@ class AllReduce(Running):
     """Each step is one blocking all-reduce of the task's bytes, over NCCL where the world is and Gloo elsewhere."""
 
     def __init__(self, task: Task, world: World, period: int, timeout: float) -> None:
-        super().__init__(task, world, None)
-        with self.groups(timeout):
+        super().__init__(task, world, period, timeout)
+        self.module = None
+        with self.groups():
             self._group = dist.new_group(backend="nccl" if world.transport == "nccl" else "gloo")
         self._values = torch.ones(max(1, task.nbytes // 4), device=world.device)
 
-    def step(self) -> None:
-        with self.stats.step(0):
-            began = time.perf_counter()
-            dist.all_reduce(self._values, op=dist.ReduceOp.MAX, group=self._group)
-            synchronise(self._world)
-            last, n = self.stats.last, self._world.size
-            last.seconds_exposed = last.seconds_in_flight = time.perf_counter() - began
-            # The bytes of a ring; torch.distributed does not say what it did.
-            last.bytes_sent = last.bytes_received = ring(n, self._values.nbytes)
-            last.messages_sent = last.messages_received = 2 * (n - 1)
+    def update(self) -> None:
+        dist.all_reduce(self._values, op=dist.ReduceOp.MAX, group=self._group)
+        synchronise(self._world)
+        # The messages of a ring, as its bytes; torch.distributed does not say what it did.
+        self.stats.last.messages_sent = self.stats.last.messages_received = 2 * (self._world.size - 1)
 
 
-class Ddp(Training):
-    """The compute is slept, then one backward pass fills all gradients at once and all-reduces them."""
+class Ddp(Running):
+    """The compute is slept, then one backward pass fills all gradients at once and all-reduces them.
 
-    def __init__(self, task: Task, world: World, period: int, timeout: float) -> None:
-        super().__init__(task, world)
+    Of the compute, `slept` seconds are inside the passes. `bucket`: megabytes of one; None for DDP's default.
+    """
+
+    def __init__(
+        self, task: Task, world: World, period: int, timeout: float, slept: float = 0.0, bucket: float | None = None
+    ) -> None:
+        super().__init__(task, world, period, timeout)
         self._optimizer = self.clocked(task.module)
-        self._sent = ring(world.size, task.nbytes)
-        slept, bucket = self.overlapped(task)
         self._passes = Passes(task.module, slept)
-        with self.groups(timeout):
+        with self.groups():
             group = dist.new_group(backend="gloo")
         # Gradients as views of the buckets save it one pass over them.
         self._model = DistributedDataParallel(
@@ -56,10 +55,6 @@ class Ddp(Training):
         )
         for _ in range(PRIMING):
             self.backward()
-
-    def overlapped(self, task: Task) -> tuple[float, float | None]:
-        """Seconds of the compute that are slept inside the passes, and megabytes of a bucket; None for its default."""
-        return 0.0, None
 
     def backward(self) -> None:
         """A pass, whose gradients are then those of all ranks."""
@@ -70,17 +65,13 @@ class Ddp(Training):
         self.backward()
         self._optimizer.step()
 
-    def sent(self, number: int) -> int:
-        return self._sent
-
 
 class DdpOverlap(Ddp):
     """The compute is slept in forward and backward, so that buckets travel while earlier layers compute."""
 
-    _exposed = 0.0
-
-    def overlapped(self, task: Task) -> tuple[float, float | None]:
-        return task.seconds, max(4, task.nbytes // BUCKETS) / 2**20
+    def __init__(self, task: Task, world: World, period: int, timeout: float) -> None:
+        super().__init__(task, world, period, timeout, task.seconds, max(4, task.nbytes // BUCKETS) / 2**20)
+        self._exposed = 0.0
 
     def compute(self) -> None:
         """A pass; its time after the last layer's sleep is a wait for the buckets."""
@@ -94,7 +85,7 @@ class DdpOverlap(Ddp):
         return self._exposed
 
 
-class PostLocalSgd(Training):
+class PostLocalSgd(Running):
     """Averages in the first step and every τ-th after it, as the averager counts."""
 
     def __init__(self, task: Task, world: World, period: int, timeout: float) -> None:
@@ -102,18 +93,13 @@ class PostLocalSgd(Training):
         from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
         from torch.distributed.optim import PostLocalSGDOptimizer
 
-        super().__init__(task, world)
-        self._period, self._sent = period, ring(world.size, task.nbytes)
-        with self.groups(timeout):
-            group = dist.new_group(backend="gloo")
-        averager = PeriodicModelAverager(period=period, process_group=group)
+        super().__init__(task, world, period, timeout)
+        with self.groups():
+            averager = PeriodicModelAverager(period=period, process_group=dist.new_group(backend="gloo"))
         self._optimizer = PostLocalSGDOptimizer(self.clocked(task.module), averager)
 
-    def update(self) -> None:
-        self._optimizer.step()
-
     def sent(self, number: int) -> int:
-        return self._sent if number % self._period == 0 else 0
+        return self.ring if number % self._period == 0 else 0
 
 
 ALL_REDUCE = Peer(

@@ -3,7 +3,6 @@
 import logging
 import os
 import socket
-from abc import abstractmethod
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
@@ -17,11 +16,14 @@ from gossip.transports.torch.interfaces import own_address
 
 from ..measuring.models import Task
 from ..shared import record
-from .peer import Passes, Peer, Training, ring
+from .peer import Passes, Peer, Running
 
 
-class TorchFt(Training):
-    """Every rank is a replica of its own, with a store and a manager; rank 0 serves the lighthouse that they ask."""
+class TorchFtLocalSgd(Running):
+    """An average of the parameters every τ steps.
+
+    Every rank is a replica of its own, with a store and a manager; rank 0 serves the lighthouse that they ask.
+    """
 
     def __init__(self, task: Task, world: World, period: int, timeout: float) -> None:
         # Otherwise it logs what each average was agreed on.
@@ -31,14 +33,11 @@ class TorchFt(Training):
         from torchft.manager import Manager
         from torchft.process_group import ProcessGroupGloo
 
-        super().__init__(task, world)
-        self._period = period
-        self._sent = ring(world.size, task.nbytes)
+        super().__init__(task, world, period, timeout)
         hosts = [str(name) for name in record.gather(world, socket.gethostname())]
         address = own_address(hosts) if len(set(hosts)) > 1 else "127.0.0.1"
-        self._lighthouse = None
-        if world.rank == 0:
-            self._lighthouse = LighthouseServer(bind="0.0.0.0:0", min_replicas=world.size)
+        serves = world.rank == 0
+        self._lighthouse = LighthouseServer(bind="0.0.0.0:0", min_replicas=world.size) if serves else None
         own = f"http://{address}:{urlsplit(self._lighthouse.address()).port}" if self._lighthouse else ""
         deadline = timedelta(seconds=timeout)
         self._store = dist.TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=deadline)
@@ -69,15 +68,15 @@ class TorchFt(Training):
         self._outer = self.wrapped(task)
         self._outer.__enter__()
 
-    @abstractmethod
     def wrapped(self, task: Task) -> AbstractContextManager[Any]:
         """The library's wrapper, which hooks itself behind the optimizer's step."""
+        from torchft.local_sgd import LocalSGD
 
-    def update(self) -> None:
-        self._optimizer.step()
+        local: AbstractContextManager[Any] = LocalSGD(self.manager, task.module, self._optimizer, self._period)
+        return local
 
     def sent(self, number: int) -> int:
-        return self._sent if (number + 1) % self._period == 0 else 0
+        return self.ring if (number + 1) % self._period == 0 else 0
 
     def close(self) -> None:
         """End the hooks, the manager and the lighthouse."""
@@ -91,17 +90,7 @@ class TorchFt(Training):
             self._lighthouse.shutdown()
 
 
-class TorchFtLocalSgd(TorchFt):
-    """An average of the parameters every τ steps."""
-
-    def wrapped(self, task: Task) -> AbstractContextManager[Any]:
-        from torchft.local_sgd import LocalSGD
-
-        local: AbstractContextManager[Any] = LocalSGD(self.manager, task.module, self._optimizer, self._period)
-        return local
-
-
-class TorchFtDiLoCo(TorchFt):
+class TorchFtDiLoCo(TorchFtLocalSgd):
     """An outer Nesterov step with the averaged change of the parameters every τ steps."""
 
     def wrapped(self, task: Task) -> AbstractContextManager[Any]:
