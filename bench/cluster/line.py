@@ -14,7 +14,7 @@ import statistics
 import struct
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from gossip import World
 from gossip.transports.torch.interfaces import own_address
@@ -26,7 +26,7 @@ from ..shared.statistics import summary
 REPEATS = 7
 PAUSE = 0.1  # seconds
 
-Peers = tuple[Sequence[int], Sequence[int]]
+Peers = tuple[Collection[int], Collection[int]]
 """The ranks that this rank sends to in a round, and those that it receives from."""
 
 
@@ -38,10 +38,6 @@ def measure(
     Every rank calls it, with the same arguments. Each repeat begins with `pause` seconds in which nothing is sent, as
     in a compute (a shaper then lets its first burst through at once), and a barrier; one more repeat goes before them,
     unseen. The median over repeats and ranks is returned, the same on every rank.
-
-    Raises:
-        TimeoutError: nothing moved for `timeout` seconds; it names the ranks.
-        ConnectionError: a neighbour is gone.
     """
     address = "127.0.0.1" if len(set(world.hosts)) == 1 else own_address(world.hosts)
     ranks = times(world, address, nbytes, repeats, neighbours(world, hop), pause=pause, timeout=timeout)
@@ -98,27 +94,23 @@ def _connected(
     world: World, address: str, rounds: Sequence[Peers], timeout: float
 ) -> Iterator[tuple[dict[int, socket.socket], dict[int, socket.socket]]]:
     """A connection to every rank that is sent to, and one from every rank that is received from."""
-    targets = sorted({peer for out, _ in rounds for peer in out})
-    sources = sorted({peer for _, into in rounds for peer in into})
+    sources = {peer for _, into in rounds for peer in into}
     outwards: dict[int, socket.socket] = {}
     inwards: dict[int, socket.socket] = {}
     with contextlib.ExitStack() as open_sockets:
         listener = open_sockets.enter_context(socket.create_server(("", 0), backlog=world.size))
         listener.settimeout(timeout)
         word = os.urandom(16)  # by which a neighbour is told from a stranger who tries our port
-        mine = {"host": address, "port": listener.getsockname()[1], "word": word.hex()}
-        everybody = record.gather(world, mine)
-        for peer in targets:
-            there = everybody[peer]
-            outwards[peer] = open_sockets.enter_context(
-                socket.create_connection((there["host"], there["port"]), timeout)
-            )
-            outwards[peer].sendall(bytes.fromhex(there["word"]) + struct.pack("!I", world.rank))
+        everybody = record.gather(world, [address, listener.getsockname()[1], word.hex()])
+        for peer in sorted({peer for out, _ in rounds for peer in out}):
+            host, port, theirs = everybody[peer]
+            outwards[peer] = open_sockets.enter_context(socket.create_connection((host, port), timeout))
+            outwards[peer].sendall(bytes.fromhex(theirs) + struct.pack("!I", world.rank))
         while len(inwards) < len(sources):
             try:
                 coming = open_sockets.enter_context(listener.accept()[0])
             except TimeoutError as error:
-                missing = sorted(set(sources) - set(inwards))
+                missing = sorted(sources - inwards.keys())
                 raise TimeoutError(f"ranks {missing} did not connect to rank {world.rank} for {timeout:g} s") from error
             coming.settimeout(timeout)
             said = coming.recv(len(word) + 4, socket.MSG_WAITALL)
@@ -141,8 +133,7 @@ def _exchange(going: dict[socket.socket, memoryview], coming: dict[socket.socket
             events = ready.select(timeout)
             if not events:
                 raise TimeoutError
-            for key, _ in events:
-                each = key.data
+            for each in (key.data for key, _ in events):
                 moved = each.send(left[each]) if each in going else each.recv_into(left[each])
                 if not moved:
                     raise ConnectionError("a neighbour closed the line: it has failed, and says why")
@@ -169,7 +160,11 @@ def over_graph(world: World, graph: Topology, nbytes: int, pause: float, timeout
     if len(hosts) == 1 or len(set(hosts.values())) > 1:
         return None
     ranks = world.across
-    rounds = neighbours(ranks) if ranks.size < world.size else _rounds(graph, world.rank)
+    if ranks.size < world.size:
+        rounds = neighbours(ranks)
+    else:  # a period of the graph, as far as it is short enough to be walked through
+        turns = [graph.turn(world.rank, number) for number in range(min(graph.period or LONGEST, LONGEST))]
+        rounds = [(turn.sends, turn.receives) for turn in turns]
     repeats = max(REPEATS, 2 * len(rounds))
     took = times(ranks, own_address(ranks.hosts), nbytes, repeats, rounds, pause=max(pause, PAUSE), timeout=timeout)
     everywhere = record.gather(world, [each for repeats in took for each in repeats])
@@ -186,9 +181,3 @@ def paused_and_steady(
     paused = over_graph(world, graph, nbytes, pause, timeout)
     twice = over_graph(world, graph, 2 * nbytes, pause, timeout)
     return None if paused is None or twice is None else (paused, twice["median"] - paused["median"])
-
-
-def _rounds(graph: Topology, rank: int) -> list[Peers]:
-    """A period of the graph, as far as it is short enough to be walked through."""
-    turns = [graph.turn(rank, number) for number in range(min(graph.period or LONGEST, LONGEST))]
-    return [(list(turn.sends), list(turn.receives)) for turn in turns]
