@@ -149,19 +149,16 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
             if given.clean and not removed:
                 _say("nothing was left behind")
             code = 0 if given.clean else _run(given, launcher, signals)
-    except Asked as asked:
-        _say(str(asked))
-        code = asked.code
-    except ClusterError as error:
+    except (Asked, ClusterError) as error:
         _say(str(error))
-        code = 1
+        code = error.code
     sys.exit(code)
 
 
 def _run(given: argparse.Namespace, launcher: Launcher, signals: Signals) -> int:
     rates = [given.rate] * given.nodes
-    for each in given.slow:
-        rates[each.host] = each.rate
+    for slowed in given.slow:
+        rates[slowed.host] = slowed.rate
     with network(rates) as hosts:
         _say(
             f"{given.nodes} hosts at {units.rate_text(given.rate)}"
@@ -169,12 +166,10 @@ def _run(given: argparse.Namespace, launcher: Launcher, signals: Signals) -> int
             + f", {given.ranks_per_node} rank{'s' * (given.ranks_per_node > 1)} on each, {given.launcher}"
         )
         environment = launching.environment(hosts, given.ranks_per_node)
-        command = launching.resolved(given.program)
+        command, launch = launching.resolved(given.program), launching.LAUNCHERS[given.launcher]
         assert command is not None, "checked"
         began = time.monotonic()
-        started = launching.LAUNCHERS[given.launcher](
-            hosts, given.ranks_per_node, command, environment, given.mpirun_options or []
-        )
+        started = launch(hosts, given.ranks_per_node, command, environment, given.mpirun_options or [])
         appointments = [(event.seconds, functools.partial(_happen, event, hosts)) for event in given.event]
         code = watch(started, signals, given.timeout, appointments)
         seconds = time.monotonic() - began

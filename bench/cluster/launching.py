@@ -41,8 +41,7 @@ def _mpirun(
     agent = network.folder / "agent"
     agent.write_text(AGENT.format(folder=network.folder))
     options = {
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        **dict.fromkeys(("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"), "1"),
         "PRTE_MCA_plm_ssh_agent": f"sh {agent}",
         "PRTE_MCA_prte_if_include": "eth0",
         "PRTE_MCA_prte_tmpdir_base": str(network.folder),
@@ -76,8 +75,7 @@ def _torchrun(
         "GROUP_WORLD_SIZE": str(nodes),
         "ROLE_NAME": "default",
         "TORCHELASTIC_RUN_ID": network.folder.name,
-        "TORCHELASTIC_RESTART_COUNT": "0",
-        "TORCHELASTIC_MAX_RESTARTS": "0",
+        **dict.fromkeys(("TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS"), "0"),
         "TORCHELASTIC_USE_AGENT_STORE": "False",
     }
     started = []

@@ -26,38 +26,30 @@ from ..shared.statistics import summary
 REPEATS = 7
 PAUSE = 0.1  # seconds
 
-Peers = tuple[Collection[int], Collection[int]]
-"""The ranks that this rank sends to in a round, and those that it receives from."""
+Rounds = Sequence[tuple[Collection[int], Collection[int]]]
+"""The ranks that this rank sends to in each round, and those that it receives from."""
+Sockets = dict[int, socket.socket]
 
 
-def measure(
-    world: World, nbytes: int, repeats: int = REPEATS, hop: int = 1, *, pause: float = PAUSE, timeout: float = 60.0
-) -> float:
-    """Seconds in which rank i sends `nbytes` to rank i + hop and has received as many from rank i - hop.
+def measure(world: World, nbytes: int, repeats: int = REPEATS, *, pause: float = PAUSE, timeout: float = 60) -> float:
+    """Seconds in which rank i sends `nbytes` to rank i + 1 and has received as many from rank i - 1.
 
     Every rank calls it, with the same arguments. Each repeat begins with `pause` seconds in which nothing is sent, as
     in a compute (a shaper then lets its first burst through at once), and a barrier; one more repeat goes before them,
     unseen. The median over repeats and ranks is returned, the same on every rank.
     """
     address = "127.0.0.1" if len(set(world.hosts)) == 1 else own_address(world.hosts)
-    ranks = times(world, address, nbytes, repeats, neighbours(world, hop), pause=pause, timeout=timeout)
+    ranks = times(world, address, nbytes, repeats, neighbours(world), pause=pause, timeout=timeout)
     return statistics.median(seconds for rank in ranks for seconds in rank)
 
 
-def neighbours(world: World, hop: int = 1) -> list[Peers]:
+def neighbours(world: World, hop: int = 1) -> Rounds:
     """Every round to the rank `hop` places on, and from the one as many places back."""
     return [([(world.rank + hop) % world.size], [(world.rank - hop) % world.size])]
 
 
 def times(
-    world: World,
-    address: str,
-    nbytes: int,
-    repeats: int,
-    rounds: Sequence[Peers],
-    *,
-    pause: float = PAUSE,
-    timeout: float = 60.0,
+    world: World, address: str, nbytes: int, repeats: int, rounds: Rounds, *, pause: float = PAUSE, timeout: float = 60
 ) -> list[list[float]]:
     """The seconds of every repeat of every rank, [rank][repeat], on every rank, which others reach at `address`.
 
@@ -90,13 +82,11 @@ def level(world: World) -> None:
 
 
 @contextlib.contextmanager
-def _connected(
-    world: World, address: str, rounds: Sequence[Peers], timeout: float
-) -> Iterator[tuple[dict[int, socket.socket], dict[int, socket.socket]]]:
+def _connected(world: World, address: str, rounds: Rounds, timeout: float) -> Iterator[tuple[Sockets, Sockets]]:
     """A connection to every rank that is sent to, and one from every rank that is received from."""
     sources = {peer for _, into in rounds for peer in into}
-    outwards: dict[int, socket.socket] = {}
-    inwards: dict[int, socket.socket] = {}
+    outwards: Sockets = {}
+    inwards: Sockets = {}
     with contextlib.ExitStack() as open_sockets:
         listener = open_sockets.enter_context(socket.create_server(("", 0), backlog=world.size))
         listener.settimeout(timeout)
@@ -143,8 +133,7 @@ def _exchange(going: dict[socket.socket, memoryview], coming: dict[socket.socket
     return time.perf_counter() - began
 
 
-LONGEST = 8
-"""The most rounds of a graph: each takes a pause and a transfer, and a connection to each of its peers."""
+LONGEST = 8  # the most rounds of a graph: each takes a pause and a transfer, and a connection to each of its peers
 
 
 def over_graph(world: World, graph: Topology, nbytes: int, pause: float, timeout: float) -> dict[str, float] | None:

@@ -11,8 +11,7 @@ from typing import NamedTuple
 from gossip import UsageError
 from gossip.launching.cores import bound
 
-END = 30.0
-"""Seconds that a launcher which is asked to end has for its ranks."""
+END = 30.0  # seconds that a launcher which is asked to end has for its ranks
 
 
 class Outcome(NamedTuple):

@@ -31,12 +31,10 @@ MOST = 250  # hosts, as many as the last byte of an address numbers
 PATIENCE = 10.0  # seconds for processes that were killed to end
 SLOWEST = 1e6  # bit/s: below, the shaper's least burst would last longer than half a second
 
+# Of every host. Reno fills the link; what kernels have instead may probe the shaper for its rate and stay below it. A
+# connection that has rested, while ranks compute, does not begin slowly again: on these slow links that would take 5 or
+# 10 ms in some rounds and none in others.
 TCP = {"tcp_congestion_control": "reno", "tcp_slow_start_after_idle": "0"}
-"""Of every host. Reno fills the link; what kernels have instead may probe the shaper for its rate and stay below it.
-
-A connection that has rested, while ranks compute, does not begin slowly again. These links are slow, so a slow start
-would take 5 or 10 ms in some rounds and none in others.
-"""
 
 # Open MPI refuses connections between hosts of one name, and Gloo looks its own name up: so each host has a name, and
 # a table of all names. Shared memory is the run's own, so that segments of ranks that were killed go with it. These
@@ -52,6 +50,8 @@ exec nsenter --net={namespaces}-"$name" --uts={folder}/"$name" unshare --mount -
 
 class ClusterError(RuntimeError):
     """The hosts could not be made, or did what hosts must not do."""
+
+    code = 1  # the exit code of the command
 
 
 class Host(NamedTuple):

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 
 GRACE = 5.0  # seconds between asking processes to end and killing them
-
 TIMED_OUT = 124  # as timeout(1) says it
 
+Processes = Sequence[subprocess.Popen[bytes]]
 Appointment = tuple[float, Callable[[], object]]  # seconds from now, and what is done then
 
 
@@ -66,10 +66,7 @@ class Signals:
 
 
 def watch(
-    processes: Sequence[subprocess.Popen[bytes]],
-    signals: Signals,
-    timeout: float | None = None,
-    appointments: Sequence[Appointment] = (),
+    processes: Processes, signals: Signals, timeout: float | None = None, appointments: Sequence[Appointment] = ()
 ) -> int:
     """Wait until all processes have ended or one has failed; end the others; return the exit code.
 
@@ -96,7 +93,7 @@ def watch(
         end(processes)
 
 
-def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def end(processes: Processes) -> None:
     """Ask the sessions of these processes to end, and kill those that do not."""
     for process in processes:
         if process.poll() is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..cluster import line
 from ..shared import record
 from ..shared.methods import Method, Trained
 from ..shared.statistics import summary
-from .models import Vector
+from .models import Compute, Vector
 
 COUNTERS = {
     "waits": "seconds_exposed",
@@ -98,16 +98,9 @@ def build(method: Method, world: World, nbytes: int) -> Trained:
 
 
 def measure(
-    optimizer: Any,
-    world: World,
-    compute: Callable[[], object],
-    steps: int,
-    warmup: int,
-    *,
-    level: bool,
-    watch: Callable[[], object] | None = None,
+    trained: Any, world: World, compute: Compute, steps: int, warmup: int, *, level: bool, watch: Compute | None = None
 ) -> Updates:
-    """Time `steps` updates of compute and step, after `warmup` of them; a peer may stand in for the optimizer.
+    """Time `steps` updates of compute and step, after `warmup` of them; `trained` is an optimizer or a peer.
 
     With `level` a barrier, which is not timed, stands between compute and step: a blocking method then waits for its
     transfer alone, and not for peers whose compute took longer. Where messages travel during the compute there must be
@@ -124,18 +117,18 @@ def measure(
         if level:
             line.level(world)
         levelled = time.perf_counter()
-        optimizer.step()
+        trained.step()
         synchronise(world)
         ended = time.perf_counter()
         if number >= 0:
             updates.seconds.append(ended - levelled + computed - began)
             updates.computing.append(computed - began)
             for name, counter in COUNTERS.items():
-                getattr(updates, name).append(getattr(optimizer.stats.last, counter))
+                getattr(updates, name).append(getattr(trained.stats.last, counter))
         elif watch is not None:
             watch()
     updates.threads = time.process_time() - time.thread_time() - busy
-    optimizer.settle()
+    trained.settle()
     return updates
 
 

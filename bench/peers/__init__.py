@@ -8,8 +8,7 @@ word. The room imports `bench.shared` and `bench.measuring`.
 from . import decent_dp, fairscale, torch_own, torchft
 from .peer import Peer
 
-YARDSTICK = "torch-allreduce"
-"""Measured in every run, last."""
+YARDSTICK = "torch-allreduce"  # measured in every run, last
 
 PEERS = {
     YARDSTICK: torch_own.ALL_REDUCE,

@@ -104,8 +104,7 @@ class Running:
         return optimizer
 
 
-UNTOLD = ("merging", "messages_sent", "messages_received")
-"""Figures that no peer tells and no arithmetic gives."""
+UNTOLD = ("merging", "messages_sent", "messages_received")  # figures that no peer tells and no arithmetic gives
 
 
 class Peer(NamedTuple):

@@ -14,8 +14,7 @@ from .peer import UNTOLD, Passes, Peer, Running
 
 BUCKETS = 4
 """DDP's default of 25 MB makes about so many of a ResNet-50's 102.4 MB, whose time the default sizes stand for."""
-PRIMING = 2
-"""Passes after which DDP has arranged its buckets by the order in which gradients arrive."""
+PRIMING = 2  # passes after which DDP has arranged its buckets by the order in which gradients arrive
 
 
 class AllReduce(Running):
@@ -102,34 +101,22 @@ class PostLocalSgd(Running):
         return self.ring if number % self._period == 0 else 0
 
 
-ALL_REDUCE = Peer(
-    "torch all-reduce",
-    AllReduce,
-    "trains nothing: one blocking all-reduce of the same bytes after the same compute; bytes, by arithmetic, are a "
-    "ring's.",
-    unknown=(),
-    trains=False,
-)
+BYTES = "bytes, by arithmetic, are a ring's."
+ONCE = f"trains nothing: one blocking all-reduce of the same bytes after the same compute; {BYTES}"
+ALL_REDUCE = Peer("torch all-reduce", AllReduce, ONCE, unknown=(), trains=False)
 DDP = Peer(
-    "DDP",
-    Ddp,
+    "DDP", Ddp,
     "all compute is slept before one backward pass that fills all gradients at once, so that nothing overlaps: what "
-    "DDP costs where it hides nothing; gradients are views of its buckets of 25 MB; bytes, by arithmetic, are a "
-    "ring's.",
-)
+    f"DDP costs where it hides nothing; gradients are views of its buckets of 25 MB; {BYTES}",
+)  # fmt: skip
 OVERLAP = Peer(
-    "DDP, overlapped",
-    DdpOverlap,
-    f"a third of the compute is slept in forward and the rest layer by layer in backward, with {BUCKETS} buckets, so "
-    "that buckets travel while earlier layers compute, as DDP is made for; its waits are inside what is given as its "
-    "compute, and no barrier stands before them; bytes, by arithmetic, are a ring's.",
-    blocking=False,
-    unknown=(*UNTOLD, "in_flight"),
-)
+    "DDP, overlapped", DdpOverlap, blocking=False, unknown=(*UNTOLD, "in_flight"),
+    limits=f"a third of the compute is slept in forward and the rest layer by layer in backward, with {BUCKETS} "
+    "buckets, so that buckets travel while earlier layers compute, as DDP is made for; its waits are inside what is "
+    f"given as its compute, and no barrier stands before them; {BYTES}",
+)  # fmt: skip
 POST_LOCAL_SGD = Peer(
-    "torch post-local SGD",
-    PostLocalSgd,
-    "plain averages of the parameters, without slow momentum and without warm-up; they block, and parameters without a "
-    "gradient are left out of them; bytes, by arithmetic, are a ring's.",
-    periodic=True,
-)
+    "torch post-local SGD", PostLocalSgd, periodic=True,
+    limits="plain averages of the parameters, without slow momentum and without warm-up; they block, and parameters "
+    f"without a gradient are left out of them; {BYTES}",
+)  # fmt: skip

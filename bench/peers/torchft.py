@@ -43,27 +43,15 @@ class TorchFtLocalSgd(Running):
         self._store = dist.TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=deadline)
         self._ranks = ProcessGroupGloo(timeout=deadline)
         self.manager = Manager(
-            self._ranks,
-            load_state_dict=lambda _: None,
-            state_dict=dict,
-            min_replica_size=world.size,
+            self._ranks, load_state_dict=lambda _: None, state_dict=dict, min_replica_size=world.size,
             # DiLoCo wants it so, and nothing is to be gained where the average follows at once.
-            use_async_quorum=False,
-            timeout=deadline,
-            quorum_timeout=deadline,
-            connect_timeout=deadline,
+            use_async_quorum=False, timeout=deadline, quorum_timeout=deadline, connect_timeout=deadline,
             # An average that failed is an error, where it would go on without and be fast.
-            max_retries=0,
-            rank=0,
-            world_size=1,
-            store_addr=address,
-            store_port=self._store.port,
-            lighthouse_addr=str(record.gather(world, own)[0]),
-            replica_id=f"rank_{world.rank}",
-            hostname=address,
+            max_retries=0, rank=0, world_size=1, store_addr=address, store_port=self._store.port, hostname=address,
+            lighthouse_addr=str(record.gather(world, own)[0]), replica_id=f"rank_{world.rank}",
             # All ranks begin with the same parameters.
             init_sync=False,
-        )
+        )  # fmt: skip
         self._optimizer = self.clocked(task.module)
         self._outer = self.wrapped(task)
         self._outer.__enter__()
@@ -112,15 +100,7 @@ LIMITS = (
     "this is counted as waiting, but not its bytes; tensors are reduced one by one, as is its default; bytes, by "
     "arithmetic, are a ring's."
 )
-PEER = Peer(
-    "torchft Local SGD",
-    TorchFtLocalSgd,
-    LIMITS.format("blocking averages of the parameters without slow momentum"),
-    package="torchft",
-    periodic=True,
-)
-DILOCO = PEER._replace(
-    title="torchft DiLoCo",
-    build=TorchFtDiLoCo,
-    limits=LIMITS.format("blocking outer steps of one fragment, with Nesterov momentum (0.9) and rate 0.7"),
-)
+LOCAL = LIMITS.format("blocking averages of the parameters without slow momentum")
+OUTER = LIMITS.format("blocking outer steps of one fragment, with Nesterov momentum (0.9) and rate 0.7")
+PEER = Peer("torchft Local SGD", TorchFtLocalSgd, LOCAL, package="torchft", periodic=True)
+DILOCO = PEER._replace(title="torchft DiLoCo", build=TorchFtDiLoCo, limits=OUTER)

@@ -34,8 +34,7 @@ OUTERS = {
     "eighths": "-SlowMo-eighths",
 }
 STREAMING = ("streaming", "eighths")
-SLOW = ("slowmo", "noaverage", *STREAMING)
-"""Outer steps with slow momentum."""
+SLOW = ("slowmo", "noaverage", *STREAMING)  # outer steps with slow momentum
 
 
 class Traffic(NamedTuple):
@@ -172,14 +171,11 @@ class Method:
 
 
 class Unweighted(Composite):
-    """Gossip that takes every rank's weight for 1 at all times: what is wrong without push-sum.
-
-        z_i <- Σ_j P[i,j] z_j / Σ_j P[i,j]
+    """Gossip that takes every rank's weight for 1: z_i <- Σ_j P[i,j] z_j / Σ_j P[i,j], which is wrong without push-sum.
 
     Rows of this matrix sum to 1 and columns need not. So ranks agree, but each round moves the mean, and ranks with
-    many out-peers count for more. Where P is doubly stochastic it is push-sum itself.
-
-    Source: Assran et al., ICML 2019, arXiv 1811.10792, section 2.
+    many out-peers count for more (Assran et al., ICML 2019, arXiv 1811.10792, section 2). Where P is doubly stochastic
+    it is push-sum itself.
     """
 
     def describe(self) -> str:

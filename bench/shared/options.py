@@ -30,31 +30,21 @@ def _whole(text: str, least: int) -> int:
     return int(text)
 
 
-count, natural = functools.partial(_whole, least=1), functools.partial(_whole, least=0)
-
-
-def positive(text: str) -> float:
-    """A finite number above 0."""
-    if (number := _number(text)) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
-    return number
-
-
-def seconds(text: str) -> float:
-    """A finite number of at least 0."""
-    if (number := _number(text)) < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} seconds are less than none")
-    return number
-
-
-def _number(text: str) -> float:
+def _number(text: str, least: float, fault: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text!r} {fault}")
     return number
+
+
+count, natural = functools.partial(_whole, least=1), functools.partial(_whole, least=0)
+positive = functools.partial(_number, least=math.ulp(0), fault="is not above 0")  # ulp(0): the least number
+seconds = functools.partial(_number, least=0, fault="seconds are less than none")
 
 
 def size(text: str) -> int:
@@ -145,9 +135,8 @@ def check_files(given: argparse.Namespace, launcher: Launcher) -> None:
     """Settle the paths that `add_files` asks for, and make room for the files."""
     given.out = given.out or (given.json.parent if given.json else Path("out"))
     given.json = given.json or given.out / f"{given.command}.json"
-    check_writable(given.json, launcher)
-    for ending in ("csv", "md", "png"):
-        check_writable(beside(given, ending), launcher)
+    for file in (given.json, *(beside(given, ending) for ending in ("csv", "md", "png"))):
+        check_writable(file, launcher)
 
 
 def beside(given: argparse.Namespace, ending: str) -> Path:
@@ -159,9 +148,8 @@ def check_batch(given: argparse.Namespace, launcher: Launcher) -> None:
     """Refuse a batch of more images than a rank has."""
     shard = digits.TRAINING // launcher.size
     if given.batch > shard:
-        raise UsageError(
-            f"--batch {given.batch} is more than the {shard} images that each of {launcher.size} ranks has"
-        )
+        more = f"is more than the {shard} images that each of {launcher.size} ranks has"
+        raise UsageError(f"--batch {given.batch} {more}")
 
 
 def check_graph(spec: str, size: int | None = None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..shared import screen
 from ..shared.pictures import Bar, Bars, Panel, Row
 from . import judging
-from .columns import GOSSIP, Part
+from .columns import Part, over
 from .matrix import Result, title
 
 # Of Okabe and Ito, told apart by the colour-blind and by their lightness.
@@ -25,16 +25,11 @@ def draw(path: Path, parts: Sequence[Part], heading: str) -> None:
 
 
 def spans(result: Result) -> tuple[float, float, float]:
-    """Seconds of compute (all but what is exposed), exposed, hidden; an unmeasured base is taken to be the compute.
-
-    >>> waited = {"waits": {"median": 0.25}, "exposed": 0.5, "in_flight": 2.0}
-    >>> spans({"seconds": {"median": 3.0}, "computing": {"median": 2.25}, **waited})
-    (2.5, 0.5, 1.5)
-    """
+    """Seconds of compute (all but what is exposed), exposed, hidden; an unmeasured base is taken to be the compute."""
     total, waits = float(result["seconds"]["median"]), float(result["waits"]["median"])
-    beyond = judging.exposed(result)
+    told = result["exposed"] is not None and not judging.crowded(result)
     # Some wait while they compute.
-    exposed = max(waits, total - float(result["computing"]["median"])) if beyond is None else beyond
+    exposed = max(0.0, result["exposed"]) if told else max(waits, total - float(result["computing"]["median"]))
     return total - exposed, exposed, max(0.0, float(result["in_flight"] or 0.0) - max(exposed, waits))
 
 
@@ -54,8 +49,7 @@ def _panel(part: Part) -> Panel:
             name, beyond, share = f"{name} ({judging.CROWDED})", "-", "-"
         elif result["hidden"] is not None:
             share = f"{result['hidden'] * 100:.0f} %"
-        name += f", {result['topology']}" if several and result["algorithm"] in GOSSIP else ""
-        rows.append(Row(name, bars, (screen.ms(result["seconds"]["median"]), beyond, share)))
+        rows.append(Row(name + over(result, several), bars, (screen.ms(result["seconds"]["median"]), beyond, share)))
     line = part.results[0]["line"]
     base = next((result["seconds"]["median"] for result in part.results if result["algorithm"] == "none"), None)
     return Panel(part.title, rows, mark=base + line if line and base else None)

@@ -26,16 +26,16 @@ class Column(NamedTuple):
     usual: bool = False
 
 
-def _find(result: Result, path: str) -> Any:
-    """`result["a"]["b"]` for "a.b"; None where one of them is None or missing."""
-    found: Any = result
-    for name in path.split("."):
-        found = None if found is None else found.get(name)
-    return found
-
-
 def _cell(path: str, text: Callable[[float], str] = screen.ms) -> Callable[[Result], str]:
-    return lambda result: "" if (value := _find(result, path)) is None else text(value)
+    """The cell of `result["a"]["b"]` for "a.b"; empty where one of them is None or missing."""
+
+    def cell(result: Result) -> str:
+        found: Any = result
+        for name in path.split("."):
+            found = None if found is None else found.get(name)
+        return "" if found is None else text(found)
+
+    return cell
 
 
 def _judged(path: str, text: Callable[[float], str]) -> Callable[[Result], str]:
@@ -49,28 +49,18 @@ def _messages(result: Result) -> str:
     return "" if sent is None else f"{sent:.3g} / {received:.3g}"
 
 
+_SLOWEST = _cell("slowest.seconds.median")
+EXPOSED = "update less that of `no communication`, 0 where it is no more"
+HIDDEN = "the part of the time in flight that is neither exposed nor waits"
+STEADY = "the line for a message right behind another, as of OSGP with less compute"
 COLUMNS = (
     Column("update", _cell("seconds.median"), "of blocking methods, from a barrier before step()", usual=True),
     Column("p10 - p90", lambda r: f"{screen.ms(r['seconds']['p10'])} - {screen.ms(r['seconds']['p90'])}"),
-    Column(
-        "slowest",
-        lambda r: f"{screen.ms(r['slowest']['seconds']['median'])} ({r['slowest']['rank']})",
-        "update of that rank (which)",
-    ),
+    Column("slowest", lambda r: f"{_SLOWEST(r)} ({r['slowest']['rank']})", "update of that rank (which)"),
     Column("free", _cell("free.seconds.median"), "without that barrier, means over τ"),
     Column("compute", _cell("computing.median")),
-    Column(
-        "exposed",
-        _judged("exposed", judging.never_below_zero),
-        "update less that of `no communication`, 0 where it is no more",
-        usual=True,
-    ),
-    Column(
-        "hidden",
-        _judged("hidden", lambda share: f"{share * 100:.0f} %"),
-        "the part of the time in flight that is neither exposed nor waits",
-        usual=True,
-    ),
+    Column("exposed", _judged("exposed", judging.never_below_zero), EXPOSED, usual=True),
+    Column("hidden", _judged("hidden", lambda share: f"{share * 100:.0f} %"), HIDDEN, usual=True),
     Column("waits", _cell("waits.median"), "blocked in the step"),
     Column("in flight", _cell("in_flight"), "from posting to arrival"),
     Column("merging", _cell("merging")),
@@ -79,26 +69,19 @@ COLUMNS = (
     Column("messages", _messages, "sent / received by a rank in an update"),
     Column("consensus", _cell("consensus", "{:.1e}".format), "rms over ranks of ‖z_i - mean‖ / ‖mean‖, mean over τ"),
 )
-SPARED = (
-    *("no pause", "messages", "received", "waits", "free", "slowest", "merging", "compute", "consensus", "p10 - p90"),
-    *("in flight", "line", "sent"),
-)
+SPARED = ["no pause", "messages", "received", "waits", "free", "slowest", "merging", "compute", "consensus"]
+SPARED += ["p10 - p90", "in flight", "line", "sent"]
 """The columns that a narrow screen leaves out, in this order; the files hold everything."""
-MOST_RANKS = 16
-"""So many stand side by side in Markdown; the JSON has all."""
+MOST_RANKS = 16  # so many stand side by side in Markdown; the JSON has all
 GRAPH = Column("graph", lambda r: str(r["topology"]) if r["algorithm"] in GOSSIP else "", usual=True)
 NOTE = Column(
-    "note",
-    lambda r: judging.CROWDED if judging.crowded(r) else "",
-    f"{judging.CROWDED} where the compute took over {round(judging.MOST * 100 - 100)} % longer than was asked or than "
-    "without communication, as ranks took the cores from one another; so nothing can be said of the messages",
-    usual=True,
-)
+    "note", lambda r: judging.CROWDED if judging.crowded(r) else "", usual=True,
+    means=f"{judging.CROWDED} where the compute took over {round(judging.MOST * 100 - 100)} % longer than was asked or "
+    "than without communication, as ranks took the cores from one another; so nothing can be said of the messages",
+)  # fmt: skip
 LINES = (
     Column("line", _cell("line"), "raw sockets that move a round's bytes over its hops after a pause", usual=True),
-    Column(
-        "no pause", _cell("line_steady"), "the line for a message right behind another, as of OSGP with less compute"
-    ),
+    Column("no pause", _cell("line_steady"), STEADY),
     Column("x line", _judged("over_line", lambda lines: f"{max(lines, 0):.3f}"), "exposed, in lines", usual=True),
 )
 
@@ -122,6 +105,11 @@ def parts(results: Sequence[Result]) -> list[Part]:
         Part(f"{screen.size(nbytes)} of parameters, {screen.ms(compute)} ms of compute" + graph, each)
         for (nbytes, compute), each in found.items()
     ]
+
+
+def over(result: Result, several: bool) -> str:
+    """The graph of a result, behind its name, where there are `several` and it uses one."""
+    return f", {result['topology']}" if several and result["algorithm"] in GOSSIP else ""
 
 
 def legend(shown: Sequence[Column]) -> str:
@@ -188,11 +176,9 @@ def by_rank(part: Part) -> list[str]:
     several = GRAPH in columns(part.results)
     rows = []
     for result, ranks in zip(part.results, means, strict=True):
-        graph = f", {result['topology']}" if several and result["algorithm"] in GOSSIP else ""
-        cells = [title(result["algorithm"]) + graph]
+        rows.append([title(result["algorithm"]) + over(result, several)])
         for rank in shown:
             bold = "**" if ranks[rank] == max(ranks) else ""
-            cells.append(f"{screen.ms(result['by_rank'][rank])} / {bold}{screen.ms(ranks[rank])}{bold}")
-        rows.append(cells)
+            rows[-1].append(f"{screen.ms(result['by_rank'][rank])} / {bold}{screen.ms(ranks[rank])}{bold}")
     heads = ["algorithm", *(f"rank {rank}" for rank in shown)]
     return [f"Update {which}, median / mean; the slowest mean of a line is bold:", tables.markdown(heads, rows)]
