@@ -1,8 +1,5 @@
 """The line: raw sockets move bytes from every rank to the next, all at once, and nothing else is done.
 
-    with gossip.init() as world:
-        seconds = line.measure(world, 1_024_000)
-
 Where several ranks share a host and its link, ask for the line between hosts: `line.measure(world.across, ...)`.
 """
 
@@ -25,7 +22,7 @@ from ..shared.statistics import summary
 
 REPEATS = 7
 PAUSE = 0.1  # seconds
-
+LONGEST = 8  # the most rounds of a graph: each takes a pause and a transfer, and a connection to each of its peers
 Rounds = Sequence[tuple[Collection[int], Collection[int]]]
 """The ranks that this rank sends to in each round, and those that it receives from."""
 Sockets = dict[int, socket.socket]
@@ -53,8 +50,7 @@ def times(
 ) -> list[list[float]]:
     """The seconds of every repeat of every rank, [rank][repeat], on every rank, which others reach at `address`.
 
-    The repeats walk through `rounds`, in each of which `nbytes` go to every peer; once through, and at least one
-    round, goes before them, unseen.
+    The repeats walk through `rounds`, in each of which `nbytes` go to every peer; once through goes before, unseen.
     """
     with _connected(world, address, rounds, timeout) as (outwards, inwards):
         data, room = memoryview(bytes(nbytes)), memoryview(bytearray(nbytes))
@@ -68,10 +64,8 @@ def times(
             try:
                 took.append(_exchange(going, coming, timeout))
             except TimeoutError as error:
-                raise TimeoutError(
-                    f"between rank {world.rank} and ranks {sorted({*targets, *sources})} nothing moved for "
-                    f"{timeout:g} s: is a link cut?"
-                ) from error
+                between = f"between rank {world.rank} and ranks {sorted({*targets, *sources})}"
+                raise TimeoutError(f"{between} nothing moved for {timeout:g} s: is a link cut?") from error
         return [each[len(rounds) :] for each in record.gather(world, took)]
 
 
@@ -133,27 +127,20 @@ def _exchange(going: dict[socket.socket, memoryview], coming: dict[socket.socket
     return time.perf_counter() - began
 
 
-LONGEST = 8  # the most rounds of a graph: each takes a pause and a transfer, and a connection to each of its peers
-
-
 def over_graph(world: World, graph: Topology, nbytes: int, pause: float, timeout: float) -> dict[str, float] | None:
-    """Of `nbytes` over the hops of `graph`, now, over all ranks and repeats.
+    """Of `nbytes` over the hops of `graph`, now, over all ranks and repeats; None where links carry unequal loads.
 
-    None where all ranks share a host, and where hosts have unequal numbers of them: links then carry unequal loads.
-
-    The pause before each repeat is as long as a compute: a connection that was idle may begin anew, slowly, where the
-    hosts are not those of `bench cluster`. Ranks that share a host send side by side, so there every host sends to the
-    next: the link's time for all of them is the time of each.
+    These are one host alone, and hosts with unequal numbers of ranks. The pause before each repeat is as long as a
+    compute: a connection that was idle may begin anew, slowly, where the hosts are not those of `bench cluster`. Ranks
+    that share a host send side by side, so there every host sends to the next: the link's time is the time of each.
     """
     hosts = Counter(world.hosts)
     if len(hosts) == 1 or len(set(hosts.values())) > 1:
         return None
     ranks = world.across
-    if ranks.size < world.size:
-        rounds = neighbours(ranks)
-    else:  # a period of the graph, as far as it is short enough to be walked through
-        turns = [graph.turn(world.rank, number) for number in range(min(graph.period or LONGEST, LONGEST))]
-        rounds = [(turn.sends, turn.receives) for turn in turns]
+    # A period of the graph, as far as it is short enough to be walked through.
+    turns = [graph.turn(world.rank, number) for number in range(min(graph.period or LONGEST, LONGEST))]
+    rounds = neighbours(ranks) if ranks.size < world.size else [(turn.sends, turn.receives) for turn in turns]
     repeats = max(REPEATS, 2 * len(rounds))
     took = times(ranks, own_address(ranks.hosts), nbytes, repeats, rounds, pause=max(pause, PAUSE), timeout=timeout)
     everywhere = record.gather(world, [each for repeats in took for each in repeats])

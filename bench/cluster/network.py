@@ -26,7 +26,6 @@ RUN = Path("/run")
 NAMESPACES = RUN / "netns"
 PREFIX = "gossip-bench-"
 SWITCH = "switch"
-
 MOST = 250  # hosts, as many as the last byte of an address numbers
 PATIENCE = 10.0  # seconds for processes that were killed to end
 SLOWEST = 1e6  # bit/s: below, the shaper's least burst would last longer than half a second
@@ -114,9 +113,7 @@ def network(rates: Sequence[float]) -> Iterator[Network]:
 def clean() -> list[str]:
     """Remove what runs left behind that were killed, and return their names. Runs that live are left alone."""
     found = []
-    for folder in sorted(RUN.glob(f"{PREFIX}*")):
-        if not folder.name.removeprefix(PREFIX).isdecimal():
-            continue
+    for folder in (each for each in sorted(RUN.glob(f"{PREFIX}*")) if each.name.removeprefix(PREFIX).isdecimal()):
         with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(folder):
             _remove(folder)
             found.append(folder.name)
@@ -157,9 +154,8 @@ def _make(made: Network) -> None:
         # And as a socket that listens for both families sees it.
         table += [f"{host.address} {host.name}", f"::ffff:{host.address} {host.name}"]
     (made.folder / "hosts").write_text("\n".join(table) + "\n")
-    shared = made.folder / "shm"
-    shared.mkdir()
-    _do("mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", str(shared))
+    (made.folder / "shm").mkdir()
+    _do("mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", str(made.folder / "shm"))
     _do("ip", "netns", "add", switch)
     _do("ip", "-n", switch, "link", "add", "switch", "type", "bridge")
     _do("ip", "-n", switch, "link", "set", "switch", "up")

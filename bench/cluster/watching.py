@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 
 GRACE = 5.0  # seconds between asking processes to end and killing them
 TIMED_OUT = 124  # as timeout(1) says it
-
 Processes = Sequence[subprocess.Popen[bytes]]
 Appointment = tuple[float, Callable[[], object]]  # seconds from now, and what is done then
 
@@ -37,9 +36,8 @@ class Signals:
         self._ear, self._mouth = socket.socketpair()
         self._ear.setblocking(False)
         self._mouth.setblocking(False)
-        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGCHLD]
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
-            numbers.append(signal.SIGHUP)
+        hangup = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]  # ignored under nohup
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, *hangup]
         self._before = {number: signal.signal(number, self._note) for number in numbers}
         self._wakeup = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
         return self

@@ -39,7 +39,6 @@ from .training import TASKS
 PARTS = ("merge", "contract", "steps")
 SIZES = (25_557_032, 124_439_808)  # parameters of the two networks
 LEAST, MOST = 0.85, 1.02  # the bars: of the bandwidth of a copy, for a merge; times the bare step, for OSGP's
-
 MERGING = ("values", "copy", "wire", "messages", "merge", "of the copy", "torch without the kernel")
 STEPS = (
     *("network", "wire", "sent a step", "bare", "OSGP", f"ratio (bar: {MOST})", "host blocked"),
@@ -159,11 +158,9 @@ def _measure(given: argparse.Namespace, console: Console) -> dict[str, Any]:
 def markdown(found: dict[str, Any], facts: dict[str, Any]) -> str:
     """Tables, with the bars that each figure is held against."""
     machine, versions = facts["machine"], facts["versions"]
-    paragraphs = [
-        f"# {machine['gpu']}",
-        f"`{facts['command']}`, {facts['date']}, torch {versions['torch']}, Python {versions['python']}, "
-        f"{machine['cores']} cores of {machine['processor']}.",
-    ]
+    cores = f"{machine['cores']} cores of {machine['processor']}"
+    software = f"torch {versions['torch']}, Python {versions['python']}"
+    paragraphs = [f"# {machine['gpu']}", f"`{facts['command']}`, {facts['date']}, {software}, {cores}."]
     if found["merging"]:
         rows = [_merge(size, merge) for size in found["merging"] for merge in size["merges"]]
         paragraphs += [f"## Merging (bar: {LEAST} of a copy)", tables.markdown(MERGING, rows)]

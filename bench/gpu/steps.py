@@ -18,10 +18,11 @@ from topologies import exponential
 
 from .training import TASKS
 
-WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
-"""Calls in which a host waits for a GPU. A copy that does so calls the first of them."""
-
+WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")  # a copy calls the first of them
 PROFILED = 4  # steps that are looked at for such calls
+ROUNDS = 40
+CASES: tuple[tuple[str | None, int], ...] = ((None, 1), (None, 2), ("bfloat16", 1), ("int8", 1))
+"""Wire, and messages merged at once."""
 
 
 def compare(world: World, name: str, wire: str | None, windows: int, steps: int) -> dict[str, Any]:
@@ -93,16 +94,8 @@ def _waits(step: Callable[[], object], osgp: gossip.GossipOptimizer) -> Counter[
     return found
 
 
-ROUNDS = 40
-CASES: tuple[tuple[str | None, int], ...] = ((None, 1), (None, 2), ("bfloat16", 1), ("int8", 1))
-"""Wire, and messages merged at once."""
-
-
 def bandwidths(elements: int, device: torch.device) -> dict[str, Any]:
-    """Bytes a second: of a copy, and of each merge into `elements` float32 values, bytes read and written counted.
-
-    A message is read once, and the values are read and written once; `torch` is the same without the kernel.
-    """
+    """Bytes read and written a second by a copy of float32 values, and by each merge with (rate) and without kernel."""
     generator = torch.Generator(device).manual_seed(0)
     z, other = (torch.randn(elements, device=device, generator=generator) for _ in range(2))
     found: dict[str, Any] = {"elements": elements, "merges": []}

@@ -13,6 +13,7 @@ from torch.nn.functional import mse_loss
 from gossip import World
 
 Compute = Callable[[], object]
+BATCH = 16
 
 
 def sleeping(seconds: float) -> Compute:
@@ -33,14 +34,7 @@ def multiplying(times: int) -> Compute:
 
 def interpreting(times: int) -> Compute:
     """Pure Python, which never lets go of the interpreter lock by itself."""
-
-    def compute() -> int:
-        total = 0
-        for number in range(times):
-            total += number & 7
-        return total
-
-    return compute
+    return lambda: sum(number & 7 for number in range(times))
 
 
 KINDS: dict[str, Callable[[int], Compute]] = {"torch": multiplying, "python": interpreting}
@@ -52,9 +46,6 @@ def times_for(kind: str, seconds: float) -> int:
     trial = KINDS[kind](TRIAL[kind])
     trial()
     return max(1, round(TRIAL[kind] * seconds / min(timeit.repeat(trial, number=1, repeat=5))))
-
-
-BATCH = 16
 
 
 class Task(NamedTuple):

@@ -1,8 +1,7 @@
 """Peers: other libraries with the same purpose, driven through the same loop and measured in the same run.
 
-Each file holds one library, written from its public behaviour. It imports the library when a peer is built, and says
-the limits of its rows. Their packages are the extra `peers` in setup.cfg; what is not installed is left out with a
-word. The room imports `bench.shared` and `bench.measuring`.
+Each file holds one library, which it imports when a peer is built, and the limits of its rows. Their packages are the
+extra `peers` in setup.cfg; what is not installed is left out with a word. It imports `bench.shared`, `bench.measuring`.
 """
 
 from . import decent_dp, fairscale, torch_own, torchft

@@ -20,12 +20,15 @@ from gossip.transports.torch.rendezvous import connect
 from ..measuring.loop import sgd
 from ..measuring.models import Task
 
+UNTOLD = ("merging", "messages_sent", "messages_received")  # figures that no peer tells and no arithmetic gives
+FORWARD = 1 / 3  # of a pass is its forward: the backward of a layer is two products where the forward is one
+
 
 class Running:
     """A peer at work: `compute`, `step`, and `stats` of the last step, for `bench.measuring.loop.measure`.
 
-    `compute` and `step` change the parameters of `module`; it is None where nothing is trained. A step is blocked for
-    the time beyond the steps of the optimizer inside it.
+    Both change the parameters of `module`, which is None where nothing is trained. A step is blocked for the time
+    beyond the steps of the optimizer inside it.
     """
 
     _optimizer: Optimizer
@@ -104,9 +107,6 @@ class Running:
         return optimizer
 
 
-UNTOLD = ("merging", "messages_sent", "messages_received")  # figures that no peer tells and no arithmetic gives
-
-
 class Peer(NamedTuple):
     """A library that is measured beside our own methods; `periodic`, `blocking` and `gossips` as in `Method`."""
 
@@ -140,15 +140,10 @@ class Peer(NamedTuple):
         return importlib.metadata.version(self.package or "torch")
 
 
-FORWARD = 1 / 3
-"""Share of a pass that its forward takes: the backward of a layer is two products where the forward is one."""
-
-
 class Passes(nn.Module):
     """A chain of layers, one for each parameter, whose passes take `seconds` and leave the gradients that stood there.
 
-    The last layer's gradient is there first, as in a network. Nothing is copied: a gradient is the same memory in every
-    pass, so that filling it costs next to nothing beside what is measured.
+    The last layer's gradient is there first, as in a network. A gradient is the same memory in every pass: no copies.
     """
 
     def __init__(self, module: nn.Module, seconds: float = 0.0) -> None:

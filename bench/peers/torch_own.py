@@ -35,10 +35,7 @@ class AllReduce(Running):
 
 
 class Ddp(Running):
-    """The compute is slept, then one backward pass fills all gradients at once and all-reduces them.
-
-    Of the compute, `slept` seconds are inside the passes. `bucket`: megabytes of one; None for DDP's default.
-    """
+    """The compute is slept, `slept` seconds inside the passes; a backward pass all-reduces in buckets of so many MB."""
 
     def __init__(
         self, task: Task, world: World, period: int, timeout: float, slept: float = 0.0, bucket: float | None = None

@@ -16,7 +16,6 @@ from .methods import Trained
 
 IMAGES, TEST = 1797, 359
 TRAINING = IMAGES - TEST
-
 Build = Callable[[torch.optim.Optimizer, World], Trained]
 
 

@@ -159,10 +159,9 @@ class Method:
         return Every(overlap, averager) if overlap > 1 and self.landing is None else averager
 
     def traffic(self, moments: int = 0, collective: str = "own") -> Traffic:
-        """The messages of each update and of every τ-th.
+        """The messages of each update and of every τ-th; `buffers="average"` sends `moments` with each parameter.
 
-        moments: of the base optimizer for each parameter; `buffers="average"` sends them with the parameters. The
-        averages of a streaming outer step hide behind the computing and count as nothing.
+        The averages of a streaming outer step hide behind the computing and count as nothing.
         """
         averages = [1] if self.base in ("ar", "exact") else []
         if self.outer in ("average", "slowmo") or (self.base, self.outer) == ("local", "none"):

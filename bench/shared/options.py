@@ -20,7 +20,6 @@ from . import digits
 
 T = TypeVar("T", int, float, str)
 Parser = argparse.ArgumentParser | argparse._ArgumentGroup
-
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 

@@ -19,10 +19,9 @@ class Summary(NamedTuple):
 
 
 def summary(values: Sequence[float], window: int = 1) -> Summary:
-    """Of the means over windows of `window` values; a last window that is not full is left out.
+    """Of the means over windows of `window` values, without a last one that is not full.
 
-    A method that communicates every τ-th step is judged with window τ: the median over single steps would not see its
-    communication at all.
+    The median over single steps would not see the communication of a method that communicates in every τ-th alone.
     """
     whole = len(values) - len(values) % window
     assert whole > 0, "at least one window"
@@ -34,8 +33,7 @@ def summary(values: Sequence[float], window: int = 1) -> Summary:
 def window(period: int, method: Any) -> int:
     """Updates of a method or peer whose mean is one value: one, where all are alike and begin at a barrier.
 
-    Where something happens in every τ-th update only, τ of them are like the next τ. Without a barrier the wait of one
-    update may spare the next one its own, so that only the mean of many tells.
+    Otherwise τ of them are like the next τ: without a barrier the wait of one may spare the next one its own.
     """
     return period if method.periodic or not method.blocking else 1
 
@@ -66,10 +64,7 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Comparison:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment, in the order given: the k-th smallest of m times m − k + 1, never falling.
-
-    Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics, 1979.
-    """
+    """Holm's adjustment (Scand. J. Statist. 1979), in the given order: the k-th smallest of m times m−k+1, rising."""
     order = np.argsort(p, kind="stable")
     rising = np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1))
     adjusted: list[float] = np.minimum(rising, 1.0)[np.argsort(order)].tolist()

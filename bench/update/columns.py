@@ -1,6 +1,7 @@
-"""The results of `python -m bench update` as a table on the screen and as Markdown."""
+"""The results of `python -m bench update` as a table on the screen, as Markdown and as a picture."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich import box
@@ -9,11 +10,11 @@ from rich.table import Table
 from ..peers import PEERS
 from ..shared import screen, tables
 from ..shared.methods import METHODS
+from ..shared.pictures import Bar, Bars, Panel, Row
 from . import judging
 from .matrix import Result, title
 
 LEGEND = "Times in ms, medians over the updates of all ranks; where something happens every τ-th, of means over τ."
-
 GOSSIP = [name for name, method in METHODS.items() if method.gossips]
 
 
@@ -182,3 +183,46 @@ def by_rank(part: Part) -> list[str]:
             rows[-1].append(f"{screen.ms(result['by_rank'][rank])} / {bold}{screen.ms(ranks[rank])}{bold}")
     heads = ["algorithm", *(f"rank {rank}" for rank in shown)]
     return [f"Update {which}, median / mean; the slowest mean of a line is bold:", tables.markdown(heads, rows)]
+
+
+# Of Okabe and Ito, told apart by the colour-blind and by their lightness.
+GREY, VERMILION, BLUE = "#c9d1d9", "#d55e00", "#0072b2"
+PICTURE = Bars(
+    "Time per update", row=0.4, head=1.02, gap=0.62, right=0.755,
+    columns={"ms": 0.825, "exposed": 0.91, "hidden": 0.985}, bold="ms",
+    colors={GREY: "compute and update", VERMILION: "exposed communication", BLUE: "hidden communication"},
+    mark="compute, then the line alone",
+)  # fmt: skip
+
+
+def draw(path: Path, parts: Sequence[Part], heading: str) -> None:
+    """A panel for each part, a bar for each result: above, the update's time; below, its messages' time in flight."""
+    PICTURE.draw(path, heading, [_panel(part) for part in parts])
+
+
+def spans(result: Result) -> tuple[float, float, float]:
+    """Seconds of compute (all but what is exposed), exposed, hidden; an unmeasured base is taken to be the compute."""
+    total, waits = float(result["seconds"]["median"]), float(result["waits"]["median"])
+    told = result["exposed"] is not None and not judging.crowded(result)
+    # Some wait while they compute.
+    exposed = max(0.0, result["exposed"]) if told else max(waits, total - float(result["computing"]["median"]))
+    return total - exposed, exposed, max(0.0, float(result["in_flight"] or 0.0) - max(exposed, waits))
+
+
+def _panel(part: Part) -> Panel:
+    several = len({result["topology"] for result in part.results}) > 1
+    rows = []
+    for result in part.results:
+        compute, exposed, hidden = spans(result)
+        shown = min(hidden, compute)
+        bars = [Bar(compute, GREY, -0.1, 0.46), Bar(exposed, VERMILION, -0.1, 0.46, start=compute)]
+        bars.append(Bar(shown, BLUE, 0.25, 0.16, start=compute - shown))
+        name, beyond, share = title(result["algorithm"]), screen.ms(exposed) if exposed else "0", ""
+        if judging.crowded(result):
+            name, beyond, share = f"{name} ({judging.CROWDED})", "-", "-"
+        elif result["hidden"] is not None:
+            share = f"{result['hidden'] * 100:.0f} %"
+        rows.append(Row(name + over(result, several), bars, (screen.ms(result["seconds"]["median"]), beyond, share)))
+    line = part.results[0]["line"]
+    base = next((result["seconds"]["median"] for result in part.results if result["algorithm"] == "none"), None)
+    return Panel(part.title, rows, mark=base + line if line and base else None)

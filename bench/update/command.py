@@ -33,7 +33,6 @@ examples
 
 import argparse
 import functools
-from typing import Any
 
 import torch
 
@@ -44,7 +43,7 @@ from ..measuring.models import MODELS
 from ..peers import PEERS
 from ..shared import options, record, screen, tables
 from ..shared.methods import METHODS
-from . import breakdown, columns, judging, matrix
+from . import columns, judging, matrix
 
 DEFAULT = "none,ar,exact,sgp,osgp,local,sgp-slowmo,osgp-slowmo,sgp-noaverage"
 WIDE = 180  # columns of the output without a terminal
@@ -109,9 +108,7 @@ def _check_peers(given: argparse.Namespace, launcher: Launcher) -> None:
     given.algorithms = [name for name in given.algorithms if name not in missing]
     if "none" not in given.algorithms:
         given.left_out.append("exposed and hidden are left out: they are told beside `none`, which --algorithms lacks")
-    for name in given.algorithms:
-        if name not in PEERS or not PEERS[name].trains:
-            continue
+    for name in [name for name in given.algorithms if name in PEERS and PEERS[name].trains]:
         if given.model != "sleep":
             raise UsageError(
                 f"--algorithms {name} is another library's, which is driven by a sleep as compute, not by --model "
@@ -161,19 +158,14 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         console.print(sentence, markup=False)
     for sentence in columns.limits(results):
         console.print(f"- {sentence}", markup=False)
-    record.write(
-        given, launcher, given.json, transport=transport, unit=UNITS, peers=_peers(results), results=[*results, *lines]
-    )
-    tables.write_csv(options.beside(given, "csv"), results)
-    text = columns.markdown(f"Time per update, {ranks}", judged, given.left_out)
-    options.beside(given, "md").write_text(text)
-    breakdown.draw(options.beside(given, "png"), parts, ranks)
-    console.print(f"written to {given.json}, and as .csv, .md and .png to {given.out / given.json.stem}")
-
-
-def _peers(results: list[matrix.Result]) -> dict[str, Any]:
-    peers = {result["algorithm"]: PEERS[result["algorithm"]] for result in results if result["algorithm"] in PEERS}
-    return {
+    seen = {result["algorithm"]: PEERS[result["algorithm"]] for result in results if result["algorithm"] in PEERS}
+    peers = {
         name: {"title": peer.title, "package": peer.package or "torch", "version": peer.version, "limits": peer.limits}
-        for name, peer in peers.items()
+        for name, peer in seen.items()
     }
+    everything = {"transport": transport, "unit": UNITS, "peers": peers, "results": [*results, *lines]}
+    record.write(given, launcher, given.json, **everything)
+    tables.write_csv(options.beside(given, "csv"), results)
+    options.beside(given, "md").write_text(columns.markdown(f"Time per update, {ranks}", judged, given.left_out))
+    columns.draw(options.beside(given, "png"), parts, ranks)
+    console.print(f"written to {given.json}, and as .csv, .md and .png to {given.out / given.json.stem}")

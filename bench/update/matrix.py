@@ -22,9 +22,8 @@ from ..shared.digits import Consensus
 from ..shared.methods import METHODS, Method
 
 Result = dict[str, Any]
-
+KNOWN: dict[str, Method | Peer] = {**METHODS, **PEERS}  # everything that can be measured
 SAMPLE = 65_536  # elements of the model at which the ranks are compared: all of them would take longer than an update
-
 FREE = ("seconds", "computing", "waits", "in_flight", "by_rank", "mean_by_rank")
 """The figures that are kept of the loop without barriers."""
 
@@ -49,9 +48,6 @@ class Cell:
     ranks: list[Updates] = field(default_factory=list)  # the measurements of each rank
     free: list[Updates] = field(default_factory=list)  # and those without barriers
     apart: list[float] = field(default_factory=list)  # the ranks' distances after the last τ updates of each warm-up
-
-
-KNOWN: dict[str, Method | Peer] = {**METHODS, **PEERS}  # everything that can be measured
 
 
 def title(name: str) -> str:

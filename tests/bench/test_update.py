@@ -23,7 +23,7 @@ from bench.peers import YARDSTICK as NAME
 from bench.scale import read
 from bench.shared.digits import Consensus
 from bench.shared.methods import METHODS
-from bench.update import breakdown, columns, judging, matrix
+from bench.update import columns, judging, matrix
 from gossip import UsageError, World
 
 LISTS = tuple(name for name, value in vars(Updates()).items() if isinstance(value, list))
@@ -168,9 +168,9 @@ def test_exposed_is_empty_without_the_loop_of_none() -> None:
     [sgp] = [result("sgp", [1.0, 1.0], 0.25, 1.0) | {"none": None}]
     matrix.compare([sgp], half_a_second)
     assert sgp["exposed"] is sgp["hidden"] is sgp["over_line"] is None
-    assert breakdown.spans({**sgp, "computing": {"median": 0.75}}) == (0.75, 0.25, 0.75)
+    assert columns.spans({**sgp, "computing": {"median": 0.75}}) == (0.75, 0.25, 0.75)
     # A peer that overlaps messages with its own compute waits inside that.
-    assert breakdown.spans({**sgp, "computing": {"median": 1.0}}) == (0.75, 0.25, 0.75)
+    assert columns.spans({**sgp, "computing": {"median": 1.0}}) == (0.75, 0.25, 0.75)
 
 
 def test_exposed_compares_windows_of_equal_length() -> None:
@@ -413,7 +413,7 @@ def test_a_method_whose_ranks_lacked_cores_is_not_judged() -> None:
     assert cells(shown, "note") == ["", "", "", "too few cores"]
     assert [cells(shown, head)[3] for head in ("update", "exposed", "hidden", "x line")] == ["2000", "-", "-", "-"]
     assert judging.verdict(shown).endswith("and SGP most, 250.0 ms; not judged for too few cores: AR-SGD.")
-    assert breakdown.spans(shown[3]) == (1.25, 0.75, 0.25), "what the compute took is no communication"
+    assert columns.spans(shown[3]) == (1.25, 0.75, 0.25), "what the compute took is no communication"
     assert "too few cores" in columns.markdown("", [each | {"mean_by_rank": [1.0, 1.0]} for each in shown])
 
 
