@@ -130,9 +130,9 @@ def _exchange(going: dict[socket.socket, memoryview], coming: dict[socket.socket
 def over_graph(world: World, graph: Topology, nbytes: int, pause: float, timeout: float) -> dict[str, float] | None:
     """Of `nbytes` over the hops of `graph`, now, over all ranks and repeats; None where links carry unequal loads.
 
-    These are one host alone, and hosts with unequal numbers of ranks. The pause before each repeat is as long as a
-    compute: a connection that was idle may begin anew, slowly, where the hosts are not those of `bench cluster`. Ranks
-    that share a host send side by side, so there every host sends to the next: the link's time is the time of each.
+    One host has no links; hosts with unequal numbers of ranks have unequal loads. The pause before each repeat is as
+    long as a compute: an idle connection may begin anew, slowly, where the hosts are not those of `bench cluster`.
+    Ranks that share a host send side by side, so there every host sends to the next: the link's time is that of each.
     """
     hosts = Counter(world.hosts)
     if len(hosts) == 1 or len(set(hosts.values())) > 1:

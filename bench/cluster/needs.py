@@ -12,7 +12,7 @@ from gossip import UsageError
 TOOLS = {"iproute2": ("ip", "tc"), "util-linux": ("nsenter", "unshare", "setpriv", "mount", "umount")}
 PRIVILEGED = "in a container give it --privileged, or run it on the host"
 SHAPING = "tc qdisc add dev lo root tbf rate 1mbit burst 72kb latency 400ms"
-# Each is tried in namespaces that have no name and end with the shell that tries.
+# Trials run in namespaces that have no name and end with the shell that tries.
 TRIALS = {
     "true": f"this user may not make namespaces, root or not: {PRIVILEGED}",
     "mount --bind /etc/hosts /etc/hosts": f"no /etc/hosts can be mounted for a host: {PRIVILEGED}",

@@ -1,7 +1,7 @@
 """Peers: other libraries with the same purpose, driven through the same loop and measured in the same run.
 
 Each file holds one library, which it imports when a peer is built, and the limits of its rows. Their packages are the
-extra `peers` in setup.cfg; what is not installed is left out with a word. It imports `bench.shared`, `bench.measuring`.
+extra `peers` in setup.cfg; what is missing is left out. The room imports `bench.shared` and `bench.measuring`.
 """
 
 from . import decent_dp, fairscale, torch_own, torchft
