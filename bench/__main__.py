@@ -6,7 +6,7 @@ import importlib.util
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -27,17 +27,8 @@ from .train import command as train  # noqa: E402
 from .update import command as update  # noqa: E402  not before the look at what they need
 
 COMMANDS = {
-    "digits": digits,
-    "update": update,
-    "table2": table2,
-    "overlap": overlap,
-    "overhead": overhead,
-    "straggler": straggler,
-    "survive": survive,
-    "cluster": cluster,
-    "gpu": gpu,
-    "scale": scale,
-    "train": train,
+    **{"digits": digits, "update": update, "table2": table2, "overlap": overlap, "overhead": overhead},
+    **{"straggler": straggler, "survive": survive, "cluster": cluster, "gpu": gpu, "scale": scale, "train": train},
 }
 
 EXAMPLES = """\
@@ -93,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
     """That of all commands, and that of each."""
     parser = argparse.ArgumentParser(
         prog="python -m bench",
@@ -102,18 +93,17 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
         epilog=EXAMPLES,
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    parsers = {}
     for name, command in COMMANDS.items():
         summary, _, more = (command.__doc__ or "").partition("\n")
-        parsers[name] = commands.add_parser(
+        added = commands.add_parser(
             name,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             fromfile_prefix_chars=None if command is cluster else "@",
             help=summary[0].lower() + summary[1:].rstrip("."),
             description=f"{summary}\n{more}",
         )
-        command.add_options(parsers[name])
-    return parser, parsers
+        command.add_options(added)
+    return parser, commands.choices
 
 
 if __name__ == "__main__":

@@ -52,27 +52,13 @@ class Event(NamedTuple):
     host: int
     change: float | str
 
-    def happen(self, network: Network) -> None:
-        """Change the link."""
-        host = network.hosts[self.host]
-        if self.change == "cut":
-            network.cut(host)
-        elif self.change == "up":
-            network.restore(host)
-        else:
-            network.shape(host, float(self.change))
-
     def __str__(self) -> str:
         what = {"cut": "cut", "up": "up again"}.get(str(self.change)) or f"at {units.rate_text(float(self.change))}"
         return f"host{self.host} is {what}"
 
 
 def rate(text: str) -> float:
-    """Bits a second, at least 1 Mbit/s.
-
-    >>> rate("100mbit")
-    100000000.0
-    """
+    """Bits a second, at least 1 Mbit/s."""
     found = units.rate(text)
     if found < SLOWEST:
         raise argparse.ArgumentTypeError(
@@ -82,25 +68,15 @@ def rate(text: str) -> float:
 
 
 def slow(text: str) -> Slow:
-    """A host and its rate.
-
-    >>> slow("3=25mbit")
-    Slow(host=3, rate=25000000.0)
-    """
-    match = re.fullmatch(r"([0-9]+)=(.+)", text)
-    if match is None:
+    """A host and its rate."""
+    if (match := re.fullmatch(r"([0-9]+)=(.+)", text)) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no host and rate: write 3=25mbit")
     return Slow(int(match[1]), rate(match[2]))
 
 
 def event(text: str) -> Event:
-    """A time, a host and what happens to its link.
-
-    >>> event("5s:3=25mbit"), event("800ms:0=cut")
-    (Event(seconds=5.0, host=3, change=25000000.0), Event(seconds=0.8, host=0, change='cut'))
-    """
-    match = re.fullmatch(r"([^:]+):([0-9]+)=(.+)", text)
-    if match is None:
+    """A time, a host and what happens to its link."""
+    if (match := re.fullmatch(r"([^:]+):([0-9]+)=(.+)", text)) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no event: write 5s:3=25mbit, 8s:3=cut or 12s:3=up")
     change: float | str = match[3] if match[3] in ("cut", "up") else rate(match[3])
     return Event(units.duration(match[1]), int(match[2]), change)
@@ -109,31 +85,26 @@ def event(text: str) -> Event:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.usage = "%(prog)s [options] -- COMMAND"
-    options.option(parser, "--nodes", options.count, "8", "hosts")
-    options.option(parser, "--ranks-per-node", options.count, "1", "ranks on each host", "K")
-    speed = "of every host's link, each way, as in 100mbit or 1gbit"
-    options.option(parser, "--rate", rate, "100mbit", speed, "RATE")
+    add = functools.partial(options.option, parser)
+    add("--nodes", options.count, "8", "hosts")
+    add("--ranks-per-node", options.count, "1", "ranks on each host", "K")
+    add("--rate", rate, "100mbit", "of every host's link, each way, as in 100mbit or 1gbit", "RATE")
     slower = "a host, counted from 0, with a rate of its own, as in 3=25mbit; may be repeated (default: none)"
+    parser.add_argument("--slow", type=slow, action="append", default=[], metavar="HOST=RATE", help=slower)
     change = (
         "what happens to a host's link so long after COMMAND began: 5s:3=25mbit changes its rate, 8s:3=cut cuts it, "
         "12s:3=up makes it what it was at first; may be repeated (default: none)"
     )
-    for name, kind, metavar, text in (
-        ("--slow", slow, "HOST=RATE", slower),
-        ("--event", event, "TIME:HOST=WHAT", change),
-    ):
-        parser.add_argument(name, type=kind, action="append", default=[], metavar=metavar, help=text)
+    parser.add_argument("--event", type=event, action="append", default=[], metavar="TIME:HOST=WHAT", help=change)
     starts = "what starts the ranks: Open MPI's mpirun, or this command, with torchrun's variables"
     options.add_choice(parser, "--launcher", launching.LAUNCHERS, "mpirun", starts)
     more = "more options for mpirun, in one word, as in --mpirun-options='--with-ft ulfm' (default: none)"
-    options.option(parser, "--mpirun-options", shlex.split, None, more, "'OPTION ...'")
+    add("--mpirun-options", shlex.split, None, more, "'OPTION ...'")
     limit = "after which COMMAND is killed (default: it has all the time it takes)"
-    options.option(parser, "--timeout", options.positive, None, limit, "SECONDS")
-    path = "where to write hosts, rates and exit code (default: nowhere)"
-    options.option(parser, "--json", Path, None, path, "PATH")
-    parser.add_argument(
-        "--clean", action="store_true", help="only remove what runs that were killed have left behind, and say what"
-    )
+    add("--timeout", options.positive, None, limit, "SECONDS")
+    add("--json", Path, None, "where to write hosts, rates and exit code (default: nowhere)", "PATH")
+    removing = "only remove what runs that were killed have left behind, and say what"
+    parser.add_argument("--clean", action="store_true", help=removing)
     parser.add_argument("program", nargs=argparse.REMAINDER, metavar="COMMAND", help="what every rank runs, after --")
 
 
@@ -178,19 +149,16 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
             if given.clean and not removed:
                 _say("nothing was left behind")
             code = 0 if given.clean else _run(given, launcher, signals)
-    except Asked as asked:
-        _say(str(asked))
-        code = asked.code
-    except ClusterError as error:
+    except (Asked, ClusterError) as error:
         _say(str(error))
-        code = 1
+        code = error.code
     sys.exit(code)
 
 
 def _run(given: argparse.Namespace, launcher: Launcher, signals: Signals) -> int:
     rates = [given.rate] * given.nodes
-    for each in given.slow:
-        rates[each.host] = each.rate
+    for slowed in given.slow:
+        rates[slowed.host] = slowed.rate
     with network(rates) as hosts:
         _say(
             f"{given.nodes} hosts at {units.rate_text(given.rate)}"
@@ -198,12 +166,10 @@ def _run(given: argparse.Namespace, launcher: Launcher, signals: Signals) -> int
             + f", {given.ranks_per_node} rank{'s' * (given.ranks_per_node > 1)} on each, {given.launcher}"
         )
         environment = launching.environment(hosts, given.ranks_per_node)
-        command = launching.resolved(given.program)
+        command, launch = launching.resolved(given.program), launching.LAUNCHERS[given.launcher]
         assert command is not None, "checked"
         began = time.monotonic()
-        started = launching.LAUNCHERS[given.launcher](
-            hosts, given.ranks_per_node, command, environment, given.mpirun_options or []
-        )
+        started = launch(hosts, given.ranks_per_node, command, environment, given.mpirun_options or [])
         appointments = [(event.seconds, functools.partial(_happen, event, hosts)) for event in given.event]
         code = watch(started, signals, given.timeout, appointments)
         seconds = time.monotonic() - began
@@ -217,8 +183,14 @@ def _run(given: argparse.Namespace, launcher: Launcher, signals: Signals) -> int
     return code
 
 
-def _happen(event: Event, hosts: Network) -> None:
-    event.happen(hosts)
+def _happen(event: Event, network: Network) -> None:
+    host = network.hosts[event.host]
+    if event.change == "cut":
+        network.cut(host)
+    elif event.change == "up":
+        network.restore(host)
+    else:
+        network.shape(host, float(event.change))
     _say(f"{event.seconds:g} s: {event}")
 
 

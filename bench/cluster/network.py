@@ -10,11 +10,11 @@ Every run owns the folder /run/gossip-bench-PID, which it holds locked for as lo
 import contextlib
 import fcntl
 import os
-import select
 import shlex
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +26,14 @@ RUN = Path("/run")
 NAMESPACES = RUN / "netns"
 PREFIX = "gossip-bench-"
 SWITCH = "switch"
-
 MOST = 250  # hosts, as many as the last byte of an address numbers
+PATIENCE = 10.0  # seconds for processes that were killed to end
 SLOWEST = 1e6  # bit/s: below, the shaper's least burst would last longer than half a second
 
+# Of every host. Reno fills the link; what kernels have instead may probe the shaper for its rate and stay below it. A
+# connection that has rested, while ranks compute, does not begin slowly again: on these slow links that would take 5 or
+# 10 ms in some rounds and none in others.
 TCP = {"tcp_congestion_control": "reno", "tcp_slow_start_after_idle": "0"}
-"""Of every host. Reno fills the link; what kernels have instead may probe the shaper for its rate and stay below it.
-
-A connection that has rested, while ranks compute, does not begin slowly again. These links are slow, so a slow start
-would take 5 or 10 ms in some rounds and none in others.
-"""
 
 # Open MPI refuses connections between hosts of one name, and Gloo looks its own name up: so each host has a name, and
 # a table of all names. Shared memory is the run's own, so that segments of ranks that were killed go with it. These
@@ -51,6 +49,8 @@ exec nsenter --net={namespaces}-"$name" --uts={folder}/"$name" unshare --mount -
 
 class ClusterError(RuntimeError):
     """The hosts could not be made, or did what hosts must not do."""
+
+    code = 1  # the exit code of the command
 
 
 class Host(NamedTuple):
@@ -70,16 +70,11 @@ class Network:
     rates: tuple[float, ...]
 
     def start(
-        self,
-        host: Host,
-        command: Sequence[str],
-        environment: Mapping[str, str],
-        *,
-        stdin: int | None = subprocess.DEVNULL,
+        self, host: Host, command: Sequence[str], env: Mapping[str, str], *, stdin: int | None = subprocess.DEVNULL
     ) -> subprocess.Popen[bytes]:
         """Start a command on a host, in a session of its own; it is terminated when this process dies."""
         entered = ["setpriv", "--pdeathsig", "TERM", "sh", str(self.folder / "enter"), host.name, *command]
-        return subprocess.Popen(entered, env=dict(environment), stdin=stdin, start_new_session=True)
+        return subprocess.Popen(entered, env=env, stdin=stdin, start_new_session=True)
 
     def shape(self, host: Host, rate: float) -> None:
         """Give a host's link a rate, both ways, from now on."""
@@ -101,11 +96,7 @@ class Network:
 
 @contextlib.contextmanager
 def network(rates: Sequence[float]) -> Iterator[Network]:
-    """Hosts 0..n-1 with these rates, for as long as the context lasts; every process on them ends with it.
-
-    Raises:
-        ClusterError: a command that makes or removes them failed; what was made is removed.
-    """
+    """Hosts 0..n-1 with these rates, for as long as the context lasts; every process on them ends with it."""
     pid = os.getpid()
     # Nothing routes between two runs; the addresses differ so that they can be told apart.
     subnet = f"10.{pid >> 8 & 255}.{pid & 255}"
@@ -122,9 +113,7 @@ def network(rates: Sequence[float]) -> Iterator[Network]:
 def clean() -> list[str]:
     """Remove what runs left behind that were killed, and return their names. Runs that live are left alone."""
     found = []
-    for folder in sorted(RUN.glob(f"{PREFIX}*")):
-        if not folder.name.removeprefix(PREFIX).isdecimal():
-            continue
+    for folder in (each for each in sorted(RUN.glob(f"{PREFIX}*")) if each.name.removeprefix(PREFIX).isdecimal()):
         with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(folder):
             _remove(folder)
             found.append(folder.name)
@@ -146,12 +135,7 @@ def _claimed(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder, which the kernel lets go of when this process dies.
-
-    Raises:
-        BlockingIOError: another process holds it.
-        FileNotFoundError: another process has removed it.
-    """
+    """Hold a folder until this process dies; BlockingIOError if another one does, FileNotFoundError if it is gone."""
     held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,29 +147,27 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _make(made: Network) -> None:
-    name = made.folder.name
+    name, switch = made.folder.name, f"{made.folder.name}-{SWITCH}"
     (made.folder / "enter").write_text(ENTER.format(namespaces=NAMESPACES / name, folder=made.folder))
     table = ["127.0.0.1 localhost", "::1 localhost"]
     for host in made.hosts:
         # And as a socket that listens for both families sees it.
         table += [f"{host.address} {host.name}", f"::ffff:{host.address} {host.name}"]
     (made.folder / "hosts").write_text("\n".join(table) + "\n")
-    shared = made.folder / "shm"
-    shared.mkdir()
-    _do("mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", str(shared))
-    _do("ip", "netns", "add", f"{name}-{SWITCH}")
-    _do("ip", "-n", f"{name}-{SWITCH}", "link", "add", "switch", "type", "bridge")
-    _do("ip", "-n", f"{name}-{SWITCH}", "link", "set", "switch", "up")
+    (made.folder / "shm").mkdir()
+    _do("mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", str(made.folder / "shm"))
+    _do("ip", "netns", "add", switch)
+    _do("ip", "-n", switch, "link", "add", "switch", "type", "bridge")
+    _do("ip", "-n", switch, "link", "set", "switch", "up")
     for host in made.hosts:
         namespace, port = f"{name}-{host.name}", f"port{host.number}"
         _do("ip", "netns", "add", namespace)
-        pair = ("type", "veth", "peer", "name", port, "netns", f"{name}-{SWITCH}")
-        _do("ip", "-n", namespace, "link", "add", "eth0", *pair)
+        _do("ip", "-n", namespace, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", switch)
         _do("ip", "-n", namespace, "addr", "add", f"{host.address}/24", "dev", "eth0")
         _do("ip", "-n", namespace, "link", "set", "lo", "up")
         made.shape(host, made.rates[host.number])
         _do("ip", "-n", namespace, "link", "set", "eth0", "up")
-        _do("ip", "-n", f"{name}-{SWITCH}", "link", "set", port, "master", "switch", "up")
+        _do("ip", "-n", switch, "link", "set", port, "master", "switch", "up")
         uts = made.folder / host.name
         uts.touch()
         _do("unshare", f"--uts={uts}", "sh", "-c", f"echo {host.name} > /proc/sys/kernel/hostname")
@@ -196,7 +178,7 @@ def _make(made: Network) -> None:
 
 def _remove(folder: Path) -> None:
     """Kill the processes on the hosts of this folder, and remove everything of its name, whole or half made."""
-    end_processes(folder)
+    _end_processes(folder)
     for namespace in _namespaces(folder):
         _do("ip", "netns", "del", namespace.name)
     for file in folder.iterdir():
@@ -209,29 +191,16 @@ def _namespaces(folder: Path) -> list[Path]:
     return sorted(NAMESPACES.glob(f"{folder.name}-*"))
 
 
-def end_processes(folder: Path, patience: float = 10.0) -> None:
-    """Kill every process on the hosts of this folder, and wait until none is left.
-
-    Raises:
-        ClusterError: one is still there after `patience` seconds.
-    """
+def _end_processes(folder: Path) -> None:
+    """Kill every process on the hosts of this folder, and wait until none is left."""
+    deadline = time.monotonic() + PATIENCE
     while found := processes(folder):
-        handles = []
+        if time.monotonic() > deadline:
+            raise ClusterError(f"processes {found} on the hosts of {folder.name} do not end when killed")
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
-                handles.append(os.pidfd_open(pid))
-        try:
-            for handle in handles:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(handle, signal.SIGKILL)
-            for handle in handles:
-                poll = select.poll()  # a handle is readable when its process has ended
-                poll.register(handle, select.POLLIN)
-                if not poll.poll(patience * 1e3):
-                    raise ClusterError(f"processes {found} on the hosts of {folder.name} do not end when killed")
-        finally:
-            for handle in handles:
-                os.close(handle)
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
 
 
 def processes(folder: Path) -> list[int]:

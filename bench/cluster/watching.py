@@ -10,12 +10,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from types import FrameType, TracebackType
 
 GRACE = 5.0  # seconds between asking processes to end and killing them
-
 TIMED_OUT = 124  # as timeout(1) says it
-
+Processes = Sequence[subprocess.Popen[bytes]]
 Appointment = tuple[float, Callable[[], object]]  # seconds from now, and what is done then
 
 
@@ -28,10 +26,7 @@ class Asked(Exception):
 
 
 class Signals:
-    """Notes the signals that ask a process to end instead of obeying them: nothing is interrupted half made.
-
-    A context manager for the main thread. `pause` waits, and raises what was asked.
-    """
+    """Notes the signals that ask a process to end instead of obeying them: nothing is interrupted half made."""
 
     def __init__(self) -> None:
         self._asked: int | None = None
@@ -41,32 +36,25 @@ class Signals:
         self._ear, self._mouth = socket.socketpair()
         self._ear.setblocking(False)
         self._mouth.setblocking(False)
-        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGCHLD]
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
-            numbers.append(signal.SIGHUP)
+        hangup = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]  # ignored under nohup
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, *hangup]
         self._before = {number: signal.signal(number, self._note) for number in numbers}
         self._wakeup = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *ended: object) -> None:
         signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._ear.close()
         self._mouth.close()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, number: int, frame: object) -> None:
         if number != signal.SIGCHLD:
             self._asked = number
 
     def pause(self, seconds: float | None = None) -> None:
-        """Wait until a signal arrives, a child ends, or so many seconds have passed.
-
-        Raises:
-            Asked: one of the signals that end a process has arrived, now or before.
-        """
+        """Wait until a child ends or so many seconds have passed; raise `Asked` when, or if, a signal has arrived."""
         if self._asked is None:
             select.select([self._ear], [], [], seconds)
             with contextlib.suppress(BlockingIOError):  # the time is up
@@ -76,10 +64,7 @@ class Signals:
 
 
 def watch(
-    processes: Sequence[subprocess.Popen[bytes]],
-    signals: Signals,
-    timeout: float | None = None,
-    appointments: Sequence[Appointment] = (),
+    processes: Processes, signals: Signals, timeout: float | None = None, appointments: Sequence[Appointment] = ()
 ) -> int:
     """Wait until all processes have ended or one has failed; end the others; return the exit code.
 
@@ -90,9 +75,8 @@ def watch(
     try:
         while True:
             codes = [process.poll() for process in processes]
-            failed = [code for code in codes if code]
-            if failed:
-                return failed[0] if failed[0] > 0 else 128 - failed[0]
+            if failed := next(filter(None, codes), 0):
+                return failed if failed > 0 else 128 - failed
             if None not in codes:
                 return 0
             passed = time.monotonic() - began
@@ -107,7 +91,7 @@ def watch(
         end(processes)
 
 
-def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def end(processes: Processes) -> None:
     """Ask the sessions of these processes to end, and kill those that do not."""
     for process in processes:
         if process.poll() is None:

@@ -1,6 +1,5 @@
 """Measurements that need a GPU: `python -m bench gpu`.
 
-`command` is the command line and its Markdown, and starts ranks that share a GPU. `steps` sets OSGP's step beside the
-bare one, and the merge beside a copy; `training` has real networks. It imports `bench.shared` and mpirun of
-`bench.cluster`.
+`command` starts ranks that share a GPU, `steps` sets OSGP's step beside the bare one and the merge beside a copy, and
+`training` has real networks. It imports `bench.shared` and mpirun of `bench.cluster`.
 """

@@ -15,6 +15,7 @@ Writes JSON, and beside it the same as Markdown.
 """
 
 import argparse
+import functools
 import json
 import sys
 import tempfile
@@ -36,11 +37,8 @@ from . import steps
 from .training import TASKS
 
 PARTS = ("merge", "contract", "steps")
-SIZES = (25_557_032, 124_439_808)
-"""Parameters of the two networks."""
-LEAST, MOST = 0.85, 1.02
-"""The bars: of the bandwidth of a copy, for a merge; times the bare step, for OSGP's."""
-
+SIZES = (25_557_032, 124_439_808)  # parameters of the two networks
+LEAST, MOST = 0.85, 1.02  # the bars: of the bandwidth of a copy, for a merge; times the bare step, for OSGP's
 MERGING = ("values", "copy", "wire", "messages", "merge", "of the copy", "torch without the kernel")
 STEPS = (
     *("network", "wire", "sent a step", "bare", "OSGP", f"ratio (bar: {MOST})", "host blocked"),
@@ -55,17 +53,16 @@ LEGEND = (
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parts = "where ranks were started, merge is left out; some"
-    options.add_some(parser, "--parts", PARTS, None, parts)
-    options.option(parser, "--ranks", options.count, "2", "that share the GPU")
+    options.add_some(parser, "--parts", PARTS, None, "where ranks were started, merge is left out; some")
+    add = functools.partial(options.option, parser)
+    add("--ranks", options.count, "2", "that share the GPU")
     options.add_some(parser, "--transports", ("mpi", "nccl"), None)
     options.add_some(parser, "--models", TASKS, None)
     wires = [name or "none" for name in CODECS]
     options.add_choice(parser, "--wire", wires, "none", "how values travel in the steps; none is as they are")
-    options.option(parser, "--windows", options.count, "5", "of steps, of each kind")
-    options.option(parser, "--steps", options.count, "8", "timed in each window")
-    limit = "after which ranks that were started here are ended"
-    options.option(parser, "--limit", options.positive, "600", limit, "SECONDS")
+    add("--windows", options.count, "5", "of steps, of each kind")
+    add("--steps", options.count, "8", "timed in each window")
+    add("--limit", options.positive, "600", "after which ranks that were started here are ended", "SECONDS")
     options.add_world(parser)
     options.add_json(parser, "out/gpu.json")
 
@@ -99,10 +96,9 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         if "merge" in given.parts:
             console.print("merging ...")
             found["merging"] = [steps.bandwidths(elements, torch.device("cuda")) for elements in SIZES]
-        for transport in given.transports:
-            if set(given.parts) - {"merge"}:
-                console.print(f"{given.ranks} ranks over {transport} ...")
-                found["ranks"].append(_started(given, transport))
+        for transport in given.transports if set(given.parts) - {"merge"} else ():
+            console.print(f"{given.ranks} ranks over {transport} ...")
+            found["ranks"].append(_started(given, transport))
     if launcher.rank > 0:
         return
     record.write(given, launcher, given.json, unit="seconds, bytes a second, bytes, models", results=found)
@@ -162,11 +158,9 @@ def _measure(given: argparse.Namespace, console: Console) -> dict[str, Any]:
 def markdown(found: dict[str, Any], facts: dict[str, Any]) -> str:
     """Tables, with the bars that each figure is held against."""
     machine, versions = facts["machine"], facts["versions"]
-    paragraphs = [
-        f"# {machine['gpu']}",
-        f"`{facts['command']}`, {facts['date']}, torch {versions['torch']}, Python {versions['python']}, "
-        f"{machine['cores']} cores of {machine['processor']}.",
-    ]
+    cores = f"{machine['cores']} cores of {machine['processor']}"
+    software = f"torch {versions['torch']}, Python {versions['python']}"
+    paragraphs = [f"# {machine['gpu']}", f"`{facts['command']}`, {facts['date']}, {software}, {cores}."]
     if found["merging"]:
         rows = [_merge(size, merge) for size in found["merging"] for merge in size["merges"]]
         paragraphs += [f"## Merging (bar: {LEAST} of a copy)", tables.markdown(MERGING, rows)]
@@ -190,15 +184,8 @@ def _merge(size: dict[str, Any], merge: dict[str, Any]) -> list[str]:
 
 
 def _step(step: dict[str, Any]) -> list[str]:
-    return [
-        step["model"],
-        step["wire"],
-        screen.size(step["sent"]),
-        f"{screen.ms(step['bare'])} ms",
-        f"{screen.ms(step['osgp'])} ms",
-        f"{step['ratio']:.4f}",
-        f"{screen.ms(step['host_blocked'])} ms",
-        ", ".join(f"{count} {name}" for name, count in step["waits"].items()) or "0",
-        f"{step['memory_in_models']:.2f} models",
-        f"{step['pinned_in_models']:.2f}",
-    ]
+    bare, osgp, blocked = (f"{screen.ms(step[name])} ms" for name in ("bare", "osgp", "host_blocked"))
+    waits = ", ".join(f"{count} {name}" for name, count in step["waits"].items()) or "0"
+    memory = (f"{step['memory_in_models']:.2f} models", f"{step['pinned_in_models']:.2f}")
+    sent, ratio = screen.size(step["sent"]), f"{step['ratio']:.4f}"
+    return [step["model"], step["wire"], sent, bare, osgp, ratio, blocked, waits, *memory]

@@ -18,11 +18,11 @@ from topologies import exponential
 
 from .training import TASKS
 
-WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
-"""Calls in which a host waits for a GPU. A copy that does so calls the first of them."""
-
-PROFILED = 4
-"""Steps that are looked at for such calls."""
+WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")  # a copy calls the first of them
+PROFILED = 4  # steps that are looked at for such calls
+ROUNDS = 40
+CASES: tuple[tuple[str | None, int], ...] = ((None, 1), (None, 2), ("bfloat16", 1), ("int8", 1))
+"""Wire, and messages merged at once."""
 
 
 def compare(world: World, name: str, wire: str | None, windows: int, steps: int) -> dict[str, Any]:
@@ -41,21 +41,20 @@ def compare(world: World, name: str, wire: str | None, windows: int, steps: int)
         bare, gossip.PushSum(world, exponential(world.size), overlap=1, wire=wire), module=task.network
     )
 
-    def train(step: Callable[[], object]) -> None:
+    def train(method: str) -> None:
         task.passes()
-        step()
+        (osgp if method == "osgp" else bare).step()
 
     torch.cuda.reset_peak_memory_stats()
     took: dict[str, list[float]] = {"bare": [], "osgp": []}
-    methods: dict[str, Callable[[], object]] = {"bare": bare.step, "osgp": osgp.step}
     for window in range(-1, windows):
         for method in ("bare", "osgp") if window % 2 else ("osgp", "bare"):
             world.barrier()
-            train(methods[method])
+            train(method)
             torch.cuda.synchronize()
             began = time.perf_counter()
             for _ in range(steps):
-                train(methods[method])
+                train(method)
             torch.cuda.synchronize()
             if window >= 0:
                 took[method].append((time.perf_counter() - began) / steps)
@@ -63,8 +62,7 @@ def compare(world: World, name: str, wire: str | None, windows: int, steps: int)
             torch.cuda.synchronize()
     more = torch.cuda.max_memory_allocated() - peak
     run = osgp.stats.run
-    sent, exposed = run.bytes_sent / run.rounds_landed, run.seconds_exposed / run.rounds_landed
-    waits = _waits(lambda: train(osgp.step), osgp) - _waits(lambda: train(bare.step), osgp)
+    waits = _waits(lambda: train("osgp"), osgp) - _waits(lambda: train("bare"), osgp)
     nbytes = sum(parameter.nbytes for parameter in task.network.parameters())
     return {
         "model": name,
@@ -74,8 +72,8 @@ def compare(world: World, name: str, wire: str | None, windows: int, steps: int)
         "osgp": float(np.median(took["osgp"])),
         "ratio": float(np.median(np.divide(took["osgp"], took["bare"]))),
         "windows": {method: [round(second, 6) for second in seconds] for method, seconds in took.items()},
-        "sent": sent,
-        "host_blocked": exposed,
+        "sent": run.bytes_sent / run.rounds_landed,
+        "host_blocked": run.seconds_exposed / run.rounds_landed,
         "waits": dict(waits),
         "memory_in_models": more / nbytes,
         "pinned_in_models": torch.cuda.host_memory_stats().get("allocated_bytes.current", 0) / nbytes,
@@ -96,16 +94,8 @@ def _waits(step: Callable[[], object], osgp: gossip.GossipOptimizer) -> Counter[
     return found
 
 
-ROUNDS = 40
-CASES: tuple[tuple[str | None, int], ...] = ((None, 1), (None, 2), ("bfloat16", 1), ("int8", 1))
-"""Wire, and messages merged at once."""
-
-
 def bandwidths(elements: int, device: torch.device) -> dict[str, Any]:
-    """Bytes a second: of a copy, and of each merge into `elements` float32 values, bytes read and written counted.
-
-    A message is read once, and the values are read and written once; `torch` is the same without the kernel.
-    """
+    """Bytes read and written a second by a copy of float32 values, and by each merge with (rate) and without kernel."""
     generator = torch.Generator(device).manual_seed(0)
     z, other = (torch.randn(elements, device=device, generator=generator) for _ in range(2))
     found: dict[str, Any] = {"elements": elements, "merges": []}
@@ -120,16 +110,8 @@ def bandwidths(elements: int, device: torch.device) -> dict[str, Any]:
         ratios = [torch.full((), 0.5, dtype=torch.float64, device=device) for _ in rooms]
         ours = moved / seconds(partial(mixing.mix_, z, rooms, ratios, wire))
         without = moved / seconds(partial(_plainly, z, rooms, ratios, wire))
-        found["merges"].append(
-            {
-                "wire": name or "float32",
-                "messages": messages,
-                "bytes": moved,
-                "rate": ours,
-                "of_copy": ours / found["copy"],
-                "torch": without / found["copy"],
-            }
-        )
+        merge = {"wire": name or "float32", "messages": messages, "bytes": moved, "rate": ours}
+        found["merges"].append({**merge, "of_copy": ours / found["copy"], "torch": without / found["copy"]})
     return found
 
 

@@ -1,22 +1,21 @@
 """Real networks on random data: ResNet-50 on images of 224 × 224, and GPT-2 small on texts of 1024 tokens."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
 
-IMAGES, TEXTS = 256, 16
-"""A batch of one rank."""
+IMAGES, TEXTS = 256, 16  # a batch of one rank
 
 
-@dataclass
-class Task:
+class Task(NamedTuple):
     """A network, the optimizer that trains it, and what leaves a batch's gradient in its parameters."""
 
     network: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     passes: Callable[[], None]
 
 
@@ -35,7 +34,6 @@ class Bottleneck(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Sequential(*project)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Images in, images out."""
         y: torch.Tensor = self.layers(x)
         return torch.relu(y + self.shortcut(x))
 
@@ -66,7 +64,6 @@ class GPT2(nn.Module):
         nn.init.normal_(self.words.weight, std=0.02)
 
     def forward(self, texts: torch.Tensor) -> torch.Tensor:
-        """Tokens in, scores of the next ones out."""
         places = torch.arange(texts.shape[1], device=texts.device)
         x: torch.Tensor = self.blocks(self.words(texts) + self.places(places), mask=self.mask, is_causal=True)
         return x @ self.words.weight.T
@@ -75,22 +72,12 @@ class GPT2(nn.Module):
 def image_task(device: torch.device, seed: int) -> Task:
     """ResNet-50, SGD with Nesterov momentum, bf16 autocast, channels last."""
     torch.manual_seed(0)
-    network = resnet50().to(device)
-    for parameter in network.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.to(memory_format=torch.channels_last)
+    network = resnet50().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.manual_seed(seed)
     images = torch.randn(IMAGES, 3, 224, 224, device=device).to(memory_format=torch.channels_last)
     labels = torch.randint(1000, (IMAGES,), device=device)
     sgd = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
-
-    def passes() -> None:
-        sgd.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = cross_entropy(network(images), labels)
-        loss.backward()
-
-    return Task(network, sgd, passes)
+    return _task(network, sgd, device, lambda: cross_entropy(network(images), labels))
 
 
 def text_task(device: torch.device, seed: int) -> Task:
@@ -100,15 +87,19 @@ def text_task(device: torch.device, seed: int) -> Task:
     torch.manual_seed(seed)
     texts = torch.randint(50257, (TEXTS, 1025), device=device)
     adamw = torch.optim.AdamW(network.parameters(), lr=3e-4)
+    return _task(
+        network, adamw, device, lambda: cross_entropy(network(texts[:, :-1]).flatten(0, 1), texts[:, 1:].flatten())
+    )
 
+
+def _task(network: nn.Module, optimizer: Optimizer, device: torch.device, loss: Callable[[], torch.Tensor]) -> Task:
     def passes() -> None:
-        adamw.zero_grad()
+        optimizer.zero_grad()
         with torch.autocast(device.type, torch.bfloat16):
-            scores = network(texts[:, :-1])
-            loss = cross_entropy(scores.flatten(0, 1), texts[:, 1:].flatten())
-        loss.backward()
+            reached = loss()
+        reached.backward()
 
-    return Task(network, adamw, passes)
+    return Task(network, optimizer, passes)
 
 
 TASKS: dict[str, Callable[[torch.device, int], Task]] = {"resnet50": image_task, "gpt2": text_task}

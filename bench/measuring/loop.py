@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from gossip import World
@@ -16,7 +17,7 @@ from ..cluster import line
 from ..shared import record
 from ..shared.methods import Method, Trained
 from ..shared.statistics import summary
-from .models import Vector
+from .models import Compute, Vector
 
 COUNTERS = {
     "waits": "seconds_exposed",
@@ -29,28 +30,18 @@ COUNTERS = {
 
 @dataclass
 class Updates:
-    """The measurements of one rank, one entry for each update.
+    """The measurements of one rank, one entry for each update."""
 
-    Attributes:
-        seconds: of compute and step, without the barrier between them.
-        computing: of them, the compute.
-        waits: of them, blocked in a wait for communication.
-        in_flight: from posting to arrival, summed over the flights that landed in the update.
-        merging: taking in what arrived.
-        bytes_sent, bytes_received, messages_sent, messages_received: of the flights that landed in the update.
-        threads: CPU seconds of all threads of the process but the main one, over the whole loop.
-    """
-
-    seconds: list[float] = field(default_factory=list)
-    computing: list[float] = field(default_factory=list)
-    waits: list[float] = field(default_factory=list)
-    in_flight: list[float] = field(default_factory=list)
-    merging: list[float] = field(default_factory=list)
-    bytes_sent: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)  # of compute and step, without the barrier between them
+    computing: list[float] = field(default_factory=list)  # of them, the compute
+    waits: list[float] = field(default_factory=list)  # of them, blocked in a wait for communication
+    in_flight: list[float] = field(default_factory=list)  # from posting to arrival, of the flights that landed in it
+    merging: list[float] = field(default_factory=list)  # merging the messages that arrived
+    bytes_sent: list[int] = field(default_factory=list)  # bytes and messages are of the flights that landed in it
     bytes_received: list[int] = field(default_factory=list)
     messages_sent: list[int] = field(default_factory=list)
     messages_received: list[int] = field(default_factory=list)
-    threads: float = 0.0
+    threads: float = 0.0  # CPU seconds of all threads of the process but the main one, over the whole loop
 
     def add(self, others: Updates) -> None:
         """Append more of the same."""
@@ -75,14 +66,6 @@ class Updates:
         }
 
 
-def pooled(ranks: Sequence[Updates]) -> Updates:
-    """The updates of all ranks, one rank's behind another's."""
-    pool = Updates()
-    for rank in ranks:
-        pool.add(rank)
-    return pool
-
-
 def gathered(own: Updates, world: World) -> list[Updates]:
     """The measurements of every rank, by rank, on every rank."""
     return [Updates(**each) for each in record.gather(world, dataclasses.asdict(own))]
@@ -90,11 +73,14 @@ def gathered(own: Updates, world: World) -> list[Updates]:
 
 def figures(ranks: Sequence[Updates], window: int) -> dict[str, Any]:
     """Of all ranks together, then median and mean of each, and all of the one with the highest median."""
+    pool = Updates()
+    for rank in ranks:
+        pool.add(rank)
     own = [rank.figures(window) for rank in ranks]
     medians = [float(each["seconds"]["median"]) for each in own]
-    slowest = max(range(len(own)), key=medians.__getitem__)
+    slowest = int(np.argmax(medians))
     return {
-        **pooled(ranks).figures(window),
+        **pool.figures(window),
         "by_rank": medians,
         "mean_by_rank": [float(each["seconds"]["mean"]) for each in own],
         "slowest": {"rank": slowest, **own[slowest]},
@@ -112,16 +98,9 @@ def build(method: Method, world: World, nbytes: int) -> Trained:
 
 
 def measure(
-    optimizer: Any,
-    world: World,
-    compute: Callable[[], object],
-    steps: int,
-    warmup: int,
-    *,
-    level: bool,
-    watch: Callable[[], object] | None = None,
+    trained: Any, world: World, compute: Compute, steps: int, warmup: int, *, level: bool, watch: Compute | None = None
 ) -> Updates:
-    """Time `steps` updates of compute and step, after `warmup` of them; a peer may stand in for the optimizer.
+    """Time `steps` updates of compute and step, after `warmup` of them; `trained` is an optimizer or a peer.
 
     With `level` a barrier, which is not timed, stands between compute and step: a blocking method then waits for its
     transfer alone, and not for peers whose compute took longer. Where messages travel during the compute there must be
@@ -131,30 +110,26 @@ def measure(
     world.barrier()
     for number in range(-warmup, steps):
         if number == 0:
-            busy = _other_threads()
+            busy = time.process_time() - time.thread_time()
         began = time.perf_counter()
         compute()
         computed = time.perf_counter()
         if level:
             line.level(world)
         levelled = time.perf_counter()
-        optimizer.step()
+        trained.step()
         synchronise(world)
         ended = time.perf_counter()
         if number >= 0:
             updates.seconds.append(ended - levelled + computed - began)
             updates.computing.append(computed - began)
             for name, counter in COUNTERS.items():
-                getattr(updates, name).append(getattr(optimizer.stats.last, counter))
+                getattr(updates, name).append(getattr(trained.stats.last, counter))
         elif watch is not None:
             watch()
-    updates.threads = _other_threads() - busy
-    optimizer.settle()
+    updates.threads = time.process_time() - time.thread_time() - busy
+    trained.settle()
     return updates
-
-
-def _other_threads() -> float:
-    return time.process_time() - time.thread_time()
 
 
 def synchronise(world: World) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import time
+import timeit
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from torch.nn.functional import mse_loss
 from gossip import World
 
 Compute = Callable[[], object]
+BATCH = 16
 
 
 def sleeping(seconds: float) -> Compute:
@@ -21,8 +23,7 @@ def sleeping(seconds: float) -> Compute:
 
 def multiplying(times: int) -> Compute:
     """Matrix products of torch, which lets go of the interpreter lock inside each of them (256×256)."""
-    a, b = torch.rand(256, 256), torch.rand(256, 256)
-    room = torch.empty(256, 256)
+    a, b, room = torch.rand(3, 256, 256)
 
     def compute() -> None:
         for _ in range(times):
@@ -33,14 +34,7 @@ def multiplying(times: int) -> Compute:
 
 def interpreting(times: int) -> Compute:
     """Pure Python, which never lets go of the interpreter lock by itself."""
-
-    def compute() -> int:
-        total = 0
-        for number in range(times):
-            total += number & 7
-        return total
-
-    return compute
+    return lambda: sum(number & 7 for number in range(times))
 
 
 KINDS: dict[str, Callable[[int], Compute]] = {"torch": multiplying, "python": interpreting}
@@ -51,15 +45,7 @@ def times_for(kind: str, seconds: float) -> int:
     """How often `KINDS[kind]` has to do its piece to be busy for so long on this core, undisturbed."""
     trial = KINDS[kind](TRIAL[kind])
     trial()
-    took = []
-    for _ in range(5):
-        began = time.perf_counter()
-        trial()
-        took.append(time.perf_counter() - began)
-    return max(1, round(TRIAL[kind] * seconds / min(took)))
-
-
-BATCH = 16
+    return max(1, round(TRIAL[kind] * seconds / min(timeit.repeat(trial, number=1, repeat=5))))
 
 
 class Task(NamedTuple):
@@ -81,30 +67,10 @@ class Vector(nn.Module):
     def __init__(self, nbytes: int, world: World, tensors: int = 8) -> None:
         super().__init__()
         values, slopes = (_normal(nbytes // 4, seed).to(world.device) for seed in (0, 1 + world.rank))
-        self.parts = nn.ParameterList(
-            nn.Parameter(part.clone()) for part in values.tensor_split(tensors) if part.numel()
-        )
+        parts = values.tensor_split(tensors)
+        self.parts = nn.ParameterList(nn.Parameter(part.clone()) for part in parts if part.numel())
         for part, slope in zip(self.parts, slopes.tensor_split(tensors), strict=False):
             part.grad = slope.clone()
-
-
-class Perceptron(nn.Module):
-    """Three square layers that together have as many bytes as fit into `nbytes`, and one batch of each rank's own."""
-
-    def __init__(self, nbytes: int, world: World) -> None:
-        super().__init__()
-        # 3 (d² + d) elements of 4 bytes
-        d = max(1, (math.isqrt(1 + nbytes // 3) - 1) // 2)
-        torch.manual_seed(0)
-        layers: list[nn.Module] = [nn.Linear(d, d), nn.ReLU(), nn.Linear(d, d), nn.ReLU(), nn.Linear(d, d)]
-        self.layers = nn.Sequential(*layers).to(world.device)
-        both = _normal(2 * BATCH * d, 1 + world.rank).reshape(2, BATCH, d).to(world.device)
-        self.inputs, self.targets = both[0], both[1]
-
-    def passes(self) -> None:
-        """Forward and backward; the gradients are those of the batch."""
-        self.zero_grad()
-        mse_loss(self.layers(self.inputs), self.targets).backward()
 
 
 def _normal(count: int, seed: int) -> torch.Tensor:
@@ -117,9 +83,18 @@ def sleep(nbytes: int, world: World, seconds: float) -> Task:
 
 
 def mlp(nbytes: int, world: World, seconds: float) -> Task:
-    """Compute that takes what it takes, whatever `seconds` says."""
-    network = Perceptron(nbytes, world)
-    return Task(network, network.passes)
+    """The passes of three square layers that fit into `nbytes`, over one batch of each rank, however long they take."""
+    d = max(1, (math.isqrt(1 + nbytes // 3) - 1) // 2)  # 3 (d² + d) elements of 4 bytes
+    torch.manual_seed(0)
+    layers = (nn.Linear(d, d), nn.ReLU(), nn.Linear(d, d), nn.ReLU(), nn.Linear(d, d))
+    network = nn.Sequential(*layers).to(world.device)
+    inputs, targets = _normal(2 * BATCH * d, 1 + world.rank).reshape(2, BATCH, d).to(world.device)
+
+    def passes() -> None:
+        network.zero_grad()
+        mse_loss(network(inputs), targets).backward()
+
+    return Task(network, passes)
 
 
 MODELS: dict[str, Callable[[int, World, float], Task]] = {"sleep": sleep, "mlp": mlp}

@@ -1,15 +1,13 @@
 """Peers: other libraries with the same purpose, driven through the same loop and measured in the same run.
 
-Each file holds one library, written from its public behaviour. It imports the library when a peer is built, and says
-the limits of its rows. Their packages are the extra `peers` in setup.cfg; what is not installed is left out with a
-word. The room imports `bench.shared` and `bench.measuring`.
+Each file holds one library, which it imports when a peer is built, and the limits of its rows. Their packages are the
+extra `peers` in setup.cfg; what is missing is left out. The room imports `bench.shared` and `bench.measuring`.
 """
 
 from . import decent_dp, fairscale, torch_own, torchft
-from .peer import Peer, Running
+from .peer import Peer
 
-YARDSTICK = "torch-allreduce"
-"""Measured in every run, last."""
+YARDSTICK = "torch-allreduce"  # measured in every run, last
 
 PEERS = {
     YARDSTICK: torch_own.ALL_REDUCE,
@@ -25,4 +23,4 @@ PEERS = {
     "fairscale-local-slowmo": fairscale.LOCAL,
 }
 
-__all__ = ["PEERS", "YARDSTICK", "Peer", "Running"]
+__all__ = ["PEERS", "YARDSTICK", "Peer"]

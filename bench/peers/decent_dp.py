@@ -7,13 +7,12 @@ from torch import nn
 from gossip import World
 
 from ..measuring.models import Task
-from .peer import UNTOLD, Passes, Peer, Training
+from .peer import UNTOLD, Passes, Peer, Running
 
-PRIMING = 2
-"""Passes after which it has looked at the order of the gradients, made its buckets and sent them once."""
+PRIMING = 2  # passes after which it has looked at the order of the gradients, made its buckets and sent them once
 
 
-class DecentDp(Training):
+class DecentDp(Running):
     """The compute is slept; the backward pass after it mixes what has arrived, updates, and sends in the background."""
 
     def __init__(self, topology: str, task: Task, world: World, period: int, timeout: float) -> None:
@@ -21,16 +20,14 @@ class DecentDp(Training):
         from loguru import logger
 
         logger.disable("decent_dp")  # it tells rank 0's screen what it was made with
-        super().__init__(task, world)
-        self._sent = task.nbytes
-        with self.groups(timeout):
+        super().__init__(task, world, period, timeout)
+        self._nbytes = task.nbytes
+        with self.groups():
             # Shared hosts matter to none of the graphs that are used here.
             self._model = DecentralizedDataParallel(
-                Passes(task.module),
-                lambda named: self.clocked(nn.ParameterList([tensor for _, tensor in named])),
-                topology=topology,
-                _local_world_size=1,
-            )
+                Passes(task.module), lambda named: self.clocked(nn.ParameterList([tensor for _, tensor in named])),
+                topology=topology, _local_world_size=1,
+            )  # fmt: skip
         for _ in range(PRIMING):
             self.update()
 
@@ -38,7 +35,7 @@ class DecentDp(Training):
         self._model().backward()
 
     def sent(self, number: int) -> int:
-        return self._sent  # between two ranks an all-reduce by a ring sends everything once
+        return self._nbytes  # between two ranks an all-reduce by a ring sends everything once
 
     def settle(self) -> None:
         """Wait for the messages in flight; the next step mixes them."""
@@ -56,17 +53,13 @@ LIMITS = (
     "by arithmetic, are a ring's of two, without its padding."
 )
 PEER = Peer(
-    "Decent-DP, one-peer",
-    partial(DecentDp, "one-peer-exp"),
+    "Decent-DP, one-peer", partial(DecentDp, "one-peer-exp"),
     LIMITS.format("its own one-peer exponential graph of pairs, for powers of two"),
-    package="decent-dp",
-    blocking=False,
+    package="decent-dp", blocking=False, unknown=(*UNTOLD, "in_flight"),
     refuses=lambda ranks: "" if ranks > 1 and ranks & (ranks - 1) == 0 else PAIRS,
-    unknown=(*UNTOLD, "in_flight"),
-)
+)  # fmt: skip
 RING = PEER._replace(
-    title="Decent-DP, ring",
-    build=partial(DecentDp, "ring"),
+    title="Decent-DP, ring", build=partial(DecentDp, "ring"),
     limits=LIMITS.format("its own ring of pairs, for even numbers of ranks"),
     refuses=lambda ranks: "" if ranks > 1 and ranks % 2 == 0 else EVEN,
-)
+)  # fmt: skip

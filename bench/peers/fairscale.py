@@ -11,14 +11,11 @@ import torch
 from gossip import World
 
 from ..measuring.models import Task
-from .peer import Passes, Peer, Training, ring
+from .peer import Passes, Peer, Running
 
 
-class FairScale(Training):
-    """The compute is slept; a pass that fills the gradients, the optimizer's step and `perform_slowmo` follow.
-
-    base: of its base algorithms. momentum: of the outer step; None for no outer step.
-    """
+class FairScale(Running):
+    """The compute is slept; a pass that fills the gradients, the optimizer's step and `perform_slowmo` follow."""
 
     def __init__(
         self, base: str, momentum: float | None, task: Task, world: World, period: int, timeout: float
@@ -28,24 +25,17 @@ class FairScale(Training):
             from fairscale.experimental.nn.data_parallel import SlowMoBaseAlgorithm, SlowMoDistributedDataParallel
             from fairscale.experimental.nn.data_parallel.gossip import distributed
 
-        super().__init__(task, world)
-        self._period = period
-        self._gossips = base == "sgp"
-        self._outer = momentum is not None
-        self._nbytes, self._ring = task.nbytes, ring(world.size, task.nbytes)
+        super().__init__(task, world, period, timeout)
+        self._gossips, self._outer, self._nbytes = base == "sgp", momentum is not None, task.nbytes
         self._without_cuda = without_cuda()
-        with self.groups(timeout):
+        with self.groups():
             self._model = SlowMoDistributedDataParallel(
-                Passes(task.module),
-                nprocs_per_node=1,
-                slowmo_base_algorithm=SlowMoBaseAlgorithm(base),
-                slowmo_momentum=momentum or 0.0,
+                Passes(task.module), nprocs_per_node=1,
+                slowmo_base_algorithm=SlowMoBaseAlgorithm(base), slowmo_momentum=momentum or 0.0,
                 # In shards, an outer step would be a reduction and a broadcast for each rank, one after another.
                 slowmo_memory_efficient=False,
-                slowmo_frequency=period,
-                slowmo_sgp_average_params=True,
-                localsgd_frequency=period,
-            )
+                slowmo_frequency=period, slowmo_sgp_average_params=True, localsgd_frequency=period,
+            )  # fmt: skip
         # So long it would wait for its thread: 300 s, whatever the deadline of the run.
         self._without_cuda.enter_context(mock.patch.object(distributed, "HEARTBEAT_TIMEOUT", timeout))
         self._optimizer = self.clocked(task.module)
@@ -63,7 +53,7 @@ class FairScale(Training):
         due = (number + 1) % self._period == 0
         if self._gossips and not (due and self._outer):
             return self._nbytes
-        return self._ring if due else 0
+        return self.ring if due else 0
 
     def close(self) -> None:
         """Its thread cannot be ended: it waits, for good, for a next step."""
@@ -83,47 +73,30 @@ def without_cuda() -> ExitStack:
         return tensor
 
     stubs = ExitStack()
-    nothing: dict[str, Any] = {
-        "synchronize": lambda *_: None,
-        "Stream": Stream,
-        "current_stream": Stream,
-        "stream": lambda _: nullcontext(),
-    }
-    for name, stub in nothing.items():
-        stubs.enter_context(mock.patch.object(torch.cuda, name, stub))
-    for name in ("cuda", "pin_memory"):
-        stubs.enter_context(mock.patch.object(torch.Tensor, name, same))
+    none: dict[str, Any] = {"synchronize": lambda *_: None, "Stream": Stream, "current_stream": Stream}
+    stubs.enter_context(mock.patch.multiple(torch.cuda, stream=nullcontext, **none))
+    stubs.enter_context(mock.patch.multiple(torch.Tensor, cuda=same, pin_memory=same))
     # One for each pass over its old-fashioned hook, which it needs no better one for.
     stubs.enter_context(warnings.catch_warnings())
     warnings.filterwarnings("ignore", message=".*non-full backward hook.*")
     return stubs
 
 
+ANCHOR = "its anchor is taken after the first local step, so that ranks do not agree after an"
 LIMITS = "{}; made for GPUs: its calls of CUDA are stubbed so that it runs on CPUs; {}bytes are by arithmetic."
 SGP = "its own directed one-peer exponential graph, in a thread that the step waits for (it refuses OSGP); "
 PEER = Peer(
-    "fairscale SGP",
-    partial(FairScale, "sgp", None),
-    LIMITS.format("SGP without slow momentum", SGP),
-    package="fairscale",
+    "fairscale SGP", partial(FairScale, "sgp", None),
+    LIMITS.format("SGP without slow momentum", SGP), package="fairscale",
     refuses=lambda ranks: "" if ranks > 1 else "its graph needs at least 2 ranks",
-)
+)  # fmt: skip
+EXACT = "SGP with an exact average and slow momentum (0.5) every period, not sharded"
 SLOWMO = PEER._replace(
-    title="fairscale SGP-SlowMo",
-    build=partial(FairScale, "sgp", 0.5),
-    limits=LIMITS.format(
-        "SGP with an exact average and slow momentum (0.5) every period, not sharded",
-        SGP + "its anchor is taken after the first local step, so that ranks do not agree after an exact average; ",
-    ),
-    periodic=True,
-)
+    title="fairscale SGP-SlowMo", build=partial(FairScale, "sgp", 0.5), periodic=True,
+    limits=LIMITS.format(EXACT, f"{SGP}{ANCHOR} exact average; "),
+)  # fmt: skip
 LOCAL = PEER._replace(
-    title="fairscale Local-SlowMo",
-    build=partial(FairScale, "localsgd", 0.5),
-    limits=LIMITS.format(
-        "Local SGD with slow momentum (0.5) every period, not sharded",
-        "its anchor is taken after the first local step, so that ranks do not agree after an average; ",
-    ),
-    periodic=True,
+    title="fairscale Local-SlowMo", build=partial(FairScale, "localsgd", 0.5), periodic=True,
+    limits=LIMITS.format("Local SGD with slow momentum (0.5) every period, not sharded", f"{ANCHOR} average; "),
     refuses=lambda ranks: "" if ranks > 1 else "one rank has nobody to average with",
-)
+)  # fmt: skip

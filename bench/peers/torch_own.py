@@ -10,45 +10,40 @@ from gossip import World
 
 from ..measuring.loop import synchronise
 from ..measuring.models import Task
-from .peer import UNTOLD, Passes, Peer, Running, Training, ring
+from .peer import UNTOLD, Passes, Peer, Running
 
 BUCKETS = 4
 """DDP's default of 25 MB makes about so many of a ResNet-50's 102.4 MB, whose time the default sizes stand for."""
-PRIMING = 2
-"""Passes after which DDP has arranged its buckets by the order in which gradients arrive."""
+PRIMING = 2  # passes after which DDP has arranged its buckets by the order in which gradients arrive
 
 
 class AllReduce(Running):
     """Each step is one blocking all-reduce of the task's bytes, over NCCL where the world is and Gloo elsewhere."""
 
     def __init__(self, task: Task, world: World, period: int, timeout: float) -> None:
-        super().__init__(task, world, None)
-        with self.groups(timeout):
+        super().__init__(task, world, period, timeout)
+        self.module = None
+        with self.groups():
             self._group = dist.new_group(backend="nccl" if world.transport == "nccl" else "gloo")
         self._values = torch.ones(max(1, task.nbytes // 4), device=world.device)
 
-    def step(self) -> None:
-        with self.stats.step(0):
-            began = time.perf_counter()
-            dist.all_reduce(self._values, op=dist.ReduceOp.MAX, group=self._group)
-            synchronise(self._world)
-            last, n = self.stats.last, self._world.size
-            last.seconds_exposed = last.seconds_in_flight = time.perf_counter() - began
-            # The bytes of a ring; torch.distributed does not say what it did.
-            last.bytes_sent = last.bytes_received = ring(n, self._values.nbytes)
-            last.messages_sent = last.messages_received = 2 * (n - 1)
+    def update(self) -> None:
+        dist.all_reduce(self._values, op=dist.ReduceOp.MAX, group=self._group)
+        synchronise(self._world)
+        # The messages of a ring, as its bytes; torch.distributed does not say what it did.
+        self.stats.last.messages_sent = self.stats.last.messages_received = 2 * (self._world.size - 1)
 
 
-class Ddp(Training):
-    """The compute is slept, then one backward pass fills all gradients at once and all-reduces them."""
+class Ddp(Running):
+    """The compute is slept, `slept` seconds inside the passes; a backward pass all-reduces in buckets of so many MB."""
 
-    def __init__(self, task: Task, world: World, period: int, timeout: float) -> None:
-        super().__init__(task, world)
+    def __init__(
+        self, task: Task, world: World, period: int, timeout: float, slept: float = 0.0, bucket: float | None = None
+    ) -> None:
+        super().__init__(task, world, period, timeout)
         self._optimizer = self.clocked(task.module)
-        self._sent = ring(world.size, task.nbytes)
-        slept, bucket = self.overlapped(task)
         self._passes = Passes(task.module, slept)
-        with self.groups(timeout):
+        with self.groups():
             group = dist.new_group(backend="gloo")
         # Gradients as views of the buckets save it one pass over them.
         self._model = DistributedDataParallel(
@@ -56,10 +51,6 @@ class Ddp(Training):
         )
         for _ in range(PRIMING):
             self.backward()
-
-    def overlapped(self, task: Task) -> tuple[float, float | None]:
-        """Seconds of the compute that are slept inside the passes, and megabytes of a bucket; None for its default."""
-        return 0.0, None
 
     def backward(self) -> None:
         """A pass, whose gradients are then those of all ranks."""
@@ -70,17 +61,13 @@ class Ddp(Training):
         self.backward()
         self._optimizer.step()
 
-    def sent(self, number: int) -> int:
-        return self._sent
-
 
 class DdpOverlap(Ddp):
     """The compute is slept in forward and backward, so that buckets travel while earlier layers compute."""
 
-    _exposed = 0.0
-
-    def overlapped(self, task: Task) -> tuple[float, float | None]:
-        return task.seconds, max(4, task.nbytes // BUCKETS) / 2**20
+    def __init__(self, task: Task, world: World, period: int, timeout: float) -> None:
+        super().__init__(task, world, period, timeout, task.seconds, max(4, task.nbytes // BUCKETS) / 2**20)
+        self._exposed = 0.0
 
     def compute(self) -> None:
         """A pass; its time after the last layer's sleep is a wait for the buckets."""
@@ -94,7 +81,7 @@ class DdpOverlap(Ddp):
         return self._exposed
 
 
-class PostLocalSgd(Training):
+class PostLocalSgd(Running):
     """Averages in the first step and every τ-th after it, as the averager counts."""
 
     def __init__(self, task: Task, world: World, period: int, timeout: float) -> None:
@@ -102,48 +89,31 @@ class PostLocalSgd(Training):
         from torch.distributed.algorithms.model_averaging.averagers import PeriodicModelAverager
         from torch.distributed.optim import PostLocalSGDOptimizer
 
-        super().__init__(task, world)
-        self._period, self._sent = period, ring(world.size, task.nbytes)
-        with self.groups(timeout):
-            group = dist.new_group(backend="gloo")
-        averager = PeriodicModelAverager(period=period, process_group=group)
+        super().__init__(task, world, period, timeout)
+        with self.groups():
+            averager = PeriodicModelAverager(period=period, process_group=dist.new_group(backend="gloo"))
         self._optimizer = PostLocalSGDOptimizer(self.clocked(task.module), averager)
 
-    def update(self) -> None:
-        self._optimizer.step()
-
     def sent(self, number: int) -> int:
-        return self._sent if number % self._period == 0 else 0
+        return self.ring if number % self._period == 0 else 0
 
 
-ALL_REDUCE = Peer(
-    "torch all-reduce",
-    AllReduce,
-    "trains nothing: one blocking all-reduce of the same bytes after the same compute; bytes, by arithmetic, are a "
-    "ring's.",
-    unknown=(),
-    trains=False,
-)
+BYTES = "bytes, by arithmetic, are a ring's."
+ONCE = f"trains nothing: one blocking all-reduce of the same bytes after the same compute; {BYTES}"
+ALL_REDUCE = Peer("torch all-reduce", AllReduce, ONCE, unknown=(), trains=False)
 DDP = Peer(
-    "DDP",
-    Ddp,
+    "DDP", Ddp,
     "all compute is slept before one backward pass that fills all gradients at once, so that nothing overlaps: what "
-    "DDP costs where it hides nothing; gradients are views of its buckets of 25 MB; bytes, by arithmetic, are a "
-    "ring's.",
-)
+    f"DDP costs where it hides nothing; gradients are views of its buckets of 25 MB; {BYTES}",
+)  # fmt: skip
 OVERLAP = Peer(
-    "DDP, overlapped",
-    DdpOverlap,
-    f"a third of the compute is slept in forward and the rest layer by layer in backward, with {BUCKETS} buckets, so "
-    "that buckets travel while earlier layers compute, as DDP is made for; its waits are inside what is given as its "
-    "compute, and no barrier stands before them; bytes, by arithmetic, are a ring's.",
-    blocking=False,
-    unknown=(*UNTOLD, "in_flight"),
-)
+    "DDP, overlapped", DdpOverlap, blocking=False, unknown=(*UNTOLD, "in_flight"),
+    limits=f"a third of the compute is slept in forward and the rest layer by layer in backward, with {BUCKETS} "
+    "buckets, so that buckets travel while earlier layers compute, as DDP is made for; its waits are inside what is "
+    f"given as its compute, and no barrier stands before them; {BYTES}",
+)  # fmt: skip
 POST_LOCAL_SGD = Peer(
-    "torch post-local SGD",
-    PostLocalSgd,
-    "plain averages of the parameters, without slow momentum and without warm-up; they block, and parameters without a "
-    "gradient are left out of them; bytes, by arithmetic, are a ring's.",
-    periodic=True,
-)
+    "torch post-local SGD", PostLocalSgd, periodic=True,
+    limits="plain averages of the parameters, without slow momentum and without warm-up; they block, and parameters "
+    f"without a gradient are left out of them; {BYTES}",
+)  # fmt: skip

@@ -3,7 +3,6 @@
 import logging
 import os
 import socket
-from abc import abstractmethod
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
@@ -17,11 +16,14 @@ from gossip.transports.torch.interfaces import own_address
 
 from ..measuring.models import Task
 from ..shared import record
-from .peer import Passes, Peer, Training, ring
+from .peer import Passes, Peer, Running
 
 
-class TorchFt(Training):
-    """Every rank is a replica of its own, with a store and a manager; rank 0 serves the lighthouse that they ask."""
+class TorchFtLocalSgd(Running):
+    """An average of the parameters every τ steps.
+
+    Every rank is a replica of its own, with a store and a manager; rank 0 serves the lighthouse that they ask.
+    """
 
     def __init__(self, task: Task, world: World, period: int, timeout: float) -> None:
         # Otherwise it logs what each average was agreed on.
@@ -31,53 +33,38 @@ class TorchFt(Training):
         from torchft.manager import Manager
         from torchft.process_group import ProcessGroupGloo
 
-        super().__init__(task, world)
-        self._period = period
-        self._sent = ring(world.size, task.nbytes)
+        super().__init__(task, world, period, timeout)
         hosts = [str(name) for name in record.gather(world, socket.gethostname())]
         address = own_address(hosts) if len(set(hosts)) > 1 else "127.0.0.1"
-        self._lighthouse = None
-        if world.rank == 0:
-            self._lighthouse = LighthouseServer(bind="0.0.0.0:0", min_replicas=world.size)
+        serves = world.rank == 0
+        self._lighthouse = LighthouseServer(bind="0.0.0.0:0", min_replicas=world.size) if serves else None
         own = f"http://{address}:{urlsplit(self._lighthouse.address()).port}" if self._lighthouse else ""
         deadline = timedelta(seconds=timeout)
         self._store = dist.TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=deadline)
         self._ranks = ProcessGroupGloo(timeout=deadline)
         self.manager = Manager(
-            self._ranks,
-            load_state_dict=lambda _: None,
-            state_dict=dict,
-            min_replica_size=world.size,
+            self._ranks, load_state_dict=lambda _: None, state_dict=dict, min_replica_size=world.size,
             # DiLoCo wants it so, and nothing is to be gained where the average follows at once.
-            use_async_quorum=False,
-            timeout=deadline,
-            quorum_timeout=deadline,
-            connect_timeout=deadline,
+            use_async_quorum=False, timeout=deadline, quorum_timeout=deadline, connect_timeout=deadline,
             # An average that failed is an error, where it would go on without and be fast.
-            max_retries=0,
-            rank=0,
-            world_size=1,
-            store_addr=address,
-            store_port=self._store.port,
-            lighthouse_addr=str(record.gather(world, own)[0]),
-            replica_id=f"rank_{world.rank}",
-            hostname=address,
+            max_retries=0, rank=0, world_size=1, store_addr=address, store_port=self._store.port, hostname=address,
+            lighthouse_addr=str(record.gather(world, own)[0]), replica_id=f"rank_{world.rank}",
             # All ranks begin with the same parameters.
             init_sync=False,
-        )
+        )  # fmt: skip
         self._optimizer = self.clocked(task.module)
         self._outer = self.wrapped(task)
         self._outer.__enter__()
 
-    @abstractmethod
     def wrapped(self, task: Task) -> AbstractContextManager[Any]:
         """The library's wrapper, which hooks itself behind the optimizer's step."""
+        from torchft.local_sgd import LocalSGD
 
-    def update(self) -> None:
-        self._optimizer.step()
+        local: AbstractContextManager[Any] = LocalSGD(self.manager, task.module, self._optimizer, self._period)
+        return local
 
     def sent(self, number: int) -> int:
-        return self._sent if (number + 1) % self._period == 0 else 0
+        return self.ring if (number + 1) % self._period == 0 else 0
 
     def close(self) -> None:
         """End the hooks, the manager and the lighthouse."""
@@ -91,17 +78,7 @@ class TorchFt(Training):
             self._lighthouse.shutdown()
 
 
-class TorchFtLocalSgd(TorchFt):
-    """An average of the parameters every τ steps."""
-
-    def wrapped(self, task: Task) -> AbstractContextManager[Any]:
-        from torchft.local_sgd import LocalSGD
-
-        local: AbstractContextManager[Any] = LocalSGD(self.manager, task.module, self._optimizer, self._period)
-        return local
-
-
-class TorchFtDiLoCo(TorchFt):
+class TorchFtDiLoCo(TorchFtLocalSgd):
     """An outer Nesterov step with the averaged change of the parameters every τ steps."""
 
     def wrapped(self, task: Task) -> AbstractContextManager[Any]:
@@ -123,15 +100,7 @@ LIMITS = (
     "this is counted as waiting, but not its bytes; tensors are reduced one by one, as is its default; bytes, by "
     "arithmetic, are a ring's."
 )
-PEER = Peer(
-    "torchft Local SGD",
-    TorchFtLocalSgd,
-    LIMITS.format("blocking averages of the parameters without slow momentum"),
-    package="torchft",
-    periodic=True,
-)
-DILOCO = PEER._replace(
-    title="torchft DiLoCo",
-    build=TorchFtDiLoCo,
-    limits=LIMITS.format("blocking outer steps of one fragment, with Nesterov momentum (0.9) and rate 0.7"),
-)
+LOCAL = LIMITS.format("blocking averages of the parameters without slow momentum")
+OUTER = LIMITS.format("blocking outer steps of one fragment, with Nesterov momentum (0.9) and rate 0.7")
+PEER = Peer("torchft Local SGD", TorchFtLocalSgd, LOCAL, package="torchft", periodic=True)
+DILOCO = PEER._replace(title="torchft DiLoCo", build=TorchFtDiLoCo, limits=OUTER)

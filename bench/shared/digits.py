@@ -16,7 +16,6 @@ from .methods import Trained
 
 IMAGES, TEST = 1797, 359
 TRAINING = IMAGES - TEST
-
 Build = Callable[[torch.optim.Optimizer, World], Trained]
 
 
@@ -43,9 +42,8 @@ def load(seed: int) -> Data:
 
 def shard(data: Data, world: World) -> Data:
     """This rank's part, on its device: all ranks hold equally many images, and the whole test set."""
-    own = torch.arange(TRAINING - TRAINING % world.size)[world.rank :: world.size]
-    images, labels, *test = data
-    return Data(*(part.to(world.device) for part in (images[own], labels[own], *test)))
+    own = slice(world.rank, TRAINING - TRAINING % world.size, world.size)
+    return Data(*(part.to(world.device) for part in (data.images[own], data.labels[own], *data[2:])))
 
 
 def batches(data: Data, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -69,12 +67,7 @@ def network(seed: int) -> nn.Module:
 
 
 class Training:
-    """One rank's training: SGD with Nesterov momentum and a cosine schedule, and the method that `build` makes of it.
-
-    Attributes:
-        model, optimizer: what is trained, and the method around SGD.
-        data: this rank's shard.
-    """
+    """One rank's training: SGD with Nesterov momentum and a cosine schedule inside the method that `build` makes."""
 
     def __init__(self, build: Build, world: World, steps: int, *, batch: int, lr: float, seed: int) -> None:
         self.model = network(seed).to(world.device)
@@ -127,8 +120,7 @@ class Consensus:
     def distance(self) -> float:
         """sqrt(mean_i ‖z_i − z̄‖²) / ‖z̄‖ ; every rank calls it. Weights are 1."""
         z = torch.cat([parameter.reshape(-1)[:: self._every].double() for parameter in self._parameters])
-        mean = z.clone()
-        self._channel.sum([mean]).wait()
+        self._channel.sum([mean := z.clone()]).wait()
         mean /= self._world.size
         squares = record.gather(self._world, float((z - mean).norm()) ** 2)
         return math.sqrt(math.fsum(squares) / self._world.size) / float(mean.norm())

@@ -34,22 +34,15 @@ OUTERS = {
     "eighths": "-SlowMo-eighths",
 }
 STREAMING = ("streaming", "eighths")
-SLOW = ("slowmo", "noaverage", *STREAMING)
-"""Outer steps with slow momentum."""
+SLOW = ("slowmo", "noaverage", *STREAMING)  # outer steps with slow momentum
 
 
 class Traffic(NamedTuple):
-    """The messages that a method sends.
+    """The messages that a method sends."""
 
-    Attributes:
-        overlap: updates that a round of gossip travels, 0 for SGP and 1 for OSGP; None without gossip.
-        averages: periods of the exact averages of one model's bytes: (1,) for AR-SGD, (12,) for Local SGD with τ = 12.
-        collective: how these averages go, by its name in `scale.collectives`.
-    """
-
-    overlap: int | None = None
-    averages: tuple[int, ...] = ()
-    collective: str = "own"
+    overlap: int | None = None  # updates that a round of gossip travels, 0 for SGP and 1 for OSGP; None without gossip
+    averages: tuple[int, ...] = ()  # periods of the exact averages of the model: (1,) for AR-SGD, (τ,) for Local SGD
+    collective: str = "own"  # how these averages go, by its name in `scale.collectives`
 
     @property
     def blocking(self) -> bool:
@@ -66,42 +59,27 @@ class Traffic(NamedTuple):
 class Method:
     """A base optimizer over the ranks, and an outer step around it.
 
-    Attributes:
-        base: "ar" averages gradients, "exact" averages parameters in every step, "local" does so every `period` steps,
-            "sgp" gossips, "osgp" gossips while the next step computes, "hier" averages gradients on each host and
-            gossips between hosts, over the exponential graph.
-        outer: every `period` steps, "average" the parameters exactly, do that with slow momentum ("slowmo"), slow
-            momentum without it ("noaverage"), or nothing ("none"). Two average one part of the model after another:
-            "streaming" applies each a step later, "eighths" sends eighths that travel for four steps.
-        period: τ.
-        momentum, rate: β and α of slow momentum.
-        buffers: what the outer step does to the base optimizer's state: "maintain", "reset" or "average" it.
-        overlap: steps that a round of "osgp" travels; above 1 it posts as rarely, unless it lands by arrival.
-        graph: the SPEC that `topologies.load` takes.
-        weighted: whether gossip honours the push-sum weight.
-        wire: how values of gossip travel, as `PushSum` takes it.
-        landing: when rounds of "osgp" land, as `PushSum` takes it; None for when they are due.
-        label: the name in tables; None for one that follows from the other attributes.
+    base: "ar" averages gradients, "exact" averages parameters in every step, "local" does so every `period` steps,
+    "sgp" gossips, "osgp" gossips while the next step computes, "hier" averages gradients on each host and gossips
+    between hosts, over the exponential graph.
 
-    Raises:
-        UsageError: parts that do not go together.
-
-    >>> Method("sgp", "slowmo", period=48, momentum=0.6).title
-    'SGP-SlowMo τ=48 β=0.6'
+    outer: every `period` steps, "average" the parameters exactly, do that with slow momentum ("slowmo"), slow momentum
+    without it ("noaverage"), or nothing ("none"). Two average one part of the model after another: "streaming" applies
+    each a step later, "eighths" sends eighths that travel for four steps.
     """
 
     base: str
     outer: str = "none"
-    period: int = 12
-    momentum: float = 0.0
-    rate: float = 1.0
-    buffers: str = "maintain"
-    overlap: int = 1
-    graph: str = "exponential"
-    weighted: bool = True
-    wire: str | None = None
-    landing: str | None = None
-    label: str | None = None
+    period: int = 12  # τ
+    momentum: float = 0.0  # β of slow momentum
+    rate: float = 1.0  # α of slow momentum
+    buffers: str = "maintain"  # the outer step does this to the base optimizer's state: "maintain", "reset", "average"
+    overlap: int = 1  # steps that a round of "osgp" travels; above 1 it posts as rarely, unless it lands by arrival
+    graph: str = "exponential"  # the SPEC that `topologies.load` takes
+    weighted: bool = True  # whether gossip honours the push-sum weight
+    wire: str | None = None  # how values of gossip travel, as `PushSum` takes it
+    landing: str | None = None  # when rounds of "osgp" land, as `PushSum` takes it; None for when they are due
+    label: str | None = None  # the name in tables; None for one that follows from the other attributes
 
     def __post_init__(self) -> None:
         if self.base not in BASES or self.outer not in OUTERS:
@@ -160,9 +138,7 @@ class Method:
             return inner
         if self.outer in STREAMING:
             shards, delay = (min(8, self.period), min(4, self.period)) if self.outer == "eighths" else (None, 1)
-            return StreamingSlowMo(
-                inner, world, self.period, self.momentum, self.rate, shards=shards, delay=delay
-            )  # fmt: skip
+            return StreamingSlowMo(inner, world, self.period, self.momentum, self.rate, shards=shards, delay=delay)
         averager = NoAverage() if self.outer == "noaverage" else ExactAverage(world)
         return SlowMo(inner, averager, self.period, self.momentum, self.rate, self.buffers)
 
@@ -183,10 +159,9 @@ class Method:
         return Every(overlap, averager) if overlap > 1 and self.landing is None else averager
 
     def traffic(self, moments: int = 0, collective: str = "own") -> Traffic:
-        """The messages of each update and of every τ-th.
+        """The messages of each update and of every τ-th; `buffers="average"` sends `moments` with each parameter.
 
-        moments: of the base optimizer for each parameter; `buffers="average"` sends them with the parameters. The
-        averages of a streaming outer step hide behind the computing and count as nothing.
+        The averages of a streaming outer step hide behind the computing and count as nothing.
         """
         averages = [1] if self.base in ("ar", "exact") else []
         if self.outer in ("average", "slowmo") or (self.base, self.outer) == ("local", "none"):
@@ -195,23 +170,12 @@ class Method:
 
 
 class Unweighted(Composite):
-    """Gossip that takes every rank's weight for 1 at all times: what is wrong without push-sum.
-
-        z_i <- Σ_j P[i,j] z_j / Σ_j P[i,j]
+    """Gossip that takes every rank's weight for 1: z_i <- Σ_j P[i,j] z_j / Σ_j P[i,j], which is wrong without push-sum.
 
     Rows of this matrix sum to 1 and columns need not. So ranks agree, but each round moves the mean, and ranks with
-    many out-peers count for more. Where P is doubly stochastic it is push-sum itself.
-
-    Source: what Assran et al., ICML 2019, arXiv 1811.10792, section 2, add.
-
-    >>> import gossip
-    >>> world = gossip.init()
-    >>> Unweighted(gossip.PushSum(world, topologies.exponential(world.size))).describe()[:10]
-    'Unweighted'
+    many out-peers count for more (Assran et al., ICML 2019, arXiv 1811.10792, section 2). Where P is doubly stochastic
+    it is push-sum itself.
     """
-
-    def __init__(self, gossip: PushSum) -> None:
-        super().__init__(gossip)
 
     def describe(self) -> str:
         return f"Unweighted({self.members[0].describe()})"

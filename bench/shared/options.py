@@ -1,6 +1,7 @@
 """Options that several commands have, and how their values are written on the command line."""
 
 import argparse
+import functools
 import math
 import os
 import re
@@ -19,18 +20,7 @@ from . import digits
 
 T = TypeVar("T", int, float, str)
 Parser = argparse.ArgumentParser | argparse._ArgumentGroup
-
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
-
-
-def count(text: str) -> int:
-    """A whole number of at least 1."""
-    return _whole(text, 1)
-
-
-def natural(text: str) -> int:
-    """A whole number of at least 0."""
-    return _whole(text, 0)
 
 
 def _whole(text: str, least: int) -> int:
@@ -39,38 +29,25 @@ def _whole(text: str, least: int) -> int:
     return int(text)
 
 
-def positive(text: str) -> float:
-    """A finite number above 0."""
-    number = _number(text)
-    if number <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not above 0")
-    return number
-
-
-def seconds(text: str) -> float:
-    """A finite number of at least 0."""
-    number = _number(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} seconds are less than none")
-    return number
-
-
-def _number(text: str) -> float:
+def _number(text: str, least: float, fault: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text!r} {fault}")
     return number
 
 
-def size(text: str) -> int:
-    """A message size in bytes.
+count, natural = functools.partial(_whole, least=1), functools.partial(_whole, least=0)
+positive = functools.partial(_number, least=math.ulp(0), fault="is not above 0")  # ulp(0): the least number
+seconds = functools.partial(_number, least=0, fault="seconds are less than none")
 
-    >>> size("1.024MB")
-    1024000
-    """
+
+def size(text: str) -> int:
+    """A message size in bytes, written as in "1.024MB"."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(B|kB|MB|GB)", text.strip())
     if match is None or float(match[1]) * UNITS[match[2]] < 4:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size: write 64kB, 1.024MB or 1GB, at least 4B")
@@ -78,11 +55,7 @@ def size(text: str) -> int:
 
 
 def listed(kind: Callable[[str], T], between: str = ",") -> Callable[[str], list[T]]:
-    """A parser of several values, each once.
-
-    >>> listed(size)("1MB,4B"), listed(str, ";")("exponential,peers=2; ring")
-    ([1000000, 4], ['exponential,peers=2', 'ring'])
-    """
+    """A parser of several values, each once."""
 
     def parsed(text: str) -> list[T]:
         values = [kind(part.strip()) for part in text.split(between)]
@@ -116,9 +89,8 @@ def option(
 def add_some(parser: Parser, name: str, known: Iterable[str], default: str | None, text: str = "") -> None:
     """An option that takes some of the `known` names; without a default, all of them."""
     names = list(known)
-    chosen = ",".join(names) if default is None else default
     listed = f"{text or 'some'} of {', '.join(names)} (default: {default or 'all'})"
-    parser.add_argument(name, type=some_of(names), default=chosen, metavar="NAME,...", help=listed)
+    parser.add_argument(name, type=some_of(names), default=default or ",".join(names), metavar="NAME,...", help=listed)
 
 
 def add_choice(parser: Parser, name: str, choices: Iterable[str], default: str, text: str) -> None:
@@ -162,9 +134,8 @@ def check_files(given: argparse.Namespace, launcher: Launcher) -> None:
     """Settle the paths that `add_files` asks for, and make room for the files."""
     given.out = given.out or (given.json.parent if given.json else Path("out"))
     given.json = given.json or given.out / f"{given.command}.json"
-    check_writable(given.json, launcher)
-    for ending in ("csv", "md", "png"):
-        check_writable(beside(given, ending), launcher)
+    for file in (given.json, *(beside(given, ending) for ending in ("csv", "md", "png"))):
+        check_writable(file, launcher)
 
 
 def beside(given: argparse.Namespace, ending: str) -> Path:
@@ -176,9 +147,8 @@ def check_batch(given: argparse.Namespace, launcher: Launcher) -> None:
     """Refuse a batch of more images than a rank has."""
     shard = digits.TRAINING // launcher.size
     if given.batch > shard:
-        raise UsageError(
-            f"--batch {given.batch} is more than the {shard} images that each of {launcher.size} ranks has"
-        )
+        more = f"is more than the {shard} images that each of {launcher.size} ranks has"
+        raise UsageError(f"--batch {given.batch} {more}")
 
 
 def check_graph(spec: str, size: int | None = None) -> None:

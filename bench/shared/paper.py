@@ -20,32 +20,11 @@ class Half(NamedTuple):
     seconds: Mapping[str, float]
 
 
-IMAGENET = Half(
-    "ImageNet, ResNet-50",
-    nodes=32,
-    seconds={
-        "ar": 0.420,
-        "local": 0.294,
-        "local-slowmo": 0.282,
-        "sgp": 0.304,
-        "sgp-slowmo": 0.302,
-        "sgp-noaverage": 0.298,
-        "osgp": 0.271,
-        "osgp-slowmo": 0.271,
-    },
-)
-WMT = Half(
-    "WMT'16 En-De, Transformer",
-    nodes=8,
-    seconds={
-        "ar": 1.648,
-        "local": 0.503,
-        "local-slowmo": 0.505,
-        "sgp": 1.225,
-        "sgp-slowmo": 1.279,
-        "sgp-noaverage": 1.227,
-    },
-)
+NAMES = ("ar", "local", "local-slowmo", "sgp", "sgp-slowmo", "sgp-noaverage", "osgp", "osgp-slowmo")
+_IMAGENET = (0.420, 0.294, 0.282, 0.304, 0.302, 0.298, 0.271, 0.271)
+_WMT = (1.648, 0.503, 0.505, 1.225, 1.279, 1.227)
+IMAGENET = Half("ImageNet, ResNet-50", 32, dict(zip(NAMES, _IMAGENET, strict=True)))
+WMT = Half("WMT'16 En-De, Transformer", 8, dict(zip(NAMES[: len(_WMT)], _WMT, strict=True)))
 HALVES = {"imagenet": IMAGENET, "wmt": WMT}
 
 SGP_OVERLAPS = (

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 from topologies.commands.pictures.canvas import FAINT, GREY, INK, QUIET, canvas, save
 
 WIDTH, LEFT, FOOT, MARGIN = 9.6, 0.215, 0.5, 0.18
-FITS = 25
-"""Characters of a name in full size."""
+FITS = 25  # characters of a name in full size
 
 
 def frame(axes: Any, across: str, up: str) -> None:
@@ -51,22 +50,17 @@ class Panel(NamedTuple):
 
 
 class Bars(NamedTuple):
-    """A picture of panels under one another.
-
-    row, head, gap: inches of a row, above the first panel, and between two. right: where the bars end, in widths of
-    the picture. columns: the heads of the figures, and their right edges likewise; column `bold` stands out. colors:
-    their names in the legend. mark: the name of the dashed line.
-    """
+    """A picture of panels under one another."""
 
     title: str
-    row: float
-    head: float
-    gap: float
-    right: float
-    columns: Mapping[str, float]
-    bold: str
-    colors: Mapping[str, str]
-    mark: str = ""
+    row: float  # inches of a row
+    head: float  # inches above the first panel
+    gap: float  # inches between two panels
+    right: float  # where the bars end, in widths of the picture
+    columns: Mapping[str, float]  # the heads of the figures, and their right edges likewise
+    bold: str  # the column that stands out
+    colors: Mapping[str, str]  # and their names in the legend
+    mark: str = ""  # the name of the dashed line
 
     def draw(self, path: Path, heading: str, panels: Sequence[Panel]) -> None:
         """Draw the panels, and write the picture."""
@@ -99,11 +93,9 @@ class Bars(NamedTuple):
         at: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "ha": "right", "color": INK}
         longest = panel.mark or 0.0
         for number, (name, bars, figures) in enumerate(panel.rows):
-            for bar in bars:
-                axes.barh(
-                    number + bar.place, bar.seconds * 1e3, left=bar.start * 1e3, height=bar.height, color=bar.color
-                )
-                longest = max(longest, bar.start + bar.seconds)
+            for seconds, color, place, tall, start in bars:
+                axes.barh(number + place, seconds * 1e3, left=start * 1e3, height=tall, color=color)
+                longest = max(longest, start + seconds)
             axes.text(-0.018, number, name, size=min(10.0, 10 * FITS / len(name)), **at)
             for (head, place), text in zip(places, figures, strict=True):
                 axes.text(place, number, text, size=10, weight="bold" if head == self.bold else "normal", **at)

@@ -19,12 +19,8 @@ from gossip import World
 from gossip.launching import cores
 from gossip.launching.launchers import Launcher
 
-STARTS = {
-    "openmpi": "mpirun -n {} ",
-    "mpich": "mpirun -n {} ",
-    "torchrun": "torchrun --nproc-per-node {} ",
-    "srun": "srun -n {} ",
-}
+MPIRUN = "mpirun -n {} "
+STARTS = {"openmpi": MPIRUN, "mpich": MPIRUN, "torchrun": "torchrun --nproc-per-node {} ", "srun": "srun -n {} "}
 
 
 def write(given: argparse.Namespace, launcher: Launcher, path: Path, **found: Any) -> None:
@@ -38,10 +34,14 @@ def write(given: argparse.Namespace, launcher: Launcher, path: Path, **found: An
 
 def facts(launcher: Launcher) -> dict[str, Any]:
     """The command as far as a rank can know it, the date, the machine of rank 0 and the versions."""
-    own = shlex.join(["-m", "bench", *sys.argv[1:]])
     python = "" if launcher.name == "torchrun" else "python "
+    own = python + shlex.join(["-m", "bench", *sys.argv[1:]])
+    versions = {"gossip-runtime": gossip.__version__, "python": platform.python_version()}
+    versions |= {name: importlib.metadata.version(name) for name in ("torch", "numpy", "networkx", "mpi4py")}
+    if mpi := sys.modules.get("mpi4py.MPI"):
+        versions["mpi"] = mpi.Get_library_version().partition(",")[0].strip("\0 \n")
     return {
-        "command": STARTS.get(launcher.name, "").format(launcher.size) + python + own,
+        "command": STARTS.get(launcher.name, "").format(launcher.size) + own,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": {
             "platform": platform.platform(),
@@ -50,7 +50,7 @@ def facts(launcher: Launcher) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
-        "versions": _versions(),
+        "versions": versions,
     }
 
 
@@ -60,16 +60,6 @@ def _processor() -> str:
     except OSError:  # not Linux
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def _versions() -> dict[str, str]:
-    """Of this project, Python, what it depends on, and the MPI library if that is in use."""
-    found = {"gossip-runtime": gossip.__version__, "python": platform.python_version()}
-    found |= {name: importlib.metadata.version(name) for name in ("torch", "numpy", "networkx", "mpi4py")}
-    mpi = sys.modules.get("mpi4py.MPI")
-    if mpi is not None:
-        found["mpi"] = mpi.Get_library_version().partition(",")[0].strip("\0 \n")
-    return found
 
 
 def gather(world: World, value: Any) -> list[Any]:

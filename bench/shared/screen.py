@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gossip.launching.launchers import Launcher
 
-PLAIN_WIDTH = 120
-
 
 def screen(launcher: Launcher) -> Console:
     """The console of rank 0; on other ranks nothing appears."""
     size = _terminal(launcher)
-    width = max(size.columns, 80) if size else PLAIN_WIDTH
+    width = max(size.columns, 80) if size else 120
     return Console(force_terminal=size is not None, width=width, quiet=launcher.rank > 0, highlight=False)
 
 
@@ -40,59 +37,41 @@ def _terminal(launcher: Launcher) -> os.terminal_size | None:
 
 
 class Course:
-    """The progress of a command: one bar over all its parts on a terminal, otherwise one line for each part.
-
-    A context manager; `part` begins one, `advance` says how many steps of it are done.
-    """
+    """The progress of a command: one bar over all its parts on a terminal, otherwise one line for each part."""
 
     def __init__(self, console: Console, steps: int) -> None:
-        self._console, self._bar = console, None
-        if console.is_terminal and not console.quiet:
-            columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=console, transient=True)
-            self._task = self._bar.add_task("", total=steps)
+        columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        shown = console.is_terminal and not console.quiet
+        self._console = console
+        self._bar = Progress(*columns, console=console, transient=True, disable=not shown)
+        self._task = self._bar.add_task("", total=steps)
 
     def __enter__(self) -> Course:
-        if self._bar is not None:
-            self._bar.start()
+        self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+    def __exit__(self, *ended: object) -> None:
+        self._bar.stop()
 
     def part(self, title: str) -> None:
         """Begin a part."""
-        if self._bar is not None:
-            self._bar.update(self._task, description=title)
-        else:
+        self._bar.update(self._task, description=title)
+        if self._bar.disable:
             self._console.print(f"{title} ...")
 
     def advance(self, steps: int) -> None:
         """Count steps that are done since the last call."""
-        if self._bar is not None:
-            self._bar.advance(self._task, steps)
+        self._bar.advance(self._task, steps)
 
 
 def ms(seconds: float) -> str:
-    """Milliseconds, with as many digits as can mean something.
-
-    >>> ms(0.0123456), ms(0.000051)
-    ('12.3', '0.051')
-    """
+    """Milliseconds, with as many digits as can mean something: "12.3" or "0.051"."""
     value = seconds * 1e3
-    digits = next((digits for digits, least in ((0, 1000), (1, 10), (2, 1)) if abs(value) >= least), 3)
-    return f"{value:.{digits}f}"
+    return f"{value:.{3 - sum(abs(value) >= least for least in (1, 10, 1000))}f}"
 
 
 def size(count: float) -> str:
-    """Bytes in the decimal unit that fits.
-
-    >>> size(1024000), size(40e6), size(0)
-    ('1.024 MB', '40 MB', '0 B')
-    """
+    """Bytes in the decimal unit that fits: "1.024 MB" or "0 B"."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:
             return f"{count / factor:.4g} {unit}"
@@ -100,9 +79,5 @@ def size(count: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share, as percent.
-
-    >>> percent(0.0123)
-    '1.2 %'
-    """
+    """A share, as in "1.2 %"."""
     return f"{share * 100:.1f} %"

@@ -19,26 +19,21 @@ class Summary(NamedTuple):
 
 
 def summary(values: Sequence[float], window: int = 1) -> Summary:
-    """Of the means over windows of `window` values; a last window that is not full is left out.
+    """Of the means over windows of `window` values, without a last one that is not full.
 
-    A method that communicates every τ-th step is judged with window τ: the median over single steps would not see its
-    communication at all.
-
-    >>> summary([1.0, 1.0, 4.0, 1.0, 1.0, 4.0], window=3).median
-    2.0
+    The median over single steps would not see the communication of a method that communicates in every τ-th alone.
     """
     whole = len(values) - len(values) % window
     assert whole > 0, "at least one window"
     means = np.asarray(values[:whole], dtype=np.float64).reshape(-1, window).mean(axis=1)
-    p10, median, p90 = np.percentile(means, [10, 50, 90])
-    return Summary(float(median), float(p10), float(p90), float(means.mean()))
+    p10, median, p90 = np.percentile(means, [10, 50, 90]).tolist()
+    return Summary(median, p10, p90, float(means.mean()))
 
 
 def window(period: int, method: Any) -> int:
     """Updates of a method or peer whose mean is one value: one, where all are alike and begin at a barrier.
 
-    Where something happens in every τ-th update only, τ of them are like the next τ. Without a barrier the wait of one
-    update may spare the next one its own, so that only the mean of many tells.
+    Otherwise τ of them are like the next τ: without a barrier the wait of one may spare the next one its own.
     """
     return period if method.periodic or not method.blocking else 1
 
@@ -56,11 +51,7 @@ class Comparison(NamedTuple):
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Comparison:
-    """Student's paired t-test; where no pair differs, p is 1.
-
-    >>> paired([3.0, 5.0, 4.0], [1.0, 2.0, 3.0]).difference
-    2.0
-    """
+    """Student's paired t-test; where no pair differs, p is 1."""
     differences = [x - y for x, y in zip(a, b, strict=True)]
     mean, spread = statistics.fmean(differences), statistics.stdev(differences)
     if spread == 0:  # t has no value
@@ -73,13 +64,8 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Comparison:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment, in the order given: the k-th smallest of m times m − k + 1, never falling.
-
-    Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics, 1979.
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
+    """Holm's adjustment (Scand. J. Statist. 1979), in the given order: the k-th smallest of m times m−k+1, rising."""
     order = np.argsort(p, kind="stable")
     rising = np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1))
-    return [float(each) for each in np.minimum(rising, 1.0)[np.argsort(order)]]
+    adjusted: list[float] = np.minimum(rising, 1.0)[np.argsort(order)].tolist()
+    return adjusted

@@ -1,6 +1,7 @@
-"""The results of `python -m bench update` as a table on the screen and as Markdown."""
+"""The results of `python -m bench update` as a table on the screen, as Markdown and as a picture."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich import box
@@ -9,11 +10,11 @@ from rich.table import Table
 from ..peers import PEERS
 from ..shared import screen, tables
 from ..shared.methods import METHODS
+from ..shared.pictures import Bar, Bars, Panel, Row
 from . import judging
 from .matrix import Result, title
 
 LEGEND = "Times in ms, medians over the updates of all ranks; where something happens every τ-th, of means over τ."
-
 GOSSIP = [name for name, method in METHODS.items() if method.gossips]
 
 
@@ -26,16 +27,16 @@ class Column(NamedTuple):
     usual: bool = False
 
 
-def _find(result: Result, path: str) -> Any:
-    """`result["a"]["b"]` for "a.b"; None where one of them is None or missing."""
-    found: Any = result
-    for name in path.split("."):
-        found = None if found is None else found.get(name)
-    return found
-
-
 def _cell(path: str, text: Callable[[float], str] = screen.ms) -> Callable[[Result], str]:
-    return lambda result: "" if (value := _find(result, path)) is None else text(value)
+    """The cell of `result["a"]["b"]` for "a.b"; empty where one of them is None or missing."""
+
+    def cell(result: Result) -> str:
+        found: Any = result
+        for name in path.split("."):
+            found = None if found is None else found.get(name)
+        return "" if found is None else text(found)
+
+    return cell
 
 
 def _judged(path: str, text: Callable[[float], str]) -> Callable[[Result], str]:
@@ -49,28 +50,18 @@ def _messages(result: Result) -> str:
     return "" if sent is None else f"{sent:.3g} / {received:.3g}"
 
 
+_SLOWEST = _cell("slowest.seconds.median")
+EXPOSED = "update less that of `no communication`, 0 where it is no more"
+HIDDEN = "the part of the time in flight that is neither exposed nor waits"
+STEADY = "the line for a message right behind another, as of OSGP with less compute"
 COLUMNS = (
     Column("update", _cell("seconds.median"), "of blocking methods, from a barrier before step()", usual=True),
     Column("p10 - p90", lambda r: f"{screen.ms(r['seconds']['p10'])} - {screen.ms(r['seconds']['p90'])}"),
-    Column(
-        "slowest",
-        lambda r: f"{screen.ms(r['slowest']['seconds']['median'])} ({r['slowest']['rank']})",
-        "update of that rank (which)",
-    ),
+    Column("slowest", lambda r: f"{_SLOWEST(r)} ({r['slowest']['rank']})", "update of that rank (which)"),
     Column("free", _cell("free.seconds.median"), "without that barrier, means over τ"),
     Column("compute", _cell("computing.median")),
-    Column(
-        "exposed",
-        _judged("exposed", judging.never_below_zero),
-        "update less that of `no communication`, 0 where it is no more",
-        usual=True,
-    ),
-    Column(
-        "hidden",
-        _judged("hidden", lambda share: f"{share * 100:.0f} %"),
-        "the part of the time in flight that is neither exposed nor waits",
-        usual=True,
-    ),
+    Column("exposed", _judged("exposed", judging.never_below_zero), EXPOSED, usual=True),
+    Column("hidden", _judged("hidden", lambda share: f"{share * 100:.0f} %"), HIDDEN, usual=True),
     Column("waits", _cell("waits.median"), "blocked in the step"),
     Column("in flight", _cell("in_flight"), "from posting to arrival"),
     Column("merging", _cell("merging")),
@@ -79,26 +70,19 @@ COLUMNS = (
     Column("messages", _messages, "sent / received by a rank in an update"),
     Column("consensus", _cell("consensus", "{:.1e}".format), "rms over ranks of ‖z_i - mean‖ / ‖mean‖, mean over τ"),
 )
-SPARED = (
-    *("no pause", "messages", "received", "waits", "free", "slowest", "merging", "compute", "consensus", "p10 - p90"),
-    *("in flight", "line", "sent"),
-)
+SPARED = ["no pause", "messages", "received", "waits", "free", "slowest", "merging", "compute", "consensus"]
+SPARED += ["p10 - p90", "in flight", "line", "sent"]
 """The columns that a narrow screen leaves out, in this order; the files hold everything."""
-MOST_RANKS = 16
-"""So many stand side by side in Markdown; the JSON has all."""
+MOST_RANKS = 16  # so many stand side by side in Markdown; the JSON has all
 GRAPH = Column("graph", lambda r: str(r["topology"]) if r["algorithm"] in GOSSIP else "", usual=True)
 NOTE = Column(
-    "note",
-    lambda r: judging.CROWDED if judging.crowded(r) else "",
-    f"{judging.CROWDED} where the compute took over {round(judging.MOST * 100 - 100)} % longer than was asked or than "
-    "without communication, as ranks took the cores from one another; so nothing can be said of the messages",
-    usual=True,
-)
+    "note", lambda r: judging.CROWDED if judging.crowded(r) else "", usual=True,
+    means=f"{judging.CROWDED} where the compute took over {round(judging.MOST * 100 - 100)} % longer than was asked or "
+    "than without communication, as ranks took the cores from one another; so nothing can be said of the messages",
+)  # fmt: skip
 LINES = (
     Column("line", _cell("line"), "raw sockets that move a round's bytes over its hops after a pause", usual=True),
-    Column(
-        "no pause", _cell("line_steady"), "the line for a message right behind another, as of OSGP with less compute"
-    ),
+    Column("no pause", _cell("line_steady"), STEADY),
     Column("x line", _judged("over_line", lambda lines: f"{max(lines, 0):.3f}"), "exposed, in lines", usual=True),
 )
 
@@ -122,6 +106,11 @@ def parts(results: Sequence[Result]) -> list[Part]:
         Part(f"{screen.size(nbytes)} of parameters, {screen.ms(compute)} ms of compute" + graph, each)
         for (nbytes, compute), each in found.items()
     ]
+
+
+def over(result: Result, several: bool) -> str:
+    """The graph of a result, behind its name, where there are `several` and it uses one."""
+    return f", {result['topology']}" if several and result["algorithm"] in GOSSIP else ""
 
 
 def legend(shown: Sequence[Column]) -> str:
@@ -188,11 +177,52 @@ def by_rank(part: Part) -> list[str]:
     several = GRAPH in columns(part.results)
     rows = []
     for result, ranks in zip(part.results, means, strict=True):
-        graph = f", {result['topology']}" if several and result["algorithm"] in GOSSIP else ""
-        cells = [title(result["algorithm"]) + graph]
+        rows.append([title(result["algorithm"]) + over(result, several)])
         for rank in shown:
             bold = "**" if ranks[rank] == max(ranks) else ""
-            cells.append(f"{screen.ms(result['by_rank'][rank])} / {bold}{screen.ms(ranks[rank])}{bold}")
-        rows.append(cells)
+            rows[-1].append(f"{screen.ms(result['by_rank'][rank])} / {bold}{screen.ms(ranks[rank])}{bold}")
     heads = ["algorithm", *(f"rank {rank}" for rank in shown)]
     return [f"Update {which}, median / mean; the slowest mean of a line is bold:", tables.markdown(heads, rows)]
+
+
+# Of Okabe and Ito, told apart by the colour-blind and by their lightness.
+GREY, VERMILION, BLUE = "#c9d1d9", "#d55e00", "#0072b2"
+PICTURE = Bars(
+    "Time per update", row=0.4, head=1.02, gap=0.62, right=0.755,
+    columns={"ms": 0.825, "exposed": 0.91, "hidden": 0.985}, bold="ms",
+    colors={GREY: "compute and update", VERMILION: "exposed communication", BLUE: "hidden communication"},
+    mark="compute, then the line alone",
+)  # fmt: skip
+
+
+def draw(path: Path, parts: Sequence[Part], heading: str) -> None:
+    """A panel for each part, a bar for each result: above, the update's time; below, its messages' time in flight."""
+    PICTURE.draw(path, heading, [_panel(part) for part in parts])
+
+
+def spans(result: Result) -> tuple[float, float, float]:
+    """Seconds of compute (all but what is exposed), exposed, hidden; an unmeasured base is taken to be the compute."""
+    total, waits = float(result["seconds"]["median"]), float(result["waits"]["median"])
+    told = result["exposed"] is not None and not judging.crowded(result)
+    # Some wait while they compute.
+    exposed = max(0.0, result["exposed"]) if told else max(waits, total - float(result["computing"]["median"]))
+    return total - exposed, exposed, max(0.0, float(result["in_flight"] or 0.0) - max(exposed, waits))
+
+
+def _panel(part: Part) -> Panel:
+    several = len({result["topology"] for result in part.results}) > 1
+    rows = []
+    for result in part.results:
+        compute, exposed, hidden = spans(result)
+        shown = min(hidden, compute)
+        bars = [Bar(compute, GREY, -0.1, 0.46), Bar(exposed, VERMILION, -0.1, 0.46, start=compute)]
+        bars.append(Bar(shown, BLUE, 0.25, 0.16, start=compute - shown))
+        name, beyond, share = title(result["algorithm"]), screen.ms(exposed) if exposed else "0", ""
+        if judging.crowded(result):
+            name, beyond, share = f"{name} ({judging.CROWDED})", "-", "-"
+        elif result["hidden"] is not None:
+            share = f"{result['hidden'] * 100:.0f} %"
+        rows.append(Row(name + over(result, several), bars, (screen.ms(result["seconds"]["median"]), beyond, share)))
+    line = part.results[0]["line"]
+    base = next((result["seconds"]["median"] for result in part.results if result["algorithm"] == "none"), None)
+    return Panel(part.title, rows, mark=base + line if line and base else None)

@@ -32,8 +32,7 @@ examples
 """
 
 import argparse
-from collections.abc import Callable
-from typing import Any
+import functools
 
 import torch
 
@@ -44,11 +43,10 @@ from ..measuring.models import MODELS
 from ..peers import PEERS
 from ..shared import options, record, screen, tables
 from ..shared.methods import METHODS
-from . import breakdown, columns, judging, matrix
+from . import columns, judging, matrix
 
 DEFAULT = "none,ar,exact,sgp,osgp,local,sgp-slowmo,osgp-slowmo,sgp-noaverage"
-WIDE = 180
-"""Columns of the output without a terminal."""
+WIDE = 180  # columns of the output without a terminal
 
 UNITS = (
     "seconds, bytes and messages of one update; quantiles over windows of `window` updates of all ranks; waits: "
@@ -61,27 +59,19 @@ UNITS = (
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-
-    def add(name: str, kind: Callable[[str], Any], default: str | None, text: str, metavar: str = "N") -> None:
-        options.option(parser, name, kind, default, text, metavar)
-
+    add = functools.partial(options.option, parser)
     add("--sizes", options.listed(options.size), "1MB,10MB,40MB", "bytes of float32 parameters", "SIZE,...")
     names = f"some of {', '.join(METHODS)}, and of other libraries {', '.join(PEERS)}"
     add("--algorithms", options.some_of(matrix.KNOWN), DEFAULT, names, "NAME,...")
     add("--compute", options.listed(options.seconds), None, "of each update (default: 0.1)", "SECONDS,...")
     parser.add_argument(
-        "--topology",
-        "--topologies",
-        type=options.listed(str, ";"),
-        action="extend",
-        dest="topologies",
+        "--topology", "--topologies", type=options.listed(str, ";"), action="extend", dest="topologies",
         metavar="SPEC;...",
         help="what `python -m topologies` calls SPEC, as in base_graph,peers=2 or my_graphs:swing; several are "
         "separated by semicolons, or the option is repeated (default: exponential)",
-    )
+    )  # fmt: skip
     add("--steps", options.count, "24", "measured updates")
-    warmup = "updates before, over whose last τ consensus is told (default: --period)"
-    add("--warmup", options.natural, None, warmup)
+    add("--warmup", options.natural, None, "updates before, over whose last τ consensus is told (default: --period)")
     add("--repeats", options.count, "1", "times that all is measured")
     free = "measured updates without barriers, beside those of blocking methods; 0 for none (default: --steps)"
     add("--free", options.natural, None, free)
@@ -112,17 +102,13 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
 
 def _check_peers(given: argparse.Namespace, launcher: Launcher) -> None:
     """Leave out the peers that are not installed, and refuse those that cannot be measured as asked."""
-    given.left_out = [
-        f"{name} is left out: {missing}, pip install 'gossip-runtime[peers]' brings it"
-        for name in given.algorithms
-        if (missing := name in PEERS and PEERS[name].missing)
-    ]
-    given.algorithms = [name for name in given.algorithms if name not in PEERS or not PEERS[name].missing]
+    missing = {name: PEERS[name].missing for name in given.algorithms if name in PEERS and PEERS[name].missing}
+    brings = "pip install 'gossip-runtime[peers]' brings it"
+    given.left_out = [f"{name} is left out: {why}, {brings}" for name, why in missing.items()]
+    given.algorithms = [name for name in given.algorithms if name not in missing]
     if "none" not in given.algorithms:
         given.left_out.append("exposed and hidden are left out: they are told beside `none`, which --algorithms lacks")
-    for name in given.algorithms:
-        if name not in PEERS or not PEERS[name].trains:
-            continue
+    for name in [name for name in given.algorithms if name in PEERS and PEERS[name].trains]:
         if given.model != "sleep":
             raise UsageError(
                 f"--algorithms {name} is another library's, which is driven by a sleep as compute, not by --model "
@@ -133,8 +119,7 @@ def _check_peers(given: argparse.Namespace, launcher: Launcher) -> None:
                 f"--algorithms {name} is measured on CPUs over Gloo, and this process sees a GPU: set "
                 "CUDA_VISIBLE_DEVICES= on every rank, or leave it out"
             )
-        reason = PEERS[name].refuses(launcher.size)
-        if reason:
+        if reason := PEERS[name].refuses(launcher.size):
             raise UsageError(
                 f"--algorithms {name}: {reason}, and there are {launcher.size}: start another number of ranks, or "
                 "leave it out"
@@ -151,11 +136,10 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     updates = given.repeats * sum(matrix.updates_of(cell, given) for cell in matrix.cells(given))
     with screen.Course(console, updates) as course:
         transport, results, lines = matrix.run(given, course)
-    seconds = {(line["bytes"], line["topology"]): line["seconds"]["median"] for line in lines}
-    matrix.compare(results, lambda nbytes, graph: seconds.get((nbytes, graph)))
-    steady = {(line["bytes"], line["topology"]): line["seconds"]["steady"] for line in lines}
+    took = {(line["bytes"], line["topology"]): line["seconds"] for line in lines}
+    matrix.compare(results, lambda nbytes, graph: took.get((nbytes, graph), {}).get("median"))
     for result in results:
-        result["line_steady"] = steady.get((result["bytes"], result["topology"]))
+        result["line_steady"] = took.get((result["bytes"], result["topology"]), {}).get("steady")
     if launcher.rank > 0:
         return
     ranks = f"{launcher.size} rank{'s' * (launcher.size > 1)} over {transport}, compute by {given.model}"
@@ -174,19 +158,14 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         console.print(sentence, markup=False)
     for sentence in columns.limits(results):
         console.print(f"- {sentence}", markup=False)
-    record.write(
-        given, launcher, given.json, transport=transport, unit=UNITS, peers=_peers(results), results=[*results, *lines]
-    )
-    tables.write_csv(options.beside(given, "csv"), results)
-    text = columns.markdown(f"Time per update, {ranks}", judged, given.left_out)
-    options.beside(given, "md").write_text(text)
-    breakdown.draw(options.beside(given, "png"), parts, ranks)
-    console.print(f"written to {given.json}, and as .csv, .md and .png to {given.out / given.json.stem}")
-
-
-def _peers(results: list[matrix.Result]) -> dict[str, Any]:
-    names = dict.fromkeys(result["algorithm"] for result in results if result["algorithm"] in PEERS)
-    return {
+    seen = {result["algorithm"]: PEERS[result["algorithm"]] for result in results if result["algorithm"] in PEERS}
+    peers = {
         name: {"title": peer.title, "package": peer.package or "torch", "version": peer.version, "limits": peer.limits}
-        for name, peer in ((name, PEERS[name]) for name in names)
+        for name, peer in seen.items()
     }
+    everything = {"transport": transport, "unit": UNITS, "peers": peers, "results": [*results, *lines]}
+    record.write(given, launcher, given.json, **everything)
+    tables.write_csv(options.beside(given, "csv"), results)
+    options.beside(given, "md").write_text(columns.markdown(f"Time per update, {ranks}", judged, given.left_out))
+    columns.draw(options.beside(given, "png"), parts, ranks)
+    console.print(f"written to {given.json}, and as .csv, .md and .png to {given.out / given.json.stem}")

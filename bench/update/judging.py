@@ -9,32 +9,26 @@ from ..peers import PEERS, YARDSTICK
 from ..shared import screen
 from .matrix import Result, title
 
-MOST = 1.05
-"""Times the compute that was asked for, or that `none` took: beyond, ranks took the cores from one another."""
-SLACK = 0.0005
-"""Seconds that a sleep may last longer than it was asked to."""
+MOST = 1.05  # times the compute that was asked for, or that `none` took: beyond, ranks took the cores from one another
+SLACK = 0.0005  # seconds that a sleep may last longer than it was asked to
 CROWDED = "too few cores"
 
 
 def lacks_cores(compute: float, *expected: float) -> bool:
-    """Whether `compute` took so much longer than the least of `expected`, seconds, that the ranks lacked cores.
-
-    >>> lacks_cores(0.101, 0.1, 0.102), lacks_cores(0.12, 0.1), lacks_cores(0.0013, 0.001)
-    (False, True, False)
-    """
+    """Whether `compute` took so much longer than the least of `expected`, seconds, that the ranks lacked cores."""
     return compute > MOST * min(expected) + SLACK
 
 
 def marked(results: Sequence[Result]) -> list[Result]:
     """The same results, each with whether its ranks lacked cores; all of a size and compute where `none` did."""
-    none = {
-        (result["bytes"], result["compute"]): _computing(result) for result in results if result["algorithm"] == "none"
-    }
+    alone = [each for each in results if each["algorithm"] == "none"]
+    none = {(each["bytes"], each["compute"]): _computing(each) for each in alone}
     found = []
     for result in results:
-        asked, base = result["compute"], none.get((result["bytes"], result["compute"]))
-        lacks = lacks_cores(_computing(result), asked, *([] if base is None else [base]))
-        found.append({**result, "lacks_cores": lacks or (base is not None and lacks_cores(base, asked))})
+        asked: float = result["compute"]
+        base = none.get((result["bytes"], asked), asked)
+        lacks = lacks_cores(_computing(result), asked, base) or lacks_cores(base, asked)
+        found.append({**result, "lacks_cores": lacks})
     return found
 
 
@@ -81,17 +75,8 @@ def sharing(launcher: Launcher) -> str:
 
 
 def never_below_zero(seconds: float) -> str:
-    """Milliseconds of a difference of two measured times; what is below 0 is noise.
-
-    >>> never_below_zero(-0.000255), never_below_zero(0.0123)
-    ('0', '12.3')
-    """
+    """Milliseconds of a difference of two measured times; what is below 0 is noise."""
     return screen.ms(seconds) if seconds > 0 else "0"
-
-
-def exposed(result: Result) -> float | None:
-    """Seconds beyond an update of `none`, never below 0; None where that was not measured, or cannot be told."""
-    return None if result["exposed"] is None or crowded(result) else max(0.0, float(result["exposed"]))
 
 
 def _told(result: Result) -> str:

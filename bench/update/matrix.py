@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -21,10 +22,8 @@ from ..shared.digits import Consensus
 from ..shared.methods import METHODS, Method
 
 Result = dict[str, Any]
-
-SAMPLE = 65_536
-"""Elements of the model at which the ranks are compared: all of them would take longer than an update."""
-
+KNOWN: dict[str, Method | Peer] = {**METHODS, **PEERS}  # everything that can be measured
+SAMPLE = 65_536  # elements of the model at which the ranks are compared: all of them would take longer than an update
 FREE = ("seconds", "computing", "waits", "in_flight", "by_rank", "mean_by_rank")
 """The figures that are kept of the loop without barriers."""
 
@@ -39,26 +38,16 @@ class Place(NamedTuple):
 
 @dataclass
 class Cell:
-    """One algorithm at one place.
-
-    Attributes:
-        level: whether a barrier stands before each step; blocking methods have one.
-        ranks, free: the measurements of each rank, and those without barriers.
-        apart: the distance between the ranks after each of the last τ updates that were not timed.
-    """
+    """One algorithm at one place."""
 
     name: str
     place: Place
     window: int
-    level: bool
+    level: bool  # whether a barrier stands before each step; blocking methods have one
     nbytes: int = 0
-    ranks: list[Updates] = field(default_factory=list)
-    free: list[Updates] = field(default_factory=list)
-    apart: list[float] = field(default_factory=list)
-
-
-KNOWN: dict[str, Method | Peer] = {**METHODS, **PEERS}
-"""Everything that can be measured."""
+    ranks: list[Updates] = field(default_factory=list)  # the measurements of each rank
+    free: list[Updates] = field(default_factory=list)  # and those without barriers
+    apart: list[float] = field(default_factory=list)  # the ranks' distances after the last τ updates of each warm-up
 
 
 def title(name: str) -> str:
@@ -70,14 +59,11 @@ def cells(given: argparse.Namespace) -> list[Cell]:
     """Everything that is asked for; methods without a graph are measured under the first one alone."""
     found = []
     names = [*(name for name in given.algorithms if name != YARDSTICK), YARDSTICK]
-    for nbytes in given.sizes:
-        for compute in given.compute:
-            for number, graph in enumerate(given.topologies):
-                place = Place(nbytes, compute, graph)
-                for name in names:
-                    algorithm = KNOWN[name]
-                    if number == 0 or algorithm.gossips:
-                        found.append(Cell(name, place, statistics.window(given.period, algorithm), algorithm.blocking))
+    for place in itertools.starmap(Place, itertools.product(given.sizes, given.compute, given.topologies)):
+        for name in names:
+            algorithm = KNOWN[name]
+            if place.graph == given.topologies[0] or algorithm.gossips:
+                found.append(Cell(name, place, statistics.window(given.period, algorithm), algorithm.blocking))
     return found
 
 
@@ -121,8 +107,7 @@ def _agree(world: World, given: argparse.Namespace) -> None:
     """Refuse to measure where ranks would not measure the same: each has left out what is not installed there."""
     everywhere = record.gather(world, given.algorithms)
     for rank, names in enumerate(everywhere):
-        missing = [name for each in everywhere for name in each if name not in names]
-        if missing:
+        if missing := [name for each in everywhere for name in each if name not in names]:
             raise UsageError(
                 f"rank {rank} on {world.hosts[rank]} cannot measure {missing[0]}, which other ranks can: install its "
                 "library on every host, or leave it out of --algorithms"
@@ -133,22 +118,16 @@ def _measure(cell: Cell, world: World, given: argparse.Namespace) -> None:
     task = MODELS[given.model](cell.place.nbytes, world, cell.place.compute)
     cell.nbytes = task.nbytes
     peer = PEERS[cell.name].build(task, world, given.period, given.timeout) if cell.name in PEERS else None
-    steps: Any = peer
-    if peer is None:
-        steps = METHODS[cell.name].over(cell.place.graph, given.period).around(sgd(task.module), world)
-    compute, module = (task.compute, task.module) if peer is None else (peer.compute, peer.module)
+    trained = peer or METHODS[cell.name].over(cell.place.graph, given.period).around(sgd(task.module), world)
+    driven = peer or task
     apart: list[float] = []
-    look = None if module is None else Consensus(world, module, SAMPLE)
-
-    def watch() -> None:
-        if look is not None:
-            apart.append(look.distance())
-
-    own = measure(steps, world, compute, given.steps, given.warmup, level=cell.level, watch=watch)
+    look = None if driven.module is None else Consensus(world, driven.module, SAMPLE)
+    watch = None if look is None else lambda: apart.append(look.distance())
+    own = measure(trained, world, driven.compute, given.steps, given.warmup, level=cell.level, watch=watch)
     cell.apart += apart[-given.period :]
     _gather(cell.ranks, own.whole(given.period), world)
     if cell.level and given.free:
-        own = measure(steps, world, compute, given.free, given.warmup, level=False)
+        own = measure(trained, world, driven.compute, given.free, given.warmup, level=False)
         _gather(cell.free, own.whole(given.period), world)
     if peer is not None:
         peer.close()
@@ -168,16 +147,10 @@ def _result(cell: Cell, given: argparse.Namespace, alone: Cell | None) -> Result
         untold = dict.fromkeys(PEERS[cell.name].unknown)
         for each in (everywhere, everywhere["slowest"], *([free] if free else [])):
             each |= untold
+    place, timed = cell.place, {"period": given.period, "window": cell.window, "level": cell.level}
+    where = {"bytes": place.nbytes, "model_bytes": cell.nbytes, "compute": place.compute, "topology": place.graph}
     return {
-        "algorithm": cell.name,
-        "bytes": cell.place.nbytes,
-        "model_bytes": cell.nbytes,
-        "compute": cell.place.compute,
-        "topology": cell.place.graph,
-        "period": given.period,
-        "window": cell.window,
-        "level": cell.level,
-        **everywhere,
+        **{"algorithm": cell.name, **where, **timed, **everywhere},
         "none": alone and _base(alone, cell.window, given.period),
         "consensus": math.fsum(cell.apart) / len(cell.apart) if cell.apart else None,
         "free": free and {name: free[name] for name in FREE},
@@ -216,9 +189,5 @@ def compare(results: Sequence[Result], line: Callable[[int, str], float | None])
 
 
 def hidden(exposed: float, in_flight: float | None) -> float | None:
-    """The share of the time in flight that costs the update nothing: 1 − exposed / in flight; None where nothing flew.
-
-    >>> hidden(0.02, 0.08), hidden(0.09, 0.08), hidden(0.0, 0.0)
-    (0.75, 0.0, None)
-    """
+    """The share of the time in flight that costs an update nothing: 1 − exposed / in flight; None if nothing flew."""
     return 1 - min(max(exposed, 0.0), in_flight) / in_flight if in_flight else None

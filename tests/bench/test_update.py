@@ -18,12 +18,12 @@ from spawn import run_mpirun, run_torchrun
 import gossip
 from bench.cluster import line
 from bench.measuring import models
-from bench.measuring.loop import Updates, figures, pooled
+from bench.measuring.loop import Updates, figures
 from bench.peers import YARDSTICK as NAME
 from bench.scale import read
 from bench.shared.digits import Consensus
 from bench.shared.methods import METHODS
-from bench.update import breakdown, columns, judging, matrix
+from bench.update import columns, judging, matrix
 from gossip import UsageError, World
 
 LISTS = tuple(name for name, value in vars(Updates()).items() if isinstance(value, list))
@@ -168,9 +168,9 @@ def test_exposed_is_empty_without_the_loop_of_none() -> None:
     [sgp] = [result("sgp", [1.0, 1.0], 0.25, 1.0) | {"none": None}]
     matrix.compare([sgp], half_a_second)
     assert sgp["exposed"] is sgp["hidden"] is sgp["over_line"] is None
-    assert breakdown.spans({**sgp, "computing": {"median": 0.75}}) == (0.75, 0.25, 0.75)
+    assert columns.spans({**sgp, "computing": {"median": 0.75}}) == (0.75, 0.25, 0.75)
     # A peer that overlaps messages with its own compute waits inside that.
-    assert breakdown.spans({**sgp, "computing": {"median": 1.0}}) == (0.75, 0.25, 0.75)
+    assert columns.spans({**sgp, "computing": {"median": 1.0}}) == (0.75, 0.25, 0.75)
 
 
 def test_exposed_compares_windows_of_equal_length() -> None:
@@ -195,10 +195,10 @@ def test_figures_are_of_all_ranks_and_whole_windows() -> None:
         return Updates(seconds=list(seconds), **nothing, **counts, threads=float(count))  # type: ignore[arg-type]
 
     ranks = [rank(1, 3, 9).whole(2), rank(2, 4, 9).whole(2), rank(5, 5, 9).whole(2)]
-    figures = pooled(ranks).figures(2)
-    assert figures["seconds"]["median"] == 3.0
-    assert figures["messages_received"] == 2.0
-    assert figures["threads_cpu"] == pytest.approx(1.0)
+    found = figures(ranks, window=2)
+    assert found["seconds"]["median"] == 3.0
+    assert found["messages_received"] == 2.0
+    assert found["threads_cpu"] == pytest.approx(1.0)
 
 
 def test_the_ranks_that_wait_for_a_straggler_are_seen_in_the_means() -> None:
@@ -413,7 +413,7 @@ def test_a_method_whose_ranks_lacked_cores_is_not_judged() -> None:
     assert cells(shown, "note") == ["", "", "", "too few cores"]
     assert [cells(shown, head)[3] for head in ("update", "exposed", "hidden", "x line")] == ["2000", "-", "-", "-"]
     assert judging.verdict(shown).endswith("and SGP most, 250.0 ms; not judged for too few cores: AR-SGD.")
-    assert breakdown.spans(shown[3]) == (1.25, 0.75, 0.25), "what the compute took is no communication"
+    assert columns.spans(shown[3]) == (1.25, 0.75, 0.25), "what the compute took is no communication"
     assert "too few cores" in columns.markdown("", [each | {"mean_by_rank": [1.0, 1.0]} for each in shown])
 
 
