@@ -7,13 +7,11 @@ from typing import Any
 from ..shared import screen, tables
 from .findings import Result, Verdict
 from .runs import NETWORK, Run
-from .study import LEVEL, Study
+from .study import LEVEL, Claim, Study
 from .workloads import WORKLOADS
 
 HEADS = ("arm", "tested with", "score", "training loss", "sent per step", "predicted", "apart", "diverged")
 CLAIMS = ("claim", "difference", "95 % interval", "t", "p", "p, Holm", "d_z", "verdict")
-
-
 TEXTS = ("tested with", "candidates", "mean scores", "verdict")
 """Columns that hold no numbers."""
 
@@ -23,22 +21,22 @@ def plan(study: Study) -> str:
     rows = [(arm.name, "; ".join(map(_said, arm.candidates))) for arm in study.arms]
     paragraphs = [f"# {study.title}", f"Hypothesis: {study.hypothesis}"]
     paragraphs.append(tables.markdown(("arm", "candidates"), rows, TEXTS))
-    tuned = [arm for arm in study.arms if len(arm.candidates) > 1]
-    if tuned:
+    budget = max(len(arm.candidates) for arm in study.arms)
+    if budget > 1:
         paragraphs.append(
-            f"Each arm with several candidates is tuned with {len(tuned[0].candidates)} of them on seeds "
-            f"{_seeds(study.tuning)}: the best mean score is tested."
+            f"Each arm with several candidates is tuned with {budget} of them on seeds {_seeds(study.tuning)}: the "
+            "best mean score is tested."
         )
     paragraphs.append(
         f"Tested on seeds {_seeds(study.testing)}, two-sided paired t-tests, Holm's correction over the "
         f"{len(study.claims)} claims, level {LEVEL:g}:"
     )
-    claims = [f"- {_claim(claim.better, claim.than, claim.measure)}" for claim in study.claims]
-    return "\n\n".join([*paragraphs, "\n".join(claims)]) + "\n"
+    return "\n\n".join([*paragraphs, "\n".join(f"- {_claim(claim)}" for claim in study.claims)]) + "\n"
 
 
-def _claim(better: str, than: str, measure: str) -> str:
-    return f"{better} has a better {measure if measure == 'score' else 'training loss'} than {than}"
+def _claim(claim: Claim) -> str:
+    measure = "score" if claim.measure == "score" else "training loss"
+    return f"{claim.better} has a better {measure} than {claim.than}"
 
 
 def _said(run: Run) -> str:
@@ -59,11 +57,10 @@ def findings(study: Study, found: Sequence[Result], judged: Sequence[Verdict]) -
     for panel in dict.fromkeys(result.arm.panel for result in found):
         own = [result for result in found if result.arm.panel == panel]
         workload = WORKLOADS[own[0].run.workload]
-        paragraphs.append(f"## {panel}")
-        paragraphs.append(f"Score: {workload.metric}, {'more' if workload.rises else 'less'} is better.")
-        paragraphs.append(tables.markdown(HEADS, [_row(result) for result in own], TEXTS))
+        score = f"Score: {workload.metric}, {'more' if workload.rises else 'less'} is better."
+        paragraphs += [f"## {panel}", score, tables.markdown(HEADS, list(map(_row, own)), TEXTS)]
     if judged:
-        paragraphs += ["## Claims", tables.markdown(CLAIMS, [_judged(each) for each in judged], TEXTS)]
+        paragraphs += ["## Claims", tables.markdown(CLAIMS, list(map(_judged, judged)), TEXTS)]
     tuned = [(result.arm.name, _tuning(result)) for result in found if result.tuning]
     if tuned:
         paragraphs.append(f"## Tuned on seeds {_seeds(study.tuning)}")
@@ -73,11 +70,10 @@ def findings(study: Study, found: Sequence[Result], judged: Sequence[Verdict]) -
 
 def _tuning(result: Result) -> str:
     """The mean score of each candidate; the chosen one is bold."""
-    said = []
-    for run, score in zip(result.arm.candidates, result.tuning, strict=True):
-        bold = "**" if run == result.run else ""
-        said.append(f"{bold}{_said(run)}: {score:.2f}{bold}")
-    return "; ".join(said)
+    scores = {
+        run: f"{_said(run)}: {score:.2f}" for run, score in zip(result.arm.candidates, result.tuning, strict=True)
+    }
+    return "; ".join(f"**{text}**" if run == result.run else text for run, text in scores.items())
 
 
 def legend(seeds: Sequence[int]) -> str:
@@ -92,31 +88,23 @@ def legend(seeds: Sequence[int]) -> str:
 
 
 def _row(result: Result) -> tuple[str, ...]:
-    score, loss = result.figure("score"), result.figure("loss")
     return (
         result.arm.name,
         _said(result.run),
-        f"{score.mean:.2f} ± {score.deviation:.2f}",
-        f"{loss.mean:.4f} ± {loss.deviation:.4f}",
-        screen.size(result.figure("bytes_sent").mean / result.run.steps),
+        f"{result.mean('score'):.2f} ± {result.deviation('score'):.2f}",
+        f"{result.mean('loss'):.4f} ± {result.deviation('loss'):.4f}",
+        screen.size(result.mean("bytes_sent") / result.run.steps),
         f"{result.run.predicted_seconds:.0f} s",
-        f"{result.figure('consensus').mean:.1e}",
+        f"{result.mean('consensus'):.1e}",
         str(result.diverged or ""),
     )
 
 
 def _judged(verdict: Verdict) -> tuple[str, ...]:
     c = verdict.comparison
-    return (
-        _claim(verdict.claim.better, verdict.claim.than, verdict.claim.measure),
-        f"{c.difference:+.3g}",
-        f"{c.low:+.3g} to {c.high:+.3g}",
-        f"{c.t:.2f}",
-        f"{c.p:.2g}",
-        f"{verdict.adjusted:.2g}",
-        f"{c.effect:+.2f}",
-        verdict.said,
-    )
+    interval, p_holm = f"{c.low:+.3g} to {c.high:+.3g}", f"{verdict.adjusted:.2g}"
+    numbers = (f"{c.difference:+.3g}", interval, f"{c.t:.2f}", f"{c.p:.2g}", p_holm, f"{c.effect:+.2f}")
+    return (_claim(verdict.claim), *numbers, verdict.said)
 
 
 def numbers(found: Sequence[Result], judged: Sequence[Verdict]) -> dict[str, Any]:
@@ -133,7 +121,7 @@ def numbers(found: Sequence[Result], judged: Sequence[Verdict]) -> dict[str, Any
                 ],
                 "seeds": sorted(result.outcomes),
                 **{name: result.values(name) for name in ("score", "loss", "consensus", "seconds")},
-                "bytes_sent": result.figure("bytes_sent").mean,
+                "bytes_sent": result.mean("bytes_sent"),
                 "predicted_seconds": result.run.predicted_seconds,
                 "diverged": result.diverged,
                 "curve": [round(value, 5) for value in result.curve],

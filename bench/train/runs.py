@@ -37,18 +37,9 @@ NETWORK = (
 class Run:
     """All settings that decide the outcome.
 
-    Attributes:
-        workload: a name in `WORKLOADS`.
-        lr: the base optimizer's learning rate after warm-up.
-        workers: ranks n.
-        steps, batch: updates, and examples of one rank in each; 0 is the workload's own number.
-        dtype: of parameters and gradients.
-        skew: concentration α of the Dirichlet shards; None where shards are alike.
-
-    >>> from dataclasses import replace
-    >>> run = Run("digits", Method("sgp"), lr=0.1)
-    >>> run.steps == WORKLOADS["digits"].steps, run.digest == replace(run, seed=1).digest
-    (True, False)
+    lr: the base optimizer's learning rate after warm-up. steps, batch: updates, and examples of one rank in each; 0 is
+    the workload's own number. dtype: of parameters and gradients. skew: concentration α of the Dirichlet shards; None
+    where shards are alike.
     """
 
     workload: str
@@ -110,15 +101,10 @@ def _predicted_step(method: Method, moments: int, workers: int, nbytes: int) -> 
 class Outcome:
     """The figures of a run.
 
-    Attributes:
-        score: the workload's metric of the mean of the ranks' models.
-        loss: the mean training loss of the last tenth of the steps.
-        curve: training loss, mean of the ranks, in at most 60 equal stretches of the steps.
-        bytes_sent: of a rank in the whole run.
-        consensus: sqrt(mean_i ‖z_i − z̄‖²) / ‖z̄‖ after the last step.
-        weights: the least and the largest push-sum weight after the last step.
-        diverged: whether a loss or a parameter was not finite; the score is then the workload's worst.
-        seconds: that it took.
+    score: of the mean of the ranks' models. loss: the mean training loss of the last tenth of the steps. curve: the
+    loss, mean of the ranks, in at most 60 equal stretches of the steps. bytes_sent: of a rank. consensus: sqrt(mean_i
+    ‖z_i − z̄‖²) / ‖z̄‖ at the end. weights: the least and the largest push-sum weight at the end. diverged: whether a
+    loss or a parameter was not finite; the score is then the workload's worst.
     """
 
     score: float

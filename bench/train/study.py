@@ -11,11 +11,7 @@ from gossip import UsageError
 
 from ..shared.methods import Method
 from .runs import Run
-from .workloads import WORKLOADS
 
-TUNING = tuple(range(5))
-TESTING = tuple(range(20, 30))
-REHEARSING = (100, 101)
 LEVEL = 0.05
 
 
@@ -23,10 +19,8 @@ LEVEL = 0.05
 class Arm:
     """One thing that is compared with others.
 
-    Attributes:
-        name: what claims call it.
-        candidates: runs that differ in what is tuned; the best on the tuning seeds is tested. Their seed is unused.
-        line, x: where arms are points of a curve, which curve, and where on it.
+    candidates: runs that differ in what is tuned; the best on the tuning seeds is tested. Their seed is unused.
+    line, x: where arms are points of a curve, which curve, and where on it.
     """
 
     name: str
@@ -53,50 +47,48 @@ class Claim:
 def claims(text: str, *measures: str, on: str = "") -> tuple[Claim, ...]:
     """Claims that are written "one arm > another arm, …", of scores unless `measures` says otherwise.
 
-    on: the text before the name of every arm.
+    on: words before the name of every arm; the claims are made with each.
 
     >>> claims("AR > Local", on="digits")
     (Claim(better='digits AR', than='digits Local', measure='score'),)
     """
-    pairs = [[f"{on} {name.strip()}".strip() for name in pair.split(">")] for pair in text.split(",")]
-    return tuple(Claim(better, than, measure) for measure in measures or ("score",) for better, than in pairs)
+    pairs = [[name.strip() for name in pair.split(">")] for pair in text.split(",")]
+    return tuple(
+        Claim(f"{word} {better}".strip(), f"{word} {than}".strip(), measure)
+        for word in on.split() or [""]
+        for measure in measures or ["score"]
+        for better, than in pairs
+    )
 
 
 @dataclass(frozen=True)
 class Study:
-    """The plan.
-
-    Raises:
-        UsageError: arms or claims that do not go together.
-    """
+    """The plan; `UsageError` where arms or claims do not go together. axis: the name of the arms' x, for a curve."""
 
     name: str
     title: str
     hypothesis: str
     arms: tuple[Arm, ...]
     claims: tuple[Claim, ...] = ()
-    tuning: tuple[int, ...] = TUNING
-    testing: tuple[int, ...] = TESTING
+    axis: str = ""
+    tuning: tuple[int, ...] = tuple(range(5))
+    testing: tuple[int, ...] = tuple(range(20, 30))
 
     def __post_init__(self) -> None:
-        names = [arm.name for arm in self.arms]
-        if len(set(names)) < len(names):
+        arms = {arm.name: arm for arm in self.arms}
+        if len(arms) < len(self.arms):
             raise UsageError(f"study {self.name}: two arms have one name")
         for claim in self.claims:
             for name in (claim.better, claim.than):
-                if name not in names:
+                if name not in arms:
                     raise UsageError(f"study {self.name}: a claim names {name!r}, which is no arm of it")
-            if self.arm(claim.better).panel != self.arm(claim.than).panel:
+            if arms[claim.better].panel != arms[claim.than].panel:
                 raise UsageError(f"study {self.name}: {claim.better} and {claim.than} have different tasks")
         budgets = {len(arm.candidates) for arm in self.arms} - {1}
         if len(budgets) > 1:
             raise UsageError(f"study {self.name}: arms are tuned with budgets of {sorted(budgets)} runs; make them one")
         if set(self.tuning) & set(self.testing):
             raise UsageError(f"study {self.name}: what is tuned on seeds cannot be tested on them")
-
-    def arm(self, name: str) -> Arm:
-        """The arm of that name."""
-        return next(arm for arm in self.arms if arm.name == name)
 
     def tuning_runs(self, *, all_arms: bool = False) -> list[Run]:
         """The runs that choose the candidates; `all_arms`: also those of arms without a choice."""
@@ -118,7 +110,7 @@ class Study:
             return replace(run, steps=max(period, run.steps // 8))
 
         arms = tuple(replace(arm, candidates=tuple(map(shorter, arm.candidates))) for arm in self.arms)
-        return replace(self, arms=arms, tuning=self.tuning[:1], testing=REHEARSING)
+        return replace(self, arms=arms, tuning=self.tuning[:1], testing=(100, 101))
 
 
 def seeded(runs: Iterable[Run], seeds: Sequence[int]) -> list[Run]:
@@ -126,18 +118,9 @@ def seeded(runs: Iterable[Run], seeds: Sequence[int]) -> list[Run]:
     return list(dict.fromkeys(replace(run, seed=seed) for run in runs for seed in seeds))
 
 
-def better(workload: str, measure: str) -> float:
-    """1 where more of the measure is better, else -1."""
-    return 1.0 if measure == "score" and WORKLOADS[workload].rises else -1.0
-
-
 def tuned(
     workload: str, method: Method, lrs: Sequence[float], momenta: Sequence[float] = (), **more: Any
 ) -> tuple[Run, ...]:
-    """Candidates: every learning rate, with every slow momentum where the method has one.
-
-    >>> len(tuned("digits", Method("sgp", "slowmo"), [0.1, 0.2], [0.4, 0.7]))
-    4
-    """
+    """Candidates: every learning rate, with every slow momentum where the method has one."""
     methods = [replace(method, momentum=momentum) for momentum in momenta] or [method]
     return tuple(Run(workload, each, lr, **more) for each, lr in product(methods, lrs))

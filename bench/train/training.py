@@ -2,9 +2,10 @@
 
 import copy
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 import joblib
@@ -21,11 +22,8 @@ from .runs import Finished, Outcome, Run, Store
 from .workloads import WORKLOADS, Data
 from .workloads.workload import alike, batches, skewed
 
-WARM_UP = 0.1
-"""Share of the steps in which the learning rate rises from 0."""
 DECAYS = (0.6, 0.85)
 """After each of these shares of the steps the learning rate falls to a tenth."""
-POINTS = 60
 
 
 class Trained(NamedTuple):
@@ -57,12 +55,12 @@ def task(run: Run) -> Task:
 
 
 def scale(step: int, steps: int) -> float:
-    """The factor of the learning rate: warm-up, then steps down.
+    """The factor of the learning rate: it rises from 0 in a tenth of the steps, and then falls twice.
 
     >>> [round(scale(step, 100), 4) for step in (0, 9, 50, 60, 85)]
     [0.1, 1.0, 1.0, 0.1, 0.01]
     """
-    rising = min(1.0, (step + 1) / max(1, round(WARM_UP * steps)))
+    rising = min(1.0, (step + 1) / max(1, round(0.1 * steps)))
     return rising * 0.1 ** sum(step >= share * steps for share in DECAYS)
 
 
@@ -83,8 +81,7 @@ def train(run: Run, shared: Task, world: World, watch: Callable[[nn.Module], obj
     schedule = torch.optim.lr_scheduler.LambdaLR(base, lambda step: scale(step, run.steps))
     order = batches(shared.shards[world.rank], run.batch, seed=1000 * run.seed + world.rank)
     losses = []
-    for _ in range(run.steps):
-        chosen = next(order)
+    for chosen in islice(order, run.steps):
         optimizer.zero_grad()
         loss = workload.loss(model, shared.data.inputs[chosen], shared.data.targets[chosen])
         loss.backward()
@@ -130,12 +127,12 @@ def conduct(run: Run) -> Outcome:
     z = torch.stack([rank.parameters for rank in ranks])
     w = torch.tensor([rank.weight for rank in ranks], dtype=z.dtype)
     mean = (w / w.sum()) @ z
-    losses = [math.fsum(parts) / len(parts) for parts in zip(*(rank.losses for rank in ranks), strict=True)]
+    losses = list(map(statistics.fmean, zip(*(rank.losses for rank in ranks), strict=True)))
     diverged = not (all(map(math.isfinite, losses)) and bool(mean.isfinite().all()))
     return Outcome(
         score=WORKLOADS[run.workload].worst if diverged else _score(run, shared, mean),
-        loss=_finite(math.fsum(losses[-max(1, run.steps // 10) :]) / max(1, run.steps // 10)),
-        curve=tuple(_finite(each) for each in thinned(losses)),
+        loss=_finite(statistics.fmean(losses[-max(1, run.steps // 10) :])),
+        curve=tuple(map(_finite, thinned(losses))),
         bytes_sent=max(rank.bytes_sent for rank in ranks),
         consensus=_finite(float((z - mean).pow(2).sum(1).mean().sqrt() / mean.norm())),
         weights=(min(rank.weight for rank in ranks), max(rank.weight for rank in ranks)),
@@ -151,14 +148,10 @@ def _score(run: Run, shared: Task, mean: Tensor) -> float:
 
 
 def thinned(losses: Sequence[float]) -> list[float]:
-    """Means over at most `POINTS` stretches that are as equal as they can be.
-
-    >>> thinned([1.0, 3.0]), len(thinned(range(100)))
-    ([1.0, 3.0], 60)
-    """
-    count = min(POINTS, len(losses))
-    ends = [place * len(losses) // count for place in range(count + 1)]
-    return [math.fsum(losses[a:b]) / (b - a) for a, b in pairwise(ends)]
+    """Means over at most 60 stretches that are as equal as they can be."""
+    count = min(60, len(losses))
+    ends = (place * len(losses) // count for place in range(count + 1))
+    return [statistics.fmean(losses[a:b]) for a, b in pairwise(ends)]
 
 
 def _finite(number: float) -> float:

@@ -451,5 +451,5 @@ def test_predicted_time_counts_what_a_method_sends() -> None:
 @pytest.mark.timeout(1200)
 def test_virtual_workers_end_where_real_ones_do() -> None:
     torch.set_num_threads(1)
-    for each in equality.compare():
-        assert each.largest <= equality.TOLERANCE, each.run.method.title
+    for run, largest in equality.compare().items():
+        assert largest <= equality.TOLERANCE, run.method.title

@@ -31,15 +31,8 @@ from ...shared.methods import Method
 from ...shared.pictures import frame
 
 DIMENSIONS, L, SIGMA, SPREAD = 32, 1.0, 1.0, 0.2
-WORKERS, PERIOD = (1, 2, 4, 8, 16), 12
-ITERATIONS = (4, 8, 16, 32)
-"""T, outer iterations."""
-SEEDS = 3
-METHODS = {
-    "Local-SlowMo": Method("local", "slowmo", period=PERIOD, momentum=0.5),
-    "SGP-SlowMo": Method("sgp", "slowmo", period=PERIOD, momentum=0.5),
-}
-
+WORKERS, ITERATIONS, PERIOD, SEEDS = (1, 2, 4, 8, 16), (4, 8, 16, 32), 12, 3
+METHODS = {f"{base}-SlowMo": Method(base.lower(), "slowmo", PERIOD, momentum=0.5) for base in ("Local", "SGP")}
 
 Measured = dict[tuple[str, int, int], float]
 """Mean squared gradient by method, workers and outer iterations."""
@@ -121,9 +114,8 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     heads = ("method", "m", *(f"Tτ={iterations * PERIOD}" for iterations in ITERATIONS), "slope in Tτ")
     console.print(tables.on_screen(f"mean ‖∇f‖² over the steps, {SEEDS} seeds", heads, rows))
     points = list(product(WORKERS, ITERATIONS))
-    slopes = {
-        name: slope([m * t for m, t in points], [measured[name, m, t] for m, t in points]) for name in METHODS
-    }  # fmt: skip
+    volumes = [m * t for m, t in points]
+    slopes = {name: slope(volumes, [measured[name, m, t] for m, t in points]) for name in METHODS}
     for name, found in slopes.items():
         console.print(f"{name}: a slope of {found:.2f} in mTτ; the bound's is -0.5")
     base = given.out / "quadratic"
@@ -142,10 +134,8 @@ def draw(path: Path, measured: Measured, slopes: dict[str, float]) -> None:
     for place, name in enumerate(METHODS):
         axes = figure.add_axes((0.085 + 0.5 * place, 0.13, 0.4, 0.7))
         for look, workers in zip(LOOKS, WORKERS, strict=False):
-            x = [workers * iterations * PERIOD for iterations in ITERATIONS]
-            axes.plot(
-                x, [measured[name, workers, t] for t in ITERATIONS], label=f"m = {workers}", **look, linewidth=1.6
-            )
+            x, y = [workers * t * PERIOD for t in ITERATIONS], [measured[name, workers, t] for t in ITERATIONS]
+            axes.plot(x, y, label=f"m = {workers}", **look, linewidth=1.6)
         ends = np.array([WORKERS[0] * ITERATIONS[0] * PERIOD, WORKERS[-1] * ITERATIONS[-1] * PERIOD], dtype=float)
         middle = measured[name, WORKERS[2], ITERATIONS[1]] * math.sqrt(WORKERS[2] * ITERATIONS[1] * PERIOD)
         axes.plot(ends, middle / np.sqrt(ends), color=GREY, linewidth=1.2, zorder=0, label="slope −½")

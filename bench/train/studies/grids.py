@@ -15,9 +15,7 @@ RATES = {
 """Learning rates of the base optimizer. Slow momentum lengthens steps by 1/(1 − β), so a larger β gets smaller ones."""
 MOMENTA = (0.2, 0.5)
 NESTEROV = "reset"
-"""The paper's choice for the buffers of SGD with Nesterov momentum; `buffers` compares."""
-USUAL = {name: rates[1] for name, rates in RATES.items()}
-"""The learning rates of studies that do not ask about them."""
+"""The paper's choice for the buffers of SGD with Nesterov momentum; the study `buffers` compares."""
 
 
 def named(names: str, **slow: Any) -> dict[str, Method]:
@@ -51,8 +49,10 @@ def few(workload: str, method: Method, **more: Any) -> tuple[Run, ...]:
     return tuned(workload, method, RATES[workload][1:3], momenta, **more)
 
 
-def arms(workload: str, methods: dict[str, Method], **more: Any) -> tuple[Arm, ...]:
-    """An arm "workload name" with four candidates for each method."""
+def arms(workloads: str, methods: dict[str, Method], **more: Any) -> tuple[Arm, ...]:
+    """An arm "workload name" with four candidates for each workload and method."""
     return tuple(
-        Arm(f"{workload} {name}", candidates(workload, method, **more)) for name, method in methods.items()
-    )  # fmt: skip
+        Arm(f"{workload} {name}", candidates(workload, method, **more))
+        for workload in workloads.split()
+        for name, method in methods.items()
+    )

@@ -1,17 +1,22 @@
-"""Gossip with and without the push-sum weight, on a directed graph whose columns alone sum to 1, with skewed labels."""
+"""Shards of skewed labels: of each class, ranks get shares that are drawn from a Dirichlet distribution."""
 
 import networkx as nx
 
 from ...shared.methods import Method
 from ..study import Arm, Study, claims, tuned
-from .grids import RATES
+from .grids import NESTEROV, RATES, candidates, named
 
-GRAPH = f"{__name__}:lopsided"
-METHODS = {
-    f"{name}{'' if weighted else ' without weight'}": Method(name.lower(), graph=GRAPH, weighted=weighted)
-    for name in ("SGP", "OSGP")
-    for weighted in (True, False)
-}
+METHODS = {**named("AR Local SGP"), **named("Local-SlowMo SGP-SlowMo SGP-noaverage", buffers=NESTEROV)}
+NONIID = Study(
+    name="noniid",
+    title="Shards of skewed labels, 8 workers, τ = 12",
+    hypothesis=(
+        "Where labels are skewed Local SGD is worse than SGP, and SlowMo with its average helps both; without its "
+        "average it helps SGP less."
+    ),
+    arms=tuple(Arm(f"α=0.2 {name}", candidates("textures", method, skew=0.2)) for name, method in METHODS.items()),
+    claims=claims("SGP > Local, Local-SlowMo > Local, SGP-SlowMo > SGP, SGP-SlowMo > SGP-noaverage", on="α=0.2"),
+)
 
 
 def lopsided(size: int) -> nx.DiGraph:
@@ -28,13 +33,18 @@ def lopsided(size: int) -> nx.DiGraph:
     return ring
 
 
-STUDY = Study(
+WEIGHT = Study(  # gossip with and without the push-sum weight, on a directed graph whose columns alone sum to 1
     name="weight",
     title="The push-sum weight on an irregular directed graph, 8 workers, skewed labels",
     hypothesis=(
         "Without the weight ranks agree on a mean that counts some ranks' data for more, so with skewed labels the "
         "score is worse than with it."
     ),
-    arms=tuple(Arm(name, tuned("textures", method, RATES["textures"], skew=0.1)) for name, method in METHODS.items()),
+    arms=tuple(
+        Arm(base if weighted else f"{base} without weight", tuned("textures", method, RATES["textures"], skew=0.1))
+        for base in ("SGP", "OSGP")
+        for weighted in (True, False)
+        for method in [Method(base.lower(), graph=f"{__name__}:lopsided", weighted=weighted)]
+    ),
     claims=claims("SGP > SGP without weight, OSGP > OSGP without weight"),
 )

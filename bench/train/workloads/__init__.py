@@ -10,4 +10,4 @@ from .workload import Data, Workload
 
 WORKLOADS: dict[str, Workload] = {each.title: each for each in (Digits(), Textures(), Phrases(), Topics())}
 
-__all__ = ["WORKLOADS", "Data", "Workload"]
+__all__ = ["WORKLOADS", "Data"]

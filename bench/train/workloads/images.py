@@ -23,18 +23,14 @@ class Images(Workload):
     rises = True
     worst = 10.0
     side: int
-    channels: int
 
-    def model(self, seed: int) -> nn.Module:
+    def build(self) -> nn.Module:
         """Two convolutions, each with BatchNorm and pooling, and a linear layer."""
-        a, b = self.channels, 2 * self.channels
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return nn.Sequential(
-                nn.Conv2d(1, a, 3, padding=1, bias=False), nn.BatchNorm2d(a), nn.ReLU(), nn.MaxPool2d(2),
-                nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2),
-                nn.Flatten(), nn.Linear(b * (self.side // 4) ** 2, 10),
-            )  # fmt: skip
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(16 * (self.side // 4) ** 2, 10),
+        )  # fmt: skip
 
     def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         return cross_entropy(model(inputs.to(_dtype(model))).float(), targets)
@@ -62,8 +58,7 @@ class Digits(Images):
 
     title = "digits"
     steps, batch = 96, 16
-    side, channels = 8, 8
-    seconds = 2.4e-3
+    side, seconds = 8, 2.4e-3
 
     def data(self, seed: int) -> Data:
         """Pixels from 0 to 1."""
@@ -71,10 +66,7 @@ class Digits(Images):
         return Data(images, labels, held_images, held_labels, labels)
 
 
-TRAINING, HELD = 2048, 2048
 CLUTTER, NOISE = 0.25, 0.3
-
-Field = Callable[[Tensor, Tensor], Tensor]
 
 
 def _radius(x: Tensor, y: Tensor) -> Tensor:
@@ -82,7 +74,7 @@ def _radius(x: Tensor, y: Tensor) -> Tensor:
 
 
 # Of coordinates that run over some two periods of 2π, values from -1 to 1.
-FIELDS: tuple[Field, ...] = (
+FIELDS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
     lambda x, y: x.sin(),
     lambda x, y: (x.sin() * y.sin()).mul(4).tanh(),
     lambda x, y: _radius(x, y).sin(),
@@ -97,31 +89,27 @@ FIELDS: tuple[Field, ...] = (
 
 
 class Textures(Images):
-    """Procedural images: ten kinds of texture at any phase, angle and scale, under clutter and noise.
+    """Stripes, checks, rings, spokes, dots, waves, crosses, triangles, spirals and blobs, under clutter and noise.
 
-    stripes, checks, rings, spokes, dots, waves, crosses, triangles, spirals and blobs. Each image is a field over the
-    plane, seen through a random rotation, shift and scale, with the contrast turned over in half of them; a second
-    texture shines through, and noise lies over both.
+    Each image is a field over the plane, seen through a random rotation, shift and scale, with the contrast turned over
+    in half of them; a second texture shines through, and noise lies over both.
     """
 
     title = "textures"
     steps, batch = 288, 16
-    side, channels = 16, 8
-    seconds = 4e-3
+    side, seconds = 16, 4e-3
 
     def data(self, seed: int) -> Data:
         """Each class equally often, in a random order."""
         generator = seeded(seed)
-        count = TRAINING + HELD
+        count = 2 * 2048  # to train on, and held out
         labels = (torch.arange(count) % len(FIELDS))[torch.randperm(count, generator=generator)]
         # The texture that shines through is of another class.
         others = (labels + 1 + torch.randint(len(FIELDS) - 1, (count,), generator=generator)) % len(FIELDS)
         images = draw(labels, self.side, generator) + CLUTTER * draw(others, self.side, generator)
         images += NOISE * torch.randn(images.shape, generator=generator)
-        images.unsqueeze_(1)
-        return Data(
-            images[:TRAINING], labels[:TRAINING], images[TRAINING:], labels[TRAINING:], labels[:TRAINING]
-        )  # fmt: skip
+        (inputs, held_inputs), (targets, held_targets) = images.unsqueeze(1).split(2048), labels.split(2048)
+        return Data(inputs, targets, held_inputs, held_targets, targets)
 
 
 def draw(labels: Tensor, side: int, generator: torch.Generator) -> Tensor:

@@ -20,10 +20,8 @@ LENGTH = 24
 SPECIAL = ("<pad>", "<begin>", "<end>")
 
 
-def listed(words: str) -> list[str]:
-    """Written without all the quotation marks."""
-    return words.split()
-
+listed = str.split
+"""Words, written without all the quotation marks."""
 
 ONES = listed(
     "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -43,13 +41,11 @@ ORDNUNG = listed(
     "ersten zweiten dritten vierten fünften sechsten siebten achten neunten zehnten elften zwölften dreizehnten "
     "vierzehnten fünfzehnten sechzehnten siebzehnten achtzehnten neunzehnten"
 )
-MONTHS = dict(
-    zip(
-        listed("january february march april may june july august september october november december"),
-        listed("januar februar märz april mai juni juli august september oktober november dezember"),
-        strict=True,
-    )
-)
+MONTHS = {
+    "january": "januar", "february": "februar", "march": "märz", "april": "april", "may": "mai", "june": "juni",
+    "july": "juli", "august": "august", "september": "september", "october": "oktober", "november": "november",
+    "december": "dezember",
+}  # fmt: skip
 VERBS = {"counted": "zählten", "saw": "sahen", "sold": "verkauften", "bought": "kauften", "found": "fanden"}
 SUBJECTS = {"we": "wir", "they": "sie", "the children": "die kinder", "my friends": "meine freunde"}
 ADJECTIVES = {"small": "kleine", "large": "große", "old": "alte", "new": "neue", "red": "rote", "blue": "blaue"}
@@ -68,15 +64,12 @@ def number(n: int) -> Pair:
     >>> " ".join(english), text(german)
     ('twenty three thousand and five', 'dreiundzwanzigtausendfünf')
     """
-    if n >= 1000:
-        english, german = number(n // 1000)
-        more = number(n % 1000) if n % 1000 else ([], [])
-        joint = ["and"] if 0 < n % 1000 < 100 else []
-        return [*english, "thousand", *joint, *more[0]], [*german, "##tausend", *_glued(more[1])]
-    if n >= 100:
-        more = number(n % 100) if n % 100 else ([], [])
-        joint = ["and"] if n % 100 else []
-        return [ONES[n // 100 - 1], "hundred", *joint, *more[0]], [EINS[n // 100 - 1], "##hundert", *_glued(more[1])]
+    for unit, word, part in ((1000, "thousand", "##tausend"), (100, "hundred", "##hundert")):
+        if n >= unit:
+            (english, german), rest = number(n // unit), n % unit
+            more = number(rest) if rest else ([], [])
+            joint = ["and"] if 0 < rest < 100 else []
+            return [*english, word, *joint, *more[0]], [*german, part, *_glued(more[1])]
     if n < 20:
         return [ONES[n - 1]], [EINS[n - 1]]
     ten, one = divmod(n, 10)
@@ -86,12 +79,7 @@ def number(n: int) -> Pair:
 
 
 def day(n: int) -> Pair:
-    """From the first to the thirty-first.
-
-    >>> english, german = day(23)
-    >>> " ".join(english), text(german)
-    ('twenty third', 'dreiundzwanzigsten')
-    """
+    """From the first to the thirty-first."""
     if n < 20:
         return [ORDINALS[n - 1]], [ORDNUNG[n - 1]]
     ten, one = divmod(n, 10)
@@ -101,11 +89,7 @@ def day(n: int) -> Pair:
 
 
 def year(n: int) -> Pair:
-    """From 1701 to 1999, as two numbers in English and one in German.
-
-    >>> text(year(1987)[1])
-    'neunzehnhundertsiebenundachtzig'
-    """
+    """From 1701 to 1999, as two numbers in English and one in German."""
     century, rest = divmod(n, 100)
     english, german = number(rest) if rest else (["hundred"], [])
     return [ONES[century - 1], *english], [EINS[century - 1], "##hundert", *_glued(german)]
@@ -170,11 +154,9 @@ class Phrases(Workload):
         targets = torch.tensor([_padded([1, *(_CODES[1][word] for word in german), 2]) for _, german in pairs])
         return Data(inputs[HELD:], targets[HELD:], inputs[:HELD], targets[:HELD])
 
-    def model(self, seed: int) -> nn.Module:
+    def build(self) -> nn.Module:
         """One block of width 32 on each side."""
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return EncoderDecoder(len(ENGLISH), len(GERMAN), LENGTH + 1, width=32, heads=4, layers=1)
+        return EncoderDecoder(len(ENGLISH), len(GERMAN), LENGTH + 1, width=32, heads=4)
 
     def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         logits = model(inputs, targets[:, :-1])

@@ -35,11 +35,8 @@ class Block(nn.Module):
         self.own, self.own_norm = Attention(width, heads, causal), nn.LayerNorm(width)
         self.other = Attention(width, heads, causal=False) if memory else None
         self.other_norm = nn.LayerNorm(width) if memory else None
-        self.norm, self.wide, self.narrow = (
-            nn.LayerNorm(width),
-            nn.Linear(width, 3 * width),
-            nn.Linear(3 * width, width),
-        )
+        self.norm = nn.LayerNorm(width)
+        self.wide, self.narrow = nn.Linear(width, 3 * width), nn.Linear(3 * width, width)
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, memory: Tensor | None = None, memory_mask: Tensor | None = None
@@ -66,31 +63,14 @@ class Embedding(nn.Module):
         return self.tokens(tokens) + self.places.weight[: tokens.shape[1]]  # type: ignore[no-any-return]
 
 
-class Decoder(nn.Module):
-    """A language model: the logits of each next token."""
-
-    def __init__(self, tokens: int, length: int, width: int, heads: int, layers: int) -> None:
-        super().__init__()
-        self.embedding = Embedding(tokens, length, width)
-        self.blocks = nn.ModuleList(Block(width, heads, causal=True) for _ in range(layers))
-        self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, tokens)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(batch, length) to (batch, length, tokens)."""
-        x = self.embedding(tokens)
-        for block in self.blocks:
-            x = block(x)
-        return self.out(self.norm(x))  # type: ignore[no-any-return]
-
-
 class EncoderDecoder(nn.Module):
     """A translator. Token 0 is padding, 1 begins and 2 ends a sentence."""
 
-    def __init__(self, sources: int, targets: int, length: int, width: int, heads: int, layers: int) -> None:
+    def __init__(self, sources: int, targets: int, length: int, width: int, heads: int) -> None:
         super().__init__()
         self.source, self.target = Embedding(sources, length, width), Embedding(targets, length, width)
-        self.encoder = nn.ModuleList(Block(width, heads, causal=False) for _ in range(layers))
-        self.decoder = nn.ModuleList(Block(width, heads, causal=True, memory=True) for _ in range(layers))
+        self.encoder = Block(width, heads, causal=False)
+        self.decoder = Block(width, heads, causal=True, memory=True)
         self.memory_norm, self.norm, self.out = nn.LayerNorm(width), nn.LayerNorm(width), nn.Linear(width, targets)
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
@@ -100,17 +80,11 @@ class EncoderDecoder(nn.Module):
     def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """The decoder's memory, and its mask."""
         mask = (source != 0)[:, None, None, :]
-        x = self.source(source)
-        for block in self.encoder:
-            x = block(x, mask)
-        return self.memory_norm(x), mask
+        return self.memory_norm(self.encoder(self.source(source), mask)), mask
 
     def decode(self, memory: Tensor, mask: Tensor, target: Tensor) -> Tensor:
         """Logits of what follows each token of `target`."""
-        x = self.target(target)
-        for block in self.decoder:
-            x = block(x, None, memory, mask)
-        return self.out(self.norm(x))  # type: ignore[no-any-return]
+        return self.out(self.norm(self.decoder(self.target(target), None, memory, mask)))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def translate(self, source: Tensor, length: int) -> Tensor:
@@ -155,11 +129,11 @@ class Topics(Workload):
         shown = held[torch.randperm(len(held), generator=seeded(seed))[:HELD]]
         return Data(rest[:, :-1], rest[:, 1:], shown[:, :-1], shown[:, 1:])
 
-    def model(self, seed: int) -> nn.Module:
+    def build(self) -> nn.Module:
         """One block of width 32."""
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return Decoder(BYTES, LENGTH, width=32, heads=4, layers=1)
+        return nn.Sequential(
+            Embedding(BYTES, LENGTH, 32), Block(32, heads=4, causal=True), nn.LayerNorm(32), nn.Linear(32, BYTES)
+        )  # fmt: skip
 
     def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         return cross_entropy(model(inputs).flatten(0, 1).float(), targets.flatten())
