@@ -1,8 +1,7 @@
 """The table on the screen and as Markdown, and a picture with three bars for each row."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
@@ -18,26 +17,8 @@ LEGEND = (
     "Blocking methods are timed from a barrier just before the step, OSGP without one.",
 )
 
-Result = Mapping[str, Any]
-
-
-def _ms(name: str) -> Callable[[Result], str]:
-    return lambda result: "" if result[name] is None else screen.ms(result[name])
-
-
-def _times(name: str) -> Callable[[Result], str]:
-    return lambda result: "" if result[name] is None else f"{result[name]:.3f}"
-
-
-COLUMNS: dict[str, Callable[[Result], str]] = {
-    "algorithm": lambda result: METHODS[result["algorithm"]].title,
-    "predicted": _ms("predicted"),
-    "paper": _ms("paper"),
-    "measured": _ms("measured"),
-    "x predicted": lambda result: f"{result['over_predicted']:.3f}{' !' if result['outside'] else ''}",
-}
-SAME = {"x paper": _times("over_paper")}
-OTHER = {"over SGP": _times("over_sgp"), "paper's over SGP": _times("paper_over_sgp")}
+SAME = {"x paper": "over_paper"}
+OTHER = {"over SGP": "over_sgp", "paper's over SGP": "paper_over_sgp"}
 """Where the paper's seconds are another quantity, each row is compared over its SGP."""
 
 
@@ -50,8 +31,17 @@ def setting(half: Beside) -> str:
 
 def table(half: Beside) -> tuple[list[str], list[list[str]]]:
     """The heads of the columns, and a row for each result."""
-    columns = {**COLUMNS, **(SAME if half.half.same else OTHER)}
-    return [*columns], [[cell(result) for cell in columns.values()] for result in half.results]
+    over = SAME if half.half.same else OTHER
+    rows = []
+    for result in half.results:
+        row = [METHODS[result["algorithm"]].title, *(_ms(result[name]) for name in ("predicted", "paper", "measured"))]
+        row.append(f"{result['over_predicted']:.3f}{' !' if result['outside'] else ''}")
+        rows.append([*row, *("" if result[name] is None else f"{result[name]:.3f}" for name in over.values())])
+    return ["algorithm", "predicted", "paper", "measured", "x predicted", *over], rows
+
+
+def _ms(seconds: float | None) -> str:
+    return "" if seconds is None else screen.ms(seconds)
 
 
 def said(half: Beside) -> list[str]:
@@ -77,24 +67,21 @@ def markdown(heading: str, halves: Sequence[Beside]) -> str:
 # Of Okabe and Ito, told apart by the colour-blind and by their lightness.
 COLORS = {"#c9d1d9": "predicted from bytes", "#0072b2": "measured", "#e69f00": "paper"}
 EDGES = {"predicted": 0.82, "measured": 0.905, "paper": 0.985}
-PICTURE = Bars(
-    "SlowMo's table 2, measured", row=0.46, head=1.3, gap=1.0, right=0.735, columns=EDGES, bold="measured",
-    colors=COLORS,
-)  # fmt: skip
-THICK = 0.25
 
 
 def draw(path: Path, halves: Sequence[Beside], heading: str) -> None:
     """A panel for each half."""
-    PICTURE.draw(path, heading, [_panel(half) for half in halves])
+    picture = Bars(
+        "SlowMo's table 2, measured", row=0.46, head=1.3, gap=1.0, right=0.735, columns=EDGES, bold="measured",
+        colors=COLORS,
+    )  # fmt: skip
+    picture.draw(path, heading, list(map(_panel, halves)))
 
 
 def drawn_paper(half: Beside) -> float:
     """The factor of the paper's bars: where they are of another model, its SGP is as long as ours."""
-    if half.half.same:
-        return 1.0
     [sgp] = [result for result in half.results if result["algorithm"] == "sgp"]
-    return float(sgp["measured"] / sgp["paper"])
+    return 1.0 if half.half.same else float(sgp["measured"] / sgp["paper"])
 
 
 def _panel(half: Beside) -> Panel:
@@ -102,10 +89,9 @@ def _panel(half: Beside) -> Panel:
     rows = []
     for result in half.results:
         bars = [
-            Bar((result[name] or 0.0) * factors[name], color, place * THICK, THICK)
+            Bar((result[name] or 0.0) * factors[name], color, place * 0.25, 0.25)
             for place, (name, color) in enumerate(zip(EDGES, COLORS, strict=True), start=-1)
         ]
-        figures = ["" if result[name] is None else screen.ms(result[name]) for name in EDGES]
-        rows.append(Row(METHODS[result["algorithm"]].title, bars, figures))
+        rows.append(Row(METHODS[result["algorithm"]].title, bars, [_ms(result[name]) for name in EDGES]))
     scaled = "" if half.half.same else "; its bars scaled to our SGP"
     return Panel(half.half.paper.title, rows, setting(half) + scaled)

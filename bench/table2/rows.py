@@ -77,17 +77,11 @@ class Line(NamedTuple):
 
 
 def predicted(method: Method, compute: float, line: Line, ranks: int) -> float:
-    """Seconds of an update.
-
-    >>> round(predicted(Periods(48, 12).method("sgp-slowmo"), 0.25, Line(0.08, 0.085), ranks=2), 6)
-    0.331667
-    """
+    """Seconds of an update."""
     traffic = method.traffic()
     average = 2 * (ranks - 1) / ranks * line.paused
-    seconds = max(compute, line.steady) if traffic.overlap == 1 else compute
-    if traffic.overlap == 0:
-        seconds += line.paused
-    return seconds + sum(average / every for every in traffic.averages)
+    gossip = {None: compute, 0: compute + line.paused, 1: max(compute, line.steady)}[traffic.overlap]
+    return gossip + sum(average / every for every in traffic.averages)
 
 
 class Measured(NamedTuple):
@@ -106,13 +100,12 @@ def measure_all(given: argparse.Namespace, course: screen.Course) -> tuple[str, 
         with gossip.init(given.transport, given.timeout) as world:
             check_shared(world.hosts)
             transport = world.transport
-            measured = Measured(_line(world, HALVES[name].compute, given.timeout), {})
+            found[name] = Measured(_line(world, HALVES[name].compute, given.timeout), {})
             for row in ROWS:
                 course.part(f"{name}: {METHODS[row].title}")
-                measured.rows[row] = _row(row, HALVES[name], world, given, periods)
+                found[name].rows[row] = _row(row, HALVES[name], world, given, periods)
                 course.advance(updates_of(row, given, periods))
                 gc.collect()
-            found[name] = measured
     return transport, found
 
 
