@@ -5,21 +5,9 @@ predicted. `simulation` runs the ranks' clocks through rounds of gossip. `calibr
 files of `bench update`. It imports `bench.shared`.
 """
 
-from .calibration import Fitted, Overhead, Point, calibrate, compare, read
+from .calibration import Overhead, Point, calibrate, compare, read
 from .collectives import traffics
 from .machine import Cluster, Machine
-from .simulation import Prediction, simulate
+from .simulation import simulate
 
-__all__ = [
-    "Cluster",
-    "Fitted",
-    "Machine",
-    "Overhead",
-    "Point",
-    "Prediction",
-    "calibrate",
-    "compare",
-    "read",
-    "simulate",
-    "traffics",
-]
+__all__ = ["Cluster", "Machine", "Overhead", "Point", "calibrate", "compare", "read", "simulate", "traffics"]

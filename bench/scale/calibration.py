@@ -40,10 +40,9 @@ NORMAL = 2.5631
 class Point(NamedTuple):
     """One measured figure.
 
-    file, algorithm, ranks, nbytes: of which file, method and size. compute: seconds of compute that were asked for.
-    alone: an update without communication beside it, None where that was not measured. period: τ. topology: a SPEC.
-    seconds: median of an update; of the line, of the transfer alone. spread: standard deviation of the updates over
-    their median, as their percentiles tell it. level: timed from a barrier before the step.
+    compute: seconds of compute that were asked for. alone: an update without communication beside it, None where that
+    was not measured. period: τ. topology: a SPEC. seconds: median of an update; of the line, of the transfer alone.
+    spread: standard deviation of the updates over their median. level: timed from a barrier before the step.
     """
 
     file: Path
@@ -73,11 +72,7 @@ class Point(NamedTuple):
 
 
 def read(path: Path) -> tuple[list[Point], list[str]]:
-    """The points of a record of `bench update`, and the algorithms in it that the model does not know.
-
-    Raises:
-        UsageError: the file cannot be read, or is no such record.
-    """
+    """The points of a record of `bench update`, and the algorithms in it that the model does not know."""
     try:
         record = json.loads(path.read_text())
     except OSError as error:
@@ -117,11 +112,7 @@ def _point(path: Path, each: dict[str, Any]) -> Point:
 
 
 class Overhead(NamedTuple):
-    """The time of an update without communication beside its compute: the optimizer itself, and a sleep that is late.
-
-    >>> Overhead(fixed=0.5, per_byte=2e-6).seconds(1_000_000)
-    2.5
-    """
+    """The time of a lone update beside its compute: the optimizer itself, and a sleep that is late."""
 
     fixed: float = 0.0
     per_byte: float = 0.0
@@ -132,9 +123,9 @@ class Overhead(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """rate: bits per second. latency: seconds. merge: seconds for each byte. jitter: of the compute. overhead: beside
-    it. error: rms of the relative errors; None where there are no more figures than unknowns, so that any would fit.
-    points: those that were fitted to.
+    """A machine's parameters, and the points that they were fitted to.
+
+    error: rms of the relative errors; None where there are no more figures than unknowns, so that any would fit.
     """
 
     rate: float
@@ -181,10 +172,8 @@ def calibrate(points: Sequence[Point], machine: Machine, fitting: Sequence[str] 
         )
     overhead = _overhead(alone)
     jitter = float(np.mean([point.spread for point in alone])) if alone else 0.0
-    base = []
-    for point in told:
-        compute = point.compute + overhead.seconds(point.nbytes) if point.alone is None else point.alone
-        base.append(0.0 if point.algorithm == LINE else compute)
+    bare = [point.compute + overhead.seconds(point.nbytes) if point.alone is None else point.alone for point in told]
+    base = [0.0 if point.algorithm == LINE else alone for point, alone in zip(told, bare, strict=True)]
     rows = np.array([_coefficients(point, machine) for point in told])
     measured = np.array([point.seconds for point in told])
     x = _nonnegative(rows / measured[:, None], (measured - base) / measured)
@@ -202,10 +191,9 @@ def compare(points: Sequence[Point], machine: Machine, overhead: Overhead, seed:
     """Each point, and its prediction on `machine` with the point's own ranks, bytes, compute and period."""
     found = []
     for point in points:
+        asked = replace(machine, compute=max(0.0, point.compute + overhead.seconds(point.nbytes)))
         if point.algorithm == LINE:
             asked = replace(machine, compute=0.0, merge=0.0)
-        else:
-            asked = replace(machine, compute=max(0.0, point.compute + overhead.seconds(point.nbytes)))
         predicted = _simulated(point, asked, seed).seconds.median
         found.append(Compared(point, predicted, predicted / point.seconds - 1))
     return found
@@ -213,15 +201,13 @@ def compare(points: Sequence[Point], machine: Machine, overhead: Overhead, seed:
 
 def _overhead(alone: Sequence[Point]) -> Overhead:
     """A line through the figures of several sizes, their mean where it would fall or there is one size."""
-    if not alone:
-        return Overhead()
     beside = [point.seconds - point.compute for point in alone]
-    sizes = [point.nbytes for point in alone]
+    sizes = [float(point.nbytes) for point in alone]
     if len(set(sizes)) > 1:
-        per_byte, fixed = np.polyfit(np.array(sizes, dtype=np.float64), beside, 1)
+        per_byte, fixed = np.polyfit(sizes, beside, 1).tolist()
         if per_byte > 0:
-            return Overhead(float(fixed), float(per_byte))
-    return Overhead(float(np.mean(beside)))
+            return Overhead(fixed, per_byte)
+    return Overhead(float(np.mean(beside))) if alone else Overhead()
 
 
 def _simulated(point: Point, machine: Machine, seed: int) -> Prediction:
@@ -234,8 +220,8 @@ def _simulated(point: Point, machine: Machine, seed: int) -> Prediction:
 def _coefficients(point: Point, machine: Machine) -> tuple[float, float, float]:
     """Seconds exposed for a second of latency, for a second a byte of transfer, for a second a byte of merging."""
     nothing = replace(machine, compute=0.0, jitter=0.0, rate=np.inf, latency=0.0, merge=0.0)
-    units: tuple[dict[str, Any], ...] = ({"latency": 1.0}, {"rate": 8.0}, {"merge": 1.0})
-    a, b, g = (_simulated(point, replace(nothing, **unit), 0).exposed for unit in units)
+    alone = (replace(nothing, latency=1.0), replace(nothing, rate=8.0), replace(nothing, merge=1.0))
+    a, b, g = (_simulated(point, each, seed=0).exposed for each in alone)
     return a, b, 0.0 if point.algorithm == LINE else g
 
 

@@ -15,21 +15,16 @@ Ranks = npt.NDArray[np.int64]
 class Machine:
     """One host like all others, its link, and the share of hosts that are slower.
 
-    Attributes:
-        compute: mean seconds of an update's forward and backward pass.
-        jitter: standard deviation of these over their mean, at most 1, drawn anew for each rank and update.
-        tail: index a > 2 of a Pareto tail, P(compute > x) ~ x^-a; None is lognormal.
-        rate: bits per second of a host's link, each way at once.
-        latency: seconds that a message takes besides its transfer, software included.
-        merge: seconds for each byte that a rank takes in, by merging or adding; it does nothing else meanwhile.
-        ranks_per_host: ranks that share one host and its link.
-        group: ranks that a hierarchical all-reduce sums among first, each with a link of its own; where several ranks
-            share a host, the host is the group.
-        inside_rate, inside_latency: between two ranks of one group; None where they are those of the link.
-        slow_share: share of hosts that are slow for good, rounded to whole hosts.
-        slow_compute, slow_rate: how many times longer these compute, and how many times less their links carry.
-        eager: a message leaves although its receiver still computes; otherwise the two meet first (rendezvous), as
-            large messages over MPI and Gloo do.
+    compute: mean seconds of an update's forward and backward pass. jitter: standard deviation of these over their mean,
+    at most 1, drawn anew for each rank and update. tail: index a > 2 of a Pareto tail, P(compute > x) ~ x^-a; None is
+    lognormal. rate: bits per second of a host's link, each way at once. latency: seconds of a message besides its
+    transfer. merge: seconds for each byte that a rank merges or adds; it does nothing else meanwhile.
+
+    ranks_per_host: ranks that share one link. group: ranks that a hierarchical all-reduce sums among first, each with a
+    link of its own; where several ranks share a host, the host is the group. inside_rate, inside_latency: in a group;
+    None where they are those of the link. slow_share: of the hosts, in whole hosts, that compute `slow_compute` times
+    longer and whose links carry `slow_rate` times less. eager: a message leaves although its receiver still computes;
+    otherwise the two meet first (rendezvous), as large messages over MPI and Gloo do.
     """
 
     compute: float
@@ -49,14 +44,9 @@ class Machine:
 
 
 class Cluster:
-    """`size` ranks on such machines; `seed` chooses which hosts are slow and draws what each update computes.
+    """n = `size` ranks on such machines; `seed` chooses which hosts are slow and draws what each update computes.
 
-    Attributes:
-        size: the number of ranks n.
-        link: shape (n,), which link a rank sends through.
-        rates: bits per second of each link.
-        group: shape (n,), which group a rank is in.
-        members: ranks of a whole group.
+    link, group: shape (n,), where a rank is. rates: bits per second of each link. members: ranks of a whole group.
     """
 
     def __init__(self, machine: Machine, size: int, seed: int = 0) -> None:
@@ -86,21 +76,17 @@ class Cluster:
 
     def computes(self) -> Iterator[Floats]:
         """Update after update, shape (n,): the seconds that each rank computes. Same seed, same seconds."""
-        machine = self.machine
+        jitter, a = self.machine.jitter, self.machine.tail
         rng = np.random.default_rng([self.seed, self.size, 1])
-        if machine.jitter == 0:
-            while True:
+        while True:
+            if jitter == 0:
                 yield self._means
-        elif machine.tail is None:
-            # X = exp(σZ − σ²/2) has mean 1 and variance exp(σ²) − 1 = jitter²
-            σ = math.sqrt(math.log1p(machine.jitter**2))
-            while True:
+            elif a is None:
+                # X = exp(σZ − σ²/2) has mean 1 and variance exp(σ²) − 1 = jitter²
+                σ = math.sqrt(math.log1p(jitter**2))
                 yield self._means * np.exp(σ * rng.standard_normal(self.size) - σ**2 / 2)
-        else:
-            # X = 1 − m + m·L with L = (a − 1)(U^(−1/a) − 1), a Pareto excess of mean 1 and variance a/(a − 2)
-            a = machine.tail
-            m = machine.jitter * math.sqrt((a - 2) / a)
-            while True:
+            else:
+                # X = 1 − m + m·L with L = (a − 1)(U^(−1/a) − 1), a Pareto excess of mean 1 and variance a/(a − 2)
+                m = jitter * math.sqrt((a - 2) / a)
                 # U^(−1/a) = exp(E/a), E exponential
-                excess = (a - 1) * np.expm1(rng.standard_exponential(self.size) / a)
-                yield self._means * (1 - m + m * excess)
+                yield self._means * (1 - m + m * ((a - 1) * np.expm1(rng.standard_exponential(self.size) / a)))

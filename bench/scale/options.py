@@ -80,11 +80,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_idle(given: argparse.Namespace) -> None:
-    """Refuse an option that needs another one, and would change nothing without.
-
-    Raises:
-        UsageError: it names both.
-    """
+    """Refuse an option that needs another one, and would change nothing without."""
     slower = given.slow_compute > 1 or given.slow_rate > 1
     for idle, needs, reason in (
         ("--slow-hosts", "--slow-compute or --slow-rate", given.slow_hosts and not slower),
@@ -99,20 +95,11 @@ def check_idle(given: argparse.Namespace) -> None:
 def machine(given: argparse.Namespace, fitted: Fitted | None) -> Machine:
     """The machine: options given by hand count before fitted parameters, and those before defaults."""
     made = Machine(
-        compute=given.compute,
-        rate=paper.RATE,
-        latency=LATENCY,
-        jitter=JITTER,
-        tail=TAIL,
-        ranks_per_host=given.ranks_per_host,
-        group=given.group,
-        inside_rate=given.inside_rate,
-        inside_latency=given.inside_latency,
-        slow_share=given.slow_hosts,
-        slow_compute=given.slow_compute,
-        slow_rate=given.slow_rate,
-        eager=given.messages == "eager",
-    )
+        compute=given.compute, rate=paper.RATE, latency=LATENCY, jitter=JITTER, tail=TAIL,
+        ranks_per_host=given.ranks_per_host, group=given.group, inside_rate=given.inside_rate,
+        inside_latency=given.inside_latency, slow_share=given.slow_hosts, slow_compute=given.slow_compute,
+        slow_rate=given.slow_rate, eager=given.messages == "eager",
+    )  # fmt: skip
     if fitted:
         made = replace(fitted.onto(made), compute=max(0.0, given.compute + fitted.overhead.seconds(given.size)))
     by_hand = {"rate": given.rate, "latency": given.latency, "jitter": given.jitter, "tail": given.tail}
