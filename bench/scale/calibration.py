@@ -22,19 +22,13 @@ import topologies
 from gossip import UsageError
 
 from ..shared.methods import Traffic
-from .collectives import NAMES, traffics
-from .machine import Cluster, Floats, Machine
+from .machine import NAMES, Cluster, Floats, Machine, traffics
 from .simulation import Prediction, simulate
 
 LINE = "line"
 """The algorithm under which a record holds the line's own time: a round's bytes over its hops, nothing computed."""
 FITTING = ("none", LINE, "exact", "sgp")
 """The algorithms that are fitted to by default: enough to tell the unknowns apart; the rest is left to judge."""
-
-WINDOWS, LEAST, SETTLING = 4, 96, 32
-"""How long a point is simulated: so many periods, at least so many updates, after so many more."""
-NORMAL = 2.5631
-"""p90 − p10 of a normal distribution, in standard deviations."""
 
 
 class Point(NamedTuple):
@@ -96,19 +90,13 @@ def _point(path: Path, each: dict[str, Any]) -> Point:
     median = float(measured["median"])
     if median <= 0:
         raise ValueError(f"{algorithm} took {median} s")
+    # Of a normal distribution, p90 − p10 is so many standard deviations.
+    spread = (float(measured["p90"]) - float(measured["p10"])) / 2.5631 / median
     return Point(
-        file=path,
-        algorithm=algorithm,
-        ranks=int(each["ranks"]),
-        nbytes=int(each["bytes"]),
-        compute=float(each["compute"]),
-        alone=None,
-        period=int(each["period"]),
-        topology=str(each["topology"]),
-        seconds=median,
-        spread=(float(measured["p90"]) - float(measured["p10"])) / NORMAL / median,
+        path, algorithm, int(each["ranks"]), int(each["bytes"]), float(each["compute"]), alone=None,
+        period=int(each["period"]), topology=str(each["topology"]), seconds=median, spread=spread,
         level=bool(each.get("level", True)),
-    )
+    )  # fmt: skip
 
 
 class Overhead(NamedTuple):
@@ -123,10 +111,8 @@ class Overhead(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A machine's parameters, and the points that they were fitted to.
-
-    error: rms of the relative errors; None where there are no more figures than unknowns, so that any would fit.
-    """
+    """A machine's parameters, and the points that they were fitted to. error: rms of the relative errors; None where
+    there are no more figures than unknowns, so that any would fit."""
 
     rate: float
     latency: float
@@ -155,10 +141,7 @@ class Compared(NamedTuple):
 
 
 def calibrate(points: Sequence[Point], machine: Machine, fitting: Sequence[str] = FITTING) -> Fitted:
-    """Fit to the points of the algorithms `fitting`; raises `UsageError` where they do not tell the rate.
-
-    machine: parameters that are not fitted, such as eager messages; each rank has a link of its own.
-    """
+    """Fit to the points of the algorithms `fitting`; `machine` has what is not fitted, such as eager messages."""
     if machine.ranks_per_host > 1 or machine.inside_rate is not None:
         raise UsageError("what is fitted is the link of one rank a host: calibrate without --ranks-per-host and inside")
     fit = [point for point in points if point.algorithm in fitting]
@@ -212,9 +195,10 @@ def _overhead(alone: Sequence[Point]) -> Overhead:
 
 def _simulated(point: Point, machine: Machine, seed: int) -> Prediction:
     traffic, cluster = point.traffic, Cluster(machine, point.ranks, seed)
-    steps = max(WINDOWS * traffic.window, LEAST // traffic.window * traffic.window)
+    # Four periods, at least 96 updates, after 32 more.
+    steps = max(4 * traffic.window, 96 // traffic.window * traffic.window)
     level = point.level and traffic.blocking
-    return simulate({"": traffic}, cluster, point.graph, point.nbytes, steps, SETTLING, level=level)[""]
+    return simulate({"": traffic}, cluster, point.graph, point.nbytes, steps, warmup=32, level=level)[""]
 
 
 def _coefficients(point: Point, machine: Machine) -> tuple[float, float, float]:

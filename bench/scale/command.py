@@ -27,13 +27,11 @@ from ..shared import record, screen
 from ..shared.methods import Traffic
 from . import options, report
 from .calibration import FITTING, Fitted, Overhead, Point, calibrate, compare, read
-from .collectives import traffics
-from .machine import Cluster
+from .machine import TITLES, Cluster, traffics
 from .simulation import simulate
 
 add_options = options.add_options
-MOST_MESSAGES = 1 << 22
-"""In a round: three arrays of so many numbers, and half a second."""
+MOST_MESSAGES = 1 << 22  # in a round: three arrays of so many numbers, and half a second
 
 
 def check(given: argparse.Namespace, launcher: Launcher) -> None:
@@ -80,7 +78,6 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     compared = compare(_unused(given, fitted), machine, fitted.overhead if fitted else Overhead(), given.seed)
     missed = [each for each in compared if abs(each.error) > given.within / 100]
     paper = report.published() if given.published else []
-
     title = f"Predicted time per update, {screen.size(given.size)} of parameters"
     lines = [report.hosts(machine), report.periods(chosen)]
     console.print(report.predictions("\n".join([title, *lines, "median, ms"]), chosen, found))
@@ -94,9 +91,15 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     record.write(
         given, launcher, given.json, unit="seconds, bits per second, bytes; predicted, not measured",
         model=asdict(machine), fitted=fitted and fitted.record(),
-        results=[report.result(name, n, each) for n, row in found.items() for name, each in row.items()],
+        results=[
+            {
+                "method": name, "title": TITLES[name], "ranks": n, "seconds": each.seconds._asdict(),
+                "exposed": each.exposed, "bytes_sent": each.sent,
+            }
+            for n, row in found.items() for name, each in row.items()
+        ],
         validation=[{**point._asdict(), "predicted": seconds, "error": error} for point, seconds, error in compared],
-        published=[row._asdict() for row in paper],
+        published=paper,
     )  # fmt: skip
     report.draw(given.picture, list(chosen), found, title, "\n".join(lines))
     console.print(f"written to {given.json} and {given.picture}")

@@ -11,8 +11,7 @@ from topologies.commands.output import units
 
 from ..shared import options, paper
 from .calibration import FITTING, LINE, Fitted
-from .collectives import COLLECTIVES, NAMES
-from .machine import Machine
+from .machine import COLLECTIVES, NAMES, Machine
 
 DEFAULT = "none,ar,ar-ring,ar-hierarchical,local,sgp,sgp-slowmo,osgp,osgp-slowmo"
 LATENCY, JITTER, TAIL = 50e-6, 0.03, 4.0
@@ -109,11 +108,7 @@ def machine(given: argparse.Namespace, fitted: Fitted | None) -> Machine:
 
 
 def ranks(text: str) -> list[int]:
-    """Numbers of ranks, rising: 2,8,24 or, for doublings, 2..64.
-
-    >>> ranks("2..16,24")
-    [2, 4, 8, 16, 24]
-    """
+    """Numbers of ranks, rising: 2,8,24 or, for doublings, 2..64."""
     found: set[int] = set()
     for part in text.split(","):
         first, dots, last = part.partition("..")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -15,12 +15,10 @@ from ..shared import paper, screen, tables
 from ..shared.methods import Traffic
 from ..shared.pictures import frame
 from .calibration import Compared, Fitted
-from .collectives import TITLES, traffics
-from .machine import Cluster, Machine
+from .machine import TITLES, Cluster, Machine, traffics
 from .simulation import Prediction, simulate
 
-Found = dict[int, dict[str, Prediction]]
-"""Number of ranks -> method -> what an update takes."""
+Found = dict[int, dict[str, Prediction]]  # number of ranks -> method -> what an update takes
 
 
 def hosts(machine: Machine) -> str:
@@ -82,17 +80,7 @@ def fit_sentence(fitted: Fitted) -> str:
     )
 
 
-class Row(NamedTuple):
-    """A method of the paper's table: the paper's seconds, the model's, and model / paper − 1."""
-
-    method: str
-    title: str
-    paper: float
-    model: float
-    error: float
-
-
-def published() -> list[Row]:
+def published() -> list[dict[str, Any]]:
     """The paper's table beside the model, which has bytes over bandwidth and no jitter, latency or merging."""
     half, nodes = paper.IMAGENET, paper.IMAGENET.nodes
     chosen = {name: each for name, each in traffics(paper.PERIOD, paper.LOCAL_PERIOD).items() if name in half.seconds}
@@ -100,12 +88,15 @@ def published() -> list[Row]:
     graph, steps = topologies.exponential(nodes), paper.PERIOD
     found = simulate(chosen, cluster, graph, paper.NBYTES, steps, warmup=steps)
     model = {name: each.seconds.mean for name, each in found.items()}
-    return [Row(name, TITLES[name], took, model[name], model[name] / took - 1) for name, took in half.seconds.items()]
+    return [
+        {"method": name, "title": TITLES[name], "paper": took, "model": model[name], "error": model[name] / took - 1}
+        for name, took in half.seconds.items()
+    ]
 
 
-def beside_paper(rows: Sequence[Row]) -> Group:
+def beside_paper(rows: Sequence[Mapping[str, Any]]) -> Group:
     """The paper's table beside the model's, and why one row differs."""
-    cells = [[row.title, screen.ms(row.paper), screen.ms(row.model), _percent(row.error)] for row in rows]
+    cells = [[row["title"], screen.ms(row["paper"]), screen.ms(row["model"]), _percent(row["error"])] for row in rows]
     title = "SlowMo (ICLR 2020), table 2: ImageNet on 32 nodes, ms per update, and bytes over bandwidth"
     table = tables.on_screen(title, ("method", "paper", "model", "difference"), cells)
     return Group(table, paper.SGP_OVERLAPS, "")
@@ -127,18 +118,6 @@ def judged(compared: Sequence[Compared], unknown: Sequence[str], within: float) 
 
 def _percent(error: float) -> str:
     return f"{error * 100:+.1f} %"
-
-
-def result(name: str, size: int, prediction: Prediction) -> dict[str, Any]:
-    """As JSON holds it."""
-    return {
-        "method": name,
-        "title": TITLES[name],
-        "ranks": size,
-        "seconds": prediction.seconds._asdict(),
-        "exposed": prediction.exposed,
-        "bytes_sent": prediction.sent,
-    }
 
 
 # Colours of Okabe and Ito. A family has a colour, its variants have dashes: told apart by the colour-blind.

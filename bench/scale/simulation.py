@@ -23,20 +23,16 @@ from topologies import Topology
 
 from ..shared.methods import Traffic
 from ..shared.statistics import Summary
-from .collectives import COLLECTIVES, sent
-from .machine import Cluster, Floats
+from .machine import COLLECTIVES, Cluster, Floats
 
-WATCHED = 256
-"""Ranks whose updates are kept for the median; the mean is over all ranks."""
-KEPT = 64_000_000
-"""Bytes of rounds that are kept for the next period; rounds beyond are made anew."""
+WATCHED = 256  # ranks whose updates are kept for the median; the mean is over all ranks
+KEPT = 64_000_000  # bytes of rounds that are kept for the next period; rounds beyond are made anew
 
 
 class Round:
-    """A round of gossip: messages from `source` to `target`, shape (m,) each.
+    """A round of gossip: messages from `source` to `target`, shape (m,) each; `take_in`, shape (n,), merges a rank's.
 
-    A link carries the messages of a round at equal shares, so one takes as long as all that go through the busier of
-    its two ends. `take_in`, shape (n,), is the time in which a rank merges its messages.
+    A link carries the messages of a round at equal shares, so one takes as long as all through the busier of its ends.
     """
 
     def __init__(self, topology: Topology, number: int, cluster: Cluster, nbytes: float) -> None:
@@ -61,11 +57,8 @@ class Round:
             self.seconds[within] = latency + 8 * nbytes / rate * np.maximum(sent[source], received[target])
 
     def land(self, posted: Floats, free: Floats, eager: bool) -> tuple[Floats, Floats]:
-        """The moments at which each rank's messages, sent and received, have arrived, if rank i posts at `posted[i]`.
-
-        free: when each rank's link had brought the messages before, which hold up those of eager senders. The second
-        array is the same after this round.
-        """
+        """The moments at which each rank's messages, sent and received, have arrived, if rank i posts at `posted[i]`;
+        and `free` after the round: when each rank's link has brought its messages, which hold up eager senders."""
         # A transfer begins when both are there; an eager one with the sender, once the receiver's link is free.
         ready = free if eager else posted
         ends = np.maximum(posted[self.source], ready[self.target]) + self.seconds
@@ -90,11 +83,8 @@ def _rounds(topology: Topology, cluster: Cluster, nbytes: float) -> Iterator[Rou
 
 
 class Prediction(NamedTuple):
-    """The time and the bytes of an update.
-
-    seconds: median, tenth and ninetieth percentile over windows of updates of up to 256 ranks, and mean over all.
-    exposed: mean of what an update takes beyond the rank's own compute. sent: bytes that a rank sends in an update.
-    """
+    """An update's seconds, percentiles over windows of updates of up to 256 ranks and mean over all; the mean exposed
+    beyond the rank's own compute; and the bytes that a rank sends."""
 
     seconds: Summary
     exposed: float
@@ -136,7 +126,9 @@ class _Clocks:
         self._method, self._eager = method, cluster.machine.eager
         self._level = level and method.blocking
         self._average = COLLECTIVES[method.collective](cluster, nbytes)
-        self._sent = sum(steps * sent(cluster, nbytes) / every for every in method.averages)
+        # A rank sends at least 2B(n − 1)/n for an average.
+        sent = 2 * nbytes * (cluster.size - 1) / cluster.size
+        self._sent = sum(steps * sent / every for every in method.averages)
         self._watched = np.unique(np.linspace(0, cluster.size - 1, WATCHED).astype(np.int64))
         self._means = np.zeros(steps)
         self._updates = np.zeros((steps, len(self._watched)))
@@ -182,6 +174,5 @@ class _Clocks:
         assert whole > 0, "at least one window"
         windows = self._updates[:whole].reshape(-1, window, len(self._watched)).mean(axis=1)
         p10, median, p90 = np.percentile(windows, [10, 50, 90]).tolist()
-        mean = float(self._means[:whole].mean())
-        exposed = mean - float(computed[:whole].mean())
-        return Prediction(Summary(median, p10, p90, mean), exposed, self._sent / len(self._means))
+        mean, compute = float(self._means[:whole].mean()), float(computed[:whole].mean())
+        return Prediction(Summary(median, p10, p90, mean), mean - compute, self._sent / len(self._means))

@@ -9,11 +9,9 @@ from ..shared import paper, screen
 from ..shared.methods import METHODS, Method
 from .rows import HALVES, LINE, NBYTES, ROWS, Half, Line, Measured, Periods, predicted
 
-WITHIN = 0.05
-"""Of its prediction: where a row belongs."""
+WITHIN = 0.05  # of its prediction: where a row belongs
 
-COMPARED = ("osgp", "local", "sgp", "ar")
-"""Whose order is checked, where the paper has them."""
+COMPARED = ("osgp", "local", "sgp", "ar")  # whose order is checked, where the paper has them
 
 
 class Beside(NamedTuple):
@@ -31,21 +29,16 @@ class Beside(NamedTuple):
     def record(self) -> dict[str, Any]:
         """As JSON holds it."""
         return {
-            "half": self.name,
-            "title": self.half.paper.title,
-            "nodes": self.half.paper.nodes,
-            "compute_is_the_papers": self.half.same,
-            "line": self.line.paused,
-            "line_steady": self.line.steady,
-            "order": {"expected": self.order, "holds": self.holds},
-            "notes": self.notes,
-        }
+            "half": self.name, "title": self.half.paper.title, "nodes": self.half.paper.nodes,
+            "compute_is_the_papers": self.half.same, "line": self.line.paused, "line_steady": self.line.steady,
+            "order": {"expected": self.order, "holds": self.holds}, "notes": self.notes,
+        }  # fmt: skip
 
 
 def beside(name: str, measured: Measured, ranks: int, periods: Periods) -> Beside:
     """Set every row of a half beside the prediction from its line, and beside the paper."""
-    half, line = HALVES[name], measured.line
-    seconds = {row: float(measured.rows[row]["seconds"]["median"]) for row in ROWS}
+    half, (line, rows) = HALVES[name], measured
+    seconds = {row: float(rows[row]["seconds"]["median"]) for row in ROWS}
     results = []
     for row in ROWS:
         method, took, theirs = periods.method(row), seconds[row], half.paper.seconds.get(row)
@@ -56,24 +49,12 @@ def beside(name: str, measured: Measured, ranks: int, periods: Periods) -> Besid
             if at_scale(line.paused):
                 over_paper = took / theirs if half.same else over_sgp / paper_over_sgp
         result = {
-            "half": name,
-            "algorithm": row,
-            "bytes": NBYTES,
-            "compute": half.compute,
-            "topology": "exponential",
-            "period": method.period,
-            "window": periods.window(row),
-            "level": method.blocking,
-            **measured.rows[row],
-            "measured": took,
-            "predicted": expected,
-            "over_predicted": took / expected,
-            "outside": abs(took / expected - 1) > WITHIN,
-            "paper": theirs,
-            "over_paper": over_paper,
-            "over_sgp": over_sgp,
-            "paper_over_sgp": paper_over_sgp,
-        }
+            "half": name, "algorithm": row, "bytes": NBYTES, "compute": half.compute, "topology": "exponential",
+            "period": method.period, "window": periods.window(row), "level": method.blocking, **rows[row],
+            "measured": took, "predicted": expected, "over_predicted": took / expected,
+            "outside": abs(took / expected - 1) > WITHIN, "paper": theirs, "over_paper": over_paper,
+            "over_sgp": over_sgp, "paper_over_sgp": paper_over_sgp,
+        }  # fmt: skip
         results.append({**result, "why": why(half, method, result, ranks)})
     papers = half.paper.seconds
     order = sorted((row for row in COMPARED if row in papers), key=lambda row: papers[row])

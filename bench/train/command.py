@@ -26,17 +26,15 @@ from gossip.launching.launchers import Launcher
 
 from ..cluster import mpirun
 from ..shared import options, record, screen
-from . import pictures, report
+from . import report
 from .checks import consensus as apart
 from .checks import equality, quadratic
-from .findings import choose, results, verdicts
 from .runs import Store, expected_seconds
 from .studies import STUDIES
-from .study import Study
+from .study import Study, choose, results, verdicts
 from .training import conduct_all
 
-MEASURED = {"quadratic": quadratic.run, "consensus": apart.run}
-"""Measurements that test no claim, and so have no plan."""
+MEASURED = {"quadratic": quadratic.run, "consensus": apart.run}  # measurements that test no claim, and so have no plan
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -125,7 +123,7 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         given, launcher, base.with_suffix(".json"), hypothesis=study.hypothesis, claims=list(map(asdict, study.claims)),
         tuning_seeds=study.tuning, results=report.numbers(found, judged),
     )  # fmt: skip
-    pictures.draw(base.with_suffix(".png"), study.title, found, study.axis)
+    report.draw(base.with_suffix(".png"), study.title, found, study.axis)
     console.print(f"written to {base}.md, .json and .png")
 
 

@@ -1,19 +1,24 @@
-"""The output of a study: its plan before it runs, and its tables afterwards, as Markdown and JSON."""
+"""The output of a study: its plan before it runs, and its tables and picture afterwards."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from topologies.commands.pictures.canvas import INK, canvas, save
+from topologies.commands.pictures.curves import LOOKS
+
 from ..shared import screen, tables
-from .findings import Result, Verdict
+from ..shared.pictures import frame
 from .runs import NETWORK, Run
-from .study import LEVEL, Claim, Study
+from .study import LEVEL, Claim, Result, Study, Verdict
 from .workloads import WORKLOADS
 
 HEADS = ("arm", "tested with", "score", "training loss", "sent per step", "predicted", "apart", "diverged")
 CLAIMS = ("claim", "difference", "95 % interval", "t", "p", "p, Holm", "d_z", "verdict")
-TEXTS = ("tested with", "candidates", "mean scores", "verdict")
-"""Columns that hold no numbers."""
+TEXTS = ("tested with", "candidates", "mean scores", "verdict")  # columns that hold no numbers
 
 
 def plan(study: Study) -> str:
@@ -112,19 +117,15 @@ def numbers(found: Sequence[Result], judged: Sequence[Verdict]) -> dict[str, Any
     return {
         "arms": [
             {
-                "name": result.arm.name,
-                "run": asdict(result.run),
-                "title": _said(result.run),
+                "name": result.arm.name, "run": asdict(result.run), "title": _said(result.run),
                 "tuning": [
                     {"candidate": _said(run), "score": score}
                     for run, score in zip(result.arm.candidates, result.tuning, strict=False)
                 ],
                 "seeds": sorted(result.outcomes),
                 **{name: result.values(name) for name in ("score", "loss", "consensus", "seconds")},
-                "bytes_sent": result.mean("bytes_sent"),
-                "predicted_seconds": result.run.predicted_seconds,
-                "diverged": result.diverged,
-                "curve": [round(value, 5) for value in result.curve],
+                "bytes_sent": result.mean("bytes_sent"), "predicted_seconds": result.run.predicted_seconds,
+                "diverged": result.diverged, "curve": [round(value, 5) for value in result.curve],
             }
             for result in found
         ],
@@ -132,4 +133,72 @@ def numbers(found: Sequence[Result], judged: Sequence[Verdict]) -> dict[str, Any
             {**asdict(each.claim), **each.comparison._asdict(), "p_holm": each.adjusted, "verdict": each.said}
             for each in judged
         ],
-    }
+    }  # fmt: skip
+
+
+WIDTH, HEIGHT, HEAD = 13.2, 3.5, 0.55
+LEFT, ACROSS, GAP = 0.06, 0.21, 0.058
+
+Looks = dict[str, dict[str, Any]]
+
+
+def draw(path: Path, title: str, found: Sequence[Result], axis: str = "") -> None:
+    """For each task a row: loss curves, and scores over bytes and predicted time, or along a curve of that `axis`."""
+    panels = list(dict.fromkeys(result.arm.panel for result in found))
+    height = HEAD + HEIGHT * len(panels)
+    figure = canvas(WIDTH, height, title)
+    for row, panel in enumerate(panels):
+        own = [result for result in found if result.arm.panel == panel]
+        bottom, tall = (height - HEAD - HEIGHT * (row + 1) + 0.55) / height, (HEIGHT - 0.95) / height
+        columns = [figure.add_axes((LEFT + place * (ACROSS + GAP), bottom, ACROSS, tall)) for place in range(3)]
+        looks = {}
+        for place, name in enumerate(dict.fromkeys(result.arm.legend for result in own)):
+            lap, first = divmod(place, len(LOOKS))
+            other = LOOKS[(first + 3 * lap) % len(LOOKS)]  # each lap through the colours takes other lines and markers
+            looks[name] = {**LOOKS[first], "linestyle": other["linestyle"], "marker": other["marker"]}
+        _losses(columns[0], own, looks)
+        if all(result.arm.x is not None for result in own):
+            _along(columns[1], own, looks, axis)
+        else:
+            _scatter(columns[1], own, looks, [r.mean("bytes_sent") / 1e6 for r in own], "sent by a worker, MB")
+        _scatter(columns[2], own, looks, [r.run.predicted_seconds for r in own], "predicted for ResNet-50's size, s")
+        columns[0].set_title(panel, loc="left", size=11, color=INK)
+        handles = dict(zip(*reversed(columns[2].get_legend_handles_labels()), strict=True))
+        figure.legend(
+            handles.values(), handles.keys(), loc="upper left", frameon=False, fontsize=8.5, labelcolor=INK,
+            bbox_to_anchor=(LEFT + 3 * (ACROSS + GAP) - 0.045, bottom + tall),
+        )  # fmt: skip
+    save(figure, path)
+
+
+def _losses(axes: Any, own: Sequence[Result], looks: Looks) -> None:
+    for result in own:
+        steps = (np.arange(len(result.curve)) + 0.5) * result.run.steps / len(result.curve)
+        axes.plot(steps, result.curve, **{**looks[result.arm.legend], "marker": ""}, linewidth=1.4)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    losses = [loss for result in own for loss in result.curve]
+    axes.yaxis.set_minor_formatter("{x:g}" if max(losses) < 8 * min(losses) else "")
+    frame(axes, "step", "training loss")
+
+
+def _scatter(axes: Any, own: Sequence[Result], looks: Looks, across: Sequence[float], what: str) -> None:
+    for result, x in zip(own, across, strict=True):
+        look = {**looks[result.arm.legend], "linestyle": "", "label": result.arm.legend, "capsize": 2, "markersize": 6}
+        axes.errorbar(x, result.mean("score"), yerr=result.deviation("score"), **look)
+    frame(axes, what, WORKLOADS[own[0].run.workload].metric)
+
+
+def _along(axes: Any, own: Sequence[Result], looks: Looks, what: str) -> None:
+    for line, look in looks.items():
+        points = sorted((result for result in own if result.arm.line == line), key=lambda result: result.arm.x or 0)
+        axes.errorbar(
+            [result.arm.x or 0 for result in points], [result.mean("score") for result in points],
+            yerr=[result.deviation("score") for result in points], capsize=2, markersize=5, **look,
+        )  # fmt: skip
+    places = sorted({result.arm.x or 0 for result in own})
+    if places[0] > 0 and places[-1] >= 4 * places[0]:
+        axes.set_xscale("log")
+    axes.set_xticks(places, labels=[f"{x:g}" for x in places])
+    axes.set_xticks([], minor=True)
+    frame(axes, what, WORKLOADS[own[0].run.workload].metric)

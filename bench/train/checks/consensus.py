@@ -1,7 +1,5 @@
-"""How far the workers are from one another, step by step, with each method: the consensus distance of a training run.
-
-Local steps drift until their average, gossip holds a balance between what a step drives apart and what a round brings
-together, and an exact average brings all to one point for as long as the next step takes.
+"""How far the workers are from one another, step by step: local steps drift until their average, gossip holds a balance
+between drift and rounds, and an exact average brings all to one point for as long as the next step takes.
 """
 
 import argparse
@@ -32,8 +30,7 @@ METHODS = (
     *(Method("sgp", "slowmo", momentum=0.2), Method("sgp", "noaverage", momentum=0.2)),
 )
 
-Distances = dict[str, np.ndarray]
-"""After each step, shape (steps,), by method."""
+Distances = dict[str, np.ndarray]  # after each step, shape (steps,), by method
 
 
 def distances(run: Run) -> np.ndarray:

@@ -1,9 +1,7 @@
-"""Virtual workers are real ones: every method of the studies, on threads and under mpirun, ends with one result.
-
-`check` trains both and compares; `python -m bench.train.checks.equality FOLDER STEPS` is one rank of mpirun.
-"""
+"""Virtual workers are real ones: every method of the studies, on threads and under mpirun, ends with one result."""
 
 import argparse
+import functools
 import sys
 import tempfile
 from dataclasses import replace
@@ -28,7 +26,7 @@ RANKS, STEPS = 8, 50
 TOLERANCE = 1e-6
 
 
-def runs(steps: int) -> list[Run]:
+def runs(steps: int = STEPS) -> list[Run]:
     """Each method of the studies on images, with τ = 12 and one slow momentum, and a few on text, with AdamW."""
     every = [run.method for study in STUDIES.values() for arm in study.arms for run in arm.candidates]
     methods = [replace(method, period=12, momentum=0.5 if method.outer in SLOW else 0.0) for method in every]
@@ -39,18 +37,17 @@ def runs(steps: int) -> list[Run]:
     ]
 
 
-def compare(steps: int = STEPS) -> dict[Run, float]:
-    """Train `runs(steps)` both ways: the largest difference of a parameter or push-sum weight, over all ranks."""
+def compare() -> dict[Run, float]:
+    """Train `runs()` both ways: the largest difference of a parameter or push-sum weight, over all ranks."""
     with tempfile.TemporaryDirectory() as name:
-        command = [*mpirun.command(RANKS), "-m", "bench.train.checks.equality", name, str(steps)]
+        command = [*mpirun.command(RANKS), "-m", "bench.train.checks.equality", name]
         outcome = mpirun.run(command, 900, mpirun.environment())
         if outcome.code != 0:
             raise UsageError(f"mpirun -n {RANKS} {outcome}")
         real = [np.load(Path(name) / f"{rank}.npz") for rank in range(RANKS)]
         found = {}
-        for number, run in enumerate(runs(steps)):
-            shared = task(run)
-            virtual = on_threads(RANKS, lambda world, run=run, shared=shared: train(run, shared, world))  # type: ignore[misc]
+        for number, run in enumerate(runs()):
+            virtual = on_threads(RANKS, functools.partial(train, run, task(run)))
             pairs = zip(map(_vector, virtual), real, strict=True)
             # The maximum is NaN where one of them is.
             found[run] = float(np.max([np.abs(one - other[str(number)]).max() for one, other in pairs]))
@@ -71,11 +68,11 @@ def check(given: argparse.Namespace, launcher: Launcher) -> int:
     return int(not all(largest <= TOLERANCE for largest in found.values()))
 
 
-def main(folder: str, steps: str) -> None:
+def main(folder: str) -> None:
     """One rank of mpirun: train all runs, and save the parameters and weights."""
     torch.set_num_threads(1)
     with gossip.init() as world:
-        found = {str(number): _vector(train(run, task(run), world)) for number, run in enumerate(runs(int(steps)))}
+        found = {str(number): _vector(train(run, task(run), world)) for number, run in enumerate(runs())}
         np.savez(Path(folder) / f"{world.rank}.npz", **found)  # type: ignore[arg-type]
 
 

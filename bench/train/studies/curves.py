@@ -67,8 +67,6 @@ WORKERS = Study(
         for n in (4, 8, 16, 32)
         for name, method in named("Local SGP Local-SlowMo SGP-SlowMo", buffers=NESTEROV).items()
     ),
-    claims=tuple(
-        Claim(f"{base}-SlowMo n={n}", f"{base} n={n}") for base in ("Local", "SGP") for n in (4, 8, 16, 32)
-    ),
+    claims=tuple(Claim(f"{base}-SlowMo n={n}", f"{base} n={n}") for base in ("Local", "SGP") for n in (4, 8, 16, 32)),
     axis="workers",
-)  # fmt: skip
+)

@@ -9,19 +9,14 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import update_bn
 
 from ...shared import digits
-from .workload import Data, Workload, seeded
-
-CALIBRATION = 512
-"""Training images out of which the running statistics of the mean model are estimated."""
+from .workload import Data, Workload
 
 
 class Images(Workload):
     """Images of shape (1, side, side) in ten classes; accuracy on the held-out ones."""
 
     optimizer = "sgd"
-    metric = "test accuracy, %"
-    rises = True
-    worst = 10.0
+    metric, rises, worst = "test accuracy, %", True, 10.0
     side: int
 
     def build(self) -> nn.Module:
@@ -33,15 +28,12 @@ class Images(Workload):
         )  # fmt: skip
 
     def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(model(inputs.to(_dtype(model))).float(), targets)
+        return cross_entropy(model(inputs.to(next(model.parameters()).dtype)).float(), targets)
 
     def score(self, model: nn.Module, data: Data) -> float:
-        """In percent; BatchNorm's statistics are estimated anew first, since those of the ranks belong to their models.
-
-        That is one pass over training images, and changes the model's buffers.
-        """
-        dtype = _dtype(model)
-        update_bn(data.inputs[:CALIBRATION].to(dtype).split(128), model)
+        """In percent; BatchNorm's statistics, which belong to the ranks' models, are estimated anew first."""
+        dtype = next(model.parameters()).dtype
+        update_bn(data.inputs[:512].to(dtype).split(128), model)
         model.eval()
         with torch.no_grad():
             right = model(data.held_inputs.to(dtype)).argmax(1) == data.held_targets
@@ -49,24 +41,16 @@ class Images(Workload):
         return 100 * float(right.float().mean())
 
 
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next(model.parameters()).dtype
-
-
 class Digits(Images):
     """scikit-learn's digits: 1,797 images of 8×8 pixels, of which a fifth, drawn by seed, is held out."""
 
-    title = "digits"
-    steps, batch = 96, 16
-    side, seconds = 8, 2.4e-3
+    title, side = "digits", 8
+    steps, batch, seconds = 96, 16, 2.4e-3
 
     def data(self, seed: int) -> Data:
         """Pixels from 0 to 1."""
         images, labels, held_images, held_labels = digits.load(seed)
         return Data(images, labels, held_images, held_labels, labels)
-
-
-CLUTTER, NOISE = 0.25, 0.3
 
 
 def _radius(x: Tensor, y: Tensor) -> Tensor:
@@ -95,19 +79,18 @@ class Textures(Images):
     in half of them; a second texture shines through, and noise lies over both.
     """
 
-    title = "textures"
-    steps, batch = 288, 16
-    side, seconds = 16, 4e-3
+    title, side = "textures", 16
+    steps, batch, seconds = 288, 16, 4e-3
 
     def data(self, seed: int) -> Data:
         """Each class equally often, in a random order."""
-        generator = seeded(seed)
+        generator = torch.Generator().manual_seed(seed)
         count = 2 * 2048  # to train on, and held out
         labels = (torch.arange(count) % len(FIELDS))[torch.randperm(count, generator=generator)]
         # The texture that shines through is of another class.
         others = (labels + 1 + torch.randint(len(FIELDS) - 1, (count,), generator=generator)) % len(FIELDS)
-        images = draw(labels, self.side, generator) + CLUTTER * draw(others, self.side, generator)
-        images += NOISE * torch.randn(images.shape, generator=generator)
+        images = draw(labels, self.side, generator) + 0.25 * draw(others, self.side, generator)
+        images += 0.3 * torch.randn(images.shape, generator=generator)
         (inputs, held_inputs), (targets, held_targets) = images.unsqueeze(1).split(2048), labels.split(2048)
         return Data(inputs, targets, held_inputs, held_targets, targets)
 

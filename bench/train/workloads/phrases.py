@@ -6,6 +6,7 @@ units round and grow together, verbs come before subjects, and dates take an end
 parts of words in German, of which those with ## before them belong to the word before.
 """
 
+import itertools
 from random import Random
 
 import torch
@@ -15,13 +16,10 @@ from torch.nn.functional import cross_entropy
 from .text import EncoderDecoder
 from .workload import Data, Workload
 
-TRAINING, HELD = 4096, 256
-LENGTH = 24
+TRAINING, HELD, LENGTH = 4096, 256, 24
 SPECIAL = ("<pad>", "<begin>", "<end>")
 
-
-listed = str.split
-"""Words, written without all the quotation marks."""
+listed = str.split  # words, written without all the quotation marks
 
 ONES = listed(
     "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -53,17 +51,11 @@ NOUNS = {
     "ships": "schiffe", "houses": "häuser", "books": "bücher", "birds": "vögel", "trees": "bäume", "letters": "briefe",
     "stones": "steine", "apples": "äpfel",
 }  # fmt: skip
-
 Pair = tuple[list[str], list[str]]
 
 
 def number(n: int) -> Pair:
-    """From 1 to 999,999.
-
-    >>> english, german = number(23005)
-    >>> " ".join(english), text(german)
-    ('twenty three thousand and five', 'dreiundzwanzigtausendfünf')
-    """
+    """From 1 to 999,999."""
     for unit, word, part in ((1000, "thousand", "##tausend"), (100, "hundred", "##hundert")):
         if n >= unit:
             (english, german), rest = number(n // unit), n % unit
@@ -118,28 +110,18 @@ def sentence(draw: Random) -> Pair:
     return english, ["am", *when[1], MONTHS[month], *century[1], VERBS[verb], *who, *told]
 
 
-def _vocabulary() -> tuple[list[str], list[str]]:
-    """All tokens of both languages: those of very many sentences, of which each token is in thousands."""
-    draw = Random(0)
-    pairs = [sentence(draw) for _ in range(6000)]
-    english, german = ({word for pair in pairs for word in pair[side]} for side in (0, 1))
-    return [*SPECIAL, *sorted(english)], [*SPECIAL, *sorted(german)]
-
-
-ENGLISH, GERMAN = _vocabulary()
+# All tokens of both languages: those of very many sentences, of which each token is in thousands.
+_SAID = list(zip(*map(sentence, [Random(0)] * 6000), strict=True))
+ENGLISH, GERMAN = ([*SPECIAL, *sorted(set(itertools.chain(*said)))] for said in _SAID)
 _CODES = tuple({word: code for code, word in enumerate(words)} for words in (ENGLISH, GERMAN))
 
 
 class Phrases(Workload):
     """English to German."""
 
-    title = "phrases"
-    optimizer = "adamw"
-    steps, batch = 192, 8
-    metric = "BLEU"
-    rises = True
-    worst = 0.0
-    seconds = 8e-3
+    title, optimizer = "phrases", "adamw"
+    steps, batch, seconds = 192, 8, 8e-3
+    metric, rises, worst = "BLEU", True, 0.0
 
     def data(self, seed: int) -> Data:
         """No sentence is held out and trained on."""
@@ -159,16 +141,16 @@ class Phrases(Workload):
         return EncoderDecoder(len(ENGLISH), len(GERMAN), LENGTH + 1, width=32, heads=4)
 
     def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        logits = model(inputs, targets[:, :-1])
-        return cross_entropy(logits.flatten(0, 1).float(), targets[:, 1:].flatten(), ignore_index=0)
+        logits = model(inputs, targets[:, :-1]).flatten(0, 1).float()
+        return cross_entropy(logits, targets[:, 1:].flatten(), ignore_index=0)
 
     def score(self, model: nn.Module, data: Data) -> float:
         """sacrebleu's corpus BLEU of greedy translations."""
         from sacrebleu.metrics import BLEU
 
         assert isinstance(model, EncoderDecoder), "what `model` makes"
-        said = [_words(row) for row in model.translate(data.held_inputs, LENGTH).tolist()]
-        meant = [_words(row[1:]) for row in data.held_targets.tolist()]
+        said = list(map(_words, model.translate(data.held_inputs, LENGTH).tolist()))
+        meant = list(map(_words, data.held_targets[:, 1:].tolist()))
         return float(BLEU().corpus_score(said, [meant]).score)
 
 

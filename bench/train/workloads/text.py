@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attention
 
-from .workload import Data, Workload, seeded
+from .workload import Data, Workload
 
 
 class Attention(nn.Module):
@@ -19,12 +19,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
         """`x` asks and `memory` answers, where `mask`, of shape (batch, 1, 1, length), is true."""
-        q, k, v = (self._split(each) for each in (self.query(x), *self.both(memory).chunk(2, -1)))
+        vectors = (self.query(x), *self.both(memory).chunk(2, -1))
+        q, k, v = (each.unflatten(2, (self.heads, -1)).transpose(1, 2) for each in vectors)
         mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=self.causal)
         return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class Block(nn.Module):
@@ -97,43 +95,32 @@ class EncoderDecoder(nn.Module):
         return target[:, 1:]
 
 
-LENGTH = 32
-BYTES = 128
-"""The text is ASCII but for a few signs, which stand as one byte."""
-HELD = 256
-"""Windows that are looked at."""
+LENGTH, BYTES = 32, 128  # the text is ASCII but for a few signs, which stand as one byte
 
 
 class Topics(Workload):
-    """Python's help topics, byte by byte, and the bits that a model needs for a byte it has not seen.
+    """Python's help topics, byte by byte; a tenth of those of `pydoc_data`, drawn by seed, is held out."""
 
-    A tenth of the topics of `pydoc_data`, drawn by seed, is held out.
-    """
-
-    title = "topics"
-    optimizer = "adamw"
-    steps, batch = 192, 8
-    metric = "held-out bits per byte"
-    rises = False
-    worst = 7.0
-    seconds = 4e-3
+    title, optimizer = "topics", "adamw"
+    steps, batch, seconds = 192, 8, 4e-3
+    metric, rises, worst = "held-out bits per byte", False, 7.0
 
     def data(self, seed: int) -> Data:
         """Windows of `LENGTH` + 1 bytes, one after another; the targets are the inputs one byte later."""
         from pydoc_data.topics import topics
 
         texts = [text for _, text in sorted(topics.items())]
-        order = torch.randperm(len(texts), generator=seeded(seed)).tolist()
+        order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
         few = len(texts) // 10
         held, rest = (_windows("\n".join(texts[place] for place in part)) for part in (order[:few], order[few:]))
-        shown = held[torch.randperm(len(held), generator=seeded(seed))[:HELD]]
+        shown = held[torch.randperm(len(held), generator=torch.Generator().manual_seed(seed))[:256]]
         return Data(rest[:, :-1], rest[:, 1:], shown[:, :-1], shown[:, 1:])
 
     def build(self) -> nn.Module:
         """One block of width 32."""
         return nn.Sequential(
             Embedding(BYTES, LENGTH, 32), Block(32, heads=4, causal=True), nn.LayerNorm(32), nn.Linear(32, BYTES)
-        )  # fmt: skip
+        )
 
     def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         return cross_entropy(model(inputs).flatten(0, 1).float(), targets.flatten())

@@ -59,18 +59,12 @@ class Workload(ABC):
         """The metric of a model on the held-out examples."""
 
 
-def seeded(seed: int) -> torch.Generator:
-    """A generator of its own."""
-    return torch.Generator().manual_seed(seed)
-
-
-LEAST = 16
-"""The fewest examples of a rank, enough for a batch."""
+LEAST = 16  # the fewest examples of a rank, enough for a batch
 
 
 def alike(count: int, size: int, seed: int) -> list[Tensor]:
     """`size` disjoint shards of `count` examples, all of them, equally long but for one."""
-    order = torch.randperm(count, generator=seeded(seed))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return [order[rank::size] for rank in range(size)]
 
 
@@ -79,7 +73,6 @@ def skewed(labels: Tensor, size: int, concentration: float, seed: int) -> list[T
 
     With a small concentration α a rank sees few classes, and ranks hold unequally many examples. A draw that leaves a
     rank with fewer than 16 is drawn again.
-
     Source: Hsu, Qi, Brown, Measuring the effects of non-identical data distribution, 2019, arXiv 1909.06335.
     """
     rng = np.random.default_rng(seed)
@@ -97,7 +90,7 @@ def skewed(labels: Tensor, size: int, concentration: float, seed: int) -> list[T
 
 def batches(shard: Tensor, size: int, seed: int) -> Iterator[Tensor]:
     """Epoch after epoch in a new order each, without end; the rest that fills no batch is left out."""
-    generator = seeded(seed)
+    generator = torch.Generator().manual_seed(seed)
     size = min(size, len(shard))
     while True:
         order = shard[torch.randperm(len(shard), generator=generator)]
