@@ -7,7 +7,7 @@ Ends with a table, loss curves in OUT/digits.png and all numbers in OUT/digits.j
 """
 
 import argparse
-import math
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,7 @@ from ..shared.methods import METHODS, Method
 from ..shared.pictures import frame
 from ..shared.statistics import summary
 
-CHOSEN = "ar,sgp,osgp,local,sgp-slowmo,sgp-noaverage"
-LOOKS = 23
-"""Steps between two looks at how far the ranks are apart; a prime, so that all phases of a period count."""
+LOOKS = 23  # steps between two looks at how far the ranks are apart; a prime, so that all phases of a period count
 
 UNITS = (
     "accuracy: of the mean of the ranks' models; accuracy_of_ranks: the mean of the accuracies of each; consensus: "
@@ -44,7 +42,7 @@ LEGEND = (
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    options.add_some(parser, "--algorithms", METHODS, CHOSEN)
+    options.add_some(parser, "--algorithms", METHODS, "ar,sgp,osgp,local,sgp-slowmo,sgp-noaverage")
     options.add_digits(parser, steps="600")
     options.option(parser, "--period", options.count, "12", "τ of Local SGD and SlowMo")
     options.option(parser, "--seed", options.natural, "1", "of images, model and batches")
@@ -77,8 +75,7 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         return
     graph = "" if given.topology == "exponential" else f", {given.topology}"
     title = f"digits, {launcher.size} ranks over {transport}{graph}, {given.steps} steps of {given.batch} images a rank"
-    console.print(tables.on_screen(title, COLUMNS, [_row(name, run) for name, run in trained.items()]))
-    console.print(LEGEND)
+    console.print(tables.on_screen(title, COLUMNS, [_row(name, run) for name, run in trained.items()]), LEGEND)
     record.write(given, launcher, given.out / "digits.json", transport=transport, unit=UNITS, results=trained)
     draw(given.out / "digits.png", trained, title)
     console.print(f"written to {given.out / 'digits.png'} and {given.out / 'digits.json'}")
@@ -104,22 +101,16 @@ def train(method: Method, world: World, given: argparse.Namespace, course: scree
     course.advance(given.steps % LOOKS)
     training.optimizer.settle()
     window = given.period if method.periodic else 1
-    own = {
-        "seconds": summary(seconds, window).median,
-        "waits": summary(waits, window).median,
-        "accuracy": training.accuracy(),
-        "loss": losses,
-    }
-    ranks = record.gather(world, own)
+    medians = {"seconds": summary(seconds, window).median, "waits": summary(waits, window).median}
+    ranks = record.gather(world, {**medians, "accuracy": training.accuracy(), "loss": losses})
     end = look.distance()
     training.average(world)
     return {
         "accuracy": training.accuracy(),
-        "accuracy_of_ranks": math.fsum(rank["accuracy"] for rank in ranks) / world.size,
-        "consensus": math.fsum(distances) / len(distances) if distances else end,
+        "accuracy_of_ranks": statistics.fmean(rank["accuracy"] for rank in ranks),
+        "consensus": statistics.fmean(distances or [end]),
         "consensus_end": end,
-        "seconds": record.highest(ranks, "seconds"),
-        "waits": record.highest(ranks, "waits"),
+        **{name: record.highest(ranks, name) for name in medians},
         "bytes_sent": stats.run.bytes_sent / given.steps,
         "messages_sent": stats.run.messages_sent / given.steps,
         "loss": [round(float(loss), 6) for loss in np.mean([rank["loss"] for rank in ranks], axis=0)],
@@ -127,15 +118,9 @@ def train(method: Method, world: World, given: argparse.Namespace, course: scree
 
 
 def _row(name: str, run: dict[str, Any]) -> list[str]:
-    return [
-        METHODS[name].title,
-        screen.percent(run["accuracy"]),
-        screen.percent(run["accuracy_of_ranks"]),
-        screen.ms(run["seconds"]),
-        screen.ms(run["waits"]),
-        screen.size(run["bytes_sent"]),
-        screen.percent(run["consensus"]),
-    ]
+    accuracy, of_ranks, consensus = (screen.percent(run[of]) for of in ("accuracy", "accuracy_of_ranks", "consensus"))
+    times = (screen.ms(run["seconds"]), screen.ms(run["waits"]))
+    return [METHODS[name].title, accuracy, of_ranks, *times, screen.size(run["bytes_sent"]), consensus]
 
 
 def draw(path: Path, trained: dict[str, dict[str, Any]], title: str) -> None:

@@ -12,10 +12,12 @@ The two sides of a comparison alternate in one loop, first one first and then th
 
 import argparse
 import copy
+import functools
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -36,19 +38,13 @@ from ..shared import options, record, screen, tables
 from ..shared.methods import METHODS, Trained
 from ..update import judging
 
-MOST = 1.2
-"""Of a bare lerp's time: the bar of merging."""
-
-MERGING = ("size", "torch.lerp_ ms", "merge ms", "ratio", "at most")
-STEP = ("against", "bare ms", "SGP ms", "difference ms", "allowed ms")
-MEMORY = ("algorithm", "held", "expected")
+MOST = 1.2  # of a bare lerp's time: the bar of merging
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    options.option(
-        parser, "--sizes", options.listed(options.size), "1MB,10MB,40MB,100MB", "bytes that are merged", "SIZE,..."
-    )
+    sizes = options.listed(options.size)
+    options.option(parser, "--sizes", sizes, "1MB,10MB,40MB,100MB", "bytes that are merged", "SIZE,...")
     options.option(parser, "--rounds", options.count, "100", "of each comparison")
     options.add_json(parser, "out/overhead.json")
 
@@ -64,22 +60,24 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     """Measure, print, write."""
     console = screen.screen(launcher)
     with screen.Course(console, len(given.sizes) + 2) as course:
-        merged = []
-        for size in given.sizes:
-            course.part(f"merging {screen.size(size)}")
-            merged.append(merging(size, given.rounds))
+        parts: dict[str, Callable[[], Any]] = {
+            **{f"merging {screen.size(size)}": functools.partial(merging, size, given.rounds) for size in given.sizes},
+            "step on one rank": lambda: step(given.rounds),
+            "memory": footprints,
+        }
+        found = []
+        for title, measure in parts.items():
+            course.part(title)
+            found.append(measure())
             course.advance(1)
-        course.part("step on one rank")
-        stepped = step(given.rounds)
-        course.advance(1)
-        course.part("memory")
-        memory = footprints()
-        course.advance(1)
+    *merged, stepped, memory = found
+    heads = ("size", "torch.lerp_ ms", "merge ms", "ratio", "at most")
+    console.print(tables.on_screen("merging one message", heads, list(map(_merging_row, merged))), "")
+    heads = ("against", "bare ms", "SGP ms", "difference ms", "allowed ms")
     title = f"a step on one rank, {stepped['parameters']:,} parameters"
+    console.print(tables.on_screen(title, heads, _step_rows(stepped)), "")
     rows = [[each["algorithm"], f"{each['held']:.2f}", str(each["expected"])] for each in memory]
-    console.print(tables.on_screen("merging one message", MERGING, [_merging_row(each) for each in merged]), "")
-    console.print(tables.on_screen(title, STEP, _step_rows(stepped)), "")
-    console.print(tables.on_screen("memory, in models", MEMORY, rows))
+    console.print(tables.on_screen("memory, in models", ("algorithm", "held", "expected"), rows))
     results = {"merging": merged, "step": stepped, "memory": memory}
     record.write(given, launcher, given.json, unit="seconds, bytes, models", results=results)
     console.print(f"written to {given.json}")
@@ -90,9 +88,8 @@ def by_turns(first: Callable[[], object], second: Callable[[], object], rounds: 
     took: tuple[list[float], list[float]] = ([], [])
     for number in range(-3, rounds):
         for which in (0, 1) if number % 2 else (1, 0):
-            call = second if which else first
             began = time.perf_counter()
-            call()
+            (first, second)[which]()
             seconds = time.perf_counter() - began
             if number >= 0:
                 took[which].append(seconds)
@@ -106,15 +103,12 @@ def merging(nbytes: int, rounds: int) -> dict[str, float]:
     half = torch.full((), 0.5, dtype=torch.float64)
     [values] = mass.values
 
-    def lerp() -> None:
-        values.lerp_(other, 0.5)
-
     @torch.no_grad()
     def merge() -> None:
         mass.weight = half
         mass.merge_([(half, [other])])
 
-    lerped, merged = (float(np.median(each)) for each in by_turns(lerp, merge, rounds))
+    lerped, merged = (float(np.median(each)) for each in by_turns(lambda: values.lerp_(other, 0.5), merge, rounds))
     return {"bytes": nbytes, "lerp": lerped, "merge": merged, "ratio": merged / lerped}
 
 
@@ -127,13 +121,9 @@ def step(rounds: int) -> dict[str, Any]:
         sgp = gossip.GossipOptimizer(sgd(model), gossip.PushSum(world, topologies.exponential(1)))
         for against, optimizer in (("in buckets", sgp.optimizer), ("outside of buckets", outside)):
             bare, wrapped = by_turns(optimizer.step, sgp.step, rounds)
-            median = float(np.median(bare))
-            found[against] = {
-                "bare": median,
-                "sgp": float(np.median(wrapped)),
-                "difference": float(np.median(np.subtract(wrapped, bare))),
-                "allowed": 0.03 * median + 50e-6,
-            }
+            median, sgps = float(np.median(bare)), float(np.median(wrapped))
+            difference, allowed = float(np.median(np.subtract(wrapped, bare))), 0.03 * median + 50e-6
+            found[against] = {"bare": median, "sgp": sgps, "difference": difference, "allowed": allowed}
     return found
 
 
@@ -163,23 +153,18 @@ def _bar(measured: float, most: float, shown: str) -> str:
 
 
 RANKS, ELEMENTS, STEPS, PERIOD = 4, 100_000, 8, 4
-
-
-class Case(NamedTuple):
-    """A composition, and how many models it should hold beside its own."""
-
-    title: str
-    expected: float
-    build: Callable[[torch.optim.Optimizer, World], Trained]
+Build = Callable[[torch.optim.Optimizer, World], Trained]
+Case = tuple[str, float, Build]
+"""A composition's title, how many models it should hold beside its own, and how it is built."""
 
 
 def _table(name: str, expected: float) -> Case:
     method = METHODS[name].over("exponential", PERIOD)
-    return Case(method.title, expected, method.around)
+    return method.title, expected, method.around
 
 
 def _gossip(title: str, expected: int, graph: Topology, overlap: int) -> Case:
-    return Case(title, expected, lambda sgd, world: GossipOptimizer(sgd, PushSum(world, graph, overlap)))
+    return title, expected, lambda sgd, world: GossipOptimizer(sgd, PushSum(world, graph, overlap))
 
 
 def _unequal() -> Topology:
@@ -189,7 +174,7 @@ def _unequal() -> Topology:
     return from_networkx(ring)
 
 
-CASES = (
+CASES: tuple[Case, ...] = (
     _table("none", 0),
     _table("local", 0),
     _table("ar", 1),  # the gradients, side by side
@@ -206,25 +191,25 @@ CASES = (
     _table("local-slowmo", 2),
     _table("local-streaming", 2.5),  # and twice the part that is on its way
     _table("osgp-streaming", 3.25),  # which is needed once where all ranks take the same step
-    Case("Local-SlowMo, sharded", 2 / RANKS, lambda optimizer, world: ShardedSlowMo(optimizer, world, PERIOD)),
+    ("Local-SlowMo, sharded", 2 / RANKS, lambda optimizer, world: ShardedSlowMo(optimizer, world, PERIOD)),
 )
 
 
 def footprints() -> list[dict[str, Any]]:
     """Of each case, in models: the most that any rank holds after any step, and what it should be."""
     found = []
-    for case in CASES:
-        held = max(gossip.testing.run(RANKS, lambda world, case=case: _most(case, world)))  # type: ignore[misc]
-        found.append({"algorithm": case.title, "held": held, "expected": case.expected})
+    for title, expected, build in CASES:
+        held = max(gossip.testing.run(RANKS, functools.partial(_most, build)))
+        found.append({"algorithm": title, "held": held, "expected": expected})
     return found
 
 
-def _most(case: Case, world: World) -> float:
+def _most(build: Build, world: World) -> float:
     parameters = [torch.nn.Parameter(torch.ones(ELEMENTS // 4)) for _ in range(4)]
     for parameter in parameters:
         parameter.grad = torch.ones_like(parameter)
     sgd = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9)
-    optimizer = case.build(sgd, world)
+    optimizer = build(sgd, world)
     most = 0
     for _ in range(STEPS):
         optimizer.step()
@@ -246,13 +231,9 @@ def _tensors(thing: object, seen: set[int]) -> Iterator[torch.Tensor]:
     seen.add(id(thing))
     if isinstance(thing, torch.Tensor):
         yield thing
-    elif isinstance(thing, Mapping):
-        for key, value in thing.items():
-            yield from _tensors(key, seen)
-            yield from _tensors(value, seen)
-    elif isinstance(thing, (list, tuple, set, deque)):
-        for value in thing:
-            yield from _tensors(value, seen)
+    elif isinstance(thing, (Mapping, list, tuple, set, deque)):
+        for each in itertools.chain(thing, thing.values() if isinstance(thing, Mapping) else ()):
+            yield from _tensors(each, seen)
     elif isinstance(thing, Flight):  # what else it knows belongs to the transport
         yield from _tensors((thing.sends, thing.receives), seen)
     else:

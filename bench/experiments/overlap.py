@@ -26,7 +26,7 @@ from gossip import UsageError, World
 from gossip.launching.launchers import Launcher
 
 from ..measuring.loop import Updates, build, measure
-from ..measuring.models import KINDS, Compute, sleeping, times_for
+from ..measuring.models import KINDS, sleeping, times_for
 from ..shared import options, record, screen, tables
 from ..shared.methods import METHODS
 from ..update import judging
@@ -71,10 +71,8 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     ratio = results["osgp"]["waits"] / results["sgp"]["waits"]
     title = f"{screen.size(given.size)} of parameters, {launcher.size} ranks over {transport}, compute: {given.compute}"
     console.print(tables.on_screen(title, COLUMNS, [_row(name, results[name]) for name in COMPARED]))
-    lacking = crowded(
-        {name: record.highest([rank["computing"] for rank in ranks[name]], "median") for name in ranks}, given
-    )
-    if lacking:
+    computing = {name: max(rank["computing"]["median"] for rank in each) for name, each in ranks.items()}
+    if lacking := crowded(computing, given):
         titles = ", ".join(METHODS[name].title for name in lacking)
         console.print(
             f"{judging.CROWDED} for {titles}: the compute took longer, so what is hidden cannot be told: start fewer "
@@ -93,11 +91,12 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         console.print(f"written to {path}")
 
 
-def _measure(
-    given: argparse.Namespace, world: World, course: screen.Course, turns: int
-) -> dict[str, list[dict[str, Any]]]:
+def _measure(given: argparse.Namespace, world: World, course: screen.Course, turns: int) -> dict[str, list[Any]]:
     """The figures of each method and rank."""
-    compute = _compute(given, world)
+    compute = sleeping(given.seconds)
+    if given.compute != "sleep":
+        # The same work on every rank, however busy its core was when it was asked.
+        compute = KINDS[given.compute](max(record.gather(world, times_for(given.compute, given.seconds))))
     optimizers = {name: build(METHODS[name], world, given.size) for name in COMPARED}
     updates = {name: Updates() for name in COMPARED}
     course.part(f"{TURN} updates of each, {turns} times")
@@ -107,14 +106,6 @@ def _measure(
             updates[name].add(measure(optimizer, world, compute, TURN, given.warmup, level=level))
         course.advance(1)
     return {name: record.gather(world, own.figures(window=1)) for name, own in updates.items()}
-
-
-def _compute(given: argparse.Namespace, world: World) -> Compute:
-    if given.compute == "sleep":
-        return sleeping(given.seconds)
-    # The same work on every rank, however busy its core was when it was asked.
-    times = max(record.gather(world, times_for(given.compute, given.seconds)))
-    return KINDS[given.compute](times)
 
 
 def crowded(computing: Mapping[str, float], given: argparse.Namespace) -> list[str]:
@@ -128,20 +119,12 @@ def _slowest(ranks: list[dict[str, Any]]) -> dict[str, float]:
         "seconds": max(rank["seconds"]["median"] for rank in ranks),
         "waits": max(rank["waits"]["median"] for rank in ranks),
         "waits_p90": max(rank["waits"]["p90"] for rank in ranks),
-        "in_flight": record.highest(ranks, "in_flight"),
-        "bytes_sent": record.highest(ranks, "bytes_sent"),
-        "threads_cpu": record.highest(ranks, "threads_cpu"),
+        **{name: record.highest(ranks, name) for name in ("in_flight", "bytes_sent", "threads_cpu")},
     }
 
 
 def _row(name: str, result: dict[str, float]) -> list[str]:
-    return [
-        METHODS[name].title,
-        screen.ms(result["seconds"]),
-        judging.never_below_zero(result["exposed"]),
-        screen.ms(result["waits"]),
-        screen.ms(result["waits_p90"]),
-        screen.ms(result["in_flight"]),
-        screen.size(result["bytes_sent"]),
-        f"{screen.ms(result['threads_cpu'])} ({screen.percent(result['threads_cpu'] / result['seconds'])})",
-    ]
+    update, *times = (screen.ms(result[of]) for of in ("seconds", "waits", "waits_p90", "in_flight"))
+    cpu = f"{screen.ms(result['threads_cpu'])} ({screen.percent(result['threads_cpu'] / result['seconds'])})"
+    exposed, sent = judging.never_below_zero(result["exposed"]), screen.size(result["bytes_sent"])
+    return [METHODS[name].title, update, exposed, *times, sent, cpu]

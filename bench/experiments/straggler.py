@@ -32,8 +32,7 @@ from ..shared.methods import Method
 from ..update import judging
 
 METHODS = {
-    "ar": KNOWN["ar"],
-    "osgp": KNOWN["osgp"],
+    **{name: KNOWN[name] for name in ("ar", "osgp")},
     **{f"early-{τ}": Method("osgp", overlap=τ, landing="early", label=f"early, {τ}") for τ in (2, 4, 16)},
     "any": Method("osgp", landing="any", label="any"),
 }
@@ -107,10 +106,8 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         f"digits, {launcher.size} ranks over {transport}, {given.steps} steps; the last one {given.slow} times "
         f"slower, or pauses of {given.pause} steps in turn"
     )
-    console.print(tables.on_screen(title, COLUMNS, [_row(each) for each in found.values()]))
-    console.print(LEGEND)
-    for sentence in filter(None, (crowded(found), judging.sharing(launcher))):
-        console.print(sentence)
+    sentences = filter(None, (LEGEND, crowded(found), judging.sharing(launcher)))
+    console.print(tables.on_screen(title, COLUMNS, list(map(_row, found.values()))), *sentences, sep="\n")
     record.write(given, launcher, given.json, transport=transport, unit=UNITS, results=found)
     console.print(f"written to {given.json}")
 
@@ -131,13 +128,8 @@ def train(method: Method, world: World, given: argparse.Namespace, seed: int, ho
     optimizer = training.optimizer
     waits = optimizer.stats.run.seconds_exposed / seconds
     optimizer.settle()
-    own = {
-        "seconds": seconds / steps,
-        "waits": waits,
-        "steps": steps,
-        "accuracy": training.accuracy(),
-        "weight": optimizer.weight,
-    }
+    own = {"seconds": seconds / steps, "waits": waits, "steps": steps, "accuracy": training.accuracy()}
+    own["weight"] = optimizer.weight
     ranks = record.gather(world, own)
     training.average(world)
     return {
@@ -153,17 +145,13 @@ def figures(runs: list[dict[str, Any]], given: argparse.Namespace) -> dict[str, 
     each: list[dict[str, float]] = []
     for run in runs:
         even, paused = (run[how]["seconds_by_rank"] for how in ("even", "pauses"))
-        others = {how: statistics.median(run[how]["seconds_by_rank"][:-1]) for how in COURSES}
-        each.append(
-            {
-                **{f"seconds_{how}": others[how] for how in COURSES},
-                **{f"waits_{how}": statistics.median(run[how]["waits_by_rank"][:-1]) for how in COURSES},
-                **{f"accuracy_{how}": run[how]["accuracy"] for how in COURSES},
-                "pace": others["even"] / others["slow"],
-                "pauses_cost": statistics.median((p - pause) / e - 1 for p, e in zip(paused, even, strict=True)),
-                "weight_of_slow": run["slow"]["weight_by_rank"][-1],
-            }
-        )
+        found = {f"seconds_{how}": statistics.median(run[how]["seconds_by_rank"][:-1]) for how in COURSES}
+        found |= {f"waits_{how}": statistics.median(run[how]["waits_by_rank"][:-1]) for how in COURSES}
+        found |= {f"accuracy_{how}": run[how]["accuracy"] for how in COURSES}
+        found["pace"] = found["seconds_even"] / found["seconds_slow"]
+        found["pauses_cost"] = statistics.median((p - pause) / e - 1 for p, e in zip(paused, even, strict=True))
+        found["weight_of_slow"] = run["slow"]["weight_by_rank"][-1]
+        each.append(found)
     return {name: statistics.median(figures[name] for figures in each) for name in each[0]}
 
 
@@ -171,23 +159,15 @@ def crowded(found: Mapping[str, Mapping[str, Any]]) -> str:
     """A sentence on the methods whose undisturbed steps took longer without their waits than those of another one."""
     own = {each["title"]: each["seconds_even"] * (1 - each["waits_even"]) for each in found.values()}
     lacking = [title for title, took in own.items() if judging.lacks_cores(took, *own.values())]
-    if not lacking:
-        return ""
-    return (
+    sentence = (
         f"{judging.CROWDED} for {', '.join(lacking)}: their steps took longer than another method's, waits left out. "
         "Their times and paces do not compare: start fewer ranks, or sleep longer with --compute."
     )
+    return sentence if lacking else ""
 
 
 def _row(found: dict[str, Any]) -> list[str]:
-    return [
-        found["title"],
-        screen.ms(found["seconds_even"]),
-        screen.ms(found["seconds_slow"]),
-        screen.percent(found["pace"]),
-        screen.percent(found["waits_slow"]),
-        screen.percent(max(0.0, found["pauses_cost"])),
-        screen.percent(found["waits_pauses"]),
-        *(screen.percent(found[f"accuracy_{how}"]) for how in COURSES),
-        f"{found['weight_of_slow']:.2f}",
-    ]
+    shares = [found["pace"], found["waits_slow"], max(0.0, found["pauses_cost"]), found["waits_pauses"]]
+    shares += [found[f"accuracy_{how}"] for how in COURSES]
+    times = (screen.ms(found["seconds_even"]), screen.ms(found["seconds_slow"]))
+    return [found["title"], *times, *map(screen.percent, shares), f"{found['weight_of_slow']:.2f}"]

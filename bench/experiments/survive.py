@@ -38,11 +38,6 @@ from ..cluster import mpirun
 from ..shared import digits, options, record, screen, tables
 from ..shared.methods import Trained
 
-LONGEST = 180.0
-"""Seconds that a run may take before it counts as hung."""
-DEADLINE = 30.0
-"""Seconds after which any wait of a rank is an error."""
-
 UNITS = (
     "back: seconds from the last of the kills until the slowest rank went on; meetings: seconds of each rank's "
     "agreement on who is left; accuracy: on the test images, mean of the ranks that are left; good runs alone count"
@@ -91,8 +86,7 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
             found = {**figures(killed, calm), "runs": killed, "undisturbed": calm}
             record.write(given, launcher, given.json, unit=UNITS, results=found)
     title = f"digits, {given.ranks} ranks, 3 of them killed, one and then two at once; undisturbed {given.ranks - 3}"
-    console.print(tables.on_screen(title, COLUMNS, [_row("with kills", killed), _row("undisturbed", calm)]))
-    console.print(LEGEND)
+    console.print(tables.on_screen(title, COLUMNS, [_row("with kills", killed), _row("undisturbed", calm)]), LEGEND)
     failed = [each for each in killed + calm if not each["good"]]
     for each in failed:
         what = f"seed {each['seed']}, {' '.join(each['kills']) or 'undisturbed'}, exit code {each['code']}"
@@ -104,23 +98,17 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
 
 def figures(killed: list[dict[str, Any]], calm: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures over all runs; of the good ones alone but for their number."""
-    back, meetings = (
-        [seconds for each in killed if each["good"] for seconds in each[of]] for of in ("back", "meetings")
-    )
+    good, fine = ([each for each in runs if each["good"]] for runs in (killed, calm))
+    back, meetings = ([seconds for each in good for seconds in each[of]] for of in ("back", "meetings"))
     return {
-        "good": sum(each["good"] for each in killed),
-        "accuracy": _accuracy(killed),
-        "accuracy_undisturbed": _accuracy(calm),
+        "good": len(good),
+        "accuracy": statistics.fmean(each["accuracy"] for each in good) if good else None,
+        "accuracy_undisturbed": statistics.fmean(each["accuracy"] for each in fine) if fine else None,
         "recoveries": len(back),
         "back_median": statistics.median(back) if back else None,
         "back_longest": max(back, default=None),
         "meeting_longest": max(meetings, default=None),
     }
-
-
-def _accuracy(runs: list[dict[str, Any]]) -> float | None:
-    found = [each["accuracy"] for each in runs if each["good"]]
-    return statistics.fmean(found) if found else None
 
 
 def _row(name: str, runs: list[dict[str, Any]]) -> list[str]:
@@ -146,31 +134,26 @@ def once(given: argparse.Namespace, seed: int, plan: list[str]) -> dict[str, Any
         began = time.monotonic()
         command = mpirun.command(ranks, *(["--with-ft", "ulfm"] if plan else []))
         command += ["-m", "bench.experiments.survive", name, str(seed), str(given.steps), *plan]
-        outcome = mpirun.run(command, LONGEST, mpirun.environment())
+        outcome = mpirun.run(command, 180, mpirun.environment())  # after which it counts as hung
         seconds = time.monotonic() - began
-        told = {int(file.stem[5:]): json.loads(file.read_text()) for file in sorted(Path(name).glob("rank-*.json"))}
+        told = [json.loads(file.read_text()) for file in sorted(Path(name).glob("rank-*.json"))]
         killed = {int(file.stem[7:]): json.loads(file.read_text()) for file in Path(name).glob("killed-*.json")}
     good = (
         outcome.code == 0
         and len(told) == given.ranks - 3
-        and all(abs(each["weight"] - len(told)) < 1e-9 for each in told.values())
-        and len({json.dumps([death["ranks"] for death in each["deaths"]]) for each in told.values()}) == 1
+        and all(abs(each["weight"] - len(told)) < 1e-9 for each in told)
+        and len({json.dumps([death["ranks"] for death in each["deaths"]]) for each in told}) == 1
     )
     back = []  # of each meeting after deaths, the seconds from the last of those kills until the slowest rank went on
-    for number, death in enumerate(next(iter(told.values()))["deaths"] if good else ()):
-        last = max(each["noticed"][number] for each in told.values() if number < len(each["noticed"]))
+    for number, death in enumerate(told[0]["deaths"] if good else ()):
+        last = max(each["noticed"][number] for each in told if number < len(each["noticed"]))
         back.append(last - max(killed[rank] for rank in death["ranks"]))
     return {
-        "seed": seed,
-        "kills": plan,
-        "good": good,
-        "code": outcome.code,
-        "seconds": seconds,
-        "accuracy": statistics.fmean(each["accuracy"] for each in told.values()) if told else None,
-        "back": back,
-        "meetings": sorted(death["seconds"] for each in told.values() for death in each["deaths"]),
+        "seed": seed, "kills": plan, "good": good, "code": outcome.code, "seconds": seconds,
+        "accuracy": statistics.fmean(each["accuracy"] for each in told) if told else None, "back": back,
+        "meetings": sorted(death["seconds"] for each in told for death in each["deaths"]),
         **({} if good else {"said": str(outcome)}),
-    }
+    }  # fmt: skip
 
 
 def train(folder: str, seed: str, steps: str, *plan: str) -> None:
@@ -179,7 +162,7 @@ def train(folder: str, seed: str, steps: str, *plan: str) -> None:
     The ranks that are left deal the images out anew.
     """
     torch.set_num_threads(1)
-    world = gossip.init("mpi", timeout=DEADLINE)
+    world = gossip.init("mpi", timeout=30)
     out, doomed = Path(folder), dict(kill.split("@") for kill in plan).get(str(world.rank))
 
     def build(sgd: torch.optim.Optimizer, world: World) -> Trained:
@@ -203,12 +186,8 @@ def train(folder: str, seed: str, steps: str, *plan: str) -> None:
     left = world.survivors
     weight = sum(record.gather(left, optimizer.weight))
     training.average(left)
-    found = {
-        "weight": weight,
-        "accuracy": training.accuracy(),
-        "deaths": [death._asdict() for death in optimizer.deaths],
-        "noticed": noticed,
-    }
+    deaths = [death._asdict() for death in optimizer.deaths]
+    found = {"weight": weight, "accuracy": training.accuracy(), "deaths": deaths, "noticed": noticed}
     (out / f"rank-{world.rank}.json").write_text(json.dumps(found))
     world.close()
 

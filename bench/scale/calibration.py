@@ -22,8 +22,7 @@ import topologies
 from gossip import UsageError
 
 from ..shared.methods import Traffic
-from .collectives import NAMES, traffics
-from .machine import Cluster, Floats, Machine
+from .machine import NAMES, Cluster, Floats, Machine, traffics
 from .simulation import Prediction, simulate
 
 LINE = "line"
@@ -31,19 +30,13 @@ LINE = "line"
 FITTING = ("none", LINE, "exact", "sgp")
 """The algorithms that are fitted to by default: enough to tell the unknowns apart; the rest is left to judge."""
 
-WINDOWS, LEAST, SETTLING = 4, 96, 32
-"""How long a point is simulated: so many periods, at least so many updates, after so many more."""
-NORMAL = 2.5631
-"""p90 − p10 of a normal distribution, in standard deviations."""
-
 
 class Point(NamedTuple):
     """One measured figure.
 
-    file, algorithm, ranks, nbytes: of which file, method and size. compute: seconds of compute that were asked for.
-    alone: an update without communication beside it, None where that was not measured. period: τ. topology: a SPEC.
-    seconds: median of an update; of the line, of the transfer alone. spread: standard deviation of the updates over
-    their median, as their percentiles tell it. level: timed from a barrier before the step.
+    compute: seconds of compute that were asked for. alone: an update without communication beside it, None where that
+    was not measured. period: τ. topology: a SPEC. seconds: median of an update; of the line, of the transfer alone.
+    spread: standard deviation of the updates over their median. level: timed from a barrier before the step.
     """
 
     file: Path
@@ -73,11 +66,7 @@ class Point(NamedTuple):
 
 
 def read(path: Path) -> tuple[list[Point], list[str]]:
-    """The points of a record of `bench update`, and the algorithms in it that the model does not know.
-
-    Raises:
-        UsageError: the file cannot be read, or is no such record.
-    """
+    """The points of a record of `bench update`, and the algorithms in it that the model does not know."""
     try:
         record = json.loads(path.read_text())
     except OSError as error:
@@ -101,27 +90,17 @@ def _point(path: Path, each: dict[str, Any]) -> Point:
     median = float(measured["median"])
     if median <= 0:
         raise ValueError(f"{algorithm} took {median} s")
+    # Of a normal distribution, p90 − p10 is so many standard deviations.
+    spread = (float(measured["p90"]) - float(measured["p10"])) / 2.5631 / median
     return Point(
-        file=path,
-        algorithm=algorithm,
-        ranks=int(each["ranks"]),
-        nbytes=int(each["bytes"]),
-        compute=float(each["compute"]),
-        alone=None,
-        period=int(each["period"]),
-        topology=str(each["topology"]),
-        seconds=median,
-        spread=(float(measured["p90"]) - float(measured["p10"])) / NORMAL / median,
+        path, algorithm, int(each["ranks"]), int(each["bytes"]), float(each["compute"]), alone=None,
+        period=int(each["period"]), topology=str(each["topology"]), seconds=median, spread=spread,
         level=bool(each.get("level", True)),
-    )
+    )  # fmt: skip
 
 
 class Overhead(NamedTuple):
-    """The time of an update without communication beside its compute: the optimizer itself, and a sleep that is late.
-
-    >>> Overhead(fixed=0.5, per_byte=2e-6).seconds(1_000_000)
-    2.5
-    """
+    """The time of a lone update beside its compute: the optimizer itself, and a sleep that is late."""
 
     fixed: float = 0.0
     per_byte: float = 0.0
@@ -132,10 +111,8 @@ class Overhead(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """rate: bits per second. latency: seconds. merge: seconds for each byte. jitter: of the compute. overhead: beside
-    it. error: rms of the relative errors; None where there are no more figures than unknowns, so that any would fit.
-    points: those that were fitted to.
-    """
+    """A machine's parameters, and the points that they were fitted to. error: rms of the relative errors; None where
+    there are no more figures than unknowns, so that any would fit."""
 
     rate: float
     latency: float
@@ -164,10 +141,7 @@ class Compared(NamedTuple):
 
 
 def calibrate(points: Sequence[Point], machine: Machine, fitting: Sequence[str] = FITTING) -> Fitted:
-    """Fit to the points of the algorithms `fitting`; raises `UsageError` where they do not tell the rate.
-
-    machine: parameters that are not fitted, such as eager messages; each rank has a link of its own.
-    """
+    """Fit to the points of the algorithms `fitting`; `machine` has what is not fitted, such as eager messages."""
     if machine.ranks_per_host > 1 or machine.inside_rate is not None:
         raise UsageError("what is fitted is the link of one rank a host: calibrate without --ranks-per-host and inside")
     fit = [point for point in points if point.algorithm in fitting]
@@ -181,10 +155,8 @@ def calibrate(points: Sequence[Point], machine: Machine, fitting: Sequence[str] 
         )
     overhead = _overhead(alone)
     jitter = float(np.mean([point.spread for point in alone])) if alone else 0.0
-    base = []
-    for point in told:
-        compute = point.compute + overhead.seconds(point.nbytes) if point.alone is None else point.alone
-        base.append(0.0 if point.algorithm == LINE else compute)
+    bare = [point.compute + overhead.seconds(point.nbytes) if point.alone is None else point.alone for point in told]
+    base = [0.0 if point.algorithm == LINE else alone for point, alone in zip(told, bare, strict=True)]
     rows = np.array([_coefficients(point, machine) for point in told])
     measured = np.array([point.seconds for point in told])
     x = _nonnegative(rows / measured[:, None], (measured - base) / measured)
@@ -202,10 +174,9 @@ def compare(points: Sequence[Point], machine: Machine, overhead: Overhead, seed:
     """Each point, and its prediction on `machine` with the point's own ranks, bytes, compute and period."""
     found = []
     for point in points:
+        asked = replace(machine, compute=max(0.0, point.compute + overhead.seconds(point.nbytes)))
         if point.algorithm == LINE:
             asked = replace(machine, compute=0.0, merge=0.0)
-        else:
-            asked = replace(machine, compute=max(0.0, point.compute + overhead.seconds(point.nbytes)))
         predicted = _simulated(point, asked, seed).seconds.median
         found.append(Compared(point, predicted, predicted / point.seconds - 1))
     return found
@@ -213,29 +184,28 @@ def compare(points: Sequence[Point], machine: Machine, overhead: Overhead, seed:
 
 def _overhead(alone: Sequence[Point]) -> Overhead:
     """A line through the figures of several sizes, their mean where it would fall or there is one size."""
-    if not alone:
-        return Overhead()
     beside = [point.seconds - point.compute for point in alone]
-    sizes = [point.nbytes for point in alone]
+    sizes = [float(point.nbytes) for point in alone]
     if len(set(sizes)) > 1:
-        per_byte, fixed = np.polyfit(np.array(sizes, dtype=np.float64), beside, 1)
+        per_byte, fixed = np.polyfit(sizes, beside, 1).tolist()
         if per_byte > 0:
-            return Overhead(float(fixed), float(per_byte))
-    return Overhead(float(np.mean(beside)))
+            return Overhead(fixed, per_byte)
+    return Overhead(float(np.mean(beside))) if alone else Overhead()
 
 
 def _simulated(point: Point, machine: Machine, seed: int) -> Prediction:
     traffic, cluster = point.traffic, Cluster(machine, point.ranks, seed)
-    steps = max(WINDOWS * traffic.window, LEAST // traffic.window * traffic.window)
+    # Four periods, at least 96 updates, after 32 more.
+    steps = max(4 * traffic.window, 96 // traffic.window * traffic.window)
     level = point.level and traffic.blocking
-    return simulate({"": traffic}, cluster, point.graph, point.nbytes, steps, SETTLING, level=level)[""]
+    return simulate({"": traffic}, cluster, point.graph, point.nbytes, steps, warmup=32, level=level)[""]
 
 
 def _coefficients(point: Point, machine: Machine) -> tuple[float, float, float]:
     """Seconds exposed for a second of latency, for a second a byte of transfer, for a second a byte of merging."""
     nothing = replace(machine, compute=0.0, jitter=0.0, rate=np.inf, latency=0.0, merge=0.0)
-    units: tuple[dict[str, Any], ...] = ({"latency": 1.0}, {"rate": 8.0}, {"merge": 1.0})
-    a, b, g = (_simulated(point, replace(nothing, **unit), 0).exposed for unit in units)
+    alone = (replace(nothing, latency=1.0), replace(nothing, rate=8.0), replace(nothing, merge=1.0))
+    a, b, g = (_simulated(point, each, seed=0).exposed for each in alone)
     return a, b, 0.0 if point.algorithm == LINE else g
 
 

@@ -27,17 +27,11 @@ from ..shared import record, screen
 from ..shared.methods import Traffic
 from . import options, report
 from .calibration import FITTING, Fitted, Overhead, Point, calibrate, compare, read
-from .collectives import traffics
-from .machine import Cluster
-from .options import add_options
+from .machine import TITLES, Cluster, traffics
 from .simulation import simulate
 
-__all__ = ["add_options", "check", "run"]
-
-MOST_MESSAGES = 1 << 22
-"""In a round: three arrays of so many numbers, and half a second."""
-
-ENDINGS = (".png", ".svg", ".pdf")
+add_options = options.add_options
+MOST_MESSAGES = 1 << 22  # in a round: three arrays of so many numbers, and half a second
 
 
 def check(given: argparse.Namespace, launcher: Launcher) -> None:
@@ -47,8 +41,8 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
     for name, method in _methods(given).items():
         if given.steps < method.window:
             raise UsageError(f"--steps {given.steps} is less than one period, {method.window}, of {name}")
-    if given.picture.suffix not in ENDINGS:
-        raise UsageError(f"--picture {given.picture}: its name ends in none of {', '.join(ENDINGS)}")
+    if given.picture.suffix not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"--picture {given.picture}: its name ends in none of .png, .svg, .pdf")
     common.check_graph(given.topology)
     options.check_idle(given)
     given.fit = given.fit or list(FITTING)
@@ -84,8 +78,8 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     compared = compare(_unused(given, fitted), machine, fitted.overhead if fitted else Overhead(), given.seed)
     missed = [each for each in compared if abs(each.error) > given.within / 100]
     paper = report.published() if given.published else []
-
-    title, lines = report.title(given.size), [report.hosts(machine), report.periods(chosen)]
+    title = f"Predicted time per update, {screen.size(given.size)} of parameters"
+    lines = [report.hosts(machine), report.periods(chosen)]
     console.print(report.predictions("\n".join([title, *lines, "median, ms"]), chosen, found))
     if fitted:
         console.print(report.fit_sentence(fitted), "")
@@ -95,16 +89,18 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         unknown = sorted({name for file in given.validate for name in read(file)[1]})
         console.print(report.judged(compared, unknown, given.within / 100))
     record.write(
-        given,
-        launcher,
-        given.json,
-        unit="seconds, bits per second, bytes; predicted, not measured",
-        model=asdict(machine),
-        fitted=fitted and fitted.record(),
-        results=[report.result(name, n, each) for n, row in found.items() for name, each in row.items()],
+        given, launcher, given.json, unit="seconds, bits per second, bytes; predicted, not measured",
+        model=asdict(machine), fitted=fitted and fitted.record(),
+        results=[
+            {
+                "method": name, "title": TITLES[name], "ranks": n, "seconds": each.seconds._asdict(),
+                "exposed": each.exposed, "bytes_sent": each.sent,
+            }
+            for n, row in found.items() for name, each in row.items()
+        ],
         validation=[{**point._asdict(), "predicted": seconds, "error": error} for point, seconds, error in compared],
-        published=[row._asdict() for row in paper],
-    )
+        published=paper,
+    )  # fmt: skip
     report.draw(given.picture, list(chosen), found, title, "\n".join(lines))
     console.print(f"written to {given.json} and {given.picture}")
     if missed:

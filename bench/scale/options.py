@@ -11,8 +11,7 @@ from topologies.commands.output import units
 
 from ..shared import options, paper
 from .calibration import FITTING, LINE, Fitted
-from .collectives import COLLECTIVES, NAMES
-from .machine import Machine
+from .machine import COLLECTIVES, NAMES, Machine
 
 DEFAULT = "none,ar,ar-ring,ar-hierarchical,local,sgp,sgp-slowmo,osgp,osgp-slowmo"
 LATENCY, JITTER, TAIL = 50e-6, 0.03, 4.0
@@ -80,11 +79,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_idle(given: argparse.Namespace) -> None:
-    """Refuse an option that needs another one, and would change nothing without.
-
-    Raises:
-        UsageError: it names both.
-    """
+    """Refuse an option that needs another one, and would change nothing without."""
     slower = given.slow_compute > 1 or given.slow_rate > 1
     for idle, needs, reason in (
         ("--slow-hosts", "--slow-compute or --slow-rate", given.slow_hosts and not slower),
@@ -99,20 +94,11 @@ def check_idle(given: argparse.Namespace) -> None:
 def machine(given: argparse.Namespace, fitted: Fitted | None) -> Machine:
     """The machine: options given by hand count before fitted parameters, and those before defaults."""
     made = Machine(
-        compute=given.compute,
-        rate=paper.RATE,
-        latency=LATENCY,
-        jitter=JITTER,
-        tail=TAIL,
-        ranks_per_host=given.ranks_per_host,
-        group=given.group,
-        inside_rate=given.inside_rate,
-        inside_latency=given.inside_latency,
-        slow_share=given.slow_hosts,
-        slow_compute=given.slow_compute,
-        slow_rate=given.slow_rate,
-        eager=given.messages == "eager",
-    )
+        compute=given.compute, rate=paper.RATE, latency=LATENCY, jitter=JITTER, tail=TAIL,
+        ranks_per_host=given.ranks_per_host, group=given.group, inside_rate=given.inside_rate,
+        inside_latency=given.inside_latency, slow_share=given.slow_hosts, slow_compute=given.slow_compute,
+        slow_rate=given.slow_rate, eager=given.messages == "eager",
+    )  # fmt: skip
     if fitted:
         made = replace(fitted.onto(made), compute=max(0.0, given.compute + fitted.overhead.seconds(given.size)))
     by_hand = {"rate": given.rate, "latency": given.latency, "jitter": given.jitter, "tail": given.tail}
@@ -122,11 +108,7 @@ def machine(given: argparse.Namespace, fitted: Fitted | None) -> Machine:
 
 
 def ranks(text: str) -> list[int]:
-    """Numbers of ranks, rising: 2,8,24 or, for doublings, 2..64.
-
-    >>> ranks("2..16,24")
-    [2, 4, 8, 16, 24]
-    """
+    """Numbers of ranks, rising: 2,8,24 or, for doublings, 2..64."""
     found: set[int] = set()
     for part in text.split(","):
         first, dots, last = part.partition("..")

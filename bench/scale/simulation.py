@@ -13,8 +13,8 @@ if every rank j posts it at p_j: the latest of p_i and, over i's messages from j
 where there is an exact average.
 """
 
-from collections.abc import Mapping
-from itertools import islice
+from collections.abc import Iterator, Mapping
+from itertools import count, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -23,20 +23,16 @@ from topologies import Topology
 
 from ..shared.methods import Traffic
 from ..shared.statistics import Summary
-from .collectives import COLLECTIVES, sent
-from .machine import Cluster, Floats
+from .machine import COLLECTIVES, Cluster, Floats
 
-WATCHED = 256
-"""Ranks whose updates are kept for the median; the mean is over all ranks."""
-KEPT = 64_000_000
-"""Bytes of rounds that are kept for the next period; rounds beyond are made anew."""
+WATCHED = 256  # ranks whose updates are kept for the median; the mean is over all ranks
+KEPT = 64_000_000  # bytes of rounds that are kept for the next period; rounds beyond are made anew
 
 
 class Round:
-    """A round of gossip: messages from `source` to `target`, shape (m,) each.
+    """A round of gossip: messages from `source` to `target`, shape (m,) each; `take_in`, shape (n,), merges a rank's.
 
-    A link carries the messages of a round at equal shares, so one takes as long as all that go through the busier of
-    its two ends. `take_in`, shape (n,), is the time in which a rank merges its messages.
+    A link carries the messages of a round at equal shares, so one takes as long as all through the busier of its ends.
     """
 
     def __init__(self, topology: Topology, number: int, cluster: Cluster, nbytes: float) -> None:
@@ -61,11 +57,8 @@ class Round:
             self.seconds[within] = latency + 8 * nbytes / rate * np.maximum(sent[source], received[target])
 
     def land(self, posted: Floats, free: Floats, eager: bool) -> tuple[Floats, Floats]:
-        """The moments at which each rank's messages, sent and received, have arrived, if rank i posts at `posted[i]`.
-
-        free: when each rank's link had brought the messages before, which hold up those of eager senders. The second
-        array is the same after this round.
-        """
+        """The moments at which each rank's messages, sent and received, have arrived, if rank i posts at `posted[i]`;
+        and `free` after the round: when each rank's link has brought its messages, which hold up eager senders."""
         # A transfer begins when both are there; an eager one with the sender, once the receiver's link is free.
         ready = free if eager else posted
         ends = np.maximum(posted[self.source], ready[self.target]) + self.seconds
@@ -74,39 +67,24 @@ class Round:
         np.maximum.at(landed, self.source, ends)
         return np.maximum(landed, came), came
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory that it holds."""
-        return self.source.nbytes + self.target.nbytes + self.seconds.nbytes + self.take_in.nbytes
 
-
-class Rounds:
-    """The rounds of a topology on a cluster; those of a period are made once as far as memory allows."""
-
-    def __init__(self, topology: Topology, cluster: Cluster, nbytes: float) -> None:
-        self._topology, self._cluster, self._nbytes = topology, cluster, nbytes
-        self._kept: dict[int, Round] = {}
-        self._room = KEPT
-
-    def __getitem__(self, number: int) -> Round:
-        """Round `number` = 0, 1, 2, …"""
-        period = self._topology.period
-        phase = number if period is None else number % period
-        found = self._kept.get(phase)
-        if found is None:
-            found = Round(self._topology, phase, self._cluster, self._nbytes)
-            if period is not None and found.nbytes <= self._room:
-                self._kept[phase] = found
-                self._room -= found.nbytes
-        return found
+def _rounds(topology: Topology, cluster: Cluster, nbytes: float) -> Iterator[Round]:
+    """Round after round; those of a period are made once, as far as memory allows."""
+    kept: dict[int, Round] = {}
+    room = KEPT
+    for number in count():
+        phase = number if topology.period is None else number % topology.period
+        round = kept.get(phase) or Round(topology, phase, cluster, nbytes)
+        memory = sum(array.nbytes for array in (round.source, round.target, round.seconds, round.take_in))
+        if topology.period and phase not in kept and memory <= room:
+            kept[phase] = round
+            room -= memory
+        yield round
 
 
 class Prediction(NamedTuple):
-    """The time and the bytes of an update.
-
-    seconds: median, tenth and ninetieth percentile over windows of updates of up to 256 ranks, and mean over all.
-    exposed: mean of what an update takes beyond the rank's own compute. sent: bytes that a rank sends in an update.
-    """
+    """An update's seconds, percentiles over windows of updates of up to 256 ranks and mean over all; the mean exposed
+    beyond the rank's own compute; and the bytes that a rank sends."""
 
     seconds: Summary
     exposed: float
@@ -128,38 +106,35 @@ def simulate(
     level: as `bench.measuring.loop.measure` does it with blocking methods, a barrier that is not timed stands between
     compute and step. Time O((steps + warmup) · messages), memory O(messages of a period), bounded.
     """
-    rounds = Rounds(topology, cluster, nbytes)
     # Methods with the same traffic have the same clocks.
-    clocks = {method: _Clocks(method, cluster, rounds, nbytes, steps, level) for method in methods.values()}
+    clocks = {method: _Clocks(method, cluster, nbytes, steps, level) for method in methods.values()}
+    gossips = any(method.overlap is not None for method in clocks)
+    rounds = _rounds(topology, cluster, nbytes) if gossips else repeat(None)
     computed = np.zeros(steps)
-    for step, seconds in enumerate(islice(cluster.computes(), warmup + steps), start=-warmup):
+    for number, seconds, round in zip(range(warmup + steps), cluster.computes(), rounds, strict=False):
         for each in clocks.values():
-            each.advance(step, step + warmup, seconds)
-        if step >= 0:
-            computed[step] = seconds.mean()
+            each.advance(number, number - warmup, seconds, round)
+        if number >= warmup:
+            computed[number - warmup] = seconds.mean()
     return {name: clocks[method].prediction(computed) for name, method in methods.items()}
 
 
 class _Clocks:
     """Where each rank stands under one method."""
 
-    def __init__(
-        self, method: Traffic, cluster: Cluster, rounds: Rounds, nbytes: float, steps: int, level: bool
-    ) -> None:
-        self._method, self._rounds = method, rounds
-        self._eager = cluster.machine.eager
+    def __init__(self, method: Traffic, cluster: Cluster, nbytes: float, steps: int, level: bool) -> None:
+        self._method, self._eager = method, cluster.machine.eager
         self._level = level and method.blocking
         self._average = COLLECTIVES[method.collective](cluster, nbytes)
-        self._sent = sum(steps * sent(cluster, nbytes) / every for every in method.averages)
+        # A rank sends at least 2B(n − 1)/n for an average.
+        sent = 2 * nbytes * (cluster.size - 1) / cluster.size
+        self._sent = sum(steps * sent / every for every in method.averages)
         self._watched = np.unique(np.linspace(0, cluster.size - 1, WATCHED).astype(np.int64))
         self._means = np.zeros(steps)
         self._updates = np.zeros((steps, len(self._watched)))
-        self._done: Floats = np.zeros(cluster.size)
-        self._landed: Floats = np.zeros(cluster.size)
-        self._free: Floats = np.zeros(cluster.size)
-        self._take_in: Floats | float = 0.0
+        self._done, self._landed, self._free, self._take_in = np.zeros((4, cluster.size))
 
-    def advance(self, step: int, number: int, seconds: Floats) -> None:
+    def advance(self, number: int, step: int, seconds: Floats, round: Round | None) -> None:
         """Update `number`, which is kept as measured update `step` from 0 on."""
         method = self._method
         began = self._done
@@ -168,9 +143,9 @@ class _Clocks:
             together = np.full_like(done, done.max())
             began = began + (together - done)
             done = together
-        if method.overlap == 0:
+        if method.overlap == 0 and round:
             # r(t+1) = L(r(t) + c) + γB
-            self._post(number, done)
+            self._post(round, done, step)
             done = self._landed + self._take_in
         elif method.overlap == 1:
             # r(t+1) = max(r(t) + c, L(r(t))) + γB
@@ -179,18 +154,16 @@ class _Clocks:
             if (number + 1) % every == 0:
                 # r = max r + A
                 done = np.full_like(done, done.max() + self._average)
-        if method.overlap == 1:
-            self._post(number, done)
-        if method.overlap is not None and step >= 0:
-            self._sent += self._rounds[number].sent
+        if method.overlap == 1 and round:
+            self._post(round, done, step)
         if step >= 0:
             update = done - began
             self._means[step] = update.mean()
             self._updates[step] = update[self._watched]
         self._done = done
 
-    def _post(self, number: int, posted: Floats) -> None:
-        round = self._rounds[number]
+    def _post(self, round: Round, posted: Floats, step: int) -> None:
+        self._sent += round.sent if step >= 0 else 0
         self._landed, self._free = round.land(posted, self._free, self._eager)
         self._take_in = round.take_in
 
@@ -200,7 +173,6 @@ class _Clocks:
         whole = len(self._means) - len(self._means) % window
         assert whole > 0, "at least one window"
         windows = self._updates[:whole].reshape(-1, window, len(self._watched)).mean(axis=1)
-        p10, median, p90 = (float(each) for each in np.percentile(windows, [10, 50, 90]))
-        mean = float(self._means[:whole].mean())
-        exposed = mean - float(computed[:whole].mean())
-        return Prediction(Summary(median, p10, p90, mean), exposed, self._sent / len(self._means))
+        p10, median, p90 = np.percentile(windows, [10, 50, 90]).tolist()
+        mean, compute = float(self._means[:whole].mean()), float(computed[:whole].mean())
+        return Prediction(Summary(median, p10, p90, mean), mean - compute, self._sent / len(self._means))

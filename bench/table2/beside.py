@@ -1,5 +1,6 @@
 """Measured seconds beside those that bytes predict and those that the paper prints, and why they differ."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -8,18 +9,14 @@ from ..shared import paper, screen
 from ..shared.methods import METHODS, Method
 from .rows import HALVES, LINE, NBYTES, ROWS, Half, Line, Measured, Periods, predicted
 
-WITHIN = 0.05
-"""Of its prediction: where a row belongs."""
+WITHIN = 0.05  # of its prediction: where a row belongs
 
-COMPARED = ("osgp", "local", "sgp", "ar")
-"""Whose order is checked, where the paper has them."""
+COMPARED = ("osgp", "local", "sgp", "ar")  # whose order is checked, where the paper has them
 
 
 class Beside(NamedTuple):
-    """A half's results, one for each row, the paper's order of some of them, and the sentences on them.
-
-    order: from the fastest to the slowest in the paper. holds: whether they are measured so.
-    """
+    """A half's results, one for each row, the sentences on them, and the paper's order of some, from the fastest to the
+    slowest; `holds`: whether they are measured so."""
 
     name: str
     half: Half
@@ -32,60 +29,37 @@ class Beside(NamedTuple):
     def record(self) -> dict[str, Any]:
         """As JSON holds it."""
         return {
-            "half": self.name,
-            "title": self.half.paper.title,
-            "nodes": self.half.paper.nodes,
-            "compute_is_the_papers": self.half.same,
-            "line": self.line.paused,
-            "line_steady": self.line.steady,
-            "order": {"expected": self.order, "holds": self.holds},
-            "notes": self.notes,
-        }
+            "half": self.name, "title": self.half.paper.title, "nodes": self.half.paper.nodes,
+            "compute_is_the_papers": self.half.same, "line": self.line.paused, "line_steady": self.line.steady,
+            "order": {"expected": self.order, "holds": self.holds}, "notes": self.notes,
+        }  # fmt: skip
 
 
 def beside(name: str, measured: Measured, ranks: int, periods: Periods) -> Beside:
     """Set every row of a half beside the prediction from its line, and beside the paper."""
-    half, line = HALVES[name], measured.line
-    seconds = {row: float(measured.rows[row]["seconds"]["median"]) for row in ROWS}
+    half, (line, rows) = HALVES[name], measured
+    seconds = {row: float(rows[row]["seconds"]["median"]) for row in ROWS}
     results = []
     for row in ROWS:
         method, took, theirs = periods.method(row), seconds[row], half.paper.seconds.get(row)
         expected, over_sgp = predicted(method, seconds["none"], line, ranks), took / seconds["sgp"]
-        paper_over_sgp = None if theirs is None else theirs / half.paper.seconds["sgp"]
-        over_paper = None
-        if theirs is not None and paper_over_sgp is not None and at_scale(line.paused):
-            over_paper = took / theirs if half.same else over_sgp / paper_over_sgp
+        paper_over_sgp = over_paper = None
+        if theirs is not None:
+            paper_over_sgp = theirs / half.paper.seconds["sgp"]
+            if at_scale(line.paused):
+                over_paper = took / theirs if half.same else over_sgp / paper_over_sgp
         result = {
-            "half": name,
-            "algorithm": row,
-            "bytes": NBYTES,
-            "compute": half.compute,
-            "topology": "exponential",
-            "period": method.period,
-            "window": periods.window(row),
-            "level": method.blocking,
-            **measured.rows[row],
-            "measured": took,
-            "predicted": expected,
-            "over_predicted": took / expected,
-            "outside": abs(took / expected - 1) > WITHIN,
-            "paper": theirs,
-            "over_paper": over_paper,
-            "over_sgp": over_sgp,
-            "paper_over_sgp": paper_over_sgp,
-        }
+            "half": name, "algorithm": row, "bytes": NBYTES, "compute": half.compute, "topology": "exponential",
+            "period": method.period, "window": periods.window(row), "level": method.blocking, **rows[row],
+            "measured": took, "predicted": expected, "over_predicted": took / expected,
+            "outside": abs(took / expected - 1) > WITHIN, "paper": theirs, "over_paper": over_paper,
+            "over_sgp": over_sgp, "paper_over_sgp": paper_over_sgp,
+        }  # fmt: skip
         results.append({**result, "why": why(half, method, result, ranks)})
     papers = half.paper.seconds
     order = sorted((row for row in COMPARED if row in papers), key=lambda row: papers[row])
     holds = all(seconds[a] < seconds[b] for a, b in pairwise(order))
     return Beside(name, half, line, results, order, holds, notes(half, line.paused, results, ranks))
-
-
-AS_PUBLISHED = 0.10
-"""Of the paper's figure: what needs no explanation."""
-
-SAME_LINE = 0.10
-"""Of the paper's line at this scale, bytes over rate: headers alone are 5 % more, and a shaper's burst is less."""
 
 
 CROWDED = (
@@ -95,14 +69,14 @@ CROWDED = (
 
 
 def at_scale(line: float) -> bool:
-    """Whether the line is the paper's, so that its figures are those to expect."""
-    return abs(line / LINE - 1) <= SAME_LINE
+    """Whether the line is the paper's: headers alone are 5 % more, and a shaper's burst is less."""
+    return abs(line / LINE - 1) <= 0.10
 
 
 def why(half: Half, method: Method, result: Mapping[str, Any], ranks: int) -> str | None:
-    """A sentence on a row that differs from the paper by more than `AS_PUBLISHED`."""
+    """A sentence on a row that is more than a tenth from the paper."""
     over = result["over_paper"]
-    if over is None or abs(over - 1) <= AS_PUBLISHED:
+    if over is None or abs(over - 1) <= 0.10:
         return None
     if result["outside"]:
         return (
@@ -126,13 +100,13 @@ def notes(half: Half, line: float, results: Sequence[Mapping[str, Any]], ranks: 
     if not at_scale(line):
         theirs = f"the paper's would take {screen.ms(LINE)} at this scale"
         return [f"Not compared with the paper: the line took {screen.ms(line)} ms, and {theirs}."]
-    found: dict[str, list[str]] = {}
+    found = defaultdict(list)
     crowded = [result for result in results if not result["level"] and result["outside"]]
     if half.compute < line and crowded:
         found[CROWDED] = [METHODS[result["algorithm"]].title for result in crowded]
     for result in results:
         if result["why"]:
-            found.setdefault(result["why"], []).append(METHODS[result["algorithm"]].title)
+            found[result["why"]].append(METHODS[result["algorithm"]].title)
     reasons = [f"{', '.join(titles)}: {sentence}" for sentence, titles in found.items()]
     if half.same:
         return [_models(ranks, half.paper.nodes), *reasons]
@@ -151,11 +125,7 @@ def notes(half: Half, line: float, results: Sequence[Mapping[str, Any]], ranks: 
 
 
 def difference(seconds: Mapping[str, float]) -> float:
-    """The cost of an exact average beyond a round of gossip, over the cost of a round beyond Local SGD.
-
-    >>> difference({"ar": 5.0, "sgp": 4.0, "local": 2.0})
-    0.5
-    """
+    """The cost of an exact average beyond a round of gossip, over the cost of a round beyond Local SGD."""
     return (seconds["ar"] - seconds["sgp"]) / (seconds["sgp"] - seconds["local"])
 
 

@@ -1,14 +1,4 @@
-"""The rows of the table, its two halves, and what bytes over bandwidth say of each row.
-
-With c the seconds of an update without communication, L the line, in which every rank sends a model's bytes and
-receives as many after a pause, S the same without one, n ranks and A = 2(n − 1)/n · L for an exact average:
-
-    AR          c + A
-    Local SGD   c + A/τ
-    SGP         c + L
-    OSGP        max(c, S)
-    SlowMo      A/τ more; Local SGD averages as often by itself, and the variant without averages sends nothing for it
-"""
+"""The rows of the table, its two halves, and what bytes over bandwidth say of each row."""
 
 import argparse
 import gc
@@ -27,10 +17,8 @@ from ..shared import paper, screen
 from ..shared.methods import METHODS, Method
 from ..shared.statistics import window
 
-SCALE = 100
-NBYTES, RATE = paper.NBYTES // SCALE, paper.RATE / SCALE
-LINE = 8 * NBYTES / RATE
-"""Seconds that the paper's line takes, and at this scale those of ours."""
+NBYTES, RATE = paper.NBYTES // 100, paper.RATE / 100
+LINE = 8 * NBYTES / RATE  # seconds that the paper's line takes, and at this scale those of ours
 
 ROWS = (
     *("none", "ar", "ar-slowmo", "local", "local-slowmo", "sgp", "sgp-slowmo", "sgp-noaverage"),
@@ -66,35 +54,24 @@ class Periods(NamedTuple):
 
 
 class Line(NamedTuple):
-    """Seconds that the line takes for a model's bytes.
-
-    paused: after a pause, in which a shaper, as a switch's buffer, makes room for a burst. steady: one message right
-    after another, which is the time that twice the bytes take more.
-    """
+    """Seconds that the line takes for a model's bytes: L after a pause, in which a shaper, as a switch's buffer, makes
+    room for a burst, and S right after another message, which is the time that twice the bytes take more."""
 
     paused: float
     steady: float
 
 
 def predicted(method: Method, compute: float, line: Line, ranks: int) -> float:
-    """Seconds of an update.
-
-    >>> round(predicted(Periods(48, 12).method("sgp-slowmo"), 0.25, Line(0.08, 0.085), ranks=2), 6)
-    0.331667
-    """
+    """Seconds of an update; `compute` is one without communication."""
     traffic = method.traffic()
+    # A = 2(n − 1)/n L
     average = 2 * (ranks - 1) / ranks * line.paused
-    seconds = max(compute, line.steady) if traffic.overlap == 1 else compute
-    if traffic.overlap == 0:
-        seconds += line.paused
-    return seconds + sum(average / every for every in traffic.averages)
+    # SGP c + L, OSGP max(c, S), and each exact average A/τ more
+    gossip = {None: compute, 0: compute + line.paused, 1: max(compute, line.steady)}[traffic.overlap]
+    return gossip + sum(average / every for every in traffic.averages)
 
 
-class Measured(NamedTuple):
-    """A half's line, and what `measuring.figures` has of each row."""
-
-    line: Line
-    rows: dict[str, dict[str, Any]]
+Measured = tuple[Line, dict[str, dict[str, Any]]]  # A half's line, and what `measuring.figures` has of each row
 
 
 def measure_all(given: argparse.Namespace, course: screen.Course) -> tuple[str, dict[str, Measured]]:
@@ -106,13 +83,13 @@ def measure_all(given: argparse.Namespace, course: screen.Course) -> tuple[str, 
         with gossip.init(given.transport, given.timeout) as world:
             check_shared(world.hosts)
             transport = world.transport
-            measured = Measured(_line(world, HALVES[name].compute, given.timeout), {})
+            rows: dict[str, dict[str, Any]] = {}
+            found[name] = _line(world, HALVES[name].compute, given.timeout), rows
             for row in ROWS:
                 course.part(f"{name}: {METHODS[row].title}")
-                measured.rows[row] = _row(row, HALVES[name], world, given, periods)
-                course.advance(updates_of(row, given, periods))
+                rows[row] = _row(row, HALVES[name], world, given, periods)
+                course.advance(warmup_of(row, given, periods) + given.steps)
                 gc.collect()
-            found[name] = measured
     return transport, found
 
 
@@ -129,11 +106,6 @@ def check_shared(hosts: Sequence[str]) -> None:
 def warmup_of(row: str, given: argparse.Namespace, periods: Periods) -> int:
     """At least a window, so that nothing which is timed happens for the first time."""
     return max(int(given.warmup), periods.window(row))
-
-
-def updates_of(row: str, given: argparse.Namespace, periods: Periods) -> int:
-    """How many are made, warm-ups among them."""
-    return warmup_of(row, given, periods) + int(given.steps)
 
 
 def _row(row: str, half: Half, world: World, given: argparse.Namespace, periods: Periods) -> dict[str, Any]:

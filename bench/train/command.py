@@ -26,23 +26,20 @@ from gossip.launching.launchers import Launcher
 
 from ..cluster import mpirun
 from ..shared import options, record, screen
-from . import pictures, report
+from . import report
 from .checks import consensus as apart
 from .checks import equality, quadratic
-from .findings import choose, results, verdicts
 from .runs import Store, expected_seconds
-from .studies import AXES, STUDIES
-from .study import Study
+from .studies import STUDIES
+from .study import Study, choose, results, verdicts
 from .training import conduct_all
 
-MEASURED = {"quadratic": quadratic.run, "consensus": apart.run}
-"""Measurements that test no claim, and so have no plan."""
-PRESETS = (*STUDIES, *MEASURED)
+MEASURED = {"quadratic": quadratic.run, "consensus": apart.run}  # measurements that test no claim, and so have no plan
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("--preset", choices=PRESETS, help="which study (default: quick)")
+    parser.add_argument("--preset", choices=(*STUDIES, *MEASURED), help="which study (default: quick)")
     for name, text in (
         ("--quick", "the same as --preset quick: under three minutes"),
         ("--plan", "print the plan and the time it would take, run nothing"),
@@ -123,15 +120,10 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     base = given.out / (f"{study.name}-tuning" if given.tuning_only else study.name)
     base.with_suffix(".md").write_text("\n".join([plan, said, report.legend(seeds), ""]))
     record.write(
-        given,
-        launcher,
-        base.with_suffix(".json"),
-        hypothesis=study.hypothesis,
-        claims=[asdict(claim) for claim in study.claims],
-        tuning_seeds=study.tuning,
-        results=report.numbers(found, judged),
-    )
-    pictures.draw(base.with_suffix(".png"), study.title, found, AXES[study.name])
+        given, launcher, base.with_suffix(".json"), hypothesis=study.hypothesis, claims=list(map(asdict, study.claims)),
+        tuning_seeds=study.tuning, results=report.numbers(found, judged),
+    )  # fmt: skip
+    report.draw(base.with_suffix(".png"), study.title, found, study.axis)
     console.print(f"written to {base}.md, .json and .png")
 
 

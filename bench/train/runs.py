@@ -1,5 +1,6 @@
 """One run: its settings, its outcome, and the folder of finished ones, files named by a digest of the settings."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -7,7 +8,6 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,12 +21,7 @@ from ..shared.methods import Method
 from .workloads import WORKLOADS
 
 DTYPES = ("float32", "bfloat16", "float64")
-EDITION = 1
-"""Counts up when the same run would come out otherwise, so that finished ones are run again."""
-SUMMING = 3e-3
-"""Seconds of one core that threads take for a worker's part in an exact sum, which is many small messages."""
-
-MACHINE = Machine(compute=paper.COMPUTE, rate=paper.RATE, latency=50e-6, jitter=0.03, tail=4.0)
+EDITION = 1  # counts up when the same run would come out otherwise, so that finished ones are run again
 NETWORK = (
     f"{paper.NBYTES / 1e6:g} MB of float32 parameters, {paper.COMPUTE * 1e3:g} ms of compute a step, links of "
     f"{paper.RATE / 1e9:g} Gbit/s"
@@ -37,18 +32,9 @@ NETWORK = (
 class Run:
     """All settings that decide the outcome.
 
-    Attributes:
-        workload: a name in `WORKLOADS`.
-        lr: the base optimizer's learning rate after warm-up.
-        workers: ranks n.
-        steps, batch: updates, and examples of one rank in each; 0 is the workload's own number.
-        dtype: of parameters and gradients.
-        skew: concentration α of the Dirichlet shards; None where shards are alike.
-
-    >>> from dataclasses import replace
-    >>> run = Run("digits", Method("sgp"), lr=0.1)
-    >>> run.steps == WORKLOADS["digits"].steps, run.digest == replace(run, seed=1).digest
-    (True, False)
+    lr: the base optimizer's learning rate after warm-up. steps, batch: updates, and examples of one rank in each; 0 is
+    the workload's own number. dtype: of parameters and gradients. skew: concentration α of the Dirichlet shards; None
+    where shards are alike.
     """
 
     workload: str
@@ -83,7 +69,8 @@ class Run:
     def seconds(self) -> float:
         """The time that it takes on one core, roughly."""
         workload = WORKLOADS[self.workload]
-        step = workload.seconds * self.batch / workload.batch + (SUMMING if self.method.base == "ar" else 0)
+        step = workload.seconds * self.batch / workload.batch
+        step += 3e-3 if self.method.base == "ar" else 0.0  # for a worker's part in an exact sum, many small messages
         return self.workers * self.steps * step
 
     @property
@@ -102,23 +89,19 @@ class Run:
 @functools.cache
 def _predicted_step(method: Method, moments: int, workers: int, nbytes: int) -> float:
     traffic, graph = method.traffic(moments), topologies.load(method.graph, workers)
+    machine = Machine(compute=paper.COMPUTE, rate=paper.RATE, latency=50e-6, jitter=0.03, tail=4.0)
     steps = -(-192 // traffic.window) * traffic.window
-    return simulate({"it": traffic}, Cluster(MACHINE, workers), graph, nbytes, steps, warmup=48)["it"].seconds.mean
+    return simulate({"it": traffic}, Cluster(machine, workers), graph, nbytes, steps, warmup=48)["it"].seconds.mean
 
 
 @dataclass(frozen=True)
 class Outcome:
     """The figures of a run.
 
-    Attributes:
-        score: the workload's metric of the mean of the ranks' models.
-        loss: the mean training loss of the last tenth of the steps.
-        curve: training loss, mean of the ranks, in at most 60 equal stretches of the steps.
-        bytes_sent: of a rank in the whole run.
-        consensus: sqrt(mean_i ‖z_i − z̄‖²) / ‖z̄‖ after the last step.
-        weights: the least and the largest push-sum weight after the last step.
-        diverged: whether a loss or a parameter was not finite; the score is then the workload's worst.
-        seconds: that it took.
+    score: of the mean of the ranks' models. loss: the mean training loss of the last tenth of the steps. curve: the
+    loss, mean of the ranks, in at most 60 equal stretches of the steps. bytes_sent: of a rank. consensus: sqrt(mean_i
+    ‖z_i − z̄‖²) / ‖z̄‖ at the end. weights: the least and the largest push-sum weight at the end. diverged: whether a
+    loss or a parameter was not finite; the score is then the workload's worst.
     """
 
     score: float
@@ -134,34 +117,28 @@ class Outcome:
 Finished = dict[Run, Outcome]
 
 
+@dataclass(frozen=True)
 class Store:
     """A folder of finished runs."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def find(self, run: Run) -> Outcome | None:
-        """The outcome of a run; None if it has not finished."""
-        try:
-            saved: dict[str, Any] = json.loads(self._path(run).read_text())["outcome"]
-        except FileNotFoundError:
-            return None
-        return Outcome(**{**saved, "curve": tuple(saved["curve"]), "weights": tuple(saved["weights"])})
+    folder: Path
 
     def finished(self, runs: Iterable[Run]) -> Finished:
         """Those of the runs that have finished."""
-        return {run: outcome for run in runs if (outcome := self.find(run)) is not None}
+        found = {}
+        for run in runs:
+            with contextlib.suppress(FileNotFoundError):
+                saved = json.loads((self.folder / f"{run.digest}.json").read_text())["outcome"]
+                saved |= {"curve": tuple(saved["curve"]), "weights": tuple(saved["weights"])}
+                found[run] = Outcome(**saved)
+        return found
 
     def keep(self, run: Run, outcome: Outcome) -> None:
         """Write an outcome down; whole, or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(run)
-        part = path.with_suffix(f".{os.getpid()}")
+        part = self.folder / f"{run.digest}.{os.getpid()}"
         part.write_text(json.dumps({"run": asdict(run), "outcome": asdict(outcome)}) + "\n")
-        part.replace(path)
-
-    def _path(self, run: Run) -> Path:
-        return self.folder / f"{run.digest}.json"
+        part.replace(part.with_suffix(".json"))
 
 
 def expected_seconds(runs: Sequence[Run], known: Finished) -> float:

@@ -1,10 +1,12 @@
 """Train one run on ranks that are threads of a process, or on those of any other world; do all that are missing."""
 
 import copy
+import functools
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import NamedTuple
 
 import joblib
@@ -18,14 +20,14 @@ from gossip.testing import run as on_threads
 
 from ..shared.screen import Course
 from .runs import Finished, Outcome, Run, Store
-from .workloads import WORKLOADS, Data
-from .workloads.workload import alike, batches, skewed
+from .workloads import WORKLOADS
+from .workloads.workload import Data, alike, batches, skewed
 
-WARM_UP = 0.1
-"""Share of the steps in which the learning rate rises from 0."""
-DECAYS = (0.6, 0.85)
-"""After each of these shares of the steps the learning rate falls to a tenth."""
-POINTS = 60
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": functools.partial(torch.optim.SGD, momentum=0.9, nesterov=True, weight_decay=1e-4),
+    "adamw": functools.partial(torch.optim.AdamW, weight_decay=0.01),
+}
+DECAYS = (0.6, 0.85)  # after each of these shares of the steps the learning rate falls to a tenth
 
 
 class Trained(NamedTuple):
@@ -57,12 +59,8 @@ def task(run: Run) -> Task:
 
 
 def scale(step: int, steps: int) -> float:
-    """The factor of the learning rate: warm-up, then steps down.
-
-    >>> [round(scale(step, 100), 4) for step in (0, 9, 50, 60, 85)]
-    [0.1, 1.0, 1.0, 0.1, 0.01]
-    """
-    rising = min(1.0, (step + 1) / max(1, round(WARM_UP * steps)))
+    """The factor of the learning rate: it rises from 0 in a tenth of the steps, and then falls twice."""
+    rising = min(1.0, (step + 1) / max(1, round(0.1 * steps)))
     return rising * 0.1 ** sum(step >= share * steps for share in DECAYS)
 
 
@@ -71,20 +69,12 @@ def train(run: Run, shared: Task, world: World, watch: Callable[[nn.Module], obj
     workload = WORKLOADS[run.workload]
     model = copy.deepcopy(shared.model)
     # torch's fused SGD on CPUs skips updates of 16-bit parameters (pytorch issue 191763).
-    fused = run.dtype != "bfloat16"
-    base: torch.optim.Optimizer
-    if workload.optimizer == "sgd":
-        base = torch.optim.SGD(
-            model.parameters(), lr=run.lr, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=fused
-        )
-    else:
-        base = torch.optim.AdamW(model.parameters(), lr=run.lr, weight_decay=0.01, fused=fused)
+    base = OPTIMIZERS[workload.optimizer](model.parameters(), lr=run.lr, fused=run.dtype != "bfloat16")
     optimizer = run.method.around(base, world)
     schedule = torch.optim.lr_scheduler.LambdaLR(base, lambda step: scale(step, run.steps))
     order = batches(shared.shards[world.rank], run.batch, seed=1000 * run.seed + world.rank)
     losses = []
-    for _ in range(run.steps):
-        chosen = next(order)
+    for chosen in islice(order, run.steps):
         optimizer.zero_grad()
         loss = workload.loss(model, shared.data.inputs[chosen], shared.data.targets[chosen])
         loss.backward()
@@ -114,51 +104,35 @@ def conduct_all(runs: Sequence[Run], store: Store, jobs: int, course: Course) ->
 
 
 def _one(run: Run) -> tuple[Run, Outcome]:
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    try:
-        return run, conduct(run)
-    finally:
-        torch.set_num_threads(threads)
+    return run, conduct(run)
 
 
 def conduct(run: Run) -> Outcome:
     """Train on threads, and score the mean of the ranks' models, Σ w z / Σ w."""
     began = time.perf_counter()
     shared = task(run)
-    ranks = on_threads(run.workers, lambda world: train(run, shared, world), timeout=300)
+    ranks = on_threads(run.workers, functools.partial(train, run, shared), timeout=300)
     z = torch.stack([rank.parameters for rank in ranks])
     w = torch.tensor([rank.weight for rank in ranks], dtype=z.dtype)
     mean = (w / w.sum()) @ z
-    losses = [math.fsum(parts) / len(parts) for parts in zip(*(rank.losses for rank in ranks), strict=True)]
+    losses = list(map(statistics.fmean, zip(*(rank.losses for rank in ranks), strict=True)))
+    count = min(60, run.steps)
+    ends = [place * run.steps // count for place in range(count + 1)]
     diverged = not (all(map(math.isfinite, losses)) and bool(mean.isfinite().all()))
+    model = shared.model.to(mean.dtype)  # a mean of 16-bit models is not a 16-bit model
+    vector_to_parameters(mean, model.parameters())
+    workload = WORKLOADS[run.workload]
     return Outcome(
-        score=WORKLOADS[run.workload].worst if diverged else _score(run, shared, mean),
-        loss=_finite(math.fsum(losses[-max(1, run.steps // 10) :]) / max(1, run.steps // 10)),
-        curve=tuple(_finite(each) for each in thinned(losses)),
+        score=workload.worst if diverged else workload.score(model, shared.data),
+        loss=_finite(statistics.fmean(losses[-max(1, run.steps // 10) :])),
+        curve=tuple(_finite(statistics.fmean(losses[a:b])) for a, b in pairwise(ends)),
         bytes_sent=max(rank.bytes_sent for rank in ranks),
         consensus=_finite(float((z - mean).pow(2).sum(1).mean().sqrt() / mean.norm())),
         weights=(min(rank.weight for rank in ranks), max(rank.weight for rank in ranks)),
         diverged=diverged,
         seconds=time.perf_counter() - began,
     )
-
-
-def _score(run: Run, shared: Task, mean: Tensor) -> float:
-    model = shared.model.to(mean.dtype)  # a mean of 16-bit models is not a 16-bit model
-    vector_to_parameters(mean, model.parameters())
-    return WORKLOADS[run.workload].score(model, shared.data)
-
-
-def thinned(losses: Sequence[float]) -> list[float]:
-    """Means over at most `POINTS` stretches that are as equal as they can be.
-
-    >>> thinned([1.0, 3.0]), len(thinned(range(100)))
-    ([1.0, 3.0], 60)
-    """
-    count = min(POINTS, len(losses))
-    ends = [place * len(losses) // count for place in range(count + 1)]
-    return [math.fsum(losses[a:b]) / (b - a) for a, b in pairwise(ends)]
 
 
 def _finite(number: float) -> float:

@@ -15,7 +15,7 @@ from spawn import run_mpirun
 from bench.scale import Cluster, Machine, simulate, traffics
 from bench.shared import paper as published
 from bench.table2 import beside as beside_module
-from bench.table2 import report, rows
+from bench.table2 import command, rows
 from bench.table2.beside import Beside, beside
 from bench.table2.rows import HALVES, LINE, NBYTES, RATE, ROWS, Line, Measured, Periods
 from bench.table2.rows import predicted as by_bytes
@@ -36,7 +36,7 @@ def measured(line: float = LINE, ranks: int = 8, *, compute: float = 0.271, **se
     rows: dict[str, dict[str, Any]] = {
         name: {"seconds": {"median": seconds.get(name.replace("-", "_"), each)}} for name, each in exact.items()
     }
-    return Measured(Line(line, line), rows)
+    return Line(line, line), rows
 
 
 def compared(half: str = "imagenet", found: Measured | None = None, ranks: int = 8) -> Beside:
@@ -103,18 +103,18 @@ def test_every_row_of_the_paper_is_measured_and_every_window_holds_a_period() ->
 
 def test_the_order_is_the_papers_and_is_checked() -> None:
     assert (compared().order, compared().holds) == (["osgp", "local", "sgp", "ar"], True)
-    assert report.said(compared())[0].endswith("OSGP < Local SGD < SGP < AR-SGD: measured too.")
+    assert command.said(compared())[0].endswith("OSGP < Local SGD < SGP < AR-SGD: measured too.")
     assert (compared("wmt").order, compared("wmt").holds) == (["local", "sgp", "ar"], True)
     late = compared(found=measured(local=0.4))
     assert not late.holds
-    assert "not so here" in report.said(late)[0]
+    assert "not so here" in command.said(late)[0]
     assert not compared(found=measured(sgp=0.3, local=0.3)).holds
 
 
 def test_rows_far_from_their_prediction_are_marked() -> None:
     half = compared(found=measured(ar=0.4144 * 1.06, osgp=0.271 * 1.04))
     assert {name for name, result in by_name(half).items() if result["outside"]} == {"ar"}
-    text = report.markdown("", [half])
+    text = command.markdown("", [half])
     assert text.count("1.060 !") == 1
     assert "1.040 |" in text
 
@@ -155,9 +155,9 @@ def test_of_wmt_no_milliseconds_are_compared() -> None:
     assert found["osgp"]["over_paper"] is found["osgp"]["paper_over_sgp"] is None
     # (7/4 − 1) / (1 − 7/48), and (1648 − 1225) / (1225 − 503)
     assert any("0.88 predicted, 0.88 measured, 0.59 in the paper" in note for note in half.notes)
-    assert report.table(half)[0][-2:] == ["over SGP", "paper's over SGP"]
-    assert report.drawn_paper(half) * 1.225 == pytest.approx(found["sgp"]["measured"])
-    assert report.drawn_paper(compared()) == 1.0
+    assert command.table(half)[0][-2:] == ["over SGP", "paper's over SGP"]
+    assert command.drawn_paper(half) * 1.225 == pytest.approx(found["sgp"]["measured"])
+    assert command.drawn_paper(compared()) == 1.0
 
 
 def test_where_transfer_is_longer_than_compute_osgp_may_be_crowded() -> None:

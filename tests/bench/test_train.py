@@ -20,10 +20,9 @@ from bench.train import runs as storing
 from bench.train import training
 from bench.train.checks import consensus as apart
 from bench.train.checks import equality, quadratic
-from bench.train.findings import choose, results, verdicts
 from bench.train.runs import Outcome, Run, Store
 from bench.train.studies import STUDIES
-from bench.train.study import Arm, Claim, Study, tuned
+from bench.train.study import Arm, Claim, Study, choose, results, tuned, verdicts
 from bench.train.training import conduct, scale, task
 from bench.train.workloads import WORKLOADS, phrases, workload
 from gossip import GossipOptimizer, PushSum, UsageError, World
@@ -289,7 +288,7 @@ def test_no_run_is_done_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert {run.lr: outcome.score for run, outcome in found.items()} == {0.05: 0.05, 0.1: 0.1}
     assert choose(SMALL, found)["digits SGP"].lr == 0.1
     # Another run has another file.
-    assert store.find(replace(runs[0], dtype="bfloat16")) is None
+    assert store.finished([replace(runs[0], dtype="bfloat16")]) == {}
     assert len(list(store.folder.iterdir())) == 4
 
 
@@ -451,5 +450,5 @@ def test_predicted_time_counts_what_a_method_sends() -> None:
 @pytest.mark.timeout(1200)
 def test_virtual_workers_end_where_real_ones_do() -> None:
     torch.set_num_threads(1)
-    for each in equality.compare():
-        assert each.largest <= equality.TOLERANCE, each.run.method.title
+    for run, largest in equality.compare().items():
+        assert largest <= equality.TOLERANCE, run.method.title

@@ -1,7 +1,5 @@
-"""How far the workers are from one another, step by step, with each method: the consensus distance of a training run.
-
-Local steps drift until their average, gossip holds a balance between what a step drives apart and what a round brings
-together, and an exact average brings all to one point for as long as the next step takes.
+"""How far the workers are from one another, step by step: local steps drift until their average, gossip holds a balance
+between drift and rounds, and an exact average brings all to one point for as long as the next step takes.
 """
 
 import argparse
@@ -23,23 +21,16 @@ from ...shared import record, screen, tables
 from ...shared.methods import Method
 from ...shared.pictures import frame
 from ..runs import Run
-from ..studies.grids import USUAL
+from ..studies.grids import RATES
 from ..training import DECAYS, task, train
 
-TASK, SEEDS = "textures", 3
+TASK, SEEDS, PERIOD = "textures", 3, 12
 METHODS = (
-    Method("local"),
-    Method("sgp"),
-    Method("osgp"),
-    Method("sgp", "average"),
-    Method("sgp", "slowmo", momentum=0.2),
-    Method("sgp", "noaverage", momentum=0.2),
+    *(Method("local"), Method("sgp"), Method("osgp"), Method("sgp", "average")),
+    *(Method("sgp", "slowmo", momentum=0.2), Method("sgp", "noaverage", momentum=0.2)),
 )
-PERIOD = METHODS[0].period
-"""τ, of all of them."""
 
-Distances = dict[str, np.ndarray]
-"""After each step, shape (steps,), by method."""
+Distances = dict[str, np.ndarray]  # after each step, shape (steps,), by method
 
 
 def distances(run: Run) -> np.ndarray:
@@ -68,12 +59,11 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
             course.part(method.title)
             each = []
             for seed in range(SEEDS):
-                each.append(distances(Run(TASK, method, USUAL[TASK], seed)))
+                each.append(distances(Run(TASK, method, RATES[TASK][1], seed)))
                 course.advance(1)
             measured[method.title] = np.sqrt(np.mean(np.square(each), axis=0))
     steps = len(measured[METHODS[0].title])
-    ends = [0, *(round(share * steps) for share in DECAYS), steps]
-    stretches = list(pairwise(ends))
+    stretches = list(pairwise([0, *(round(share * steps) for share in DECAYS), steps]))
     rows = [[title, *(f"{np.mean(path[a:b]):.2%}" for a, b in stretches)] for title, path in measured.items()]
     heads = ("method", *(f"steps {a} to {b - 1}" for a, b in stretches))
     console.print(tables.on_screen(f"mean ‖z_i - mean‖ / ‖mean‖, {TASK}, {SEEDS} seeds", heads, rows))

@@ -1,14 +1,11 @@
-"""Virtual workers are real ones: every method of the studies, on threads and under mpirun, ends with one result.
-
-`check` trains both and compares; `python -m bench.train.checks.equality FOLDER STEPS` is one rank of mpirun.
-"""
+"""Virtual workers are real ones: every method of the studies, on threads and under mpirun, ends with one result."""
 
 import argparse
+import functools
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,47 +24,33 @@ from ..training import Trained, task, train
 
 RANKS, STEPS = 8, 50
 TOLERANCE = 1e-6
-LONGEST = 900.0
-"""Seconds that mpirun may take."""
 
 
-class Difference(NamedTuple):
-    """The largest difference of a parameter or push-sum weight between the two, over all ranks, and of what."""
-
-    run: Run
-    largest: float
-
-
-def runs(steps: int) -> list[Run]:
+def runs(steps: int = STEPS) -> list[Run]:
     """Each method of the studies on images, with τ = 12 and one slow momentum, and a few on text, with AdamW."""
     every = [run.method for study in STUDIES.values() for arm in study.arms for run in arm.candidates]
-    methods = {replace(method, period=12, momentum=0.5 if method.outer in SLOW else 0.0): None for method in every}
+    methods = [replace(method, period=12, momentum=0.5 if method.outer in SLOW else 0.0) for method in every]
     text = (Method("local"), Method("osgp", "slowmo", momentum=0.5), Method("sgp", "noaverage"))
     return [
-        *(Run("digits", method, lr=0.05, steps=steps, workers=RANKS) for method in methods),
+        *(Run("digits", method, lr=0.05, steps=steps, workers=RANKS) for method in dict.fromkeys(methods)),
         *(Run("topics", method, lr=0.003, steps=steps, workers=RANKS) for method in text),
     ]
 
 
-def compare(steps: int = STEPS) -> list[Difference]:
-    """Train `runs(steps)` both ways.
-
-    Raises:
-        UsageError: mpirun failed; its output is in the message.
-    """
+def compare() -> dict[Run, float]:
+    """Train `runs()` both ways: the largest difference of a parameter or push-sum weight, over all ranks."""
     with tempfile.TemporaryDirectory() as name:
-        command = [*mpirun.command(RANKS), "-m", "bench.train.checks.equality", name, str(steps)]
-        outcome = mpirun.run(command, LONGEST, mpirun.environment())
+        command = [*mpirun.command(RANKS), "-m", "bench.train.checks.equality", name]
+        outcome = mpirun.run(command, 900, mpirun.environment())
         if outcome.code != 0:
             raise UsageError(f"mpirun -n {RANKS} {outcome}")
         real = [np.load(Path(name) / f"{rank}.npz") for rank in range(RANKS)]
-        found = []
-        for number, run in enumerate(runs(steps)):
-            shared = task(run)
-            virtual = on_threads(RANKS, lambda world, run=run, shared=shared: train(run, shared, world))  # type: ignore[misc]
+        found = {}
+        for number, run in enumerate(runs()):
+            virtual = on_threads(RANKS, functools.partial(train, run, task(run)))
             pairs = zip(map(_vector, virtual), real, strict=True)
-            apart = [np.abs(one - other[str(number)]).max() for one, other in pairs]
-            found.append(Difference(run, float(np.max(apart))))  # which is NaN where one is
+            # The maximum is NaN where one of them is.
+            found[run] = float(np.max([np.abs(one - other[str(number)]).max() for one, other in pairs]))
     return found
 
 
@@ -80,16 +63,16 @@ def check(given: argparse.Namespace, launcher: Launcher) -> int:
     torch.set_num_threads(1)
     found = compare()
     title = f"{STEPS} steps on {RANKS} threads and on {RANKS} ranks of mpirun: the largest difference of a parameter"
-    rows = [[each.run.method.title, each.run.workload, f"{each.largest:.1e}"] for each in found]
+    rows = [[run.method.title, run.workload, f"{largest:.1e}"] for run, largest in found.items()]
     screen.screen(launcher).print(tables.on_screen(title, ("method", "trains", "difference"), rows))
-    return int(not all(each.largest <= TOLERANCE for each in found))
+    return int(not all(largest <= TOLERANCE for largest in found.values()))
 
 
-def main(folder: str, steps: str) -> None:
+def main(folder: str) -> None:
     """One rank of mpirun: train all runs, and save the parameters and weights."""
     torch.set_num_threads(1)
     with gossip.init() as world:
-        found = {str(number): _vector(train(run, task(run), world)) for number, run in enumerate(runs(int(steps)))}
+        found = {str(number): _vector(train(run, task(run), world)) for number, run in enumerate(runs())}
         np.savez(Path(folder) / f"{world.rank}.npz", **found)  # type: ignore[arg-type]
 
 

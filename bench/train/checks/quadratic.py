@@ -5,7 +5,6 @@ the workers, and gradients with noise of variance σ² in each step. With m work
 learning rate γ = √(m/(Tτ))/L, SlowMo's bound on the mean of ‖∇f(x̄)‖² over the steps falls like 1/√(mTτ): a slope of −½
 in Tτ, and of −½ in m, which is a linear speed-up. The base optimizer is plain SGD, over the real averaging and slow
 momentum. Workers differ in A_i, so that how far they drift apart tells in where their mean goes.
-
 Source: Wang et al., SlowMo, ICLR 2020, arXiv 1910.00643, theorem 1 and corollary 1.
 """
 
@@ -31,18 +30,9 @@ from ...shared.methods import Method
 from ...shared.pictures import frame
 
 DIMENSIONS, L, SIGMA, SPREAD = 32, 1.0, 1.0, 0.2
-WORKERS, PERIOD = (1, 2, 4, 8, 16), 12
-ITERATIONS = (4, 8, 16, 32)
-"""T, outer iterations."""
-SEEDS = 3
-METHODS = {
-    "Local-SlowMo": Method("local", "slowmo", period=PERIOD, momentum=0.5),
-    "SGP-SlowMo": Method("sgp", "slowmo", period=PERIOD, momentum=0.5),
-}
-
-
-Measured = dict[tuple[str, int, int], float]
-"""Mean squared gradient by method, workers and outer iterations."""
+WORKERS, ITERATIONS, PERIOD, SEEDS = (1, 2, 4, 8, 16), (4, 8, 16, 32), 12, 3
+METHODS = {f"{base}-SlowMo": Method(base.lower(), "slowmo", PERIOD, momentum=0.5) for base in ("Local", "SGP")}
+Measured = dict[tuple[str, int, int], float]  # mean squared gradient by method, workers and outer iterations
 
 
 class Problem(NamedTuple):
@@ -74,24 +64,24 @@ def mean_squared_gradient(method: Method, workers: int, iterations: int, seed: i
     given = problem(workers, seed)
     # γ = √(m/(Tτ))/L, with slow momentum lengthening each step by 1/(1 − β)
     lr = (1 - method.momentum) * math.sqrt(workers / steps) / L
-    paths = torch.stack(on_threads(workers, lambda world: _path(method, given, steps, lr, seed, world)))
+
+    def path(world: World) -> torch.Tensor:
+        """Where one worker is before each step, shape (steps, d)."""
+        x = torch.nn.Parameter(given.start.clone())
+        optimizer = method.around(torch.optim.SGD([x], lr=lr), world)
+        generator = torch.Generator().manual_seed(1000 * seed + world.rank)
+        noise = torch.randn(steps, DIMENSIONS, generator=generator, dtype=torch.float64) * SIGMA / math.sqrt(DIMENSIONS)
+        been = []
+        for ξ in noise:
+            been.append(x.detach().clone())
+            # ∇f_i(x) + ξ,  E‖ξ‖² = σ²
+            x.grad = given.curvatures[world.rank] * (x.detach() - given.minima[world.rank]) + ξ
+            optimizer.step()
+        optimizer.settle()
+        return torch.stack(been)
+
+    paths = torch.stack(on_threads(workers, path))
     return float(given.gradients(paths.mean(0)).pow(2).sum(1).mean())
-
-
-def _path(method: Method, given: Problem, steps: int, lr: float, seed: int, world: World) -> torch.Tensor:
-    """Where this worker was before each step, shape (steps, d)."""
-    x = torch.nn.Parameter(given.start.clone())
-    optimizer = method.around(torch.optim.SGD([x], lr=lr), world)
-    generator = torch.Generator().manual_seed(1000 * seed + world.rank)
-    noise = torch.randn(steps, DIMENSIONS, generator=generator, dtype=torch.float64) * SIGMA / math.sqrt(DIMENSIONS)
-    path = torch.empty(steps, DIMENSIONS, dtype=torch.float64)
-    for step in range(steps):
-        path[step] = x.detach()
-        # ∇f_i(x) + ξ,  E‖ξ‖² = σ²
-        x.grad = given.curvatures[world.rank] * (x.detach() - given.minima[world.rank]) + noise[step]
-        optimizer.step()
-    optimizer.settle()
-    return path
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
@@ -107,29 +97,27 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     with screen.Course(console, len(METHODS) * len(WORKERS) * len(ITERATIONS)) as course:
         for name, method in METHODS.items():
             course.part(name)
-            for workers, iterations in product(WORKERS, ITERATIONS):
-                each = [mean_squared_gradient(method, workers, iterations, seed) for seed in range(SEEDS)]
-                measured[name, workers, iterations] = statistics.fmean(each)
+            for m, t in product(WORKERS, ITERATIONS):
+                measured[name, m, t] = statistics.fmean(mean_squared_gradient(method, m, t, k) for k in range(SEEDS))
                 course.advance(1)
     rows = []
-    for name, workers in product(METHODS, WORKERS):
-        values = [measured[name, workers, iterations] for iterations in ITERATIONS]
-        rows.append([name, str(workers), *(f"{value:.2e}" for value in values), f"{slope(ITERATIONS, values):.2f}"])
+    for name, m in product(METHODS, WORKERS):
+        values = [measured[name, m, t] for t in ITERATIONS]
+        rows.append([name, str(m), *(f"{value:.2e}" for value in values), f"{slope(ITERATIONS, values):.2f}"])
     for name in METHODS:
-        along = (slope(WORKERS, [measured[name, m, iterations] for m in WORKERS]) for iterations in ITERATIONS)
+        along = (slope(WORKERS, [measured[name, m, t] for m in WORKERS]) for t in ITERATIONS)
         rows.append([name, "slope in m", *(f"{value:.2f}" for value in along), ""])
-    heads = ("method", "m", *(f"Tτ={iterations * PERIOD}" for iterations in ITERATIONS), "slope in Tτ")
+    heads = ("method", "m", *(f"Tτ={t * PERIOD}" for t in ITERATIONS), "slope in Tτ")
     console.print(tables.on_screen(f"mean ‖∇f‖² over the steps, {SEEDS} seeds", heads, rows))
     points = list(product(WORKERS, ITERATIONS))
-    slopes = {
-        name: slope([m * t for m, t in points], [measured[name, m, t] for m, t in points]) for name in METHODS
-    }  # fmt: skip
+    volumes = [m * t for m, t in points]
+    slopes = {name: slope(volumes, [measured[name, m, t] for m, t in points]) for name in METHODS}
     for name, found in slopes.items():
         console.print(f"{name}: a slope of {found:.2f} in mTτ; the bound's is -0.5")
     base = given.out / "quadratic"
     results = [
-        {"method": name, "workers": workers, "iterations": iterations, "period": PERIOD, "mean_squared_gradient": value}
-        for (name, workers, iterations), value in measured.items()
+        {"method": name, "workers": m, "iterations": t, "period": PERIOD, "mean_squared_gradient": value}
+        for (name, m, t), value in measured.items()
     ]
     record.write(given, launcher, base.with_suffix(".json"), L=L, sigma=SIGMA, slopes=slopes, results=results)
     draw(base.with_suffix(".png"), measured, slopes)
@@ -142,10 +130,8 @@ def draw(path: Path, measured: Measured, slopes: dict[str, float]) -> None:
     for place, name in enumerate(METHODS):
         axes = figure.add_axes((0.085 + 0.5 * place, 0.13, 0.4, 0.7))
         for look, workers in zip(LOOKS, WORKERS, strict=False):
-            x = [workers * iterations * PERIOD for iterations in ITERATIONS]
-            axes.plot(
-                x, [measured[name, workers, t] for t in ITERATIONS], label=f"m = {workers}", **look, linewidth=1.6
-            )
+            x, y = [workers * t * PERIOD for t in ITERATIONS], [measured[name, workers, t] for t in ITERATIONS]
+            axes.plot(x, y, label=f"m = {workers}", **look, linewidth=1.6)
         ends = np.array([WORKERS[0] * ITERATIONS[0] * PERIOD, WORKERS[-1] * ITERATIONS[-1] * PERIOD], dtype=float)
         middle = measured[name, WORKERS[2], ITERATIONS[1]] * math.sqrt(WORKERS[2] * ITERATIONS[1] * PERIOD)
         axes.plot(ends, middle / np.sqrt(ends), color=GREY, linewidth=1.2, zorder=0, label="slope −½")

@@ -1,18 +1,15 @@
-"""The studies, one in a file: each is its plan, as data, and was written before it ran.
+"""The studies: each is its plan, as data, and was written before it ran.
 
-`grids` has the candidates of all of them.
+`methods` sets methods beside one another, `curves` follows them along τ, β or the number of workers, and `weight` has
+other conditions. `grids` has the candidates of all of them.
 """
 
-from importlib import import_module
+from . import curves, methods, weight
 
-NAMES = (
-    *("quick", "table1", "digits", "reset", "tau", "noaverage", "buffers", "beta", "noniid", "workers", "weight"),
-    *("bf16", "wire", "streaming"),
-)
-_MODULES = {name: import_module(f"{__name__}.{name}") for name in NAMES}
-
-STUDIES = {name: module.STUDY for name, module in _MODULES.items()}
-AXES = {name: getattr(module, "AXIS", "") for name, module in _MODULES.items()}
-"""The name of the arms' x, of studies that are curves."""
-
-__all__ = ["AXES", "STUDIES"]
+STUDIES = {
+    study.name: study
+    for study in (
+        *(methods.QUICK, methods.TABLE1, methods.DIGITS, methods.RESET, curves.TAU, methods.NOAVERAGE, methods.BUFFERS),
+        *(curves.BETA, weight.NONIID, curves.WORKERS, weight.WEIGHT, weight.BF16, weight.WIRE, methods.STREAMING),
+    )
+}

@@ -13,19 +13,11 @@ RATES = {
     "topics": (0.005, 0.01, 0.02, 0.04),
 }
 """Learning rates of the base optimizer. Slow momentum lengthens steps by 1/(1 − β), so a larger β gets smaller ones."""
-MOMENTA = (0.2, 0.5)
-NESTEROV = "reset"
-"""The paper's choice for the buffers of SGD with Nesterov momentum; `buffers` compares."""
-USUAL = {name: rates[1] for name, rates in RATES.items()}
-"""The learning rates of studies that do not ask about them."""
+NESTEROV = "reset"  # the paper's choice for the buffers of SGD with Nesterov momentum; the study `buffers` compares
 
 
 def named(names: str, **slow: Any) -> dict[str, Method]:
-    """Methods by name, as in "AR OSGP+average SGP-SlowMo"; `slow` is for those with slow momentum.
-
-    >>> named("SGP-SlowMo", period=6)["SGP-SlowMo"].title
-    'SGP-SlowMo τ=6 β=0'
-    """
+    """Methods by name, as in "AR OSGP+average SGP-SlowMo"; `slow` is for those with slow momentum."""
     found = {}
     for name in names.split():
         base, _, outer = name.lower().replace("+", "-").partition("-")
@@ -35,24 +27,20 @@ def named(names: str, **slow: Any) -> dict[str, Method]:
 
 def candidates(workload: str, method: Method, **more: Any) -> tuple[Run, ...]:
     """Four candidates."""
-    rates = RATES[workload]
     if method.outer not in SLOW:
-        return tuned(workload, method, rates, **more)
-    mild, strong = MOMENTA
-    return (
-        *tuned(workload, method, rates[1:3], [mild], **more),
-        *tuned(workload, method, rates[0:2], [strong], **more),
-    )
+        return tuned(workload, method, RATES[workload], **more)
+    return (*few(workload, method, **more), *tuned(workload, method, RATES[workload][:2], [0.5], **more))
 
 
 def few(workload: str, method: Method, **more: Any) -> tuple[Run, ...]:
     """Two candidates, for studies of many arms: the middle learning rates, with the milder slow momentum."""
-    momenta = MOMENTA[:1] if method.outer in SLOW else ()
-    return tuned(workload, method, RATES[workload][1:3], momenta, **more)
+    return tuned(workload, method, RATES[workload][1:3], [0.2] if method.outer in SLOW else [], **more)
 
 
-def arms(workload: str, methods: dict[str, Method], **more: Any) -> tuple[Arm, ...]:
-    """An arm "workload name" with four candidates for each method."""
+def arms(workloads: str, methods: dict[str, Method], **more: Any) -> tuple[Arm, ...]:
+    """An arm "workload name" with four candidates for each workload and method."""
     return tuple(
-        Arm(f"{workload} {name}", candidates(workload, method, **more)) for name, method in methods.items()
-    )  # fmt: skip
+        Arm(f"{workload} {name}", candidates(workload, method, **more))
+        for workload in workloads.split()
+        for name, method in methods.items()
+    )

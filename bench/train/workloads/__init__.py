@@ -6,8 +6,6 @@
 from .images import Digits, Textures
 from .phrases import Phrases
 from .text import Topics
-from .workload import Data, Workload
+from .workload import Workload
 
 WORKLOADS: dict[str, Workload] = {each.title: each for each in (Digits(), Textures(), Phrases(), Topics())}
-
-__all__ = ["WORKLOADS", "Data", "Workload"]

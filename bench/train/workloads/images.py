@@ -9,43 +9,31 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import update_bn
 
 from ...shared import digits
-from .workload import Data, Workload, seeded
-
-CALIBRATION = 512
-"""Training images out of which the running statistics of the mean model are estimated."""
+from .workload import Data, Workload
 
 
 class Images(Workload):
     """Images of shape (1, side, side) in ten classes; accuracy on the held-out ones."""
 
     optimizer = "sgd"
-    metric = "test accuracy, %"
-    rises = True
-    worst = 10.0
+    metric, rises, worst = "test accuracy, %", True, 10.0
     side: int
-    channels: int
 
-    def model(self, seed: int) -> nn.Module:
+    def build(self) -> nn.Module:
         """Two convolutions, each with BatchNorm and pooling, and a linear layer."""
-        a, b = self.channels, 2 * self.channels
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return nn.Sequential(
-                nn.Conv2d(1, a, 3, padding=1, bias=False), nn.BatchNorm2d(a), nn.ReLU(), nn.MaxPool2d(2),
-                nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU(), nn.MaxPool2d(2),
-                nn.Flatten(), nn.Linear(b * (self.side // 4) ** 2, 10),
-            )  # fmt: skip
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(8, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(16 * (self.side // 4) ** 2, 10),
+        )  # fmt: skip
 
     def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(model(inputs.to(_dtype(model))).float(), targets)
+        return cross_entropy(model(inputs.to(next(model.parameters()).dtype)).float(), targets)
 
     def score(self, model: nn.Module, data: Data) -> float:
-        """In percent; BatchNorm's statistics are estimated anew first, since those of the ranks belong to their models.
-
-        That is one pass over training images, and changes the model's buffers.
-        """
-        dtype = _dtype(model)
-        update_bn(data.inputs[:CALIBRATION].to(dtype).split(128), model)
+        """In percent; BatchNorm's statistics, which belong to the ranks' models, are estimated anew first."""
+        dtype = next(model.parameters()).dtype
+        update_bn(data.inputs[:512].to(dtype).split(128), model)
         model.eval()
         with torch.no_grad():
             right = model(data.held_inputs.to(dtype)).argmax(1) == data.held_targets
@@ -53,17 +41,11 @@ class Images(Workload):
         return 100 * float(right.float().mean())
 
 
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next(model.parameters()).dtype
-
-
 class Digits(Images):
     """scikit-learn's digits: 1,797 images of 8×8 pixels, of which a fifth, drawn by seed, is held out."""
 
-    title = "digits"
-    steps, batch = 96, 16
-    side, channels = 8, 8
-    seconds = 2.4e-3
+    title, side = "digits", 8
+    steps, batch, seconds = 96, 16, 2.4e-3
 
     def data(self, seed: int) -> Data:
         """Pixels from 0 to 1."""
@@ -71,18 +53,12 @@ class Digits(Images):
         return Data(images, labels, held_images, held_labels, labels)
 
 
-TRAINING, HELD = 2048, 2048
-CLUTTER, NOISE = 0.25, 0.3
-
-Field = Callable[[Tensor, Tensor], Tensor]
-
-
 def _radius(x: Tensor, y: Tensor) -> Tensor:
     return (x * x + y * y).sqrt()
 
 
 # Of coordinates that run over some two periods of 2π, values from -1 to 1.
-FIELDS: tuple[Field, ...] = (
+FIELDS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
     lambda x, y: x.sin(),
     lambda x, y: (x.sin() * y.sin()).mul(4).tanh(),
     lambda x, y: _radius(x, y).sin(),
@@ -97,31 +73,26 @@ FIELDS: tuple[Field, ...] = (
 
 
 class Textures(Images):
-    """Procedural images: ten kinds of texture at any phase, angle and scale, under clutter and noise.
+    """Stripes, checks, rings, spokes, dots, waves, crosses, triangles, spirals and blobs, under clutter and noise.
 
-    stripes, checks, rings, spokes, dots, waves, crosses, triangles, spirals and blobs. Each image is a field over the
-    plane, seen through a random rotation, shift and scale, with the contrast turned over in half of them; a second
-    texture shines through, and noise lies over both.
+    Each image is a field over the plane, seen through a random rotation, shift and scale, with the contrast turned over
+    in half of them; a second texture shines through, and noise lies over both.
     """
 
-    title = "textures"
-    steps, batch = 288, 16
-    side, channels = 16, 8
-    seconds = 4e-3
+    title, side = "textures", 16
+    steps, batch, seconds = 288, 16, 4e-3
 
     def data(self, seed: int) -> Data:
         """Each class equally often, in a random order."""
-        generator = seeded(seed)
-        count = TRAINING + HELD
+        generator = torch.Generator().manual_seed(seed)
+        count = 2 * 2048  # to train on, and held out
         labels = (torch.arange(count) % len(FIELDS))[torch.randperm(count, generator=generator)]
         # The texture that shines through is of another class.
         others = (labels + 1 + torch.randint(len(FIELDS) - 1, (count,), generator=generator)) % len(FIELDS)
-        images = draw(labels, self.side, generator) + CLUTTER * draw(others, self.side, generator)
-        images += NOISE * torch.randn(images.shape, generator=generator)
-        images.unsqueeze_(1)
-        return Data(
-            images[:TRAINING], labels[:TRAINING], images[TRAINING:], labels[TRAINING:], labels[:TRAINING]
-        )  # fmt: skip
+        images = draw(labels, self.side, generator) + 0.25 * draw(others, self.side, generator)
+        images += 0.3 * torch.randn(images.shape, generator=generator)
+        (inputs, held_inputs), (targets, held_targets) = images.unsqueeze(1).split(2048), labels.split(2048)
+        return Data(inputs, targets, held_inputs, held_targets, targets)
 
 
 def draw(labels: Tensor, side: int, generator: torch.Generator) -> Tensor:

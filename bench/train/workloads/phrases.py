@@ -6,6 +6,7 @@ units round and grow together, verbs come before subjects, and dates take an end
 parts of words in German, of which those with ## before them belong to the word before.
 """
 
+import itertools
 from random import Random
 
 import torch
@@ -15,15 +16,10 @@ from torch.nn.functional import cross_entropy
 from .text import EncoderDecoder
 from .workload import Data, Workload
 
-TRAINING, HELD = 4096, 256
-LENGTH = 24
+TRAINING, HELD, LENGTH = 4096, 256, 24
 SPECIAL = ("<pad>", "<begin>", "<end>")
 
-
-def listed(words: str) -> list[str]:
-    """Written without all the quotation marks."""
-    return words.split()
-
+listed = str.split  # words, written without all the quotation marks
 
 ONES = listed(
     "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -43,13 +39,11 @@ ORDNUNG = listed(
     "ersten zweiten dritten vierten fünften sechsten siebten achten neunten zehnten elften zwölften dreizehnten "
     "vierzehnten fünfzehnten sechzehnten siebzehnten achtzehnten neunzehnten"
 )
-MONTHS = dict(
-    zip(
-        listed("january february march april may june july august september october november december"),
-        listed("januar februar märz april mai juni juli august september oktober november dezember"),
-        strict=True,
-    )
-)
+MONTHS = {
+    "january": "januar", "february": "februar", "march": "märz", "april": "april", "may": "mai", "june": "juni",
+    "july": "juli", "august": "august", "september": "september", "october": "oktober", "november": "november",
+    "december": "dezember",
+}  # fmt: skip
 VERBS = {"counted": "zählten", "saw": "sahen", "sold": "verkauften", "bought": "kauften", "found": "fanden"}
 SUBJECTS = {"we": "wir", "they": "sie", "the children": "die kinder", "my friends": "meine freunde"}
 ADJECTIVES = {"small": "kleine", "large": "große", "old": "alte", "new": "neue", "red": "rote", "blue": "blaue"}
@@ -57,26 +51,17 @@ NOUNS = {
     "ships": "schiffe", "houses": "häuser", "books": "bücher", "birds": "vögel", "trees": "bäume", "letters": "briefe",
     "stones": "steine", "apples": "äpfel",
 }  # fmt: skip
-
 Pair = tuple[list[str], list[str]]
 
 
 def number(n: int) -> Pair:
-    """From 1 to 999,999.
-
-    >>> english, german = number(23005)
-    >>> " ".join(english), text(german)
-    ('twenty three thousand and five', 'dreiundzwanzigtausendfünf')
-    """
-    if n >= 1000:
-        english, german = number(n // 1000)
-        more = number(n % 1000) if n % 1000 else ([], [])
-        joint = ["and"] if 0 < n % 1000 < 100 else []
-        return [*english, "thousand", *joint, *more[0]], [*german, "##tausend", *_glued(more[1])]
-    if n >= 100:
-        more = number(n % 100) if n % 100 else ([], [])
-        joint = ["and"] if n % 100 else []
-        return [ONES[n // 100 - 1], "hundred", *joint, *more[0]], [EINS[n // 100 - 1], "##hundert", *_glued(more[1])]
+    """From 1 to 999,999."""
+    for unit, word, part in ((1000, "thousand", "##tausend"), (100, "hundred", "##hundert")):
+        if n >= unit:
+            (english, german), rest = number(n // unit), n % unit
+            more = number(rest) if rest else ([], [])
+            joint = ["and"] if 0 < rest < 100 else []
+            return [*english, word, *joint, *more[0]], [*german, part, *_glued(more[1])]
     if n < 20:
         return [ONES[n - 1]], [EINS[n - 1]]
     ten, one = divmod(n, 10)
@@ -86,12 +71,7 @@ def number(n: int) -> Pair:
 
 
 def day(n: int) -> Pair:
-    """From the first to the thirty-first.
-
-    >>> english, german = day(23)
-    >>> " ".join(english), text(german)
-    ('twenty third', 'dreiundzwanzigsten')
-    """
+    """From the first to the thirty-first."""
     if n < 20:
         return [ORDINALS[n - 1]], [ORDNUNG[n - 1]]
     ten, one = divmod(n, 10)
@@ -101,11 +81,7 @@ def day(n: int) -> Pair:
 
 
 def year(n: int) -> Pair:
-    """From 1701 to 1999, as two numbers in English and one in German.
-
-    >>> text(year(1987)[1])
-    'neunzehnhundertsiebenundachtzig'
-    """
+    """From 1701 to 1999, as two numbers in English and one in German."""
     century, rest = divmod(n, 100)
     english, german = number(rest) if rest else (["hundred"], [])
     return [ONES[century - 1], *english], [EINS[century - 1], "##hundert", *_glued(german)]
@@ -134,28 +110,18 @@ def sentence(draw: Random) -> Pair:
     return english, ["am", *when[1], MONTHS[month], *century[1], VERBS[verb], *who, *told]
 
 
-def _vocabulary() -> tuple[list[str], list[str]]:
-    """All tokens of both languages: those of very many sentences, of which each token is in thousands."""
-    draw = Random(0)
-    pairs = [sentence(draw) for _ in range(6000)]
-    english, german = ({word for pair in pairs for word in pair[side]} for side in (0, 1))
-    return [*SPECIAL, *sorted(english)], [*SPECIAL, *sorted(german)]
-
-
-ENGLISH, GERMAN = _vocabulary()
+# All tokens of both languages: those of very many sentences, of which each token is in thousands.
+_SAID = list(zip(*map(sentence, [Random(0)] * 6000), strict=True))
+ENGLISH, GERMAN = ([*SPECIAL, *sorted(set(itertools.chain(*said)))] for said in _SAID)
 _CODES = tuple({word: code for code, word in enumerate(words)} for words in (ENGLISH, GERMAN))
 
 
 class Phrases(Workload):
     """English to German."""
 
-    title = "phrases"
-    optimizer = "adamw"
-    steps, batch = 192, 8
-    metric = "BLEU"
-    rises = True
-    worst = 0.0
-    seconds = 8e-3
+    title, optimizer = "phrases", "adamw"
+    steps, batch, seconds = 192, 8, 8e-3
+    metric, rises, worst = "BLEU", True, 0.0
 
     def data(self, seed: int) -> Data:
         """No sentence is held out and trained on."""
@@ -170,23 +136,21 @@ class Phrases(Workload):
         targets = torch.tensor([_padded([1, *(_CODES[1][word] for word in german), 2]) for _, german in pairs])
         return Data(inputs[HELD:], targets[HELD:], inputs[:HELD], targets[:HELD])
 
-    def model(self, seed: int) -> nn.Module:
+    def build(self) -> nn.Module:
         """One block of width 32 on each side."""
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return EncoderDecoder(len(ENGLISH), len(GERMAN), LENGTH + 1, width=32, heads=4, layers=1)
+        return EncoderDecoder(len(ENGLISH), len(GERMAN), LENGTH + 1, width=32, heads=4)
 
     def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-        logits = model(inputs, targets[:, :-1])
-        return cross_entropy(logits.flatten(0, 1).float(), targets[:, 1:].flatten(), ignore_index=0)
+        logits = model(inputs, targets[:, :-1]).flatten(0, 1).float()
+        return cross_entropy(logits, targets[:, 1:].flatten(), ignore_index=0)
 
     def score(self, model: nn.Module, data: Data) -> float:
         """sacrebleu's corpus BLEU of greedy translations."""
         from sacrebleu.metrics import BLEU
 
         assert isinstance(model, EncoderDecoder), "what `model` makes"
-        said = [_words(row) for row in model.translate(data.held_inputs, LENGTH).tolist()]
-        meant = [_words(row[1:]) for row in data.held_targets.tolist()]
+        said = list(map(_words, model.translate(data.held_inputs, LENGTH).tolist()))
+        meant = list(map(_words, data.held_targets[:, 1:].tolist()))
         return float(BLEU().corpus_score(said, [meant]).score)
 
 

@@ -10,13 +10,7 @@ from torch import Tensor, nn
 
 
 class Data(NamedTuple):
-    """Examples to train on and examples held out, the first dimension of each being the example.
-
-    Attributes:
-        inputs, targets: of training.
-        held_inputs, held_targets: which no rank trains on.
-        labels: the class of each example of training, for shards of skewed labels; None where there are no classes.
-    """
+    """Examples to train on and examples held out, by the first dimension; the classes of those to train on, if any."""
 
     inputs: Tensor
     targets: Tensor
@@ -28,13 +22,9 @@ class Data(NamedTuple):
 class Workload(ABC):
     """One task. Equal seeds give equal data and equal models, in any process.
 
-    Attributes:
-        title: what it is called in reports.
-        optimizer: the base optimizer, "sgd" with Nesterov momentum or "adamw".
-        steps, batch: of a run unless it says otherwise; the batch is one rank's.
-        metric: what `score` measures. rises: whether more of it is better.
-        worst: the score of a model that says nothing, which a run that diverged gets.
-        seconds: of one core for one worker's step, roughly, to predict how long a study takes.
+    optimizer: "sgd" with Nesterov momentum or "adamw". steps, batch: of a run unless it says otherwise; the batch is
+    one rank's. metric: of `score`. rises: whether more of it is better. worst: the score of a model that says nothing,
+    which a run that diverged gets. seconds: of one core for one worker's step, roughly, to predict a study's time.
     """
 
     title: str
@@ -50,9 +40,15 @@ class Workload(ABC):
     def data(self, seed: int) -> Data:
         """All examples."""
 
-    @abstractmethod
     def model(self, seed: int) -> nn.Module:
         """A new model, in float32."""
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return self.build()
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """A model of random parameters."""
 
     @abstractmethod
     def loss(self, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -63,22 +59,12 @@ class Workload(ABC):
         """The metric of a model on the held-out examples."""
 
 
-def seeded(seed: int) -> torch.Generator:
-    """A generator of its own."""
-    return torch.Generator().manual_seed(seed)
-
-
-LEAST = 16
-"""The fewest examples of a rank, enough for a batch."""
+LEAST = 16  # the fewest examples of a rank, enough for a batch
 
 
 def alike(count: int, size: int, seed: int) -> list[Tensor]:
-    """`size` disjoint shards of `count` examples, all of them, equally long but for one.
-
-    >>> sorted(torch.cat(alike(10, 3, seed=0)).tolist())
-    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
-    """
-    order = torch.randperm(count, generator=seeded(seed))
+    """`size` disjoint shards of `count` examples, all of them, equally long but for one."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return [order[rank::size] for rank in range(size)]
 
 
@@ -87,26 +73,24 @@ def skewed(labels: Tensor, size: int, concentration: float, seed: int) -> list[T
 
     With a small concentration α a rank sees few classes, and ranks hold unequally many examples. A draw that leaves a
     rank with fewer than 16 is drawn again.
-
     Source: Hsu, Qi, Brown, Measuring the effects of non-identical data distribution, 2019, arXiv 1909.06335.
     """
     rng = np.random.default_rng(seed)
     while True:
-        shards: list[list[Tensor]] = [[] for _ in range(size)]
-        for label in labels.unique().tolist():
+        parts = []
+        for label in labels.unique():
             own = torch.nonzero(labels == label).flatten()
             own = own[torch.from_numpy(rng.permutation(len(own)))]
             ends = np.round(np.cumsum(rng.dirichlet([concentration] * size)) * len(own)).astype(int)
-            for shard, part in zip(shards, np.split(np.arange(len(own)), ends[:-1]), strict=True):
-                shard.append(own[torch.from_numpy(part)])
-        found = [torch.cat(shard) for shard in shards]
-        if min(map(len, found)) >= LEAST:
-            return found
+            parts.append(own.tensor_split(ends[:-1].tolist()))
+        shards = [torch.cat(own) for own in zip(*parts, strict=True)]
+        if min(map(len, shards)) >= LEAST:
+            return shards
 
 
 def batches(shard: Tensor, size: int, seed: int) -> Iterator[Tensor]:
     """Epoch after epoch in a new order each, without end; the rest that fills no batch is left out."""
-    generator = seeded(seed)
+    generator = torch.Generator().manual_seed(seed)
     size = min(size, len(shard))
     while True:
         order = shard[torch.randperm(len(shard), generator=generator)]
