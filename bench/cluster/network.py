@@ -10,11 +10,11 @@ Every run owns the folder /run/gossip-bench-PID, which it holds locked for as lo
 import contextlib
 import fcntl
 import os
+import select
 import shlex
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,14 +193,16 @@ def _namespaces(folder: Path) -> list[Path]:
 
 def _end_processes(folder: Path) -> None:
     """Kill every process on the hosts of this folder, and wait until none is left."""
-    deadline = time.monotonic() + PATIENCE
     while found := processes(folder):
-        if time.monotonic() > deadline:
-            raise ClusterError(f"processes {found} on the hosts of {folder.name} do not end when killed")
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.02)
+                handle = os.pidfd_open(pid)
+                try:
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+                    if not select.select([handle], [], [], PATIENCE)[0]:  # readable when its process has ended
+                        raise ClusterError(f"process {pid} on the hosts of {folder.name} does not end when killed")
+                finally:
+                    os.close(handle)
 
 
 def processes(folder: Path) -> list[int]:

@@ -45,7 +45,7 @@ def times_for(kind: str, seconds: float) -> int:
     """How often `KINDS[kind]` has to do its piece to be busy for so long on this core, undisturbed."""
     trial = KINDS[kind](TRIAL[kind])
     trial()
-    return max(1, round(TRIAL[kind] * seconds / min(timeit.repeat(trial, number=1, repeat=5))))
+    return max(1, round(TRIAL[kind] * seconds / min(timeit.repeat(trial, timer=time.thread_time, number=1, repeat=5))))
 
 
 class Task(NamedTuple):

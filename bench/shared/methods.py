@@ -42,7 +42,7 @@ class Traffic(NamedTuple):
 
     overlap: int | None = None  # updates that a round of gossip travels, 0 for SGP and 1 for OSGP; None without gossip
     averages: tuple[int, ...] = ()  # periods of the exact averages of the model: (1,) for AR-SGD, (τ,) for Local SGD
-    collective: str = "own"  # how these averages go, by its name in `scale.collectives`
+    collective: str = "own"  # how these averages go, by its name in `scale.machine`
 
     @property
     def blocking(self) -> bool:

@@ -274,7 +274,8 @@ def test_links_have_the_rates_asked_for(
     assert record["results"]["rates"] == [1e8, 25e6, 1e8, 1e8]
     # Into host 1 its own link is slow, and out of it, to host 2.
     for seconds, rate in zip(json.loads(took.read_text()), (100e6, 25e6, 25e6, 100e6), strict=True):
-        assert least_seconds(400_000, rate) < sorted(seconds)[1] < 3 * least_seconds(400_000, rate)
+        # A rank that starts its clock late, on a busy machine, finds some of the bytes there already.
+        assert 0.7 * least_seconds(400_000, rate) < sorted(seconds)[1] < 3 * least_seconds(400_000, rate)
 
 
 @real

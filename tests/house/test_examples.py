@@ -209,10 +209,10 @@ def test_the_loop_adds_lines_to_the_users_loop() -> None:
 def test_the_first_run_prints_a_line_on_every_rank(tmp_path: Path) -> None:
     [code] = [block for block in blocks("python") if "messages_sent" in block]
     (tmp_path / "train.py").write_text(code)
-    outcome = spawn.run_mpirun(4, [str(tmp_path / "train.py")], timeout=100)
+    outcome = spawn.run_mpirun(2, [str(tmp_path / "train.py")], timeout=100)
     assert outcome.code == 0, outcome.output
-    lines = re.findall(r"rank (\d) of 4: loss (\S+), (\d+) messages", outcome.output)
-    assert sorted(rank for rank, *_ in lines) == ["0", "1", "2", "3"], outcome.output
+    lines = re.findall(r"rank (\d) of 2: loss (\S+), (\d+) messages", outcome.output)
+    assert sorted(rank for rank, *_ in lines) == ["0", "1"], outcome.output
     assert all(float(loss) < 0.1 and int(messages) >= 100 for _, loss, messages in lines), outcome.output
 
 
