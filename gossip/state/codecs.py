@@ -101,6 +101,9 @@ class Int8(Codec):
     def __init__(self) -> None:
         super().__init__(torch.int8)
 
+    def is_exact(self, values: torch.Tensor) -> bool:
+        return False
+
     def buffer(self, values: torch.Tensor) -> torch.Tensor:
         n = values.numel()
         # Zeros: the bytes between scales and numbers travel too, and equal runs send equal bytes.

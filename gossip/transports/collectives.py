@@ -132,7 +132,7 @@ def gather(channel: Channel, data: bytes) -> list[bytes]:
             f"rank {channel.me} heard rank {channel.ranks[lengths.index(longest)]} announce {longest} bytes to a "
             f"gather, which is for small things of at most {MOST_GATHERED}: send tensors instead"
         )
-    row = torch.frombuffer(bytearray(data.ljust(longest, b"\0")), dtype=torch.uint8)
+    row = torch.frombuffer(bytearray(bytes(data).ljust(longest, b"\0")), dtype=torch.uint8)
     rows = _all_rows(channel, row.view(1, longest))
     return [rows[rank, : lengths[rank]].numpy().tobytes() for rank in range(channel.size)]
 

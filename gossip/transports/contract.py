@@ -32,12 +32,10 @@ def check_transport(
         device: of these tensors; by default the rank's GPU over NCCL, and the host over all others.
     """
     n, free = world.size, world.base.lanes > 1  # in a stream messages have one order, and the watchdog sees a deadline
-    laws = (
-        ALWAYS + (PAIRS if n > 1 else []) + (UNORDERED if n > 1 and free else []) + (TRIPLES if n > 2 and free else [])
-    )
-    for law in laws:
-        law(world, dtypes, device or world.base.home or torch.device("cpu"))
-        world.barrier()
+    for laws, applies in ((ALWAYS, True), (PAIRS, n > 1), (TRIPLES, n > 2 and free), (UNORDERED, n > 1 and free)):
+        for law in laws if applies else ():
+            law(world, dtypes, device or world.base.home or torch.device("cpu"))
+            world.barrier()
 
 
 def _filled(device: torch.device, count: int, value: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -230,5 +228,5 @@ def _deadline(world: Ranks, dtypes: Dtypes, device: torch.device) -> None:
 
 ALWAYS: list[Law] = [_exchange, _sums, _halves, _broadcasts, _gathers, _groups, _asks]
 PAIRS: list[Law] = [_order, _expected]
-UNORDERED: list[Law] = [_channels, _deadline]
+UNORDERED: list[Law] = [_channels, _deadline]  # the last one leaves a channel that is of no use any more
 TRIPLES: list[Law] = [_apart, _taken]

@@ -58,10 +58,11 @@ def all_gather(channel: Channel, tensors: Sequence[torch.Tensor]) -> Steps:
 
 def own_parts(channel: Channel, tensors: Sequence[torch.Tensor]) -> list[Part]:
     """The parts that this rank has the sum of between the halves: one or more of each tensor, perhaps empty."""
-    n, is_ring = channel.size, channel.size <= RING
-    mine = (channel.rank + is_ring) % n
+    n, most, mine = channel.size, SEGMENT, channel.rank
+    if n <= RING:  # which cuts nothing, and whose blocks end at the right neighbour
+        most, mine = sum(tensor.nbytes for tensor in tensors) + 1, (channel.rank + 1) % n
     parts = []
-    for number, where in itertools.chain.from_iterable(_segments(tensors, float("inf") if is_ring else SEGMENT)):
+    for number, where in itertools.chain.from_iterable(_segments(tensors, most)):
         length = where.stop - where.start
         parts.append((number, slice(where.start + mine * length // n, where.start + (mine + 1) * length // n)))
     return parts
@@ -189,14 +190,14 @@ def _cut(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
         yield [tensors[number][where] for number, where in segment]
 
 
-def _segments(tensors: Sequence[torch.Tensor], most: float) -> Iterator[list[Part]]:
+def _segments(tensors: Sequence[torch.Tensor], most: int) -> Iterator[list[Part]]:
     """All of the tensors, in lists of parts that together have at most `most` bytes."""
     segment: list[Part] = []
     room = most
     for number, tensor in enumerate(tensors):
         start, size = 0, tensor.element_size()
         while (len(tensor) - start) * size > room:
-            stop = start + int(room // size)
+            stop = start + room // size
             yield [*segment, (number, slice(start, stop))]
             start, segment, room = stop, [], most
         segment.append((number, slice(start, len(tensor))))

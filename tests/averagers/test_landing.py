@@ -23,6 +23,8 @@ import topologies
 from gossip import testing
 from gossip.averagers.landing.asynchronous import Asynchronous
 from gossip.transports import Network
+from gossip.transports.communicator import Communicator
+from gossip.transports.memory import MemoryBackend
 
 SIZES = st.integers(1, 9)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -632,3 +634,36 @@ def test_resumed_ranks_give_what_they_would_have_given(landing: str, overlap: in
 
     for straight, resumed in testing.run(3, run):
         assert resumed == straight
+
+
+@STRAGGLERS
+def test_every_landing_works_where_receives_are_posted_early(
+    landing: str, overlap: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As over Gloo, whose messages leave only once their receiver has made room, and come into the oldest room."""
+    expected: dict[tuple[Communicator, int], Any] = {}
+    post = Communicator.post
+
+    def expect(channel: Communicator, receives: dict[int, Any]) -> None:
+        expected.update({(channel, peer): tensors for peer, tensors in receives.items()})
+
+    def checked(channel: Communicator, sends: Any, receives: dict[int, Any], *more: Any, **options: Any) -> Any:
+        for peer, tensors in receives.items():
+            room = expected.pop((channel, peer), tensors)
+            assert all(one is other for one, other in zip(room, tensors, strict=True)), "another one is expected first"
+        return post(channel, sends, receives, *more, **options)
+
+    monkeypatch.setattr(MemoryBackend, "expects", True)
+    monkeypatch.setattr(Communicator, "expect", expect)
+    monkeypatch.setattr(Communicator, "post", checked)
+
+    def run(world: gossip.World, ahead: int) -> float:
+        averager = gossip.PushSum(world, topologies.ring(world.size), overlap=ahead, landing=landing)
+        optimizer, parameter = begin(world, averager, np.arange(2.0)[:, None])
+        for _ in range(6):
+            optimizer.step()
+        optimizer.settle()
+        return parameter.item()
+
+    for ahead in {0, overlap}:
+        assert testing.run(2, lambda world, ahead=ahead: run(world, ahead), timeout=20) == pytest.approx([0.5, 0.5])

@@ -122,8 +122,9 @@ def test_storage_of_parameters_cannot_be_freed() -> None:
         lambda model: model.double(),
         lambda model: model.weight.set_(torch.zeros(4, 3)),
         lambda model: setattr(model.weight, "data", torch.zeros(40, 30)),
+        lambda model: setattr(model.weight, "data", torch.zeros(3, 4).share_memory_().t()),
     ],
-    ids=["vector_to_parameters", "double", "set_", "another size"],
+    ids=["vector_to_parameters", "double", "set_", "another size", "shared, in another order of its elements"],
 )
 def test_parameters_that_left_their_bucket_are_named_by_the_next_call(
     move: Callable[[torch.nn.Module], Any], call: str

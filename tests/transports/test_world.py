@@ -41,7 +41,7 @@ def test_plain_python_is_one_rank() -> None:
         assert world.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
         for other in (world, world.node, world.across, world.group([0])):
             assert (other.rank, other.size) == (0, 1)
-            assert other.all_gather(b"me") == [b"me"]
+            assert other.all_gather(b"me") == other.all_gather(memoryview(b"me")) == [b"me"]
             other.barrier()
 
 

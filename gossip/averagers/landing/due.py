@@ -146,7 +146,9 @@ class Due(Landing):
         last.oldest_age = max(last.oldest_age, self._step - round.posted)
 
     def _release(self, round: Round) -> None:
-        self.exchange.give_back(*round.arriving.values(), *filter(None, [round.leaving]))
+        self.exchange.give_back(*round.arriving.values())
+        if round.leaving:
+            self.exchange.give_back(round.leaving)
 
     def settle(self) -> None:
         while self.rounds:

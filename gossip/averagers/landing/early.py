@@ -46,7 +46,8 @@ class Early(Due):
             flight = round.arrivals.get(peer)  # none for a message out of a checkpoint
             if flight is None or wait or flight.done():
                 if flight is not None:
-                    mass.wait(round.arrivals.pop(peer))
+                    mass.wait(flight)  # which may raise: the message has not come then
+                    del round.arrivals[peer]
                 envelope, *values = message = round.arriving.pop(peer)
                 self.exchange.check(envelope, self.exchange.channel.ranks[peer], round.number, values)
                 if envelope[0] > 0:
@@ -67,7 +68,7 @@ class Early(Due):
             if mass.is_one:
                 self._allowance.begin()
             turn = self._allowance.cut(exchange.turn(number), number, float(mass.weight))
-            arriving = {peer: exchange.take() for peer in turn.receives}
+            arriving = {peer: exchange.take_for(peer) for peer in turn.receives}
             round = Round(number, step, step + self.overlap, arriving, leaving, exchange.channel.ranks)
             for peer, buffers in arriving.items():
                 round.arrivals[peer] = exchange.post({}, {peer: buffers}, f"round {number}")

@@ -33,6 +33,8 @@ class Slot:
     start: int
     stop: int
     address: int
+    shape: torch.Size
+    stride: tuple[int, ...]
 
 
 @dataclass(eq=False)
@@ -61,8 +63,9 @@ class Bucket:
     def check(self) -> None:
         """Check that every parameter still lives here."""
         for slot in self.slots:
-            flat = self.values[slot.start : slot.stop]
-            if slot.parameter.data_ptr() != slot.address and not take_back_(slot.parameter, flat):
+            if slot.parameter.data_ptr() == slot.address:
+                continue
+            if not take_back_(slot.parameter, self.values[slot.start : slot.stop], slot.shape, slot.stride):
                 raise GossipError(f"parameter {slot.name} has left its bucket: {self._departure(slot)}")
 
     def _departure(self, left: Slot) -> str:
@@ -216,7 +219,8 @@ def _bucket(
         with torch.no_grad():
             home.copy_(parameter)
         parameter.data = home
-        bucket.slots.append(Slot(parameter, names[id(parameter)], number, start, stop, parameter.data_ptr()))
+        name, address = names[id(parameter)], parameter.data_ptr()
+        bucket.slots.append(Slot(parameter, name, number, start, stop, address, home.shape, home.stride()))
     return bucket
 
 

@@ -35,13 +35,13 @@ def is_shared(tensor: torch.Tensor) -> bool:
 
 
 @torch.no_grad()
-def take_back_(parameter: torch.Tensor, flat: torch.Tensor) -> bool:
+def take_back_(parameter: torch.Tensor, flat: torch.Tensor, shape: Sequence[int], stride: Sequence[int]) -> bool:
     """Whether `parameter`, which lived in `flat`, was moved into shared memory alone; it lives in `flat` again then.
 
     A flight reads `flat` all the while, so nothing that it needs was freed.
     """
     is_moved = is_shared(parameter) and not is_shared(flat)
-    if not is_moved or (parameter.dtype, parameter.numel()) != (flat.dtype, flat.numel()):
+    if not is_moved or (parameter.dtype, parameter.shape, parameter.stride()) != (flat.dtype, shape, stride):
         return False
     warnings.warn(
         "parameters moved into shared memory after GossipOptimizer was made, by share_memory() or since another "
@@ -49,5 +49,5 @@ def take_back_(parameter: torch.Tensor, flat: torch.Tensor) -> bool:
         "those of this moment. For memory that stays shared call model.share_memory() before the optimizer is made",
         stacklevel=levels_to_the_user(),
     )
-    parameter.data = placed(flat, parameter.shape, parameter.stride()).copy_(parameter)
+    parameter.data = placed(flat, shape, stride).copy_(parameter)
     return True

@@ -182,13 +182,13 @@ class MpiFlight(Flight):
     def arrived(self) -> set[int]:
         if self.landed is not None:
             return set(self.receives)
-        lacking = {
-            message.rank
-            for message in self.incoming
-            if not _is_through(message, {id(request) for request in message.requests} - self.ended)
-            or (isinstance(message, Staged) and message.failure is not None)
-        }
+        lacking = {message.rank for message in self.incoming if not self._is_whole(message)}
         return {peer for peer in self.receives if self.ranks[peer] not in lacking}
+
+    def _is_whole(self, message: Message) -> bool:
+        if isinstance(message, Staged):
+            return message.ended and message.failure is None
+        return message.posted and all(id(request) in self.ended for request in message.requests)
 
     def cancel(self) -> None:
         words = [message.word for message in self.held if message.word is not None and not message.line.inward]
@@ -203,12 +203,13 @@ class MpiFlight(Flight):
 
 def _drop_ended(queues: list[deque[MPI.Request]]) -> int:
     """Drop requests that have ended, and count them. Of each message only the first that has not is tested."""
-    before = _count(queues)
+    ended = 0
     for requests in queues:
         while requests and requests[0].Test():
             requests.popleft()
+            ended += 1
     queues[:] = filter(None, queues)
-    return before - _count(queues)
+    return ended
 
 
 def _is_through(message: Message, left: set[int]) -> bool:
