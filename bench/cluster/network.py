@@ -194,15 +194,20 @@ def _namespaces(folder: Path) -> list[Path]:
 def _end_processes(folder: Path) -> None:
     """Kill every process on the hosts of this folder, and wait until none is left."""
     while found := processes(folder):
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError):
-                handle = os.pidfd_open(pid)
-                try:
-                    signal.pidfd_send_signal(handle, signal.SIGKILL)
-                    if not select.select([handle], [], [], PATIENCE)[0]:  # readable when its process has ended
-                        raise ClusterError(f"process {pid} on the hosts of {folder.name} does not end when killed")
-                finally:
-                    os.close(handle)
+        handles: list[int] = []
+        try:
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    handles.append(os.pidfd_open(pid))
+                    signal.pidfd_send_signal(handles[-1], signal.SIGKILL)
+            ended = select.poll()
+            for handle in handles:
+                ended.register(handle, select.POLLIN)
+            if handles and not ended.poll(PATIENCE * 1e3):
+                raise ClusterError(f"processes {found} on the hosts of {folder.name} do not end when killed")
+        finally:
+            for handle in handles:
+                os.close(handle)
 
 
 def processes(folder: Path) -> list[int]:

@@ -60,13 +60,13 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     """Measure, print, write."""
     console = screen.screen(launcher)
     with screen.Course(console, len(given.sizes) + 2) as course:
-        parts: dict[str, Callable[[], Any]] = {
-            **{f"merging {screen.size(size)}": functools.partial(merging, size, given.rounds) for size in given.sizes},
-            "step on one rank": lambda: step(given.rounds),
-            "memory": footprints,
-        }
+        parts: list[tuple[str, Callable[[], Any]]] = [
+            *((f"merging {screen.size(size)}", functools.partial(merging, size, given.rounds)) for size in given.sizes),
+            ("step on one rank", lambda: step(given.rounds)),
+            ("memory", footprints),
+        ]
         found = []
-        for title, measure in parts.items():
+        for title, measure in parts:
             course.part(title)
             found.append(measure())
             course.advance(1)

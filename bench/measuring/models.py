@@ -45,7 +45,9 @@ def times_for(kind: str, seconds: float) -> int:
     """How often `KINDS[kind]` has to do its piece to be busy for so long on this core, undisturbed."""
     trial = KINDS[kind](TRIAL[kind])
     trial()
-    return max(1, round(TRIAL[kind] * seconds / min(timeit.repeat(trial, timer=time.thread_time, number=1, repeat=5))))
+    # Of one thread only its own time counts, and not that of others on this core.
+    timer = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    return max(1, round(TRIAL[kind] * seconds / min(timeit.repeat(trial, timer=timer, number=1, repeat=5))))
 
 
 class Task(NamedTuple):

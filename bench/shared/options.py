@@ -1,7 +1,6 @@
 """Options that several commands have, and how their values are written on the command line."""
 
 import argparse
-import functools
 import math
 import os
 import re
@@ -41,9 +40,24 @@ def _number(text: str, least: float, fault: str) -> float:
     return number
 
 
-count, natural = functools.partial(_whole, least=1), functools.partial(_whole, least=0)
-positive = functools.partial(_number, least=math.ulp(0), fault="is not above 0")  # ulp(0): the least number
-seconds = functools.partial(_number, least=0, fault="seconds are less than none")
+def count(text: str) -> int:
+    """A whole number, 1 or more."""
+    return _whole(text, 1)
+
+
+def natural(text: str) -> int:
+    """A whole number, 0 or more."""
+    return _whole(text, 0)
+
+
+def positive(text: str) -> float:
+    """A number above 0."""
+    return _number(text, math.ulp(0), "is not above 0")  # ulp(0): the least one
+
+
+def seconds(text: str) -> float:
+    """A time, 0 or more."""
+    return _number(text, 0, "seconds are less than none")
 
 
 def size(text: str) -> int:

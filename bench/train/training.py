@@ -104,8 +104,12 @@ def conduct_all(runs: Sequence[Run], store: Store, jobs: int, course: Course) ->
 
 
 def _one(run: Run) -> tuple[Run, Outcome]:
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    return run, conduct(run)
+    try:
+        return run, conduct(run)
+    finally:
+        torch.set_num_threads(threads)  # with one job this is the process of the command itself
 
 
 def conduct(run: Run) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -62,7 +63,7 @@ def check_group(param_group: Any) -> None:
 
 
 def check_not_captured() -> None:
-    """Check that no CUDA graph is being captured: its replay would not communicate."""
+    """Check that no CUDA graph is being captured: its replay would not communicate. CUDA is initialised."""
     if torch.cuda.is_current_stream_capturing():
         raise GossipError(
             "step() was called while a CUDA graph is captured, and a replay would not communicate: in each round the "
@@ -170,21 +171,26 @@ def check_silent(optimizer: torch.optim.Optimizer) -> None:
     packages do neither, and are known by name.
     """
     kind = type(optimizer)
-    own = [vars(base).values() for base in kind.__mro__ if not base.__module__.startswith("torch.optim.")]
-    # Unwrapped: out of torch.no_grad() and step's hooks.
-    codes = [inspect.unwrap(each).__code__ for values in own for each in values if isinstance(each, FunctionType)]
-    named = sorted(filter(COLLECTIVES.fullmatch, {name for code in codes for name in _names(code)}))
-    evidence = [
-        *(f"it comes from {base.__module__}" for base in kind.__mro__ if base.__module__.split(".")[0] in PACKAGES),
-        *(f"its {name} holds a process group" for name, each in vars(optimizer).items() if _holds_group(each)),
-        *(f"its code calls {name}" for name in named),
-    ]
-    if evidence:
+    evidence = itertools.chain(
+        (f"it comes from {base.__module__}" for base in kind.__mro__ if base.__module__.split(".")[0] in PACKAGES),
+        (f"its {name} holds a process group" for name, each in list(vars(optimizer).items()) if _holds_group(each)),
+        (f"its code calls {name}" for name in _collectives(kind)),
+    )
+    if found := next(evidence, ""):
         raise UsageError(
-            f"{kind.__name__} exchanges values with other ranks itself ({evidence[0]}), and what gossip averages would "
+            f"{kind.__name__} exchanges values with other ranks itself ({found}), and what gossip averages would "
             "be overwritten: give GossipOptimizer the plain torch optimizer that it is made of. ShardedSlowMo of "
             "slowmo shards state over ranks"
         )
+
+
+def _collectives(kind: type) -> Iterator[str]:
+    """The collectives that the code of a class names, but for what it has from torch's optimizers."""
+    own = [vars(base).values() for base in kind.__mro__ if not base.__module__.startswith("torch.optim.")]
+    # Unwrapped: out of torch.no_grad() and step's hooks. Around a builtin there is no code of Python's to read.
+    functions = [inspect.unwrap(each) for values in own for each in values if isinstance(each, FunctionType)]
+    codes = [each.__code__ for each in functions if isinstance(each, FunctionType)]
+    yield from sorted(filter(COLLECTIVES.fullmatch, {name for code in codes for name in _names(code)}))
 
 
 def _holds_group(thing: Any, depth: int = 3) -> bool:
@@ -194,7 +200,8 @@ def _holds_group(thing: Any, depth: int = 3) -> bool:
     if depth == 1 or isinstance(thing, torch.Tensor | torch.nn.Module | type | str):
         return False  # a model in DistributedDataParallel holds a group too, which the optimizer does not use
     if not isinstance(thing, list | tuple):
-        thing = (thing if isinstance(thing, Mapping) else getattr(thing, "__dict__", {})).values()
+        # A copy: a thread of the optimizer may change it meanwhile.
+        thing = list((thing if isinstance(thing, Mapping) else getattr(thing, "__dict__", {})).values())
     return any(_holds_group(part, depth - 1) for part in thing)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 import re
 from collections.abc import Callable
@@ -391,6 +392,13 @@ def test_an_optimizer_that_communicates_itself_is_refused(kind: Any, evidence: s
     said = rf"{kind.__name__} exchanges values .*{evidence}.* plain torch optimizer"
     with pytest.raises(gossip.UsageError, match=said):
         wrap(kind(model().parameters(), **given), gossip.NoAverage())
+
+
+def test_a_method_around_a_builtin_calls_no_collective() -> None:
+    """It has no code of Python's to look into."""
+    wrapped = functools.wraps(len)(lambda self: 0)
+    kind = type("Counted", (torch.optim.SGD,), {"count": wrapped, "__module__": "mine"})
+    gossip.GossipOptimizer(kind([torch.zeros(1, requires_grad=True)], lr=0.1), gossip.NoAverage())
 
 
 def test_optimizers_of_torch_distributed_are_refused() -> None:
