@@ -185,7 +185,7 @@ def check_silent(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _collectives(kind: type) -> Iterator[str]:
-    """The collectives that the code of a class names, but for what it has from torch's optimizers."""
+    """The collectives that the code of a class names; classes of torch's own are left out."""
     own = [vars(base).values() for base in kind.__mro__ if not base.__module__.startswith("torch.optim.")]
     # Unwrapped: out of torch.no_grad() and step's hooks. Around a builtin there is no code of Python's to read.
     functions = [inspect.unwrap(each) for values in own for each in values if isinstance(each, FunctionType)]
