@@ -219,7 +219,7 @@ class GossipOptimizer(Wrapper):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Land everything in flight. Every rank calls it: before evaluation, before the end, before close()."""
+        """Land everything in flight. Every rank calls it: before weights are written by hand, and at the end."""
         if self._in_flight():  # the values that land have to reach the model
             self.parameters.check()
             if self._mode == "eval":

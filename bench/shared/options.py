@@ -121,7 +121,7 @@ def add_world(parser: Parser) -> None:
 
 def add_topology(parser: Parser) -> None:
     """The graph."""
-    text = "what `python -m topologies` calls SPEC, as in base,peers=2 or my_graphs:swing"
+    text = "what `python -m topologies` calls SPEC, as in base_graph,peers=2 or my_graphs:swing"
     option(parser, "--topology", str, "exponential", text, "SPEC")
 
 

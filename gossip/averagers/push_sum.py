@@ -24,7 +24,7 @@ LANDINGS: dict[str, type[Landing]] = {"due": Due, "early": Early, "any": Asynchr
 
 def _of_landing(name: str) -> Any:
     """The method `name` of `self.landing`, as if it were the averager's own."""
-    return property(attrgetter(f"landing.{name}"))
+    return property(attrgetter(f"landing.{name}"), doc=getattr(Averager, name).__doc__)
 
 
 class PushSum(Averager):
