@@ -7,6 +7,7 @@ into a pipe when a signal comes, and the thread reads it. Handlers that the prog
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
 import select
 import signal
@@ -18,7 +19,7 @@ from types import FrameType
 from typing import NoReturn
 
 from ..errors import levels_to_the_user
-from .board import REPORT, Board
+from .board import ANSWER, REPORT, Board
 from .ending import abort
 from .process import process, report
 from .slot import ENDED
@@ -38,15 +39,19 @@ class Watch:
     Attributes:
         board: the status board of the last world made.
         asked: the signal that asked this rank to stop; None before.
+        heard: our handler has run for it. The bytes of the pipe tell of signals that a handler of the program's own
+            took, too, if ours is back in its place when the thread looks.
         told: the loop knows that some rank was asked: it may take its time, and a second signal ends it.
     """
 
     def __init__(self, board: Board) -> None:
         self.board = board
         self.asked: int | None = None
+        self.heard = False
         self.told = False
         self._loop_asks = False  # so that a first signal does not end the process
         self._deadline: float | None = None
+        self._calls: list[Callable[..., int]] = []
         self._ours: dict[int, object] = {}  # signal -> the previous handler
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
@@ -86,6 +91,7 @@ class Watch:
 
     def _came(self, number: int, frame: FrameType | None) -> None:
         """The handler, in the main thread. The byte is written already, unless asyncio or the like has the pipe."""
+        self.heard |= number != REPORT
         taken = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         if taken != self._write:
             if taken != -1:
@@ -114,8 +120,10 @@ class Watch:
         while True:
             left = None if self.told or self._deadline is None else max(0.0, self._deadline - time.monotonic())
             if not select.select([self._read], [], [], left)[0]:
-                if not self.told:
+                if not self.told and self._is_ours():
                     self._abort(f"and its loop did not ask for {GRACE:g} s")
+                if not self.heard:
+                    self.asked = self._deadline = None
                 continue
             for number in os.read(self._read, 64):
                 # The interpreter writes a byte also if the program has replaced our handler since.
@@ -131,6 +139,19 @@ class Watch:
         if again or not self._loop_asks:
             self._abort("again" if again else "")
         self._deadline = time.monotonic() + GRACE
+
+    def _is_ours(self) -> bool:
+        """Whether our handler has run for the signal, or will when the main thread is back from a library."""
+        runs = threading.Event()
+
+        def run(_: int | None) -> int:
+            runs.set()
+            return 0
+
+        # The main thread runs handlers that are due before its pending calls. A late call finds its function alive.
+        self._calls.append(ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(run))
+        ctypes.pythonapi.Py_AddPendingCall(self._calls[-1], None)
+        return not runs.wait(ANSWER) or self.heard
 
     def _abort(self, why: str) -> NoReturn:
         assert self.asked is not None
@@ -154,7 +175,7 @@ def stop_requested(board: Board, all_gather: Callable[[bytes], list[bytes]]) -> 
     own = watch(board)
     if own is not None:
         own.let_ask()
-    asked = any(all_gather(b"1" if own is not None and own.asked is not None else b""))
+    asked = any(all_gather(b"1" if own is not None and own.asked is not None and own.heard else b""))
     if asked and own is not None:
         own.told = True
     return asked

@@ -220,6 +220,24 @@ time.sleep(1)
         0,
         r"^mine\n$",
     ),
+    "a handler that the program sets for a moment": (
+        """
+sys.setswitchinterval(10)  # no other thread runs before this one sleeps
+signals.GRACE = 0.2
+own = board.Board(0)
+signals.watch(own).let_ask()
+before = signal.signal(signal.SIGINT, lambda *_: print("mine"))
+os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, before)
+sys.setswitchinterval(0.005)
+time.sleep(0.1)
+print(signals.stop_requested(own, lambda data: [data]))
+time.sleep(1)
+print(signals.stop_requested(own, lambda data: [data]))
+""",
+        0,
+        r"^mine\nFalse\nFalse\n$",
+    ),
     "a forked process": (
         """
 own = board.Board(0)
