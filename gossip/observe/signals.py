@@ -136,12 +136,14 @@ class Watch:
 
     def _stop(self, number: int) -> None:
         again, self.asked = self.asked is not None, number
-        if again or not self._loop_asks:
+        if not self._loop_asks or (again and self._is_ours()):
             self._abort("again" if again else "")
         self._deadline = time.monotonic() + GRACE
 
     def _is_ours(self) -> bool:
         """Whether our handler has run for the signal, or will when the main thread is back from a library."""
+        if self.heard:
+            return True
         runs = threading.Event()
 
         def run(_: int | None) -> int:
