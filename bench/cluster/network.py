@@ -195,14 +195,13 @@ def _end_processes(folder: Path) -> None:
     """Kill every process on the hosts of this folder, and wait until none is left."""
     while found := processes(folder):
         handles: list[int] = []
+        ended = select.poll()
         try:
             for pid in found:
                 with contextlib.suppress(ProcessLookupError):
                     handles.append(os.pidfd_open(pid))
+                    ended.register(handles[-1], select.POLLIN)
                     signal.pidfd_send_signal(handles[-1], signal.SIGKILL)
-            ended = select.poll()
-            for handle in handles:
-                ended.register(handle, select.POLLIN)
             if handles and not ended.poll(PATIENCE * 1e3):
                 raise ClusterError(f"processes {found} on the hosts of {folder.name} do not end when killed")
         finally:

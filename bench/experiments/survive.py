@@ -149,11 +149,16 @@ def once(given: argparse.Namespace, seed: int, plan: list[str]) -> dict[str, Any
         last = max(each["noticed"][number] for each in told if number < len(each["noticed"]))
         back.append(last - max(killed[rank] for rank in death["ranks"]))
     return {
-        "seed": seed, "kills": plan, "good": good, "code": outcome.code, "seconds": seconds,
-        "accuracy": statistics.fmean(each["accuracy"] for each in told) if told else None, "back": back,
+        "seed": seed,
+        "kills": plan,
+        "good": good,
+        "code": outcome.code,
+        "seconds": seconds,
+        "accuracy": statistics.fmean(each["accuracy"] for each in told) if told else None,
+        "back": back,
         "meetings": sorted(death["seconds"] for each in told for death in each["deaths"]),
         **({} if good else {"said": str(outcome)}),
-    }  # fmt: skip
+    }
 
 
 def train(folder: str, seed: str, steps: str, *plan: str) -> None:

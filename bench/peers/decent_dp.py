@@ -25,9 +25,11 @@ class DecentDp(Running):
         with self.groups():
             # Shared hosts matter to none of the graphs that are used here.
             self._model = DecentralizedDataParallel(
-                Passes(task.module), lambda named: self.clocked(nn.ParameterList([tensor for _, tensor in named])),
-                topology=topology, _local_world_size=1,
-            )  # fmt: skip
+                Passes(task.module),
+                lambda named: self.clocked(nn.ParameterList([tensor for _, tensor in named])),
+                topology=topology,
+                _local_world_size=1,
+            )
         for _ in range(PRIMING):
             self.update()
 
@@ -53,13 +55,17 @@ LIMITS = (
     "by arithmetic, are a ring's of two, without its padding."
 )
 PEER = Peer(
-    "Decent-DP, one-peer", partial(DecentDp, "one-peer-exp"),
+    "Decent-DP, one-peer",
+    partial(DecentDp, "one-peer-exp"),
     LIMITS.format("its own one-peer exponential graph of pairs, for powers of two"),
-    package="decent-dp", blocking=False, unknown=(*UNTOLD, "in_flight"),
+    package="decent-dp",
+    blocking=False,
+    unknown=(*UNTOLD, "in_flight"),
     refuses=lambda ranks: "" if ranks > 1 and ranks & (ranks - 1) == 0 else PAIRS,
-)  # fmt: skip
+)
 RING = PEER._replace(
-    title="Decent-DP, ring", build=partial(DecentDp, "ring"),
+    title="Decent-DP, ring",
+    build=partial(DecentDp, "ring"),
     limits=LIMITS.format("its own ring of pairs, for even numbers of ranks"),
     refuses=lambda ranks: "" if ranks > 1 and ranks % 2 == 0 else EVEN,
-)  # fmt: skip
+)

@@ -30,12 +30,16 @@ class FairScale(Running):
         self._without_cuda = without_cuda()
         with self.groups():
             self._model = SlowMoDistributedDataParallel(
-                Passes(task.module), nprocs_per_node=1,
-                slowmo_base_algorithm=SlowMoBaseAlgorithm(base), slowmo_momentum=momentum or 0.0,
+                Passes(task.module),
+                nprocs_per_node=1,
+                slowmo_base_algorithm=SlowMoBaseAlgorithm(base),
+                slowmo_momentum=momentum or 0.0,
                 # In shards, an outer step would be a reduction and a broadcast for each rank, one after another.
                 slowmo_memory_efficient=False,
-                slowmo_frequency=period, slowmo_sgp_average_params=True, localsgd_frequency=period,
-            )  # fmt: skip
+                slowmo_frequency=period,
+                slowmo_sgp_average_params=True,
+                localsgd_frequency=period,
+            )
         # So long it would wait for its thread: 300 s, whatever the deadline of the run.
         self._without_cuda.enter_context(mock.patch.object(distributed, "HEARTBEAT_TIMEOUT", timeout))
         self._optimizer = self.clocked(task.module)
@@ -86,17 +90,23 @@ ANCHOR = "its anchor is taken after the first local step, so that ranks do not a
 LIMITS = "{}; made for GPUs: its calls of CUDA are stubbed so that it runs on CPUs; {}bytes are by arithmetic."
 SGP = "its own directed one-peer exponential graph, in a thread that the step waits for (it refuses OSGP); "
 PEER = Peer(
-    "fairscale SGP", partial(FairScale, "sgp", None),
-    LIMITS.format("SGP without slow momentum", SGP), package="fairscale",
+    "fairscale SGP",
+    partial(FairScale, "sgp", None),
+    LIMITS.format("SGP without slow momentum", SGP),
+    package="fairscale",
     refuses=lambda ranks: "" if ranks > 1 else "its graph needs at least 2 ranks",
-)  # fmt: skip
+)
 EXACT = "SGP with an exact average and slow momentum (0.5) every period, not sharded"
 SLOWMO = PEER._replace(
-    title="fairscale SGP-SlowMo", build=partial(FairScale, "sgp", 0.5), periodic=True,
+    title="fairscale SGP-SlowMo",
+    build=partial(FairScale, "sgp", 0.5),
+    periodic=True,
     limits=LIMITS.format(EXACT, f"{SGP}{ANCHOR} exact average; "),
-)  # fmt: skip
+)
 LOCAL = PEER._replace(
-    title="fairscale Local-SlowMo", build=partial(FairScale, "localsgd", 0.5), periodic=True,
+    title="fairscale Local-SlowMo",
+    build=partial(FairScale, "localsgd", 0.5),
+    periodic=True,
     limits=LIMITS.format("Local SGD with slow momentum (0.5) every period, not sharded", f"{ANCHOR} average; "),
     refuses=lambda ranks: "" if ranks > 1 else "one rank has nobody to average with",
-)  # fmt: skip
+)

@@ -102,18 +102,24 @@ BYTES = "bytes, by arithmetic, are a ring's."
 ONCE = f"trains nothing: one blocking all-reduce of the same bytes after the same compute; {BYTES}"
 ALL_REDUCE = Peer("torch all-reduce", AllReduce, ONCE, unknown=(), trains=False)
 DDP = Peer(
-    "DDP", Ddp,
+    "DDP",
+    Ddp,
     "all compute is slept before one backward pass that fills all gradients at once, so that nothing overlaps: what "
     f"DDP costs where it hides nothing; gradients are views of its buckets of 25 MB; {BYTES}",
-)  # fmt: skip
+)
 OVERLAP = Peer(
-    "DDP, overlapped", DdpOverlap, blocking=False, unknown=(*UNTOLD, "in_flight"),
+    "DDP, overlapped",
+    DdpOverlap,
+    blocking=False,
+    unknown=(*UNTOLD, "in_flight"),
     limits=f"a third of the compute is slept in forward and the rest layer by layer in backward, with {BUCKETS} "
     "buckets, so that buckets travel while earlier layers compute, as DDP is made for; its waits are inside what is "
     f"given as its compute, and no barrier stands before them; {BYTES}",
-)  # fmt: skip
+)
 POST_LOCAL_SGD = Peer(
-    "torch post-local SGD", PostLocalSgd, periodic=True,
+    "torch post-local SGD",
+    PostLocalSgd,
+    periodic=True,
     limits="plain averages of the parameters, without slow momentum and without warm-up; they block, and parameters "
     f"without a gradient are left out of them; {BYTES}",
-)  # fmt: skip
+)

@@ -93,10 +93,18 @@ def _point(path: Path, each: dict[str, Any]) -> Point:
     # Of a normal distribution, p90 − p10 is so many standard deviations.
     spread = (float(measured["p90"]) - float(measured["p10"])) / 2.5631 / median
     return Point(
-        path, algorithm, int(each["ranks"]), int(each["bytes"]), float(each["compute"]), alone=None,
-        period=int(each["period"]), topology=str(each["topology"]), seconds=median, spread=spread,
+        path,
+        algorithm,
+        int(each["ranks"]),
+        int(each["bytes"]),
+        float(each["compute"]),
+        alone=None,
+        period=int(each["period"]),
+        topology=str(each["topology"]),
+        seconds=median,
+        spread=spread,
         level=bool(each.get("level", True)),
-    )  # fmt: skip
+    )
 
 
 class Overhead(NamedTuple):

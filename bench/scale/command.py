@@ -89,18 +89,27 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
         unknown = sorted({name for file in given.validate for name in read(file)[1]})
         console.print(report.judged(compared, unknown, given.within / 100))
     record.write(
-        given, launcher, given.json, unit="seconds, bits per second, bytes; predicted, not measured",
-        model=asdict(machine), fitted=fitted and fitted.record(),
+        given,
+        launcher,
+        given.json,
+        unit="seconds, bits per second, bytes; predicted, not measured",
+        model=asdict(machine),
+        fitted=fitted and fitted.record(),
         results=[
             {
-                "method": name, "title": TITLES[name], "ranks": n, "seconds": each.seconds._asdict(),
-                "exposed": each.exposed, "bytes_sent": each.sent,
+                "method": name,
+                "title": TITLES[name],
+                "ranks": n,
+                "seconds": each.seconds._asdict(),
+                "exposed": each.exposed,
+                "bytes_sent": each.sent,
             }
-            for n, row in found.items() for name, each in row.items()
+            for n, row in found.items()
+            for name, each in row.items()
         ],
         validation=[{**point._asdict(), "predicted": seconds, "error": error} for point, seconds, error in compared],
         published=paper,
-    )  # fmt: skip
+    )
     report.draw(given.picture, list(chosen), found, title, "\n".join(lines))
     console.print(f"written to {given.json} and {given.picture}")
     if missed:

@@ -93,12 +93,16 @@ def check_idle(given: argparse.Namespace) -> None:
 
 def machine(given: argparse.Namespace, fitted: Fitted | None) -> Machine:
     """The machine: options given by hand count before fitted parameters, and those before defaults."""
+    alike = ("compute", "ranks_per_host", "group", "inside_rate", "inside_latency", "slow_compute", "slow_rate")
     made = Machine(
-        compute=given.compute, rate=paper.RATE, latency=LATENCY, jitter=JITTER, tail=TAIL,
-        ranks_per_host=given.ranks_per_host, group=given.group, inside_rate=given.inside_rate,
-        inside_latency=given.inside_latency, slow_share=given.slow_hosts, slow_compute=given.slow_compute,
-        slow_rate=given.slow_rate, eager=given.messages == "eager",
-    )  # fmt: skip
+        **{name: getattr(given, name) for name in alike},
+        rate=paper.RATE,
+        latency=LATENCY,
+        jitter=JITTER,
+        tail=TAIL,
+        slow_share=given.slow_hosts,
+        eager=given.messages == "eager",
+    )
     if fitted:
         made = replace(fitted.onto(made), compute=max(0.0, given.compute + fitted.overhead.seconds(given.size)))
     by_hand = {"rate": given.rate, "latency": given.latency, "jitter": given.jitter, "tail": given.tail}

@@ -156,7 +156,12 @@ def draw(
     axes.yaxis.set_minor_locator(NullLocator())
     frame(axes, "ranks", "time per update, mean, ms")
     axes.legend(
-        loc="upper left", bbox_to_anchor=(1.02, 1.0), labelspacing=0.7, frameon=False, fontsize=9.5, labelcolor=INK,
+        loc="upper left",
+        bbox_to_anchor=(1.02, 1.0),
+        labelspacing=0.7,
+        frameon=False,
+        fontsize=9.5,
+        labelcolor=INK,
         title=f"ms at {ranks[-1]:,} ranks",
-    )  # fmt: skip
+    )
     save(figure, path)

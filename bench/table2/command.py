@@ -100,9 +100,14 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     console.print(*LEGEND, sep="\n")
     results = [result for half in halves for result in half.results]
     record.write(
-        given, launcher, given.json, transport=transport, unit=UNITS,
-        halves=[half.record() for half in halves], results=results,
-    )  # fmt: skip
+        given,
+        launcher,
+        given.json,
+        transport=transport,
+        unit=UNITS,
+        halves=[half.record() for half in halves],
+        results=results,
+    )
     tables.write_csv(options.beside(given, "csv"), results)
     options.beside(given, "md").write_text(markdown(f"SlowMo's table 2, {ranks}", halves))
     draw(options.beside(given, "png"), halves, ranks)
@@ -154,9 +159,15 @@ EDGES = {"predicted": 0.82, "measured": 0.905, "paper": 0.985}
 def draw(path: Path, halves: Sequence[Beside], heading: str) -> None:
     """A panel for each half."""
     picture = Bars(
-        "SlowMo's table 2, measured", row=0.46, head=1.3, gap=1.0, right=0.735, columns=EDGES, bold="measured",
+        "SlowMo's table 2, measured",
+        row=0.46,
+        head=1.3,
+        gap=1.0,
+        right=0.735,
+        columns=EDGES,
+        bold="measured",
         colors=COLORS,
-    )  # fmt: skip
+    )
     picture.draw(path, heading, list(map(_panel, halves)))
 
 

@@ -120,9 +120,14 @@ def run(given: argparse.Namespace, launcher: Launcher) -> None:
     base = given.out / (f"{study.name}-tuning" if given.tuning_only else study.name)
     base.with_suffix(".md").write_text("\n".join([plan, said, report.legend(seeds), ""]))
     record.write(
-        given, launcher, base.with_suffix(".json"), hypothesis=study.hypothesis, claims=list(map(asdict, study.claims)),
-        tuning_seeds=study.tuning, results=report.numbers(found, judged),
-    )  # fmt: skip
+        given,
+        launcher,
+        base.with_suffix(".json"),
+        hypothesis=study.hypothesis,
+        claims=list(map(asdict, study.claims)),
+        tuning_seeds=study.tuning,
+        results=report.numbers(found, judged),
+    )
     report.draw(base.with_suffix(".png"), study.title, found, study.axis)
     console.print(f"written to {base}.md, .json and .png")
 

@@ -65,11 +65,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--algorithms", options.some_of(matrix.KNOWN), DEFAULT, names, "NAME,...")
     add("--compute", options.listed(options.seconds), None, "of each update (default: 0.1)", "SECONDS,...")
     parser.add_argument(
-        "--topology", "--topologies", type=options.listed(str, ";"), action="extend", dest="topologies",
+        "--topology",
+        "--topologies",
+        type=options.listed(str, ";"),
+        action="extend",
+        dest="topologies",
         metavar="SPEC;...",
         help="what `python -m topologies` calls SPEC, as in base_graph,peers=2 or my_graphs:swing; several are "
         "separated by semicolons, or the option is repeated (default: exponential)",
-    )  # fmt: skip
+    )
     add("--steps", options.count, "24", "measured updates")
     add("--warmup", options.natural, None, "updates before, over whose last τ consensus is told (default: --period)")
     add("--repeats", options.count, "1", "times that all is measured")
