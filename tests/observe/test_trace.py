@@ -133,25 +133,28 @@ def test_the_file_holds_every_step(tmp_path: Path, overlap: int) -> None:
 def test_a_flight_is_drawn_from_post_to_arrival(tmp_path: Path) -> None:
     """OSGP's rounds travel during the next step's compute, without a wait; SGP's during its own wait."""
     for hidden in (False, True):
+        travelled, names = 0, set()
         for rank, events in enumerate(traced(2, tmp_path / str(hidden), push_sum(int(hidden)))):
             computes, found = spans(events, "compute"), flights(events)
             for number, flight in enumerate(found):
                 span = (flight["ts"], flight["ts"] + flight["dur"])
                 args = flight["args"]
-                assert flight["name"] in ("round exposed", "round hidden")
                 assert args["of"] == f"round {number}"
                 assert args["to"] == args["from"] == [1 - rank]
                 assert args["bytes sent"] == args["bytes received"] == 4 * 12 + 24
                 assert flight["dur"] >= 1e6 * DELAY / 2
-                assert abs(args["exposed us"] + args["hidden us"] - flight["dur"]) <= 2
-                if not hidden:
-                    assert flight["name"].endswith("exposed")
-                    assert overlap(span, computes) == 0
-                elif number < STEPS - 1:  # the last one is settled
-                    assert overlap(span, computes) > 0.5 * flight["dur"]
-            if hidden:
-                assert sum(flight["name"].endswith("hidden") for flight in found[:-1]) >= STEPS - 2
+                exposed, unseen = args["exposed us"], args["hidden us"]
+                assert abs(exposed + unseen - flight["dur"]) <= 2
+                assert flight["name"] == f"round {'hidden' if unseen > exposed else 'exposed'}"
+                assert inside((span[0], span[0]), spans(events, "step")[number])
+                # On a busy machine a rank may wait longer for the other than it computes: no shares are asked for.
+                during = overlap(span, computes)
+                assert during <= unseen + 2, "nobody waits while it computes"
+                travelled += during
+            names |= {flight["name"] for flight in found}
             assert len({flight["tid"] for flight in found}) == 1, "one at a time"
+        assert (travelled > 0) == hidden
+        assert f"round {'hidden' if hidden else 'exposed'}" in names
 
 
 def test_flights_at_once_have_tracks_of_their_own(tmp_path: Path) -> None:
