@@ -63,9 +63,10 @@ def connect(name: str, launcher: Launcher, timeout: float) -> Communicator:
 
         everyone = Communicator.over(MpiBackend.shared(timeout), timeout)
         if everyone.size != launcher.size and launcher.name != "none":
+            starter = "srun --mpi=pmix" if launcher.name == "srun" else "the mpirun that belongs to this mpi4py's MPI"
             raise TransportUnavailable(
-                f"{launcher.name} started {launcher.size} processes, but MPI sees {everyone.size}: launch with the "
-                "mpirun that belongs to this mpi4py's MPI, or choose transport='gloo'"
+                f"{launcher.name} started {launcher.size} processes, but MPI sees {everyone.size}: launch with "
+                f"{starter}, or choose transport='gloo'"
             )
         return everyone.group(range(everyone.size))
     if name == "nccl" and not _gpu_each(launcher):

@@ -85,7 +85,7 @@ def test_path_and_names_are_as_under_python(
     (tmp_path / "link.py").symlink_to(tmp_path / "sub" / "script.py")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    subprocess.run([sys.executable, given, "--x"], timeout=60, check=True)
+    subprocess.run([sys.executable, given, "--x"], timeout=100, check=True)
     assert ends(monkeypatch, given, "--x") is None
     plain, launched = map(json.loads, capfd.readouterr().out.splitlines())
     assert launched == plain
@@ -154,7 +154,7 @@ def test_a_traceback_is_that_of_plain_python(
     path = script(tmp_path, text)
     assert ends(monkeypatch, path) == 1
     launched = capsys.readouterr().err
-    plain = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=60).stderr
+    plain = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=100).stderr
     assert launched == plain
     assert last in launched
 

@@ -427,7 +427,7 @@ world.close()
 @pytest.mark.slow
 def test_a_killed_run_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {**os.environ, "GOSSIP_TRACE": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    killed = subprocess.run([sys.executable, "-c", KILLED], env=environment, timeout=60)
+    killed = subprocess.run([sys.executable, "-c", KILLED], env=environment, timeout=100)
     assert killed.returncode == -signal.SIGKILL
     for rank, least in ((0, 3), (1, 5)):  # who lands round 3 has heard from who posted it, at the end of a fourth step
         events = loaded(tmp_path / f"rank-{rank}.json")
@@ -442,7 +442,7 @@ def test_launch_traces_every_rank_under_mpirun(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     # The folder is one of where the job starts; the script goes elsewhere.
     started = f"import os, gossip.launch; os.chdir({str(tmp_path)!r}); gossip.launch.main()"
-    outcome = run_mpirun(2, ["-c", started, "--trace", "trace", "script.py"], timeout=60)
+    outcome = run_mpirun(2, ["-c", started, "--trace", "trace", "script.py"], timeout=100)
     assert outcome.code == 0, outcome.output
     joined = subprocess.run(
         [sys.executable, "-m", "gossip.trace", str(tmp_path / "trace")],

@@ -73,7 +73,7 @@ def test_a_call_that_one_rank_makes_alone_is_named(
         model(torch.ones(2)).sum().backward()
         if world.rank == 0 or "settle" not in name:  # that waits for a round which rank 1 has not posted
             optimizer.step()
-        ready.wait(60)
+        ready.wait(100)
         if world.rank == 0:
             try:
                 monkeypatch.setattr(deadlines, "NOTICE", 1e-9)
@@ -81,7 +81,7 @@ def test_a_call_that_one_rank_makes_alone_is_named(
             finally:
                 ended.set()
         else:
-            ended.wait(60)
+            ended.wait(100)
 
     monkeypatch.setattr(Communicator, "wait", wait_briefly)
     with caplog.at_level(logging.WARNING, "gossip"), pytest.raises(gossip.PeerTimeout) as error:
@@ -111,7 +111,7 @@ def test_a_wait_that_ends_soon_says_nothing(caplog: pytest.LogCaptureFixture) ->
 ALONE = """
 import tempfile, torch, gossip, topologies
 from gossip.transports import deadlines
-world = gossip.init(timeout=60)
+world = gossip.init(timeout=100)
 model = torch.nn.Linear(2, 1)
 push_sum = gossip.PushSum(world, topologies.exponential(world.size), overlap=1)
 optimizer = gossip.GossipOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), push_sum)
@@ -125,14 +125,14 @@ while world.rank == 0 and not world.base.board.mates[2].waiting:
 if world.rank != 1:
     gossip.checkpoint.save(tempfile.gettempdir() + "/never", world, 3, model=model, optimizer=optimizer)
 import threading
-threading.Event().wait(60)
+threading.Event().wait(100)
 """
 
 
 @pytest.mark.parametrize("transport", ["mpi", pytest.param("gloo", marks=pytest.mark.slow)])
 def test_one_line_and_then_one_report_for_all_ranks_of_a_host(transport: str) -> None:
     """Ranks 0 and 2 wait for rank 1, which is elsewhere."""
-    outcome = spawn.run_mpirun(3, ["-c", ALONE], timeout=60, env={"GOSSIP_TRANSPORT": transport})
+    outcome = spawn.run_mpirun(3, ["-c", ALONE], timeout=100, env={"GOSSIP_TRANSPORT": transport})
     assert outcome.code
     lines = [line for line in outcome.output.splitlines() if " waited " in line]
     assert len(lines) == 1, outcome.output
@@ -154,7 +154,7 @@ from gossip.transports import deadlines
 deadlines.NOTICE = 1.0
 if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
     import mpi4py.MPI
-    threading.Event().wait(60)
+    threading.Event().wait(100)
 gossip.init(sys.argv[1], timeout=4.0)
 """
 
@@ -163,7 +163,7 @@ gossip.init(sys.argv[1], timeout=4.0)
 @pytest.mark.parametrize("transport", ["mpi", "gloo"])
 def test_a_rank_that_never_calls_init_is_waited_for_with_a_line(transport: str) -> None:
     env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(spawn.free_port())} if transport == "gloo" else {}
-    outcome = spawn.run_mpirun(3, ["-c", LATE, transport], timeout=60, env=env)
+    outcome = spawn.run_mpirun(3, ["-c", LATE, transport], timeout=100, env=env)
     assert outcome.code
     said = "over MPI; it fails after 4 s" if transport == "mpi" else "for rank 1 of 3 at 127.0.0.1"
     assert re.search(rf"waited 1 s .*{said}", outcome.output), outcome.output
@@ -176,13 +176,13 @@ from gossip.transports.mpi import start
 deadlines.NOTICE = start.NOTICE = 1.0
 start.START = 3.0
 if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
-    threading.Event().wait(60)
+    threading.Event().wait(100)
 gossip.init("mpi", timeout=3.0)
 """
 
 
 @pytest.mark.slow
 def test_a_rank_that_never_starts_mpi_is_waited_for_with_a_line() -> None:
-    outcome = spawn.run_mpirun(2, ["-c", MPI_LATE], timeout=60)
+    outcome = spawn.run_mpirun(2, ["-c", MPI_LATE], timeout=100)
     assert outcome.code
     assert "gossip: rank 0 waited 1 s for all 2 ranks to call gossip.init over MPI" in outcome.output, outcome.output

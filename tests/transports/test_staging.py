@@ -391,7 +391,7 @@ with gossip.init("mpi", timeout=30) as world:
         flight.wait()
 assert names == ["gossip-mpi-progress"], names
 """
-    outcome = spawn.run_mpirun(1, ["-c", code], timeout=60)
+    outcome = spawn.run_mpirun(1, ["-c", code], timeout=100)
     assert outcome.code == 0, outcome.output
 
 

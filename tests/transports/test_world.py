@@ -201,7 +201,7 @@ def process(*trials: str, **env: str) -> subprocess.Popen[str]:
 
 def lines(process: subprocess.Popen[str]) -> list[str]:
     try:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=100)
     finally:
         process.kill()
     assert process.returncode == 0, output
@@ -214,11 +214,17 @@ def test_init_in_fresh_processes() -> None:
         port = str(probe.getsockname()[1])
     without_library = process("mpi 9", "auto 9 GOSSIP_TRANSPORT=gloo", MPI4PY_LIBMPI="/nowhere/libmpi.so")
     torchrun = f"RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 MASTER_ADDR=127.0.0.1 MASTER_PORT={port}"
+    srun = "SLURM_PROCID=0 SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=2 SLURM_STEP_TASKS_PER_NODE=1(x2) SLURM_JOB_ID=7"
+    without_pmix = process(f"mpi 9 {srun}", "gloo 9 SLURM_STEP_NODELIST=nowhere.invalid")
     with_library = process("mpi 9", f"mpi 9 {torchrun}", "gloo 1")
 
     refused, chosen = lines(without_library)
     assert refused.startswith("TransportUnavailable transport 'mpi' found no MPI library")
     assert chosen == "works as gloo on cpu"
+
+    no_pmix, unknown = lines(without_pmix)
+    assert "srun started 2 processes, but MPI sees 1: launch with srun --mpi=pmix, or choose" in no_pmix
+    assert "rank 0 is to listen at nowhere.invalid:20007, and its host does not know the name" in unknown
 
     one_rank, one_too_few, absent_peer = lines(with_library)
     assert one_rank.startswith("works as mpi")
@@ -299,5 +305,5 @@ for transport in ("mpi", "gloo", "mpi", "gloo"):
         else:
             raise AssertionError("it was used")
 """
-    outcome = spawn.run_mpirun(2, ["-c", code], timeout=60)
+    outcome = spawn.run_mpirun(2, ["-c", code], timeout=100)
     assert outcome.code == 0, outcome.output

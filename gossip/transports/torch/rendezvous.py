@@ -137,6 +137,11 @@ def _listen(host: str, port: int, launcher: Launcher, secret: bytes) -> StoreSer
             if error.errno != errno.EADDRNOTAVAIL:
                 raise
             return StoreServer(("", port), secret)  # the address is one that a gateway hands on
+    except socket.gaierror as error:
+        raise TransportUnavailable(
+            f"rank 0 is to listen at {host}:{port}, and its host does not know the name {host} ({error}): set "
+            "MASTER_ADDR on all ranks to an address of rank 0's host"
+        ) from error
     except OSError as error:
         raise TransportUnavailable(
             f"rank 0 cannot listen at {host}:{port} ({error}): is another job there? Choose another MASTER_PORT"
