@@ -6,6 +6,8 @@ tensors. `recovery/` goes on without dead ranks, `observe/` tells people of a ru
 `launching/` reads launchers. `testing`, `launch` and `trace` are used by name.
 """
 
+from topologies import __version__
+
 from . import checkpoint, testing
 from .averagers.base import Averager, NoAverage
 from .averagers.composition import Chain, Every
@@ -24,7 +26,6 @@ from .errors import (
 from .observe.stats import Counters, Stats, WeightReport
 from .optimizer import GossipOptimizer
 from .recovery.deaths import Death
-from .version import __version__
 from .world import World, init
 
 __all__ = ["World", "__version__", "init"]
@@ -33,3 +34,8 @@ __all__ += ["Averager", "Chain", "Every", "ExactAverage", "NoAverage", "PushSum"
 __all__ += ["checkpoint", "testing"]  # checkpoints; ranks as threads, and the contract of a transport
 __all__ += ["CheckpointError", "Disagreement", "GossipError", "PeerDied", "PeerLost", "PeerTimeout"]
 __all__ += ["TransportUnavailable", "UsageError"]
+
+
+def __dir__() -> list[str]:
+    """The public names; the modules behind them stay importable."""
+    return [*__all__, "__doc__", "__file__", "__name__", "__path__"]

@@ -6,6 +6,8 @@ step and the public wrapper of them all. `family` names compositions in one line
 May import: gossip, topologies.
 """
 
+from topologies import __version__
+
 from .family import bmuf, diloco, double_averaging, gossip_pga, local_sgd, lookahead, noloco
 from .sharded import ShardedSlowMo
 from .shared_momentum import SharedMomentum
@@ -13,6 +15,7 @@ from .slow_momentum import SlowMo
 from .streaming.streaming_slowmo import StreamingSlowMo
 
 __all__ = [  # noqa: RUF022  grouped by use
+    "__version__",
     # the method, and its variants
     "SlowMo",
     "StreamingSlowMo",
@@ -27,3 +30,8 @@ __all__ = [  # noqa: RUF022  grouped by use
     "noloco",
     "double_averaging",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names; the modules behind them stay importable."""
+    return [*__all__, "__doc__", "__file__", "__name__", "__path__"]

@@ -45,7 +45,10 @@ from topologies.loading import load
 from topologies.topology import Topology, Turn
 from topologies.validation import validate
 
+__version__ = "0.1.0"
+
 __all__ = [  # noqa: RUF022  grouped by use
+    "__version__",
     # the interface
     "Topology",
     "Turn",
@@ -101,3 +104,8 @@ __all__ = [  # noqa: RUF022  grouped by use
     "SpecError",
     "TopologyError",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names; the modules behind them stay importable."""
+    return [*__all__, "__doc__", "__file__", "__name__", "__path__"]

@@ -24,8 +24,9 @@ from typing import IO, Any, NamedTuple, cast
 
 import torch
 
+from topologies import __version__
+
 from ..errors import CheckpointError, UsageError
-from ..version import __version__
 
 FORMAT = 3
 KEPT = 2
