@@ -8,7 +8,7 @@ own DistributedDataParallel asks for more.
 import sys
 import types
 
-if sys.argv[0] == "-m" and not {"workers.peers", "workers.inside", "workers.gpu"} & {*sys.orig_argv}:
+if sys.argv[0] == "-m" and not {"workers.peers", "workers.inside", "workers.gpu", "workers.pages"} & {*sys.orig_argv}:
     compiler = types.ModuleType("torch._dynamo")
     compiler.__dict__.update(
         disable=lambda function, *_, **__: function,

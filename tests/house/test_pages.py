@@ -1,49 +1,72 @@
-"""The examples of the documentation run as written: docstrings, and the code of the README and of the pages."""
+"""The code of the README and of the pages runs as written, and does what they say."""
 
 from __future__ import annotations
 
-import doctest
-import importlib
-import pkgutil
+import functools
+import io
 import re
-from importlib.util import find_spec
+import runpy
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-import networkx
-import numpy
 import pytest
 import spawn
 
 import gossip
-import slowmo
 import topologies
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*/*.md"))]
-MODULES = sorted(
-    module.name
-    for package in (gossip, slowmo, topologies)
-    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
-    if not module.name.endswith("__main__") and (module.name != "gossip.state.kernels" or find_spec("triton"))
-)
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_docstring_examples_run(name: str) -> None:
-    module = importlib.import_module(name)
-    names = {"gossip": gossip, "slowmo": slowmo, "topologies": topologies, "nx": networkx, "np": numpy}
-    if name.startswith("topologies."):
-        # Examples of graphs are short, so their names are those of `from topologies import *`.
-        names |= {name: getattr(topologies, name) for name in topologies.__all__}
-    outcome = doctest.testmod(module, globs={**names, **vars(module)}, optionflags=doctest.ELLIPSIS)
-    assert outcome.failed == 0
+def test_every_block_of_python_runs(tmp_path: Path) -> None:
+    """On two ranks, over MPI; deaths are survived there, for a page shows that."""
+    outcome = spawn.run_mpirun(2, ["-m", "workers.pages", str(tmp_path)], timeout=110, options=("--with-ft", "ulfm"))
+    assert outcome.code == 0, outcome.output
+    assert outcome.output.count("all blocks ran") == 2
+    assert len(set(re.findall(r"runs (.*)", outcome.output))) >= 20
+    printed = re.findall(r"rank (\d) of 2: loss (\S+), (\d+) messages", outcome.output)
+    assert sorted((rank, count) for rank, _, count in printed) == [("0", "200"), ("1", "200")], "of the first run"
+    assert all(float(loss) < 0.1 for _, loss, _ in printed)
 
 
 def blocks(language: str) -> list[str]:
     """The code in this language, of all pages; a block that stands on two pages counts once."""
     found = [re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL) for page in PAGES]
     return list(dict.fromkeys(block for page in found for block in page))
+
+
+def commands() -> Iterator[tuple[str, str, list[str]]]:
+    """Module, subcommand and options of every command of ours in the pages."""
+    for block in blocks("bash"):
+        for line in re.sub(r"\\\n", " ", block).splitlines():
+            for found in re.finditer(r"-m (gossip[.\w]*|topologies|bench)\b((?: +(?!-- |&&|#|\S*\.py)\S+)*)", line):
+                words = found[2].split()
+                subcommand = words[0] if found[1] in ("topologies", "bench") and words else ""
+                yield found[1], subcommand, [word.partition("=")[0] for word in words if word.startswith("--")]
+
+
+@functools.cache
+def helped(module: str, subcommand: str) -> str:
+    said = io.StringIO()
+    argv = [module, *filter(None, [subcommand]), "--help"]
+    with mock.patch.object(sys, "argv", argv), redirect_stdout(said), pytest.raises(SystemExit) as end:
+        runpy.run_module(module, run_name="__main__")
+    assert not end.value.code, f"python -m {module} {subcommand} --help"
+    return said.getvalue()
+
+
+def test_the_options_of_commands_exist() -> None:
+    found = list(commands())
+    assert len(found) > 20
+    for module, subcommand, options in found:
+        for option in options:
+            said = helped(module, subcommand)
+            assert re.search(rf"{option}\b", said), f"python -m {module} {subcommand} has no {option}"
 
 
 def test_the_custom_graph_works_from_a_script() -> None:
@@ -179,66 +202,3 @@ def test_mixed_precision_learns_over_ranks() -> None:
     for code, dtype in [(base + osgp + loop, torch.float32), (masters + bare, torch.bfloat16)]:
         for losses in testing.run(2, lambda world, c=code, d=dtype: run(world, c, d)):  # type: ignore[misc]
             assert losses[-1] < 0.5 * losses[0]
-
-
-def test_the_loop_adds_lines_to_the_users_loop() -> None:
-    """It is the same in the README and in the tutorial."""
-    [diff] = blocks("diff")
-    code = "\n".join(line[1:] for line in diff.splitlines() if not line.startswith("-"))
-    import torch
-
-    class Net(torch.nn.Linear):
-        def __init__(self) -> None:
-            super().__init__(4, 3)
-
-    batches = [(torch.ones(2, 4), torch.tensor([0, 1]))] * 3
-    names: dict[str, object] = {
-        "torch": torch,
-        "networkx": networkx,
-        "Net": Net,
-        "my_shard_of_the_data": batches,
-        "loss_of": torch.nn.functional.cross_entropy,
-    }
-    code = code.replace("    scheduler.step()\n", "")
-    exec(code, names)
-    optimizer = names["optimizer"]
-    assert isinstance(optimizer, slowmo.SlowMo)
-    assert optimizer.stats.run.steps == 3
-
-
-def test_the_first_run_prints_a_line_on_every_rank(tmp_path: Path) -> None:
-    [code] = [block for block in blocks("python") if "messages_sent" in block]
-    (tmp_path / "train.py").write_text(code)
-    outcome = spawn.run_mpirun(2, [str(tmp_path / "train.py")], timeout=100)
-    assert outcome.code == 0, outcome.output
-    lines = re.findall(r"rank (\d) of 2: loss (\S+), (\d+) messages", outcome.output)
-    assert sorted(rank for rank, *_ in lines) == ["0", "1"], outcome.output
-    assert all(float(loss) < 0.1 and int(messages) >= 100 for _, loss, messages in lines), outcome.output
-
-
-def test_each_algorithm_of_the_tutorial_is_one_line_of_a_script() -> None:
-    """All-reduce, SGP, OSGP, and SlowMo around the last of them."""
-    import torch
-
-    from gossip import testing
-
-    page = (ROOT / "docs" / "tutorials" / "sgd-to-slowmo.md").read_text(encoding="utf-8")
-    lines = re.findall(r"```python\n(optimizer = .*)\n```", page)
-    assert len(lines) == 4
-
-    def rank(world: gossip.World) -> list[str]:
-        names: dict[str, Any] = {"gossip": gossip, "slowmo": slowmo, "world": world}
-        names["graph"] = topologies.exponential(world.size)
-        kinds = []
-        for line in lines:
-            names["model"] = model = torch.nn.Linear(2, 1)
-            names["sgd"] = torch.optim.SGD(model.parameters(), lr=0.1)
-            exec(line, names)
-            model(torch.ones(2)).backward()
-            names["optimizer"].step()
-            if line is not lines[-2]:
-                names["optimizer"].settle()
-            kinds.append(type(names["optimizer"]).__name__)
-        return kinds
-
-    assert testing.run(2, rank) == [["GossipOptimizer"] * 3 + ["SlowMo"]] * 2
