@@ -20,7 +20,7 @@ import gossip
 import topologies
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*/*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "description.md", *sorted((ROOT / "docs").glob("*/*.md"))]
 
 
 def test_every_block_of_python_runs(tmp_path: Path) -> None:
@@ -67,6 +67,13 @@ def test_the_options_of_commands_exist() -> None:
         for option in options:
             said = helped(module, subcommand)
             assert re.search(rf"{option}\b", said), f"python -m {module} {subcommand} has no {option}"
+
+
+def test_batch_scripts_and_manifests_are_those_of_the_examples() -> None:
+    files = {path.read_text() for path in (ROOT / "examples").glob("*/*")}
+    shown = [*blocks("yaml"), *(block for block in blocks("bash") if "#SBATCH" in block)]
+    assert len(shown) == 3
+    assert set(shown) <= files
 
 
 def test_the_custom_graph_works_from_a_script() -> None:

@@ -23,7 +23,7 @@ import slowmo
 import topologies
 
 ROOT = Path(__file__).parents[3]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*/*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "description.md", *sorted((ROOT / "docs").glob("*/*.md"))]
 GLOO = "inside-a-node.md"  # it uses the process group of torch.distributed, which gossip makes over Gloo
 
 
