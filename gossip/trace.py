@@ -1,4 +1,4 @@
-"""`python -m gossip.trace FOLDER` joins the timelines of all ranks of a traced run into one file.
+"""`python -m gossip.trace FOLDER` joins the timelines of all ranks of a traced run into one file, and sums them up.
 
 Ranks of one machine share a clock, and their times are aligned by it to the microsecond. The clocks of two machines are
 aligned by the barrier at the end of the construction of the first optimizer, whose time every file holds. Ranks leave
@@ -12,7 +12,9 @@ import argparse
 import gzip
 import json
 import math
+import statistics
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +27,9 @@ examples:
   mpirun -n 4 python -m gossip.launch --trace out/trace train.py
   python -m gossip.trace out/trace                      writes out/trace/trace.json
   python -m gossip.trace out/trace picture.json.gz
+
+A table has a line for each rank: its compute between two steps, its step, and of the step the time in which it waited
+for messages, means in ms. The rank that others wait for computes longer and waits less than they do.
 
 Open the result at https://ui.perfetto.dev or chrome://tracing. If hosts share no folder, copy their files into one
 first. The file of a killed rank is read up to its last whole step.
@@ -46,11 +51,46 @@ class Mark(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """The result of `join`: numbers of ranks and of events written, and remarks for the reader."""
+    """The result of `join`: numbers of ranks and of events written, remarks for the reader, and a table."""
 
     ranks: int
     events: int
     remarks: list[str]
+    table: list[str]
+
+
+class Times:
+    """What a rank's steps took, in microseconds.
+
+    >>> times = Times()
+    >>> times.count({"name": "process_name", "ph": "M", "args": {"name": "rank 3 on node1"}})
+    >>> for event in ({"name": "compute", "ph": "X", "dur": 9000}, {"name": "step", "ph": "X", "dur": 3000}):
+    ...     times.count(event)
+    >>> times.count({"name": "round exposed", "ph": "X", "dur": 5000, "args": {"exposed us": 2000}})
+    >>> times.line()
+    'rank 3 on node1                    1         9.00      3.00       2.00'
+    """
+
+    TITLES = f"{'':<30}{'steps':>6}{'compute ms':>13}{'step ms':>10}{'waits ms':>11}"
+
+    def __init__(self) -> None:
+        self.name, self.waited = "", 0
+        self.spans: dict[str, list[int]] = defaultdict(list)
+
+    def count(self, event: Mapping[str, Any]) -> None:
+        """Take an event of the rank's file into account."""
+        if event["name"] == "process_name":
+            self.name = event["args"]["name"]
+        elif event["ph"] == "X":
+            self.spans[event["name"]].append(event["dur"])
+            self.waited += event.get("args", {}).get("exposed us", 0)
+
+    def line(self) -> str:
+        """The rank's line of the table."""
+        compute, step = (statistics.fmean(self.spans[name] or [0]) / 1000 for name in ("compute", "step"))
+        count = len(self.spans["step"])
+        waits = self.waited / 1000 / max(count, 1)
+        return f"{self.name:<30}{count:>6}{compute:>13.2f}{step:>10.2f}{waits:>11.2f}"
 
 
 def main() -> None:
@@ -72,6 +112,7 @@ def main() -> None:
         sys.exit(2)
     for remark in joined.remarks:
         print(f"gossip.trace: {remark}", file=sys.stderr)
+    print("\n".join(joined.table))
     print(f"{out}: {joined.ranks} ranks, {joined.events:,} events; open it at https://ui.perfetto.dev")
 
 
@@ -96,19 +137,22 @@ def join(folder: Path, out: Path) -> Joined:
     if not marks:
         raise UsageError(f"no rank in {folder} reached its first step: there is nothing to draw")
     remarks += _doubts(marks, paths)
-    shifts, count = offsets(marks), 0
+    shifts, count, table = offsets(marks), 0, [Times.TITLES]
     try:
         with (gzip.open if out.suffix == ".gz" else open)(out, "wt", encoding="utf-8") as file:
             for rank, shift in shifts.items():
+                times = Times()
                 for events in lines(paths[rank], remarks):
                     for event in events:
                         event["ts"] += shift
+                        times.count(event)
                     file.write((",\n" if count else "[\n") + json.dumps(events, separators=(",", ":"))[1:-1])
                     count += len(events)
+                table.append(times.line())
             file.write("\n]\n")
     except OSError as error:
         raise UsageError(f"{out} cannot be written ({error.strerror}): name another file after the folder") from error
-    return Joined(len(marks), count, remarks)
+    return Joined(len(marks), count, remarks, table)
 
 
 def offsets(marks: Mapping[int, Mark]) -> dict[int, int]:

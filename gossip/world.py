@@ -29,8 +29,10 @@ class World:
     and in the same order; no other rank takes part.
 
     Attributes:
-        rank, size: this process's number, and the number of ranks.
-        local_rank, local_size: the same, among the ranks of this world on this host.
+        rank: this process's number.
+        size: the number of ranks.
+        local_rank: this process's number among the ranks of this world on this host.
+        local_size: their number.
         device: the device of this rank's tensors.
         transport: "mpi", "gloo", "nccl" or "memory".
         hosts: the host name of every rank.

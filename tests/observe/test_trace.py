@@ -325,6 +325,14 @@ def test_ranks_are_joined_on_one_clock(
     ranks = traced(3, tmp_path, push_sum(1))
     assert command(monkeypatch, tmp_path) is None
     assert ("3 ranks" in (said := capsys.readouterr()).out, said.err) == (True, "")
+    titles, *table = said.out.splitlines()[:-1]
+    assert titles.split() == ["steps", "compute", "ms", "step", "ms", "waits", "ms"]
+    for rank, line in enumerate(table):
+        steps, compute, step, waits = map(float, line.split()[-4:])
+        assert line.startswith(f"rank {rank} on ")
+        assert steps == STEPS
+        assert compute >= 1500 * DELAY
+        assert 0 <= waits <= step + 1000 * DELAY, "only the last round may be waited for outside of a step"
     events = loaded(tmp_path / "trace.json")
     check_drawable(events)
     assert len(events) == sum(map(len, ranks))
