@@ -74,7 +74,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Launch:
     def results(name: str) -> list[spawn.Saved] | AssertionError:
         folder = tmp_path_factory.mktemp("mpirun")
         try:
-            return spawn.mpirun(int(name.split()[0]), "workers.train", folder, *RUNS[name], timeout=170)
+            return spawn.mpirun(int(name.split()[0]), "workers.train", folder, *RUNS[name])
         except AssertionError as failure:
             return failure  # kept too, or every case would launch again
 
@@ -91,7 +91,6 @@ OF_8, OF_3 = [(8, 0), (5, 0), (2, 5), (1, 7)], [(3, 0), (2, 0), (1, 2)]
 """How many ranks each world has, and which process is the first of them."""
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("case", CORE, ids=lambda case: case.name)
 @pytest.mark.parametrize(
     ("name", "transport", "size", "first"),
@@ -106,7 +105,6 @@ def test_mpirun(name: str, transport: str, size: int, first: int, case: Case, la
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 def test_staged_training_has_the_same_bits(launched: Launch) -> None:
     """SGP, OSGP, overlap 2, exact averages and SlowMo, in chunks of which no bucket is a multiple."""
     for saved in launched("3 staged"):
@@ -124,10 +122,9 @@ def test_torchrun(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="NCCL needs a GPU, and this machine has none")
-@pytest.mark.timeout(180)
 def test_nccl(tmp_path: Path) -> None:
     """On the memory of a GPU, which the ranks share; MPI carries it too, in `test_mpirun`, where there is one."""
-    ranks = spawn.torchrun(3, "workers.train", tmp_path, "3=2+1", "nccl", timeout=170)
+    ranks = spawn.torchrun(3, "workers.train", tmp_path, "3=2+1", "nccl")
     for size, first in OF_3:
         for case in CORE:
             agree(case, size, ranks[first : first + size], f"nccl/{size}/{case.name}/")
@@ -141,7 +138,6 @@ def test_every_graph_that_ships() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("size", [5, 8])
 def test_every_graph_that_ships_under_mpirun(size: int, launched: Launch) -> None:
     """OSGP over each on 5 ranks, SGP on 8."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from commands import refusal
-from spawn import run_mpirun
+from spawn import LIMIT, run_mpirun
 
 from bench.__main__ import COMMANDS, main
 from bench.experiments import overhead, overlap, straggler
@@ -25,7 +25,7 @@ from gossip import UsageError
 from gossip.launching.launchers import Launcher, detect
 
 
-def bench(size: int, *arguments: str, timeout: float = 60, module: str = "workers.bench") -> str:
+def bench(size: int, *arguments: str, timeout: float = LIMIT, module: str = "workers.bench") -> str:
     outcome = run_mpirun(size, ["-m", module, *arguments], timeout)
     assert outcome.code == 0, outcome.output[-4000:]
     return outcome.output
@@ -250,13 +250,13 @@ def test_overhead_and_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("transport", ["mpi", "gloo"])
 def test_overlap_hides_the_transfer_behind_sleep(transport: str, tmp_path: Path) -> None:
     path = tmp_path / "overlap.json"
-    bench(4, "overlap", "--transport", transport, "--json", str(path), timeout=100)
+    bench(4, "overlap", "--transport", transport, "--json", str(path))
     assert check_record(path, "overlap", ranks=4)["hidden"] >= 0.95
 
 
 @pytest.mark.slow
 def test_every_algorithm_learns_the_digits(tmp_path: Path) -> None:
-    bench(4, "digits", "--out", str(tmp_path), timeout=170)
+    bench(4, "digits", "--out", str(tmp_path))
     record = check_record(tmp_path / "digits.json", "digits", ranks=4)
     assert len(record["results"]) == 6
     assert all(run["accuracy"] >= 0.95 for run in record["results"].values())

@@ -17,7 +17,7 @@ EXAMPLES = ROOT / "examples"
 
 def started(name: str, *arguments: object, size: int = 2) -> str:
     """The output of `mpirun -n size python examples/name arguments...`."""
-    outcome = run_mpirun(size, [str(EXAMPLES / name), *map(str, arguments)], timeout=100)
+    outcome = run_mpirun(size, [str(EXAMPLES / name), *map(str, arguments)])
     assert outcome.code == 0, outcome.output
     return outcome.output
 

@@ -35,7 +35,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 def test_ranks_of_a_batch_script(transport: str, env: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "shown.py").write_text("import gossip; print(gossip.init(timeout=60), flush=True)")
     batch = ["bash", str(SLURM / f"{transport}.sbatch"), str(tmp_path / "shown.py")]
-    ended = subprocess.run(batch, env=env, capture_output=True, text=True, timeout=100)
+    ended = subprocess.run(batch, env=env, capture_output=True, text=True, timeout=240)
     assert ended.returncode == 0, ended.stderr
     assert sorted(re.findall(rf"World\(rank (\d) of 2, .*over {transport}\)", ended.stdout)) == ["0", "1"]
 
@@ -51,7 +51,7 @@ def test_a_batch_script_hands_the_warning_on_to_mpirun(env: dict[str, str], tmp_
         assert batch.stdout is not None
         assert "begins at step 0" in batch.stdout.readline()
         batch.send_signal(signal.SIGUSR2)
-        rest, _ = batch.communicate(timeout=100)
+        rest, _ = batch.communicate(timeout=240)
     finally:
         if batch.poll() is None:
             os.killpg(batch.pid, signal.SIGKILL)

@@ -25,7 +25,7 @@ PAGES = [ROOT / "README.md", ROOT / "docs" / "description.md", *sorted((ROOT / "
 
 def test_every_block_of_python_runs(tmp_path: Path) -> None:
     """On two ranks, over MPI; deaths are survived there, for a page shows that."""
-    outcome = spawn.run_mpirun(2, ["-m", "workers.pages", str(tmp_path)], timeout=110, options=("--with-ft", "ulfm"))
+    outcome = spawn.run_mpirun(2, ["-m", "workers.pages", str(tmp_path)], options=("--with-ft", "ulfm"))
     assert outcome.code == 0, outcome.output
     assert outcome.output.count("all blocks ran") == 2
     assert len(set(re.findall(r"runs (.*)", outcome.output))) >= 20

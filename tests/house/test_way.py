@@ -26,7 +26,7 @@ def section(name: str) -> list[str]:
 def noted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     """The notes of rank 0 of two on a steady step."""
     transport, folder = request.param, tmp_path_factory.mktemp("way")
-    outcome = spawn.run_mpirun(2, ["-m", "workers.way", str(folder), transport], timeout=100)
+    outcome = spawn.run_mpirun(2, ["-m", "workers.way", str(folder), transport])
     assert outcome.code == 0, outcome.output
     return transport, json.loads((Path(folder) / "0.json").read_text())
 

@@ -29,7 +29,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     plain = {name: value for name, value in os.environ.items() if not name.startswith(names)}
     command = [sys.executable, "-m", "workers.joined", str(folder)]
     paths = {"PYTHONPATH": f"{spawn.ROOT}:{spawn.SUPPORT}", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env={**plain, **paths}, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, env={**plain, **paths}, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     return {case: [(folder / f"{case} {rank}.txt").read_text() for rank in range(2)] for case in CASES}
 

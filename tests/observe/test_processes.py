@@ -46,7 +46,7 @@ world.barrier()
 
 def test_the_traceback_is_shown_under_the_excepthook_of_torch_distributed(tmp_path: Path) -> None:
     """The child of a rank is refused as well, in an MPI that `gossip.init` has initialised."""
-    outcome = spawn.run_mpirun(2, ["-c", FAILS, str(tmp_path / "store")], timeout=80)
+    outcome = spawn.run_mpirun(2, ["-c", FAILS, str(tmp_path / "store")])
     assert outcome.code == 1, outcome.output
     assert "LookupError: no data" in outcome.output
     assert outcome.output.count("so it is no rank and gossip.init cannot take it into the job") == 2, outcome.output
@@ -190,7 +190,7 @@ for use in (optimizer.settle, optimizer.step, lambda: gossip.init("mpi")):
 @pytest.mark.parametrize("who", ["both", "one"])
 def test_flights_end_before_mpi_does(who: str) -> None:
     """The script may finalise MPI. A post afterwards would kill the process."""
-    outcome = spawn.run_mpirun(2, ["-c", FINALISED, who], timeout=90)
+    outcome = spawn.run_mpirun(2, ["-c", FINALISED, who])
     assert outcome.code == 0, outcome.output
     lost = "0 rank 0 lost a message of round 0: MPI says it was finalised before the message had landed"
     assert outcome.output.splitlines().count(lost) == (2 if who == "one" else 0), outcome.output
@@ -211,7 +211,7 @@ world.barrier()
 
 @pytest.mark.slow
 def test_an_unknown_launcher_has_the_ranks_of_mpi() -> None:
-    outcome = spawn.run_mpirun(2, ["-c", UNKNOWN], timeout=90)
+    outcome = spawn.run_mpirun(2, ["-c", UNKNOWN])
     assert outcome.code == 0, outcome.output
     assert {f"rank {rank} of 2 local {rank} over mpi" for rank in range(2)} <= set(outcome.output.splitlines())
 

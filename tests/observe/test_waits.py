@@ -132,7 +132,7 @@ threading.Event().wait(100)
 @pytest.mark.parametrize("transport", ["mpi", pytest.param("gloo", marks=pytest.mark.slow)])
 def test_one_line_and_then_one_report_for_all_ranks_of_a_host(transport: str) -> None:
     """Ranks 0 and 2 wait for rank 1, which is elsewhere."""
-    outcome = spawn.run_mpirun(3, ["-c", ALONE], timeout=100, env={"GOSSIP_TRANSPORT": transport})
+    outcome = spawn.run_mpirun(3, ["-c", ALONE], env={"GOSSIP_TRANSPORT": transport})
     assert outcome.code
     lines = [line for line in outcome.output.splitlines() if " waited " in line]
     assert len(lines) == 1, outcome.output
@@ -163,7 +163,7 @@ gossip.init(sys.argv[1], timeout=4.0)
 @pytest.mark.parametrize("transport", ["mpi", "gloo"])
 def test_a_rank_that_never_calls_init_is_waited_for_with_a_line(transport: str) -> None:
     env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(spawn.free_port())} if transport == "gloo" else {}
-    outcome = spawn.run_mpirun(3, ["-c", LATE, transport], timeout=100, env=env)
+    outcome = spawn.run_mpirun(3, ["-c", LATE, transport], env=env)
     assert outcome.code
     said = "over MPI; it fails after 4 s" if transport == "mpi" else "for rank 1 of 3 at 127.0.0.1"
     assert re.search(rf"waited 1 s .*{said}", outcome.output), outcome.output
@@ -183,6 +183,6 @@ gossip.init("mpi", timeout=3.0)
 
 @pytest.mark.slow
 def test_a_rank_that_never_starts_mpi_is_waited_for_with_a_line() -> None:
-    outcome = spawn.run_mpirun(2, ["-c", MPI_LATE], timeout=100)
+    outcome = spawn.run_mpirun(2, ["-c", MPI_LATE])
     assert outcome.code
     assert "gossip: rank 0 waited 1 s for all 2 ranks to call gossip.init over MPI" in outcome.output, outcome.output

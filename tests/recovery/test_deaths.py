@@ -69,7 +69,7 @@ def test_mpirun(method: str, tmp_path: Path) -> None:
     """Real processes, SIGKILL at any moment: one of them rank 0, two at once."""
     plans = ["2@0.3s", "0@0.6s", "3@0.6s"]
     command = ["-m", "workers.deaths", str(tmp_path), method, "1500", *plans]
-    outcome = spawn.run_mpirun(5, command, timeout=90, options=("--with-ft", "ulfm"))
+    outcome = spawn.run_mpirun(5, command, options=("--with-ft", "ulfm"))
     assert outcome.code == 0, outcome.output[-4000:]
     left = {int(file.stem): np.load(file) for file in tmp_path.glob("*.npz")}
     assert set(left) == {1, 4}, outcome.output[-4000:]
@@ -92,7 +92,7 @@ def test_an_error_ends_a_job_that_outlives_deaths(launcher: list[str], end: str,
     """It is no death: nobody goes on, nor waits for a deadline."""
     script = tmp_path / "fails.py"
     script.write_text(f"import sys, gossip\nworld = gossip.init()\nif world.rank == 2: {end}\nworld.barrier()\n")
-    outcome = spawn.run_mpirun(4, [*launcher, str(script)], timeout=100, options=("--with-ft", "ulfm"))
+    outcome = spawn.run_mpirun(4, [*launcher, str(script)], options=("--with-ft", "ulfm"))
     assert outcome.code, outcome.output[-4000:]
     assert "mine" in outcome.output
 
@@ -100,7 +100,7 @@ def test_an_error_ends_a_job_that_outlives_deaths(launcher: list[str], end: str,
 @pytest.mark.slow
 def test_without_fault_tolerance(tmp_path: Path) -> None:
     """It is refused before anything is trained."""
-    outcome = spawn.run_mpirun(2, ["-m", "workers.deaths", str(tmp_path), "osgp", "5"], timeout=100)
+    outcome = spawn.run_mpirun(2, ["-m", "workers.deaths", str(tmp_path), "osgp", "5"])
     assert outcome.code
     assert "on_failure='shrink' needs a transport that outlives a process" in outcome.output
     assert "mpirun --with-ft ulfm" in outcome.output

@@ -30,7 +30,7 @@ def go_on_without(folder: Path, draw: random.Random) -> str:
     plans = [f"{rank}@{draw.choice([f'{draw.random():.3f}s', str(draw.randrange(1, 600))])}" for rank in victims]
     method = draw.choice(sorted(METHODS))
     command = ["-m", "workers.deaths", str(folder), method, "2000", *plans]
-    outcome = spawn.run_mpirun(size, command, timeout=120, options=("--with-ft", "ulfm"))
+    outcome = spawn.run_mpirun(size, command, options=("--with-ft", "ulfm"))
     what = f"{size} ranks, {method}, {' '.join(plans)}"
     assert outcome.code == 0, f"{what}: {outcome.output[-4000:]}"
     left = {int(file.stem): np.load(file) for file in folder.glob("*.npz")}

@@ -28,6 +28,9 @@ ROOT = SUPPORT.parent.parent
 
 # Many ranks on few cores: they are bound to none, and step aside while they wait.
 MPIRUN = ("--oversubscribe", "--bind-to", "none", "--mca", "mpi_yield_when_idle", "1")
+LIMIT = 240.0
+"""Seconds until a set of processes is taken for hanging: on a busy machine libraries alone take a minute to load."""
+
 NO_START = "The PMIx server's listener thread failed to start"
 
 
@@ -43,7 +46,7 @@ class Outcome(NamedTuple):
 def run_mpirun(
     size: int,
     command: Sequence[str],
-    timeout: float,
+    timeout: float = LIMIT,
     env: Mapping[str, str] | None = None,
     options: Sequence[str] = (),
 ) -> Outcome:
@@ -55,7 +58,7 @@ def run_mpirun(
     return outcome
 
 
-def kill_mpirun(size: int, command: Sequence[str], line: str, delay: float, timeout: float = 120) -> Outcome:
+def kill_mpirun(size: int, command: Sequence[str], line: str, delay: float, timeout: float = LIMIT) -> Outcome:
     """The same, with SIGKILL to all processes `delay` seconds after one has printed `line`."""
     started, output = time.monotonic(), bytearray()
     read, write = os.pipe()
@@ -83,7 +86,12 @@ def kill_mpirun(size: int, command: Sequence[str], line: str, delay: float, time
 
 
 def run_torchrun(
-    size: int, command: Sequence[str], timeout: float, env: Mapping[str, str] | None = None, *, wait: bool = False
+    size: int,
+    command: Sequence[str],
+    timeout: float = LIMIT,
+    env: Mapping[str, str] | None = None,
+    *,
+    wait: bool = False,
 ) -> Outcome:
     """`python command...` for each rank, with torchrun's variables; `wait` for all after one has failed.
 
@@ -97,13 +105,13 @@ def run_torchrun(
     return _run([[sys.executable, *command]] * size, environments, timeout, wait)
 
 
-def mpirun(size: int, module: str, folder: Path, *args: str, timeout: float = 90) -> list[Saved]:
+def mpirun(size: int, module: str, folder: Path, *args: str, timeout: float = LIMIT) -> list[Saved]:
     """Run `python -m module folder args...` on every rank; returns the arrays of each `folder/rank.npz`, by rank."""
     outcome = run_mpirun(size, ["-m", module, str(folder), *args], timeout)
     return _results(outcome, size, folder, f"mpirun -n {size} python -m {module} {' '.join(args)}")
 
 
-def torchrun(size: int, module: str, folder: Path, *args: str, timeout: float = 90) -> list[Saved]:
+def torchrun(size: int, module: str, folder: Path, *args: str, timeout: float = LIMIT) -> list[Saved]:
     """The same with torchrun's variables."""
     outcome = run_torchrun(size, ["-m", module, str(folder), *args], timeout)
     return _results(outcome, size, folder, f"torchrun of {size} ranks, python -m {module} {' '.join(args)}")

@@ -586,7 +586,7 @@ def python_m(folder, *arguments, **options):
         [sys.executable, "-m", "topologies", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         env={"PYTHONPATH": f"{root}"},
         cwd=folder,
         **options,
@@ -608,7 +608,7 @@ def test_a_closed_pipe_gives_no_traceback(folder):
         ["bash", "-c", command],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         env={"PYTHONPATH": f"{root}", "PATH": "/usr/bin:/bin"},
         cwd=folder,
     )

@@ -194,7 +194,7 @@ def command(*arguments: str, redirect: str = "", **environment: str) -> subproce
         cwd=Path(__file__).parents[2],
         env={"PATH": "/usr/bin:/bin", **environment},
         capture_output=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 

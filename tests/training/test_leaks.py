@@ -177,7 +177,7 @@ def test_many_streaming_optimizers_in_one_world() -> None:
 def over(names: Sequence[str], folder: Path, count: int, width: int, memory: float) -> spawn.Outcome:
     """Nothing of `count` optimizers of `width`² parameters is left on either rank; then rank 1 ends, and is missed."""
     command = ["-m", "workers.leaks", str(folder), str(count), str(width), *names]
-    outcome = spawn.run_mpirun(2, command, timeout=100 + 3 * count)
+    outcome = spawn.run_mpirun(2, command, timeout=spawn.LIMIT + 3 * count)
     assert outcome.code == 1, outcome.output
     for rank in range(2):
         saved = np.load(folder / f"{rank}.npz")

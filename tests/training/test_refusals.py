@@ -228,7 +228,7 @@ world.barrier()
 @pytest.mark.slow
 def test_disagreement_of_some_ranks_is_printed_once() -> None:
     """Rank 0 takes no part in it, and so cannot be the one that says it; the job ends with a code, at once."""
-    outcome = spawn.run_mpirun(3, ["-c", PART], timeout=100)
+    outcome = spawn.run_mpirun(3, ["-c", PART])
     assert outcome.code
     assert outcome.output.count("Disagreement: ranks disagree") == 1
     assert "PeerTimeout" not in outcome.output

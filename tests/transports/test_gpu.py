@@ -19,7 +19,7 @@ PAIRS = [
 @pytest.mark.parametrize(("transport", "check"), PAIRS)
 def test_ranks_that_share_a_gpu(transport: str, check: str) -> None:
     start = spawn.run_mpirun if transport == "mpi" else spawn.run_torchrun
-    outcome = start(RANKS.get(check, 2), ["-m", "workers.gpu", transport, check], timeout=110)
+    outcome = start(RANKS.get(check, 2), ["-m", "workers.gpu", transport, check])
     assert outcome.code == 0, f"ended with code {outcome.code} after {outcome.seconds:.0f} s\n{outcome.output[-8000:]}"
     assert f"{check}: well" in outcome.output
 
@@ -27,6 +27,6 @@ def test_ranks_that_share_a_gpu(transport: str, check: str) -> None:
 def test_nccl_reaches_the_mean_with_all_memory_registered() -> None:
     """As the documentation says it can be asked for; what is registered, NCCL keeps to itself."""
     register = {"TORCH_NCCL_USE_TENSOR_REGISTER_ALLOCATOR_HOOK": "1"}
-    outcome = spawn.run_torchrun(2, ["-m", "workers.gpu", "nccl", "averages", "never_waits"], timeout=110, env=register)
+    outcome = spawn.run_torchrun(2, ["-m", "workers.gpu", "nccl", "averages", "never_waits"], env=register)
     assert outcome.code == 0, outcome.output[-8000:]
     assert "averages: well" in outcome.output

@@ -57,7 +57,7 @@ def test_memory_sub_worlds(hosts: Sequence[str]) -> None:
 def test_mpirun(size: int) -> None:
     """MPI, also with what the tests take for a device's memory, and Gloo one after another in the same processes."""
     runs = ["mpi", "mpi/far", "mpi/staged", "mpi/direct", "gloo"]
-    ended(spawn.run_mpirun(size, ["-m", "workers.contract", *runs], timeout=90))
+    ended(spawn.run_mpirun(size, ["-m", "workers.contract", *runs]))
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, EAGER, EAGER + 1, 5 * EAGER, 40 * EAGER - 1])
@@ -77,13 +77,13 @@ def test_a_message_is_cut_the_same_way_at_both_ends(nbytes: int, most: int, monk
 
 
 def test_torchrun() -> None:
-    ended(spawn.run_torchrun(3, ["-m", "workers.contract", "gloo"], timeout=90))
+    ended(spawn.run_torchrun(3, ["-m", "workers.contract", "gloo"]))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="NCCL needs a GPU, and this machine has none")
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_nccl(size: int) -> None:
-    ended(spawn.run_torchrun(size, ["-m", "workers.contract", "nccl"], timeout=90))
+    ended(spawn.run_torchrun(size, ["-m", "workers.contract", "nccl"]))
 
 
 class Asked:
@@ -611,7 +611,7 @@ def test_gloo_ends_well_when_others_have_gone_already(tmp_path: Path) -> None:
     """They sent the last round into the room that rank 0 had made for it; no harm comes of room for a next one."""
     script = tmp_path / "late.py"
     script.write_text(LATE)
-    outcome = spawn.run_torchrun(4, [str(script)], timeout=90)
+    outcome = spawn.run_torchrun(4, [str(script)])
     assert outcome.code == 0, outcome.output
     assert sorted(line for line in outcome.output.splitlines() if "ends with" in line) == [
         f"rank {rank} ends with 1.5" for rank in range(4)

@@ -201,7 +201,7 @@ def process(*trials: str, **env: str) -> subprocess.Popen[str]:
 
 def lines(process: subprocess.Popen[str]) -> list[str]:
     try:
-        output, _ = process.communicate(timeout=100)
+        output, _ = process.communicate(timeout=240)
     finally:
         process.kill()
     assert process.returncode == 0, output
@@ -305,5 +305,5 @@ for transport in ("mpi", "gloo", "mpi", "gloo"):
         else:
             raise AssertionError("it was used")
 """
-    outcome = spawn.run_mpirun(2, ["-c", code], timeout=100)
+    outcome = spawn.run_mpirun(2, ["-c", code])
     assert outcome.code == 0, outcome.output

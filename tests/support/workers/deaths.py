@@ -95,7 +95,7 @@ def killer(plans: list[str]) -> Callable[[int, int], None]:
 def main(folder: str, method: str, steps: str, *plans: str) -> None:
     """Save what each rank that is left has come to."""
     torch.set_num_threads(1)
-    world = gossip.init("mpi", timeout=30)
+    world = gossip.init("mpi", timeout=60)
     how, _, name = method.rpartition("/")
     speak(world, how, chunk=24)
     rank, gathered, weight, values, deaths = train(world, METHODS[name], int(steps), killer(list(plans)))

@@ -34,11 +34,11 @@ def tried(rank: int, folder: str, case: str) -> str:
         dist.init_process_group("gloo", init_method=f"file://{folder}/{case}", rank=rank, world_size=2)
 
     if case == "at the first step":
-        optimizer = trained(gossip.init(timeout=20), step=False)
+        optimizer = trained(gossip.init(timeout=60), step=False)
         join()
         optimizer.step()
     elif case == "since":
-        world = gossip.init(timeout=20)
+        world = gossip.init(timeout=60)
         join()
         trained(world)
     elif case == "missing":
@@ -52,7 +52,7 @@ def tried(rank: int, folder: str, case: str) -> str:
         if case == "other hosts":
             socket.gethostname = lambda: f"host{rank}"
         join()
-        world = gossip.init(timeout=20)
+        world = gossip.init(timeout=60)
         (group,) = trained(world).param_groups
         values = group["params"][0].tolist()
         local = f"local {world.local_rank} of {world.local_size}"

@@ -61,7 +61,7 @@ def main(folder: str, *transports: str) -> None:
     results: dict[str, Any] = {}
     for name in transports:
         transport, _, how = name.partition("/")
-        with gossip.init(transport, timeout=30) as world:
+        with gossip.init(transport, timeout=60) as world:
             rank = world.rank
             speak(world, how, chunk=9999)
             for landing, overlap in (("any", 0), ("early", AHEAD)):

@@ -103,7 +103,7 @@ def main(folder: str) -> None:
         own.mkdir(exist_ok=True)
         os.chdir(own)
         os.environ["GOSSIP_RESUME"] = str(own) if "(None, world" in code else ""
-        with gossip.init("gloo" if GLOO in name else "mpi", timeout=30) as world:
+        with gossip.init("gloo" if GLOO in name else "mpi", timeout=60) as world:
             exec(compile(code.replace("    ...\n", "    pass\n"), name, "exec"), namespace(code, world))
             world.barrier()
     print("all blocks ran", flush=True)

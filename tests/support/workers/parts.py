@@ -51,7 +51,7 @@ def main(folder: str, *transports: str) -> None:
     results: dict[str, Any] = {}
     for name in transports:
         transport, _, how = name.partition("/")
-        with gossip.init(transport, timeout=30) as world:
+        with gossip.init(transport, timeout=60) as world:
             speak(world, how, chunk=9999)
             for overlap, wire in CASES:
                 for parts in (True, False):

@@ -151,7 +151,7 @@ def main(folder: str, *transports: str) -> None:
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
     for transport in transports:
-        world = gossip.init(transport, timeout=20)
+        world = gossip.init(transport, timeout=60)
         patience = gossip.init(transport, timeout=DEADLINE)
         for name, case in CASES.items():
             results[f"{transport}/{name}"] = np.array(refusal(case, patience if name == "silent" else world))

@@ -42,7 +42,7 @@ def run(world: gossip.World) -> dict[str, list[float]]:
 if __name__ == "__main__":
     results: dict[str, list[float]] = {}
     for transport in ("mpi", "gloo"):
-        with gossip.init(transport, timeout=20) as world:
+        with gossip.init(transport, timeout=60) as world:
             results |= run(world)
             rank = world.rank
     np.savez(Path(sys.argv[1]) / f"{rank}.npz", **{name: np.array(seen) for name, seen in results.items()})

@@ -131,7 +131,7 @@ def test_draws_are_equal_in_other_processes():
             env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=True,
         ).stdout.strip()
         for seed in ("1", "2")

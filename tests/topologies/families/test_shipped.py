@@ -117,7 +117,9 @@ def test_schedules_are_equal_in_other_processes():
     code = "import json, shipped; print(json.dumps(shipped.descriptions()))"
     path = os.pathsep.join(map(str, (spawn.SUPPORT, spawn.ROOT)))
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "12345"}
-    printed = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True, timeout=90)
+    printed = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, check=True, timeout=240
+    )
     assert json.loads(printed.stdout) == shipped.descriptions()
 
 
