@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def facts(launcher: Launcher) -> dict[str, str]:
-    """What this rank knows of itself, by topic."""
+    """The facts of this rank, by topic."""
     names = ("torch", "numpy", "networkx", "mpi4py")
     variables = {name: text for name, text in sorted(os.environ.items()) if VARIABLES.match(name)}
     if SECRET in variables:

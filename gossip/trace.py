@@ -60,7 +60,7 @@ class Joined(NamedTuple):
 
 
 class Times:
-    """What a rank's steps took, in microseconds.
+    """Durations of a rank's steps, in microseconds.
 
     >>> times = Times()
     >>> times.count({"name": "process_name", "ph": "M", "args": {"name": "rank 3 on node1"}})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
+import pytest
 import spawn
 import torch
 
 import gossip
+from gossip.__main__ import main
 
 TOPICS = ["gossip-runtime", "python", "libraries", "host", "system", "GPUs", "interfaces", "MPI", "launcher"]
 
@@ -23,16 +24,29 @@ def rows(output: str) -> dict[str, str]:
     return dict(line.split(maxsplit=1) for line in output.splitlines())
 
 
-def test_of_this_machine_without_a_launcher() -> None:
-    outcome = spawn.run_torchrun(1, ["-m", "gossip"], env={"WORLD_SIZE": "1", "GOSSIP_SECRET": "abc"})
-    assert outcome.code == 0, outcome.output
-    found = rows(outcome.output)
+def report(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
+    """The exit code of `python -m gossip arguments...` in this process; None for success."""
+    monkeypatch.setattr(sys, "argv", ["gossip", *arguments])
+    try:
+        main()
+    except SystemExit as end:
+        return end.code
+    return None
+
+
+def test_of_this_machine_without_a_launcher(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GOSSIP_SECRET", "abc")
+    assert report(monkeypatch) is None
+    said = capsys.readouterr().out
+    found = rows(said)
     assert list(found)[: len(TOPICS)] == TOPICS
     assert found["gossip-runtime"].startswith(gossip.__version__)
     assert f"torch {torch.__version__}" in found["libraries"]
     assert found["MPI"].startswith("Open MPI")
     assert "GOSSIP_SECRET=(set)" in found["variables"]
-    assert "abc" not in outcome.output
+    assert "abc" not in said
 
 
 def test_what_differs_between_ranks_has_their_numbers() -> None:
@@ -46,16 +60,11 @@ def test_what_differs_between_ranks_has_their_numbers() -> None:
     assert len([line for line in lines if line.startswith("python ")]) == 1, "it is the same on both"
 
 
-def test_ranks_that_do_not_meet() -> None:
+def test_ranks_that_do_not_meet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    ended = subprocess.run(
-        [sys.executable, "-m", "gossip", "--timeout", "1"],
-        env=spawn._environment({**place, "MASTER_PORT": str(spawn.free_port())}),
-        capture_output=True,
-        text=True,
-        cwd=spawn.ROOT,
-        timeout=240,
-    )
-    assert ended.returncode == 1
-    assert "the ranks do not meet: rank 0 did not meet the other 1 ranks" in ended.stderr
-    assert rows(ended.stdout)["launcher"] == "torchrun"
+    for name, value in {**place, "MASTER_PORT": str(spawn.free_port())}.items():
+        monkeypatch.setenv(name, value)
+    assert report(monkeypatch, "--timeout", "0.5") == 1
+    said = capsys.readouterr()
+    assert "the ranks do not meet: rank 0 did not meet the other 1 ranks" in said.err
+    assert rows(said.out)["launcher"] == "torchrun"

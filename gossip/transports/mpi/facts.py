@@ -1,4 +1,4 @@
-"""What can be said of the MPI library, whether it runs or not."""
+"""Facts on the MPI library, whether it runs or not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .ulfm import is_chosen
 
 
 def library() -> str:
-    """The library that mpi4py loads, what it can where it runs, and the mpirun that a shell would start."""
+    """The library that mpi4py loads, its abilities where it runs, and the mpirun that a shell would start."""
     try:
         import mpi4py
 
