@@ -2,7 +2,7 @@
 
     mpirun -n 4 python examples/own_graph.py
 
-Each rank has a number, and training moves all of them to the mean.
+Each rank has a number, and training moves all of them to the mean. The graph wants two ranks or more.
 """
 
 import networkx

@@ -31,7 +31,7 @@ optimizer = slowmo.SlowMo(gossip.GossipOptimizer(adam, averager, module=model), 
 
 saved = gossip.checkpoint.load(folder, world, model=model, optimizer=optimizer, scheduler=scheduler)
 first = saved.step if saved else 0
-world.stop_requested()  # from here on SIGTERM, SIGUSR2 and Ctrl-C are heard, and end no rank
+world.stop_requested()  # from here on SIGTERM, SIGUSR2 and Ctrl-C ask the loop to stop
 print(f"rank {world.rank} of {world.size} begins at step {first}")
 
 for step in range(first, steps):
@@ -42,7 +42,7 @@ for step in range(first, steps):
     loss.backward()
     optimizer.step()
     scheduler.step()
-    stop = step % 10 == 0 and world.stop_requested()  # true on all ranks after a signal to any
+    stop = world.stop_requested()  # true on all ranks after a signal to any; a loop that does not ask for 30 s is ended
     if (step + 1) % 50 == 0 or step + 1 == steps or stop:
         gossip.checkpoint.save(folder, world, step + 1, model=model, optimizer=optimizer, scheduler=scheduler)
     if stop:

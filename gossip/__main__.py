@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -11,17 +12,17 @@ import re
 import socket
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
 from topologies import __version__
 
-from .errors import GossipError
+from .errors import GossipError, UsageError
 from .launching import cores
 from .launching.launchers import Launcher, detect
-from .transports.connecting import default_transport
+from .transports.connecting import default_transport, requested
 from .transports.deadlines import called
 from .transports.mpi.facts import library
 from .transports.torch.interfaces import addresses
@@ -38,7 +39,7 @@ exit code: 0; 1 where the ranks do not meet, with the reason; 2 for wrong option
 """
 
 VARIABLES = re.compile(
-    "GOSSIP_(?!RANK)|OMP_NUM_THREADS|MASTER_|GLOO_|NCCL_|CUDA_VISIBLE_DEVICES|PRTE_MCA_|"
+    "GOSSIP_(?!RANK)|OMP_NUM_THREADS|MASTER_(ADDR|PORT)$|GLOO_|NCCL_|CUDA_VISIBLE_DEVICES|PRTE_MCA_|PMIX_MCA_|"
     "OMPI_MCA_(?!PREFIXES|cpu_type|initial_wdir|num_procs)"
 )
 """Beginnings of the names of variables that change what a job does, without those that launchers set for themselves."""
@@ -65,8 +66,12 @@ def main() -> None:
                 every = dict(enumerate(map(json.loads, world.all_gather(json.dumps(own).encode()))))
             if launcher.rank > 0:
                 return
+    except UsageError as error:
+        failure = str(error)
     except GossipError as error:
         failure = f"the ranks do not meet: {error}"
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a variable may hold any bytes
     print("\n".join(lines(every or {launcher.rank: facts(launcher)})), flush=True)
     if failure:
         print(f"gossip: {failure}", file=sys.stderr)
@@ -74,28 +79,50 @@ def main() -> None:
 
 
 def facts(launcher: Launcher) -> dict[str, str]:
-    """The facts of this rank, by topic."""
-    names = ("torch", "numpy", "networkx", "mpi4py")
-    variables = {name: text for name, text in sorted(os.environ.items()) if VARIABLES.match(name)}
-    if SECRET in variables:
-        variables[SECRET] = "(set)"
-    return {
-        "gossip-runtime": f"{__version__} in {Path(__file__).parent}",
-        "python": f"{platform.python_version()}, {sys.executable}",
-        "libraries": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names),
-        "host": socket.gethostname(),
-        "system": f"{platform.platform()}, {cores.bound()} cores for this rank, {torch.get_num_threads()} threads",
-        "GPUs": ", ".join(_gpus()) or "none that torch sees",
-        "interfaces": ", ".join(f"{name} {address}" for name, address in addresses().items()) or "none is known",
-        "MPI": library(),
-        "launcher": launcher.name,
-        "transport": f"{default_transport(launcher)}, where the script names none",
-        "variables": " ".join(f"{name}={text}" for name, text in variables.items()) or "none",
+    """The facts of this rank, by topic. What cannot be found out on a broken machine is said in its place."""
+    topics: dict[str, Callable[[], str]] = {
+        "gossip-runtime": lambda: f"{__version__} in {Path(__file__).parent}",
+        "python": lambda: f"{platform.python_version()}, {sys.executable}",
+        "libraries": lambda: ", ".join(map(_installed, ("torch", "numpy", "networkx", "mpi4py"))),
+        "host": socket.gethostname,
+        "system": lambda: (
+            f"{platform.platform()}, {cores.bound()} cores for this rank, {torch.get_num_threads()} threads"
+        ),
+        "GPUs": lambda: (
+            ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))) or "torch sees none"
+        ),
+        "interfaces": lambda: ", ".join(map(" ".join, addresses().items())) or "none is known",
+        "MPI": library,
+        "launcher": lambda: launcher.name,
+        "transport": lambda: f"{_transport(launcher)}, where the script names none",
+        "variables": _variables,
     }
+    found = {}
+    for topic, ask in topics.items():
+        try:
+            found[topic] = " ".join(ask().split())
+        except Exception as error:  # whatever a broken library raises: a report is wanted all the more
+            found[topic] = f"unknown: {type(error).__name__}: {error}"
+    return found
 
 
-def _gpus() -> list[str]:
-    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+def _installed(name: str) -> str:
+    try:
+        return f"{name} {importlib.metadata.version(name)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"no {name}"
+
+
+def _transport(launcher: Launcher) -> str:
+    named = requested("auto")
+    return default_transport(launcher) if named == "auto" else named
+
+
+def _variables() -> str:
+    found = {name: text for name, text in sorted(os.environ.items()) if VARIABLES.match(name)}
+    if SECRET in found:
+        found[SECRET] = "(set)"
+    return " ".join(f"{name}={text}" for name, text in found.items()) or "none"
 
 
 def lines(ranks: Mapping[int, Mapping[str, str]]) -> list[str]:

@@ -66,7 +66,7 @@ class Times:
     >>> times.count({"name": "process_name", "ph": "M", "args": {"name": "rank 3 on node1"}})
     >>> for event in ({"name": "compute", "ph": "X", "dur": 9000}, {"name": "step", "ph": "X", "dur": 3000}):
     ...     times.count(event)
-    >>> times.count({"name": "round exposed", "ph": "X", "dur": 5000, "args": {"exposed us": 2000}})
+    >>> times.count({"name": "round exposed", "cat": "flight", "ph": "X", "dur": 5000, "args": {"exposed us": 2000}})
     >>> times.line()
     'rank 3 on node1                    1         9.00      3.00       2.00'
     """
@@ -74,7 +74,7 @@ class Times:
     TITLES = f"{'':<30}{'steps':>6}{'compute ms':>13}{'step ms':>10}{'waits ms':>11}"
 
     def __init__(self) -> None:
-        self.name, self.waited = "", 0
+        self.name, self.waited, self.unseen = "", 0, False
         self.spans: dict[str, list[int]] = defaultdict(list)
 
     def count(self, event: Mapping[str, Any]) -> None:
@@ -83,14 +83,16 @@ class Times:
             self.name = event["args"]["name"]
         elif event["ph"] == "X":
             self.spans[event["name"]].append(event["dur"])
-            self.waited += event.get("args", {}).get("exposed us", 0)
+            if event.get("cat") == "flight":
+                self.waited += event["args"].get("exposed us", 0)
+                self.unseen |= "exposed us" not in event["args"]  # over NCCL the host waits for no flight
 
     def line(self) -> str:
         """The rank's line of the table."""
         compute, step = (statistics.fmean(self.spans[name] or [0]) / 1000 for name in ("compute", "step"))
         count = len(self.spans["step"])
-        waits = self.waited / 1000 / max(count, 1)
-        return f"{self.name:<30}{count:>6}{compute:>13.2f}{step:>10.2f}{waits:>11.2f}"
+        waits = "-" if self.unseen else f"{self.waited / 1000 / max(count, 1):.2f}"
+        return f"{self.name:<30} {count:>5}{compute:>13.2f}{step:>10.2f}{waits:>11}"
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import spawn
 from spawn import MPIRUN, ROOT
 
 SLURM = ROOT / "examples" / "slurm"
@@ -28,7 +29,7 @@ def env(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "bin" / "srun").write_text(STAND_IN.format(options=" ".join(MPIRUN)))
     (tmp_path / "bin" / "srun").chmod(0o755)
     path = os.pathsep.join([str(tmp_path / "bin"), str(BIN), os.environ["PATH"]])
-    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
+    return {**spawn.variables({}), "PATH": path, "SLURM_CPUS_PER_TASK": "1"}
 
 
 @pytest.mark.parametrize("transport", ["mpi", "gloo"])

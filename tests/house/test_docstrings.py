@@ -19,7 +19,7 @@ MODULES = sorted(
     module.name
     for package in (gossip, slowmo, topologies)
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
-    if not module.name.endswith("__main__") and (module.name != "gossip.state.kernels" or find_spec("triton"))
+    if module.name != "topologies.__main__" and (module.name != "gossip.state.kernels" or find_spec("triton"))
 )
 
 

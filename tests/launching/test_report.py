@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 import pytest
 import spawn
 import torch
 
 import gossip
-from gossip.__main__ import main
+from gossip.__main__ import facts, main
+from gossip.launching.launchers import Launcher
 
 TOPICS = ["gossip-runtime", "python", "libraries", "host", "system", "GPUs", "interfaces", "MPI", "launcher"]
 
@@ -21,7 +24,7 @@ runpy.run_module("gossip", run_name="__main__")
 
 
 def rows(output: str) -> dict[str, str]:
-    return dict(line.split(maxsplit=1) for line in output.splitlines())
+    return dict(line.split(maxsplit=1) for line in output.splitlines() if len(line.split()) > 1)
 
 
 def report(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
@@ -37,7 +40,10 @@ def report(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
 def test_of_this_machine_without_a_launcher(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("GOSSIP_SECRET", "abc")
+    monkeypatch.setenv("GOSSIP_SECRET", "a-very-secret-word")
+    monkeypatch.setenv("MASTER_PASSWORD", "a-very-secret-word")
+    monkeypatch.setenv("GOSSIP_ODD", "two\nlines, \udcff")
+    monkeypatch.setenv("GOSSIP_TRANSPORT", "gloo")
     assert report(monkeypatch) is None
     said = capsys.readouterr().out
     found = rows(said)
@@ -46,7 +52,22 @@ def test_of_this_machine_without_a_launcher(
     assert f"torch {torch.__version__}" in found["libraries"]
     assert found["MPI"].startswith("Open MPI")
     assert "GOSSIP_SECRET=(set)" in found["variables"]
-    assert "abc" not in said
+    assert "a-very-secret-word" not in said
+    assert found["transport"].startswith("gloo")
+    assert "GOSSIP_ODD=two lines, " in found["variables"]
+
+
+def test_a_broken_machine_is_reported_all_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "mpirun").write_text("#!/bin/sh\n")
+    (tmp_path / "mpirun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    monkeypatch.setattr("socket.gethostname", lambda: 1 / 0)
+    found = facts(Launcher("none"))
+    assert list(found) == [*TOPICS, "transport", "variables"]
+    assert found["MPI"].startswith("none (")
+    assert found["MPI"].endswith(f"mpirun: {tmp_path / 'mpirun'}")
+    assert found["host"] == "unknown: ZeroDivisionError: division by zero"
 
 
 def test_what_differs_between_ranks_has_their_numbers() -> None:

@@ -51,7 +51,7 @@ def run_mpirun(
     options: Sequence[str] = (),
 ) -> Outcome:
     """The outcome of `mpirun options... -n size python command...`."""
-    command, environment = _mpirun(size, command, options), _environment(env or {})
+    command, environment = _mpirun(size, command, options), variables(env or {})
     outcome = _run([command], [environment], timeout)
     if NO_START in outcome.output:  # seen once in some thousand starts of Open MPI, before any rank was there
         outcome = _run([command], [environment], timeout)
@@ -64,7 +64,7 @@ def kill_mpirun(size: int, command: Sequence[str], line: str, delay: float, time
     read, write = os.pipe()
     os.set_blocking(read, False)
     process = subprocess.Popen(
-        _mpirun(size, command), env=_environment({}), stdout=write, stderr=write, cwd=ROOT, start_new_session=True
+        _mpirun(size, command), env=variables({}), stdout=write, stderr=write, cwd=ROOT, start_new_session=True
     )
     os.close(write)
     try:
@@ -101,7 +101,7 @@ def run_torchrun(
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **shared, **(env or {})}
     count = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "TORCHELASTIC_RUN_ID": "tests"}
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
-    environments = [_environment({**common, **count, **rank}) for rank in ranks]
+    environments = [variables({**common, **count, **rank}) for rank in ranks]
     return _run([[sys.executable, *command]] * size, environments, timeout, wait)
 
 
@@ -135,7 +135,8 @@ def _results(outcome: Outcome, size: int, folder: Path, what: str) -> list[Saved
     return [dict(np.load(file)) for file in files]
 
 
-def _environment(more: Mapping[str, str]) -> dict[str, str]:
+def variables(more: Mapping[str, str]) -> dict[str, str]:
+    """The variables for ranks, with `more` of them."""
     # A test that itself runs under a launcher must not hand its own rank on.
     prefixes = ("OMPI_COMM_", "PMIX_", "PMI_", "PRTE_", "SLURM_", "GOSSIP_")
     names = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}

@@ -17,9 +17,10 @@ def library() -> str:
         import mpi4py
 
         before, mpi4py.rc.initialize = mpi4py.rc.initialize, False
-        from mpi4py import MPI
-
-        mpi4py.rc.initialize = before
+        try:
+            from mpi4py import MPI
+        finally:
+            mpi4py.rc.initialize = before
     except (ImportError, RuntimeError) as error:
         return f"none ({error}); mpirun: {_mpirun()}"
     said = [MPI.Get_library_version().partition(",")[0].strip("\0 \n"), f"mpirun: {_mpirun()}"]
@@ -36,7 +37,7 @@ def _mpirun() -> str:
         beside = Path(sys.executable).with_name("mpirun")
         return f"none on the PATH{f', and {beside}' if beside.exists() else ''}"
     try:
-        told = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20)
+        told = subprocess.run([path, "--version"], capture_output=True, text=True, errors="replace", timeout=20)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{path}, which does not start ({error})"
-    return f"{path}, {(told.stdout or told.stderr).splitlines()[0]}"
+    return ", ".join([path, *(told.stdout or told.stderr).splitlines()[:1]])
