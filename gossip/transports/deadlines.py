@@ -54,7 +54,7 @@ def look(flight: Flight, before: float, waited: float, limit: float) -> float:
     if any(not gone.isdisjoint(ranks) for ranks in flight.missing()):
         raise PeerLost(
             f"rank {flight.channel.me} {lacking(flight, f' in {_place(flight)}')}, and it will not: does every rank "
-            f"call {board.call or STEP} equally often?"
+            f"{_make(board.call)} equally often?"
         )
     if before < NOTICE <= waited and (said := long_wait(flight, waited, limit)):
         log.warning(said)
@@ -66,8 +66,8 @@ def overdue(flight: Flight, seconds: float) -> str:
     channel, call = flight.channel, flight.channel.board.call
     question = (
         "is the peer alive, does it call step() as often, and does it run the same topology?"
-        if call in ("", STEP)
-        else f"does every rank call {call}, in the same order, and is the peer alive?"
+        if call == STEP
+        else f"does every rank {_make(call)}, in the same order, and is the peer alive?"
     )
     said = lacking(flight, f" in {_place(flight)} for {seconds:g} s over {channel.name}")
     return f"rank {channel.me} {said}: {question} A longer deadline is gossip.init(timeout=...)"
@@ -77,14 +77,20 @@ def long_wait(flight: Flight, waited: float, limit: float) -> str:
     """Which ranks of this host wait, in which call, and for whom; "" on all of them but the first."""
     board = flight.channel.board
     waiting = sorted(board.waiting_alike())
-    call = board.call or STEP
+    call = board.call
     others = {slot.call.decode() for slot in board.mates.values() if slot.waiting}
     if waiting[0] != board.rank or (call == STEP and not others <= {"", STEP}):
         return ""  # another rank says it: the first, or one that waits in a call which these do not make
+    of = f" of {call}" if call else ""
     return (
-        f"{called(waiting)} waited {waited:.0f} s in {flight.subject} of {call}: rank {board.rank} "
-        f"{lacking(flight)}. Every rank has to call {call}; it fails here after {limit:g} s"
+        f"{called(waiting)} waited {waited:.0f} s in {flight.subject}{of}: rank {board.rank} "
+        f"{lacking(flight)}. Every rank has to {_make(call)}; it fails here after {limit:g} s"
     )
+
+
+def _make(call: str) -> str:
+    """The verb and the call; a script that uses a channel itself makes one without a name."""
+    return f"call {call}" if call else "make this call of a channel"
 
 
 def called(ranks: list[int]) -> str:

@@ -108,6 +108,24 @@ def test_a_wait_that_ends_soon_says_nothing(caplog: pytest.LogCaptureFixture) ->
     assert not caplog.records
 
 
+def test_a_wait_of_the_script_itself_is_no_step() -> None:
+    """A channel that the script uses, as for the mean of all ranks."""
+    ended = threading.Event()
+
+    def rank(world: gossip.World) -> None:
+        channel = world.channel()
+        if world.rank == 1:
+            ended.wait(60)
+            return
+        try:
+            with pytest.raises(gossip.PeerTimeout, match="does every rank make this call of a channel, in the same"):
+                channel.sum([torch.ones(2)]).wait(0.2)
+        finally:
+            ended.set()
+
+    testing.run(2, rank)
+
+
 ALONE = """
 import tempfile, torch, gossip, topologies
 from gossip.transports import deadlines

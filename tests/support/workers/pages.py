@@ -42,6 +42,7 @@ MAKERS: dict[str, Callable[[Any], Any]] = {
     "optimizer": lambda get: gossip.GossipOptimizer(
         get("sgd"), gossip.PushSum(get("world"), get("graph"), overlap=1), module=get("model")
     ),
+    "published": lambda get: get("model"),
     "scheduler": lambda get: torch.optim.lr_scheduler.StepLR(get("sgd"), 10),
     "loss": lambda get: lambda batch: torch.nn.functional.cross_entropy(get("model")(batch[0]), batch[1]),
 }
