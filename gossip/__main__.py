@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def facts(launcher: Launcher) -> dict[str, str]:
-    """The facts of this rank, by topic. What cannot be found out on a broken machine is said in its place."""
+    """The facts of this rank, by topic. On a broken machine an error stands in the place of a fact."""
     topics: dict[str, Callable[[], str]] = {
         "gossip-runtime": lambda: f"{__version__} in {Path(__file__).parent}",
         "python": lambda: f"{platform.python_version()}, {sys.executable}",

@@ -1,7 +1,7 @@
 """Slow momentum on top of any base optimizer, and the family of methods around it.
 
-`slow_momentum` is SlowMo. `sharded` keeps a part of anchor and momentum on each rank, `shared_momentum` averages the
-momentum alone, `streaming/` averages one part of the model after another while steps go on. `outer/` holds the outer
+`slow_momentum` is SlowMo. `sharded` keeps a part of anchor and momentum on each rank. `shared_momentum` averages the
+momentum alone. `streaming/` averages one part of the model after another while steps go on. `outer/` holds the outer
 step and the public wrapper of them all. `family` names compositions in one line. `refusals` checks arguments.
 May import: gossip, topologies.
 """

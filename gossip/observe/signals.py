@@ -39,8 +39,8 @@ class Watch:
     Attributes:
         board: the status board of the last world made.
         asked: the signal that asked this rank to stop; None before.
-        heard: our handler has run for it. The bytes of the pipe tell of signals that a handler of the program's own
-            took, too, if ours is back in its place when the thread looks.
+        heard: our handler has run for it. The pipe also has bytes of signals that a handler of the program's own
+            took, where ours is back in its place when the thread looks.
         told: the loop knows that some rank was asked: it may take its time, and a second signal ends it.
     """
 

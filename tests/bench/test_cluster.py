@@ -125,7 +125,7 @@ def test_a_user_who_is_not_root_is_refused(monkeypatch: pytest.MonkeyPatch, caps
     assert "only root can make network namespaces: start it as root" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="says so elsewhere")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems are refused earlier")
 def test_a_kernel_without_the_shaper_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for tool in {tool for tools in needs.TOOLS.values() for tool in tools}:
         (tmp_path / tool).write_text("#!/bin/sh\nexit 0\n")

@@ -64,7 +64,7 @@ def test_language_model(said: str) -> None:
 
 
 def test_every_script_is_run(said: str) -> None:
-    run = {*re.findall(r"runs (\S+)", said), "hierarchical.py"}
+    run = {*re.findall(r"runs (\w+\.py)", said), "hierarchical.py"}
     assert run == {path.name for path in EXAMPLES.glob("*.py")}
 
 
@@ -72,7 +72,9 @@ def test_every_script_is_run(said: str) -> None:
 def test_hierarchical(capfd: pytest.CaptureFixture[str]) -> None:
     hosts = ["--nodes", "2", "--ranks-per-node", "2", "--rate", "1gbit", "--timeout", "100"]
     assert code_of("cluster", *hosts, "--", sys.executable, str(EXAMPLES / "hierarchical.py")) == 0
-    said = re.findall(r"(host\d), rank \d: loss (\S+), norm of the parameters (\S+)", capfd.readouterr().out)
+    said = re.findall(
+        r"(host\d), rank \d: loss (\S+), norm of the parameters (0x[0-9a-f.]+p[+-]\d+)", capfd.readouterr().out
+    )
     norms = {host: [norm for at, _, norm in said if at == host] for host in ("host0", "host1")}
     assert [len(found) for found in norms.values()] == [2, 2]
     assert all(len(set(found)) == 1 for found in norms.values()), "ranks of a host are equal, bit for bit"

@@ -1,4 +1,4 @@
-"""What an index would carry: the wheel and the sdist are built, checked, and used in an environment of their own."""
+"""The wheel and the sdist are built and checked as for an index, and used in an environment of their own."""
 
 from __future__ import annotations
 
