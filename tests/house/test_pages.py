@@ -131,6 +131,7 @@ def test_the_mean_honours_weights_and_leaves_the_run_unchanged() -> None:
     from gossip import testing
 
     [code] = [block for block in blocks("python") if "parameters_to_vector" in block]
+    assert code[code.index("def ") :] in (ROOT / "examples" / "evaluate_mean.py").read_text()
     graph = topologies.from_matrix([[0.5, 0.2], [0.5, 0.8]])
 
     def rank(world: gossip.World, asks: int) -> tuple[list[float], list[float], float, float, list[float]]:
