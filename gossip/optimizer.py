@@ -19,7 +19,7 @@ from .state.drift import Drift
 from .state.mass import Mass
 from .state.module_tensors import Companions
 from .training import arguments, state_dicts
-from .training.attached import Attached
+from .training.attached import FIRST, Attached
 from .training.parameters import Parameters
 from .training.update import Loss
 from .training.wrapper import Wrapper, brief
@@ -147,10 +147,8 @@ class GossipOptimizer(Wrapper):
             return self.optimizer.step()
         for begin in phases.begin:
             begin(step)
-        if not step:
-            arguments.check_joined(self.parameters.worlds)
-            if closure is None:
-                self.parameters.warn_untrained()
+        if step < FIRST:
+            self._attached.first_steps(step, closure is not None)
         with self.stats.step(step):
             evaluation = None if closure is None else self._attached.update.evaluate(closure)
             if evaluation is not None and evaluation.is_early:
@@ -180,7 +178,8 @@ class GossipOptimizer(Wrapper):
 
     def _take_writes(self) -> None:
         """Refuse parameters written by hand while something is in flight, and take others over into masters."""
-        self.parameters.check_returned()
+        if self.parameters.lent:
+            self.parameters.check_returned()
         if self.writes.check(self.stats.board.rank, self.steps) and self.parameters.rounded.twins:
             self._attached.quiesce()
             self.parameters.rounded.take_()

@@ -14,13 +14,17 @@ from ..observe.stats import WeightReport
 from ..observe.timeline import Timeline
 from ..recovery.deaths import Recovery, check_recoverable
 from ..world import World, check_world
-from .arguments import check_worlds
-from .notices import DirectSteps, EqualGradients
+from .arguments import check_joined, check_worlds
+from .notices import EqualGradients
 from .parameters import Parameters
 from .state_dicts import check_format, check_runs
 from .update import Update
 
 Call = Callable[[int], None]
+
+
+FIRST = 8
+"""Steps in which the comparison of first gradients may end; after them it ends when ranks settle."""
 
 
 class Phases(NamedTuple):
@@ -86,7 +90,7 @@ class Attached:
         self._gradients, self._trace = gradients, trace
         self.update = Update(optimizer, parameters, self._mass, gradients)
         self.recovery = Recovery(self._mass) if recovers else None
-        self._direct = DirectSteps(optimizer, self._mass.stats)
+        self._equal: EqualGradients | None = None
 
     def attach(self, averager: Averager, every: int, options: str, worlds: Sequence[World], call: str) -> None:
         """Let `averager` act in each `every`-th step, once the ranks of its worlds and of `worlds` agree on it."""
@@ -105,23 +109,29 @@ class Attached:
             newcomers = parameters.meet(worlds, [options, f"averager {averager.describe()}"])
             if self.recovery is not None:
                 self.recovery.prepare(averager)
-            self._add(averager, every)
+            averager.bind(mass, every)
+            self.each.append(averager)
+            self.phases.add(averager)
             parameters.share(newcomers, worlds)
             if routes := {world.base.route(values) for world in worlds for values in mass.values}:
                 stats.route = " and ".join(sorted(routes))
             parameters.rounded.write_()
-            if worlds and not any(isinstance(each, EqualGradients) for each in self.each):
-                self._add(EqualGradients(parameters, worlds[0]), 1)
+            if worlds and self.recovery is None and self._equal is None and averager.lockstep:
+                self._equal = EqualGradients(parameters, worlds[0])
             if self.recovery is not None and worlds:
                 self.recovery.enrol(worlds[0])
             newcomers.barrier()  # by now every rank would go on if one died
             if stats.timeline is not None and newcomers.places():
                 stats.timeline.align()
 
-    def _add(self, averager: Averager, every: int) -> None:
-        averager.bind(self._mass, every)
-        self.each.append(averager)
-        self.phases.add(averager)
+    def first_steps(self, step: int, has_closure: bool) -> None:
+        """In each of the `FIRST` steps, before anything changes: look for mistakes that nothing else would tell."""
+        if step == 0:
+            check_joined(self._parameters.worlds)
+            if not has_closure:
+                self._parameters.warn_untrained()
+        if self._equal is not None:
+            self._equal.look()
 
     def weight_report(self, world: World | None) -> WeightReport:
         """The weight of the ranks of `world`; of the largest world here, if it is None."""
@@ -159,6 +169,8 @@ class Attached:
         """Land everything in flight."""
         for averager in self.each:
             averager.settle()
+        if self._equal is not None:
+            self._equal.settle()
         self.quiesce()
 
     def rebind(self) -> None:

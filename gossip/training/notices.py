@@ -1,23 +1,17 @@
-"""A word, once, about a run that does not do what its script says, where nothing else would tell."""
+"""A word, once, about ranks that all have the same gradients, so that averaging changes nothing."""
 
 from __future__ import annotations
 
 import hashlib
 import warnings
-import weakref
-from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from ..averagers.base import Averager
 from ..errors import PeerLost, levels_to_the_user
-from ..observe.slot import STEP
-from ..observe.stats import Stats
 from ..transports import Flight
 from ..world import World
 from .parameters import Parameters
-from .state_dicts import is_probe
 
 DIGESTS = 1 << 20
 """How many digests there are: sums of their squares over thousands of ranks are exact in float64."""
@@ -30,7 +24,7 @@ SAME_DATA = (
 )
 
 
-class EqualGradients(Averager):
+class EqualGradients:
     """Warns if all ranks of `world` have the same gradients in their first step. No step waits for that.
 
     Args:
@@ -44,10 +38,8 @@ class EqualGradients(Averager):
         self._flight: Flight | None = None
         self._is_new = channel.size > 1
 
-    def describe(self) -> str:
-        return "EqualGradients()"
-
-    def begin(self, step: int) -> None:
+    def look(self) -> None:
+        """Post the sums in the first call, and see in later ones whether they are there."""
         if self._is_new:
             self._is_new = False  # also when steps are counted anew: each rank has to post this once
             number = _digest(self._parameters)
@@ -55,13 +47,14 @@ class EqualGradients(Averager):
             self._sums = torch.tensor([number, number**2], dtype=torch.float64, device=device)
             self._flight = self._channel.sum([self._sums])
         elif self._flight is not None:
-            self._look(wait=False)
+            self._end(wait=False)
 
     def settle(self) -> None:
+        """Wait for the sums."""
         if self._flight is not None:
-            self._look(wait=True)
+            self._end(wait=True)
 
-    def _look(self, wait: bool) -> None:
+    def _end(self, wait: bool) -> None:
         """Warn, once the sums are there, if the gradients were the same everywhere."""
         assert self._flight is not None
         try:
@@ -98,28 +91,3 @@ def _digest(parameters: Parameters) -> int:
         return 0
     digest = hashlib.blake2b(torch.stack(sums).cpu().numpy().tobytes(), digest_size=8).digest()
     return 1 + int.from_bytes(digest, "little") % (DIGESTS - 1)
-
-
-class DirectSteps:
-    """Warns, once, if the wrapped optimizer makes a step that is not part of a step of its wrapper."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, stats: Stats) -> None:
-        self._stats, self._has_warned = stats, False
-        if hasattr(optimizer, "_optimizer_step_post_hooks"):  # it has called Optimizer.__init__
-            alive = weakref.WeakMethod(self._stepped)  # a wrapped optimizer may outlive its wrapper
-            hook = optimizer.register_step_post_hook(lambda stepped, *_: (alive() or _ignored)(stepped))
-            weakref.finalize(self, hook.remove).atexit = False
-
-    def _stepped(self, optimizer: Any) -> None:
-        if self._has_warned or self._stats.board.call == STEP or is_probe(optimizer):
-            return
-        self._has_warned = True
-        warnings.warn(
-            f"{type(optimizer).__name__}.step() was called, and not step() of the GossipOptimizer around it: this rank "
-            "has trained alone, and nothing was averaged. Call step() of the outermost wrapper, also by a GradScaler",
-            stacklevel=levels_to_the_user(),
-        )
-
-
-def _ignored(optimizer: Any) -> None:
-    pass

@@ -8,17 +8,25 @@ it. An optimizer's own steps show which of the two it is.
 
 from __future__ import annotations
 
+import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from ..errors import levels_to_the_user
 from ..state.mass import Mass
 from ..world import World
 from .gradients import GradientAverage, Said
 from .parameters import Parameters
+from .state_dicts import is_probe
 
 Loss = Any
+
+
+def _ignored(optimizer: Any) -> None:
+    pass
 
 
 class Update:
@@ -31,6 +39,11 @@ class Update:
         # The optimizer calls its closure once in a step, and changes nothing before; None while it has not shown that.
         self.early: bool | None = None
         self._optimizer, self._parameters, self._mass = optimizer, parameters, mass
+        self._is_inside, self._has_warned = False, False
+        if hasattr(optimizer, "_optimizer_step_post_hooks"):  # it has called Optimizer.__init__
+            alive = weakref.WeakMethod(self._warn_of_direct_step)  # a wrapped optimizer may outlive its wrapper
+            hook = optimizer.register_step_post_hook(lambda stepped, *_: (alive() or _ignored)(stepped))
+            weakref.finalize(self, hook.remove).atexit = False
         self._gradients = None if world is None else GradientAverage(world, mass)
 
     def describe(self) -> str:
@@ -75,10 +88,25 @@ class Update:
             skip = self._average(Said(skip, early=early, inside=evaluation is not None and not early))
         if skip:
             return None
-        with self._mass.stats.span("update"), self._mass.update():
-            if evaluation is None:
-                return self._optimizer.step()
-            return self._evaluated(evaluation)
+        self._is_inside = True
+        try:
+            with self._mass.stats.span("update"), self._mass.update():
+                if evaluation is None:
+                    return self._optimizer.step()
+                return self._evaluated(evaluation)
+        finally:
+            self._is_inside = False
+
+    def _warn_of_direct_step(self, optimizer: Any) -> None:
+        """The wrapped optimizer has made a step: warn, once, if that was no part of a step of its wrapper."""
+        if self._is_inside or self._has_warned or is_probe(optimizer):
+            return
+        self._has_warned = True
+        warnings.warn(
+            f"{type(optimizer).__name__}.step() was called, and not step() of the GossipOptimizer around it: this rank "
+            "has trained alone, and nothing was averaged. Call step() of the outermost wrapper, also by a GradScaler",
+            stacklevel=levels_to_the_user(),
+        )
 
     def _average(self, said: Said) -> bool:
         """Average the gradients; whether any rank skips its update."""

@@ -77,10 +77,10 @@ def words(
 
 @pytest.mark.parametrize("method", WRAPS)
 def test_equal_gradients(method: str) -> None:
-    """Once, of all ranks, or of the counterparts on other hosts."""
+    """Once, of all ranks, or of counterparts on other hosts; not where no rank waits for another."""
     count = 2 if method == "hosts" else 4
     said = words(method, lambda rank: 1.0)
-    assert len(said) == 4 // count
+    assert len(said) == (0 if method == "any" else 4 // count)
     assert all(f"all {count} ranks had the same gradients in their first step" in each for each in said)
     assert words(method, lambda rank: 1.0 + rank) == []
 
