@@ -166,7 +166,7 @@ class GossipOptimizer(Wrapper):
                     average(step)
             for post in phases.post:
                 post(step)
-            self.stats.weigh(self.mass.weight)
+            self.stats.weigh(self.mass.weight, self.mass.rounds_in_flight)
             self.steps += 1
             rounded = self.parameters.rounded
             if rounded.twins:
@@ -224,7 +224,7 @@ class GossipOptimizer(Wrapper):
             self._attached.settle_together()
         self.writes.forget()
         self.parameters.rounded.write_()
-        self.stats.weigh(self.mass.weight)
+        self.stats.weigh(self.mass.weight, self.mass.rounds_in_flight)
         self.stats.write()
 
     def _ready(self, call: str) -> int:

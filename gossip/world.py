@@ -14,7 +14,7 @@ from .checks import deadline, ranks_of, shown
 from .errors import UsageError, levels_to_the_user
 from .launching.children import check_own_process, forget_children, tell_children
 from .launching.launchers import TORCH, Launcher, local_place, several
-from .observe import signals
+from .observe import signals, snapshot
 from .observe.ending import abort_on_errors
 from .observe.process import process
 from .transports import Communicator, MemoryBackend, Network
@@ -238,8 +238,8 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
     before a deadline ends the job.
 
     Raises:
-        UsageError: an unknown transport, launcher variables that contradict each other, or a process that is the child
-            of a rank.
+        UsageError: an unknown transport, launcher variables that contradict each other, a process that is the child of
+            a rank, or a folder in GOSSIP_STATUS where this rank cannot write.
         TransportUnavailable: this machine or process cannot run the transport.
         PeerTimeout: a rank did not come.
 
@@ -261,6 +261,7 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
         hosts = base.board.share(base.gather)
     base.carrier.alone = base.size == 1
     process.board, process.end_job = base.board, base.end_job
+    snapshot.publish()
     if base.size > 1:
         abort_on_errors()
         signals.watch(base.board)

@@ -18,6 +18,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from .slot import ENDED, Slot, mapped, path_of
 
@@ -46,7 +47,7 @@ class Board:
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
-        self.slot = Slot(rank, os.getpid())
+        self.slot = Slot(rank, os.getpid(), weight=1.0)
         self.mates: dict[int, Slot] = {}
         self.hosts: tuple[str, ...] = ()
         self.heard: dict[int, tuple[str, float]] = {}
@@ -108,6 +109,9 @@ class Board:
 
     def _look(self, host: str, told: list[list[str]]) -> None:
         self.hosts = tuple(name for name, *_ in told)
+        slot, script = self.slot, Path(sys.argv[0]).name or "python"
+        slot.host, slot.script = host.encode()[:63], script.encode(errors="replace")[:63]
+        slot.job, slot.ranks = told[0][-1].encode()[:8], len(told)
         self._job = next(theirs for name, _, _, theirs in told if name == host)
         for rank, (name, pid, namespace, theirs) in enumerate(told):
             if rank != self.rank and name == host and re.fullmatch("[0-9a-f]{32}", theirs):

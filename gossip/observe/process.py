@@ -29,8 +29,10 @@ class Process:
         end_job: ends the processes of the other ranks with an exit code; None before the first world.
         show_error: the excepthook that shows tracebacks; None until `ending.abort_on_errors` has replaced it.
         watch: the `signals.Watch`; None until signals are handled.
+        publisher: the `snapshot.Publisher`; None unless GOSSIP_STATUS names a folder.
         timelines: the `timeline.Timeline` of each file, shared by the optimizers of a rank.
-        lock: guards `timelines`, for ranks may be threads; a finalizer may take it while it is held.
+        lock: guards `timelines`, for ranks may be threads, and the publisher's file; a finalizer may take it while it
+            is held.
         stderr: the last `sys.stderr` that was no string.
     """
 
@@ -38,6 +40,7 @@ class Process:
     end_job: Callable[[int], None] | None = None
     show_error: Callable[[type[BaseException], BaseException, TracebackType | None], object] | None = None
     watch: Any = None
+    publisher: Any = None
     timelines: dict[Path, Any] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
     stderr: TextIO | None = sys.stderr

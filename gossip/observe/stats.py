@@ -140,6 +140,8 @@ class Stats:
         self.past.add(self.last)
         self.last = Counters(steps=1, weight=self.last.weight)
         slot = self.board.slot
+        if not self.past.steps:
+            slot.began = time.monotonic()
         slot.step, slot.call = number, STEP.encode()
         try:
             with _UNSEEN if self.timeline is None else self.timeline.step(number):
@@ -151,12 +153,20 @@ class Stats:
         slot.step = number + 1
         slot.doing, slot.since, slot.waiting = b"compute", time.monotonic(), 0.0
 
-    def weigh(self, weight: torch.Tensor) -> None:
-        """Note the push-sum weight that is held now, except on a GPU, where reading it would stop the host."""
+    def weigh(self, weight: torch.Tensor, rounds_in_flight: int = 0) -> None:
+        """Note the push-sum weight that is held now, except on a GPU, where reading it would stop the host.
+
+        Readers of the slot see it, and the seconds of the run.
+        """
         if not weight.is_cuda:
             self.last.weight = weight.item()
             if self.timeline is not None:
                 self.timeline.level("push-sum weight", "w", self.last.weight)
+        past, last, slot = self.past, self.last, self.board.slot
+        slot.exposed = past.seconds_exposed + last.seconds_exposed
+        slot.flown = past.seconds_in_flight + last.seconds_in_flight
+        slot.weight, slot.rounds_in_flight = last.weight, rounds_in_flight
+        slot.counted = time.monotonic()
 
     def write(self) -> None:
         """Write the timeline, if there is one."""

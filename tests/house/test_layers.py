@@ -38,7 +38,11 @@ DEPENDENCIES = {
 }
 
 # The library of an extra is imported in one place, and only when it is used, so that other code works without it.
-OPTIONAL = {"topologies.commands.pictures": "matplotlib", "gossip.state.kernels": "triton"}
+OPTIONAL = {
+    "topologies.commands.pictures": "matplotlib",
+    "gossip.state.kernels": "triton",
+    "gossip.status.screen": "rich",
+}
 
 
 def module_name(path: Path) -> str:

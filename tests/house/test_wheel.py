@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -50,6 +51,8 @@ def environment(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheel and the sdist, both checked, built from the files that git knows or would take."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("only a clone tells which files belong to the project")
     folder = tmp_path_factory.mktemp("built")
     tracked = run("git", "ls-files", "-z", "-co", "--exclude-standard", folder=ROOT).split("\0")
     for name in filter(lambda name: name and (ROOT / name).is_file(), tracked):
@@ -89,3 +92,23 @@ def test_the_wheel_trains_on_two_ranks_in_an_empty_environment(built: Path, tmp_
     said = run(programs / "mpirun", *MPIRUN, "-n", 2, programs / "python", "two.py", folder=tmp_path)
     assert sorted(re.findall(r"rank (\d) of 2 over mpi", said)) == ["0", "1"], said
     assert "gossip-runtime" in run(programs / "python", "-m", "gossip", folder=tmp_path)
+
+
+FEW = ("tests/house/test_packaging.py", "tests/house/test_names.py", "tests/topologies/test_topologies.py")
+"""Files of tests that start no ranks, one of them with all laws of the graphs."""
+
+
+def test_the_sdist_tests_itself(built: Path, tmp_path: Path) -> None:
+    """Every test is collected there, and the tests of some files pass, in an environment that `make` has made."""
+    [sdist] = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    [source] = tmp_path.iterdir()
+    tested = {file.relative_to(ROOT) for file in (ROOT / "tests").rglob("*.py")}
+    assert {source / file for file in tested} <= {*(source / "tests").rglob("*.py")}
+    assert (source / "bench" / "__main__.py").is_file()
+    make = ("make", f"PYTHON={sys.executable}", "test")
+    said = run(*make, "ARGS=-n 0 -q --collect-only -m 'slow or not slow'", folder=source)
+    assert re.search(r"\d{3,} tests collected", said), said[-2000:]
+    said = run(*make, f"ARGS=-n 0 -q {' '.join(FEW)}", folder=source)
+    assert re.search(r"^\d+ passed", said, re.MULTILINE), said[-2000:]

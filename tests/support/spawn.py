@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,6 +83,29 @@ def kill_mpirun(size: int, command: Sequence[str], line: str, delay: float, time
         _drain(read, output)
         os.close(read)
     return Outcome(process.returncode, output.decode(errors="replace"), time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def running_mpirun(
+    size: int, command: Sequence[str], env: Mapping[str, str] | None = None
+) -> Iterator[Callable[[], list[int]]]:
+    """The ranks run meanwhile, and are ended behind it; called, it lists the processes."""
+    process = subprocess.Popen(
+        _mpirun(size, command),
+        env=variables(env or {}),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    try:
+        yield lambda: _descendants(process.pid)
+    finally:
+        ranks = _descendants(process.pid)
+        _end(process)
+        for rank in ranks:  # mpirun leaves one behind that a signal has stopped
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rank, signal.SIGKILL)
 
 
 def run_torchrun(
