@@ -2,5 +2,5 @@
 
 `mean` computes it, `calls` puts it in the place of a rank's own values, for evaluation and publication, and `portable`
 makes a state of an optimizer's.
-May import: averagers, checks, errors, observe, state, training.
+May import: averagers, checks, errors, observe, state, training, transports.
 """

@@ -9,7 +9,6 @@ flight, and weights are 1.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from ..observe.stats import Stats
 from ..state.mass import Mass
 from ..training.parameters import Parameters
 from ..training.state_dicts import moments
+from ..transports.collective.small import packed, unpacked
 
 State = dict[str, Any]
 Place = tuple[Any, ...]
@@ -96,11 +96,11 @@ class Skeletons:
 
     def packed(self) -> bytes:
         """Both, to send."""
-        return pickle.dumps((self.first, self.kinds))
+        return packed((self.first, self.kinds))
 
     def add(self, rows: Sequence[bytes]) -> None:
         """Take in what the ranks of a world have packed, by rank."""
-        states, kinds = zip(*map(pickle.loads, rows), strict=True)
+        states, kinds = zip(*map(unpacked, rows), strict=True)
         self.first = states[0]
         for state in states[1:]:
             self.first["state"] = {**state["state"], **self.first["state"]}

@@ -88,15 +88,27 @@ def test_objects_of_every_rank() -> None:
 
 
 BAD = {
-    "keys": (lambda world: world.mean({f"loss {world.rank}": 1.0}), "rank 0 gave ['loss 0'] number, and rank 1 gave"),
-    "kinds": (lambda world: world.mean(1.0 if world.rank else torch.ones(1)), "and rank 1 gave one number"),
-    "shapes": (lambda world: world.all_reduce(torch.ones(1 + world.rank)), "Every rank gives the same keys, shapes"),
-    "ops": (lambda world: world.all_reduce(torch.ones(1), ["sum", "max"][world.rank]), "sum of torch.float32"),
+    "keys": (
+        lambda world: world.mean({f"loss {world.rank}": 1.0}),
+        "['loss 0'] number from rank 0 and ['loss 1'] number",
+    ),
+    "kinds": (
+        lambda world: world.mean(1.0 if world.rank else torch.ones(1)),
+        "of shape (1,) from rank 0 and number from rank 1",
+    ),
+    "shapes": (
+        lambda world: world.all_reduce(torch.ones(1 + world.rank)),
+        "from rank 0 and sum of torch.float32 of shape (2,)",
+    ),
+    "ops": (
+        lambda world: world.all_reduce(torch.ones(1), ["sum", "max"][world.rank]),
+        "(1,) from rank 0 and max of",
+    ),
     "text": (lambda world: world.mean({"name": "x"}), "world.mean takes numbers, tensors, and lists, tuples"),
     "op": (lambda world: world.all_reduce(torch.ones(1), "avg"), "op is 'avg'; there are 'sum', 'mean', 'max'"),
     "number": (lambda world: world.all_reduce(1.0), "all_reduce takes a dense tensor, and this is 1.0"),
     "whole": (lambda world: world.all_reduce(torch.tensor(1), "mean"), "cannot write a mean into torch.int64"),
-    "pickle": (lambda world: world.all_gather(lambda: 1), "and a function cannot be pickled"),
+    "pickle": (lambda world: world.all_gather(lambda: 1), "a function cannot be sent to other ranks"),
 }
 
 

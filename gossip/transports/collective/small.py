@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 import numbers
-import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
 from ...checks import check_choice, shown
@@ -22,21 +24,38 @@ REDUCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "product": lambda rows: rows.prod(0, dtype=rows.dtype),
 }
 
+RAW = b"\0"
+"""The first byte of packed bytes; no other packed object begins with it."""
+
 Leaf = tuple[str, Any]  # where it stands, such as "['loss']", and a number or a tensor
 
 
 def all_gather(channel: Communicator, thing: Any) -> list[Any]:
     """The object of every rank, by rank, on every rank."""
-    if isinstance(thing, (bytearray, memoryview)):
-        thing = bytes(thing)
+    return list(map(unpacked, channel.gather(packed(thing))))
+
+
+def packed(thing: Any) -> bytes:
+    """An object as bytes, from which `unpacked` makes it without running code of a class."""
+    if isinstance(thing, (bytes, bytearray, memoryview)):
+        return RAW + bytes(thing)
+    thing = thing.item() if isinstance(thing, np.generic) else thing
+    file = io.BytesIO()
     try:
-        packed = pickle.dumps(thing)
+        torch.save(thing, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
     except Exception as error:  # whatever the object raises
         raise UsageError(
-            f"all_gather sends a pickled copy, and {shown(thing)} cannot be pickled ({error}): give numbers, text, "
-            "tensors, or lists and dictionaries of them"
+            f"{shown(thing)} cannot be sent to other ranks as plain data: give numbers, text, bytes, tensors, and "
+            "lists, tuples and dictionaries of them"
         ) from error
-    return [pickle.loads(row) for row in channel.gather(packed)]
+    return file.getvalue()
+
+
+def unpacked(data: bytes) -> Any:
+    """The object that was `packed`."""
+    return data[1:] if data.startswith(RAW) else torch.load(io.BytesIO(data), weights_only=True)
 
 
 def mean(channel: Communicator, value: Any) -> Any:
@@ -60,22 +79,23 @@ def _means(channel: Communicator, leaves: list[Leaf]) -> list[Any]:
 def _alike(channel: Communicator, call: str, kinds: list[tuple[str, str]], leaves: list[Leaf]) -> list[list[Any]]:
     """The numbers of every rank, by rank; an error on all ranks unless each gave the same `kinds`."""
     own = [leaf for _, leaf in leaves]
-    packed = pickle.dumps((kinds, [None if isinstance(leaf, torch.Tensor) else leaf for leaf in own]))
-    told = [pickle.loads(row) for row in channel.gather_once(packed)]
+    said = json.dumps([kinds, [None if isinstance(leaf, torch.Tensor) else leaf for leaf in own]])
+    told = [json.loads(row) for row in channel.gather_once(said.encode())]
+    first = told[0][0]
     for rank, (theirs, _) in enumerate(told):
-        if theirs != told[0][0]:
-            differing = sorted(set(theirs) ^ set(told[0][0])) or theirs
+        if theirs != first:
+            differ = [(here, there) for here, there in zip(first, theirs, strict=False) if here != there]
+            here, there = map(_told, differ[0]) if differ else (f"{len(first)} things", f"{len(theirs)} things")
             raise UsageError(
-                f"world.{call}(...) got different things: rank 0 gave {_listed(told[0][0])}, and rank {rank} gave "
-                f"{_listed(theirs)}; they differ in {differing[0][0] or 'its kind'}. Every rank gives the same keys, "
-                "shapes and dtypes",
+                f"world.{call}(...) got {here} from rank 0 and {there} from rank {rank}: every rank gives the same "
+                "keys in the same order, of the same shapes and dtypes",
                 speaks=channel.rank == 0,
             )
     return [row for _, row in told]
 
 
-def _listed(kinds: list[tuple[str, str]]) -> str:
-    return ", ".join(f"{place or 'one'} {kind}".strip() for place, kind in kinds[:3]) + ("…" if len(kinds) > 3 else "")
+def _told(kind: list[str]) -> str:
+    return " ".join(filter(None, kind))
 
 
 def _kind(leaf: Any) -> str:
@@ -134,8 +154,8 @@ def all_reduce(channel: Communicator, tensor: Any, op: str) -> torch.Tensor:
         if tensor.is_floating_point() and op in ("sum", "mean"):
             total = _sum(channel, tensor)
             return total.div_(channel.size) if op == "mean" else total
-        rows = [pickle.loads(row) for row in channel.gather_once(pickle.dumps(tensor.detach().cpu()))]
-        return REDUCTIONS[op](torch.stack(rows))
+        rows = map(unpacked, channel.gather_once(packed(tensor.detach().cpu())))
+        return REDUCTIONS[op](torch.stack(list(rows)))
 
     tensor.detach().copy_(channel.together(reduced))
     return tensor
