@@ -24,6 +24,7 @@ import topologies
 
 
 def train_loop(config):
+    """What each worker does."""
     world = gossip.init()
     digits = load_digits()
     images, labels = torch.tensor(digits.images / 16).float().flatten(1), torch.tensor(digits.target)

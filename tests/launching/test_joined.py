@@ -67,7 +67,7 @@ def main():
     world = gossip.init(timeout=60)
     world.barrier()
     print(f"rank {world.rank} of {world.size} over {world.transport}", flush=True)
-debug_launcher(main, 2)
+debug_launcher(main)
 """
 
 

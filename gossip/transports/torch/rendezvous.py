@@ -82,13 +82,14 @@ def new_group_of(process_group: dist.ProcessGroup, timeout: timedelta, backend: 
             "device_id out of init_process_group, choose transport='gloo', or take world.group([...]) of gossip.init()"
         )
     ranks = dist.get_process_group_ranks(process_group)
+    group: dist.ProcessGroup
     group, _ = _new_process_group_helper(
         len(ranks),
         dist.get_rank(process_group),
         ranks,
         dist.Backend(backend),
         _get_default_store(),
-        f"gossip/group {_next_name(process_group)}",
+        f"gossip/group {_next_name(process_group)}",  # type: ignore[arg-type]
         backend_options=options,
         timeout=timeout,
     )

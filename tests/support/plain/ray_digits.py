@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 def train_loop(config):
+    """What each worker does."""
     digits = load_digits()
     images, labels = torch.tensor(digits.images / 16).float().flatten(1), torch.tensor(digits.target)
     train_images, test_images, train_labels, test_labels = train_test_split(images, labels, random_state=0)

@@ -53,7 +53,7 @@ MAKERS: dict[str, Callable[[Any], Any]] = {
 }
 CONSTANTS: dict[str, Any] = {
     "gossip": gossip, "slowmo": slowmo, "topologies": topologies, "torch": torch, "copy": copy, "functools": functools,
-    "evaluate": lambda model: model(BATCHES[0][0]), "Net": net, "loss_of": torch.nn.functional.cross_entropy, "my_shard_of_the_data": BATCHES, "batches": BATCHES,
+    "Net": net, "loss_of": torch.nn.functional.cross_entropy, "my_shard_of_the_data": BATCHES, "batches": BATCHES,
     "steps": 4, "step": 1, "seen": 0,
     "sync_every": 4, "fragment_sync_delay": 1, "fragment_update_alpha": 0.5,
 }  # fmt: skip
