@@ -41,7 +41,7 @@ def find_launcher(timeout: float, process_group: Any) -> Launcher:
 
 
 def requested(transport: str, process_group: Any = None) -> str:
-    """The given transport; for "auto" that of GOSSIP_TRANSPORT, if it is set. One that carries `process_group`."""
+    """The given transport; for "auto" that of GOSSIP_TRANSPORT, if it is set. MPI carries no `process_group`."""
     check_choice("transport", transport, TRANSPORTS)
     if transport == "auto":
         transport = os.environ.get("GOSSIP_TRANSPORT") or "auto"

@@ -33,36 +33,36 @@ def test_the_page_shows_the_example() -> None:
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The output of all runs, on 1, 2 and 4 workers."""
+    """The output of all runs, on 2 and 4 workers."""
     pytest.importorskip("ray.train", reason="ray[train] is not installed")
     folder = tmp_path_factory.mktemp("ray")
     command = [sys.executable, "-m", "workers.raytrain", str(folder)]
     done = subprocess.run(
-        command, env=variables({}), cwd=ROOT, capture_output=True, text=True, timeout=580, check=False
+        command, env=variables({}), cwd=ROOT, capture_output=True, text=True, timeout=880, check=False
     )
     assert done.returncode == 0, f"{done.stdout[-4000:]}{done.stderr[-8000:]}"
     return done.stdout
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_example_goes_on_with_other_numbers_of_workers(said: str) -> None:
     found = re.findall(r"(\d) workers: \{'accuracy': (\S+), 'epoch': (\d)\}", said)
-    assert [(workers, epoch) for workers, _, epoch in found] == [("2", "0"), ("2", "2"), ("4", "5"), ("1", "6")]
+    assert [(workers, epoch) for workers, _, epoch in found] == [("2", "2"), ("4", "5")]
     assert float(found[-1][1]) > 0.93
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_checkpoint_is_the_mean_and_is_restored_on_other_numbers_of_workers(said: str) -> None:
     """Parameters, momentum and slow momentum; the workers assert them."""
     found = re.findall(r"loop on (\d): begins at (\d+), error (\S+)", said)
-    assert [(workers, begins) for workers, begins, _ in found] == [("2", "0"), ("4", "7"), ("1", "14")]
+    assert [(workers, begins) for workers, begins, _ in found] == [("2", "0"), ("4", "7")]
     assert all(float(error) < 1e-6 for *_, error in found)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_an_error_of_a_worker_reaches_the_caller(said: str) -> None:
     [failed] = re.findall(r"failed: (.*)", said)
     assert "LookupError: no data" in failed
