@@ -56,9 +56,7 @@ def connect(launcher: Launcher, timeout: float) -> None:
     sys.excepthook = hook
 
 
-def meet(
-    timeout: float, key: str = "", value: str = "", process_group: dist.ProcessGroup | None = None
-) -> dist.Store:
+def meet(timeout: float, key: str = "", value: str = "", process_group: dist.ProcessGroup | None = None) -> dist.Store:
     """A part of torch.distributed's store, once every rank of the group has made this call and left `value` at `key`.
 
     The group is `process_group`, or that of all ranks.
