@@ -20,7 +20,6 @@ from .state.mass import Mass
 from .state.module_tensors import Companions
 from .training import arguments, state_dicts
 from .training.attached import Attached
-from .training.notices import Notices
 from .training.parameters import Parameters
 from .training.update import Loss
 from .training.wrapper import Wrapper, brief
@@ -109,7 +108,6 @@ class GossipOptimizer(Wrapper):
         self.writes = Writes(self.mass.buckets, self.parameters.rounded)
         self._attached = Attached(optimizer, self.parameters, gradients, folder, on_failure == "shrink")
         self.averagers = self._attached.each
-        self._notices = Notices(optimizer, self.parameters, self.averagers)
         self._options = {"module_buffers": module_buffers}
         companions = Companions(module if module_buffers == "average" else None)
         options = (
@@ -150,7 +148,9 @@ class GossipOptimizer(Wrapper):
         for begin in phases.begin:
             begin(step)
         if not step:
-            self._notices.first_step(closure is not None)
+            arguments.check_joined(self.parameters.worlds)
+            if closure is None:
+                self.parameters.warn_untrained()
         with self.stats.step(step):
             evaluation = None if closure is None else self._attached.update.evaluate(closure)
             if evaluation is not None and evaluation.is_early:

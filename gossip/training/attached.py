@@ -15,6 +15,7 @@ from ..observe.timeline import Timeline
 from ..recovery.deaths import Recovery, check_recoverable
 from ..world import World, check_world
 from .arguments import check_worlds
+from .notices import DirectSteps, EqualGradients
 from .parameters import Parameters
 from .state_dicts import check_format, check_runs
 from .update import Update
@@ -85,6 +86,7 @@ class Attached:
         self._gradients, self._trace = gradients, trace
         self.update = Update(optimizer, parameters, self._mass, gradients)
         self.recovery = Recovery(self._mass) if recovers else None
+        self._direct = DirectSteps(optimizer, self._mass.stats)
 
     def attach(self, averager: Averager, every: int, options: str, worlds: Sequence[World], call: str) -> None:
         """Let `averager` act in each `every`-th step, once the ranks of its worlds and of `worlds` agree on it."""
@@ -103,18 +105,23 @@ class Attached:
             newcomers = parameters.meet(worlds, [options, f"averager {averager.describe()}"])
             if self.recovery is not None:
                 self.recovery.prepare(averager)
-            averager.bind(mass, every)
-            self.each.append(averager)
-            self.phases.add(averager)
+            self._add(averager, every)
             parameters.share(newcomers, worlds)
             if routes := {world.base.route(values) for world in worlds for values in mass.values}:
                 stats.route = " and ".join(sorted(routes))
             parameters.rounded.write_()
+            if worlds and not any(isinstance(each, EqualGradients) for each in self.each):
+                self._add(EqualGradients(parameters, worlds[0]), 1)
             if self.recovery is not None and worlds:
                 self.recovery.enrol(worlds[0])
             newcomers.barrier()  # by now every rank would go on if one died
             if stats.timeline is not None and newcomers.places():
                 stats.timeline.align()
+
+    def _add(self, averager: Averager, every: int) -> None:
+        averager.bind(self._mass, every)
+        self.each.append(averager)
+        self.phases.add(averager)
 
     def weight_report(self, world: World | None) -> WeightReport:
         """The weight of the ranks of `world`; of the largest world here, if it is None."""

@@ -11,11 +11,16 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from ..averagers.base import Averager
-from ..errors import levels_to_the_user
+from ..errors import PeerLost, levels_to_the_user
 from ..observe.slot import STEP
-from .arguments import check_joined
+from ..observe.stats import Stats
+from ..transports import Flight
+from ..world import World
 from .parameters import Parameters
 from .state_dicts import is_probe
+
+DIGESTS = 1 << 20
+"""How many digests there are: sums of their squares over thousands of ranks are exact in float64."""
 
 WITHIN = "the model is inside DistributedDataParallel, which averages them already: train the module inside it"
 SAME_DATA = (
@@ -25,45 +30,88 @@ SAME_DATA = (
 )
 
 
-class Notices:
-    """Looks at the first step of one optimizer, and at steps of the wrapped one that are none of ours."""
+class EqualGradients(Averager):
+    """Warns if all ranks of `world` have the same gradients in their first step. No step waits for that.
 
-    def __init__(self, optimizer: torch.optim.Optimizer, parameters: Parameters, averagers: list[Averager]) -> None:
-        self._parameters, self._averagers = parameters, averagers
-        self._has_warned = False
+    Args:
+        parameters: whose gradients are compared.
+        world: the ranks.
+    """
+
+    def __init__(self, parameters: Parameters, world: World) -> None:
+        self._parameters, self._channel = parameters, (channel := world.channel())
+        self._sums = torch.empty(0)
+        self._flight: Flight | None = None
+        self._is_new = channel.size > 1
+
+    def describe(self) -> str:
+        return "EqualGradients()"
+
+    def begin(self, step: int) -> None:
+        if self._is_new:
+            self._is_new = False  # also when steps are counted anew: each rank has to post this once
+            number = _digest(self._parameters)
+            device = self._parameters.mass.weight.device
+            self._sums = torch.tensor([number, number**2], dtype=torch.float64, device=device)
+            self._flight = self._channel.sum([self._sums])
+        elif self._flight is not None:
+            self._look(wait=False)
+
+    def settle(self) -> None:
+        if self._flight is not None:
+            self._look(wait=True)
+
+    def _look(self, wait: bool) -> None:
+        """Warn, once the sums are there, if the gradients were the same everywhere."""
+        assert self._flight is not None
+        try:
+            if not (wait or self._flight.done()):
+                return
+            self._flight.wait()
+        except PeerLost:  # whoever needs that peer has a sentence for it
+            self._flight = None
+            return
+        self._flight, n = None, self._channel.size
+        total, squares = self._sums.tolist()
+        # n Σ d² = (Σ d)² exactly if all d are equal
+        if total == 0 or n * squares != total**2 or self._channel.rank != 0:
+            return
+        modules = [] if self._parameters.module is None else self._parameters.module.modules()
+        within = any(isinstance(module, DistributedDataParallel) for module in modules)
+        warnings.warn(
+            f"all {n} ranks had the same gradients in their first step, so that averaging changes nothing: "
+            + (WITHIN if within else SAME_DATA),
+            stacklevel=levels_to_the_user(),
+        )
+
+
+def _digest(parameters: Parameters) -> int:
+    """Of two sums of each dense gradient, for which the host waits once; 0 where all are zero or none is there."""
+    sums = []
+    for number, parameter in enumerate(parameters):
+        gradient = parameter.grad
+        if gradient is not None and gradient.layout is torch.strided:
+            dtype = torch.promote_types(gradient.dtype, torch.float32)
+            pair = [gradient.sum(dtype=dtype), gradient.abs().sum(dtype=dtype)]
+            sums.append(torch.stack([*pair, torch.full_like(pair[0], number)]).double())
+    if not sums or not torch.stack(sums)[:, 1].any():
+        return 0
+    digest = hashlib.blake2b(torch.stack(sums).cpu().numpy().tobytes(), digest_size=8).digest()
+    return 1 + int.from_bytes(digest, "little") % (DIGESTS - 1)
+
+
+class DirectSteps:
+    """Warns, once, if the wrapped optimizer makes a step that is not part of a step of its wrapper."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, stats: Stats) -> None:
+        self._stats, self._has_warned = stats, False
         if hasattr(optimizer, "_optimizer_step_post_hooks"):  # it has called Optimizer.__init__
-            alive = weakref.WeakMethod(self._inner_stepped)  # a wrapped optimizer may outlive its wrapper
+            alive = weakref.WeakMethod(self._stepped)  # a wrapped optimizer may outlive its wrapper
             hook = optimizer.register_step_post_hook(lambda stepped, *_: (alive() or _ignored)(stepped))
             weakref.finalize(self, hook.remove).atexit = False
 
-    def first_step(self, has_closure: bool) -> None:
-        """In the first step, before anything changes. Every rank calls it."""
-        check_joined(self._parameters.worlds)
-        if not has_closure:
-            self._parameters.warn_untrained()
-        if all(averager.lockstep for averager in self._averagers):
-            with self._parameters.mass.stats.board.calling(STEP):
-                self._warn_of_equal_gradients()
-
-    def _warn_of_equal_gradients(self) -> None:
-        council, digests = self._parameters.council.widest(), set[bytes]()
-        own = _digest(self._parameters)
-        council.together(lambda: council.gather(lambda: own, digests.update))
-        if own and digests == {own} and council.size > 1 and council.speaks:
-            within = any(isinstance(part, DistributedDataParallel) for part in self._modules())
-            warnings.warn(
-                f"all {council.size} ranks have the same gradients in their first step, so that averaging changes "
-                f"nothing: {WITHIN if within else SAME_DATA}",
-                stacklevel=levels_to_the_user(),
-            )
-
-    def _modules(self) -> list[torch.nn.Module]:
-        module = self._parameters.module
-        return [] if module is None else list(module.modules())
-
-    def _inner_stepped(self, optimizer: Any) -> None:
-        """The wrapped optimizer has made a step: warn, once, unless that was part of a step of ours."""
-        if self._has_warned or self._parameters.mass.stats.board.call == STEP or is_probe(optimizer):
+    def _stepped(self, optimizer: Any) -> None:
+        if self._has_warned or self._stats.board.call == STEP or is_probe(optimizer):
             return
         self._has_warned = True
         warnings.warn(
@@ -75,17 +123,3 @@ class Notices:
 
 def _ignored(optimizer: Any) -> None:
     pass
-
-
-def _digest(parameters: Parameters) -> bytes:
-    """Of two sums of each dense gradient, for which the host waits once; empty where all are zero or none is there."""
-    sums = []
-    for number, parameter in enumerate(parameters):
-        gradient = parameter.grad
-        if gradient is not None and gradient.layout is torch.strided:
-            dtype = torch.promote_types(gradient.dtype, torch.float32)
-            pair = torch.stack([gradient.sum(dtype=dtype), gradient.abs().sum(dtype=dtype)])
-            sums.append(torch.cat([pair.double(), pair.new_full((1,), number).double()]))
-    if not sums or not torch.stack(sums)[:, 1].any():
-        return b""
-    return hashlib.blake2b(torch.stack(sums).cpu().numpy().tobytes(), digest_size=8).digest()

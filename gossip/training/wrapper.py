@@ -97,6 +97,7 @@ class Wrapper(torch.optim.Optimizer):
 
     # -- the mean over ranks -------------------------------------------------------------------------------------------
 
+    @untraced
     def mean(self, model: torch.nn.Module) -> AbstractContextManager[None]:
         """Inside, the parameters and buffers of `model` are the mean of all ranks, to evaluate or to save.
 
@@ -124,6 +125,7 @@ class Wrapper(torch.optim.Optimizer):
         lent: AbstractContextManager[None] = self.consensus.lend("optimizer.mean(...)", model)
         return lent
 
+    @untraced
     def mean_state_dict(self, model: torch.nn.Module) -> dict[str, Any]:
         """The model to publish, on every rank: its state_dict inside `mean`, in memory of its own.
 
@@ -133,6 +135,7 @@ class Wrapper(torch.optim.Optimizer):
         state: dict[str, Any] = self.consensus.state_dict("optimizer.mean_state_dict(...)", model)
         return state
 
+    @untraced
     def average_(self) -> None:
         """Make the mean over ranks every rank's own values, from which the run goes on; every rank calls it.
 
@@ -141,6 +144,7 @@ class Wrapper(torch.optim.Optimizer):
         """
         self.consensus.take("optimizer.average_()")
 
+    @untraced
     def consensus_distance(self) -> float:
         """How far ranks are from their mean, the same number on every rank; every rank calls it after the same step.
 
@@ -153,6 +157,7 @@ class Wrapper(torch.optim.Optimizer):
         """
         return float(self.consensus.distance("optimizer.consensus_distance()"))
 
+    @untraced
     def portable_state_dict(self) -> dict[str, Any]:
         """A state that any rank of any number of ranks goes on from; every rank calls it after the same step.
 

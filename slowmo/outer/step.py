@@ -34,7 +34,7 @@ class OuterStep(Averager):
     Attributes:
         base_mass: the values and the weight of the base optimizer.
         began: the base optimizer's steps before the first one that counts here.
-        made: the base steps since, the one that is under way included.
+        made: the base steps since.
         parts: the parts of the model that have an anchor and a momentum.
         anchors: x_{t,0}, one for each part.
         buffers: acts on the base optimizer's state at each outer step.
@@ -76,7 +76,6 @@ class OuterStep(Averager):
     # -- the step ------------------------------------------------------------------------------------------------------
 
     def begin(self, step: int) -> None:
-        self.made = step + 1 - self.began
         self._warn_of_writes()
         self._take_anchors()
         self._note_rates()
@@ -88,6 +87,7 @@ class OuterStep(Averager):
         return (step + 1 - self.began) % self.period == 0
 
     def average(self, step: int) -> None:
+        self.made = step + 1 - self.began
         if self.rewrites(step):
             with self.base_mass.stats.span("slowmo"):
                 self._end_iteration(step)

@@ -205,7 +205,7 @@ def test_a_store_is_reached_by_its_interface_only() -> None:
 
 def test_a_gather_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "MOST_GATHERED", 100)
-    with pytest.raises(gossip.PeerLost, match="heard rank 1 announce 200 bytes to a gather"):
+    with pytest.raises(gossip.PeerLost, match="heard rank 1 announce 201 bytes to a gather"):
         testing.run(3, lambda world: world.all_gather(b"x" * 100 * (1 + (world.rank == 1))))
 
 

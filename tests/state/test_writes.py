@@ -339,7 +339,7 @@ def test_restart_forgets_where_weights_were_before(make: Make, before: int) -> N
         optimizer = make(world, torch.optim.SGD(model.parameters(), lr=0.1))
         for _ in range(before):
             for parameter in model.parameters():
-                parameter.grad = torch.ones_like(parameter)
+                parameter.grad = torch.full_like(parameter, 1.0 + world.rank)
             optimizer.step()
         optimizer.settle()
         model.load_state_dict(SEVENS)

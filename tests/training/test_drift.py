@@ -35,7 +35,7 @@ def train(world: gossip.World, make: Make, rate: Callable[[int, int], float]) ->
     optimizer = make(world, torch.optim.SGD([parameter], lr=0.1))
     for step in range(STEPS):
         optimizer.param_groups[0]["lr"] = rate(world.rank, step)
-        parameter.grad = torch.ones(8)
+        parameter.grad = torch.full((8,), 1.0 + world.rank)
         optimizer.step()
     optimizer.settle()  # type: ignore[attr-defined]
     return int(optimizer.stats.run.messages_sent)  # type: ignore[attr-defined]
@@ -84,7 +84,7 @@ def test_optimizers_without_a_rate_are_not_compared() -> None:
     def descend(world: gossip.World) -> None:
         parameter = torch.zeros(8, requires_grad=True)
         optimizer = gossip.GossipOptimizer(Own([parameter]), gossip.ExactAverage(world), gradients=world)
-        parameter.grad = torch.ones(8)
+        parameter.grad = torch.full((8,), 1.0 + world.rank)
         optimizer.step()
 
     with warnings.catch_warnings():
