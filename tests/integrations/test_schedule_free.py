@@ -109,6 +109,24 @@ def zero(model: torch.nn.Module) -> None:
         parameter.zero_()
 
 
+@pytest.mark.filterwarnings("error:parameters were written after settle")
+def test_slowmo_does_not_warn_of_the_rounding_of_train() -> None:
+    generator = torch.Generator().manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.randn(1, generator=generator)) for _ in range(200)]
+    optimizer: Any = slow(gossip.init(), KINDS["SGD"](parameters))
+    optimizer.train()
+    for parameter in parameters:
+        parameter.grad = torch.randn(1, generator=generator)
+    optimizer.step()
+    optimizer.step()
+    optimizer.settle()
+    before = torch.cat([parameter.detach().clone() for parameter in parameters])
+    optimizer.eval()
+    optimizer.train()
+    assert not torch.equal(torch.cat([parameter.detach() for parameter in parameters]), before)
+    optimizer.step()
+
+
 def test_a_run_goes_on_from_a_portable_state_on_another_number_of_ranks() -> None:
     """Saved in the mode that evaluates, as the package asks, and loaded before train()."""
     saved: dict[str, Any] = {}
