@@ -115,10 +115,10 @@ def test_slowmo_does_not_warn_of_the_rounding_of_train() -> None:
     parameters = [torch.nn.Parameter(torch.randn(1, generator=generator)) for _ in range(200)]
     optimizer: Any = slow(gossip.init(), KINDS["SGD"](parameters))
     optimizer.train()
-    for parameter in parameters:
-        parameter.grad = torch.randn(1, generator=generator)
-    optimizer.step()
-    optimizer.step()
+    for _ in range(15):
+        for parameter in parameters:
+            parameter.grad = torch.randn(1, generator=generator)
+        optimizer.step()
     optimizer.settle()
     before = torch.cat([parameter.detach().clone() for parameter in parameters])
     optimizer.eval()
