@@ -60,9 +60,9 @@ def real(value: Any, sentence: str) -> float:
     raise UsageError(sentence.format(shown(value)))
 
 
-def deadline(value: Any) -> float:
+def deadline(value: Any, name: str = "timeout") -> float:
     """`value` as a number of seconds for which a thread can wait."""
-    sentence = "timeout is {}, but a deadline is a positive number of seconds"
+    sentence = name + " is {}, but a deadline is a positive number of seconds"
     seconds = real(value, sentence)
     if not 0 < seconds <= threading.TIMEOUT_MAX:
         raise UsageError(f"{sentence.format(seconds)}, at most {threading.TIMEOUT_MAX:g}")

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from .checks import deadline, ranks_of, shown
+from .checks import ranks_of, shown
 from .errors import UsageError, levels_to_the_user
 from .launching.children import check_own_process, forget_children, tell_children
 from .launching.launchers import TORCH, Launcher, local_place, several
@@ -19,7 +19,7 @@ from .observe.ending import abort_on_errors
 from .observe.process import process
 from .transports import Communicator, MemoryBackend, Network
 from .transports.collective import small
-from .transports.connecting import connect, default_transport, device_of, find_launcher, requested
+from .transports.connecting import connect, deadline_of, default_transport, device_of, find_launcher, requested
 from .untraced import untraced
 
 
@@ -221,7 +221,7 @@ def memory_world(network: Network, rank: int, size: int, timeout: float, hosts: 
     return _world(base, tuple(hosts or [socket.gethostname()] * size), torch.device("cpu"))
 
 
-def init(transport: str = "auto", timeout: float = 300.0) -> World:
+def init(transport: str = "auto", timeout: float | None = None, process_group: Any = None) -> World:
     """Join the job that mpirun, torchrun or srun started; plain `python` is a job of one rank.
 
     In processes of mp.spawn, Lightning or Accelerate the ranks are those of torch.distributed: call this after
@@ -230,7 +230,10 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
     Args:
         transport: "mpi" (the default under mpirun for CPU tensors), "nccl" (the default with a GPU for each rank),
             "gloo" (the default under torchrun without), or "auto". The variable GOSSIP_TRANSPORT replaces "auto".
-        timeout: seconds after which any wait ends with an error that names the rank and its peer.
+        timeout: seconds after which any wait ends with an error that names the rank and its peer. None takes those of
+            the variable GOSSIP_TIMEOUT, or 300.
+        process_group: the ranks are those of this process group of torch.distributed, all of which make the call. The
+            world speaks in a group of its own.
 
     In a job of several ranks an uncaught exception ends the whole job, with its traceback and a code other than 0:
     the other ranks would wait for their deadline. SIGTERM ends the job with code 143, unless the loop calls
@@ -238,8 +241,8 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
     before a deadline ends the job.
 
     Raises:
-        UsageError: an unknown transport, launcher variables that contradict each other, a process that is the child of
-            a rank, or a folder in GOSSIP_STATUS where this rank cannot write.
+        UsageError: an unknown transport, launcher variables that contradict each other, a process group without this
+            process, a process that is the child of a rank, or a folder in GOSSIP_STATUS where this rank cannot write.
         TransportUnavailable: this machine or process cannot run the transport.
         PeerTimeout: a rank did not come.
 
@@ -247,8 +250,8 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
     ...     print(world.rank, world.size, world.transport)
     0 1 memory
     """
-    name, timeout = requested(transport), deadline(timeout)
-    launcher = find_launcher(timeout)
+    name, seconds = requested(transport, process_group), deadline_of(timeout)
+    launcher = find_launcher(seconds, process_group)
     if name == "auto":
         name = default_transport(launcher)
     if launcher.name not in ("none", TORCH) and (launcher.size > 1 or name == "mpi"):
@@ -256,10 +259,10 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
         tell_children(launcher)
     if launcher.size > 1:
         abort_on_errors()
-    base = connect(name, launcher, timeout)
+    base = connect(name, launcher, seconds, process_group)
     with base.board.calling("gossip.init()"):
         hosts = base.board.share(base.gather)
-    base.carrier.alone = base.size == 1
+    base.carrier.alone = base.size == 1 and process_group is None
     process.board, process.end_job = base.board, base.end_job
     snapshot.publish()
     if base.size > 1:

@@ -122,6 +122,15 @@ class Stats:
         total.add(self.last)
         return total
 
+    def scalars(self) -> dict[str, float]:
+        """The counters as plain numbers for a logger: of the last step as "gossip/…", of the run as "gossip/run/…".
+
+        >>> Stats().scalars()["gossip/weight"]
+        1.0
+        """
+        pairs = (("gossip", self.last), ("gossip/run", self.run))
+        return {f"{place}/{name}": float(value) for place, each in pairs for name, value in vars(each).items()}
+
     def span(self, name: str, subject: str = "") -> AbstractContextManager[object]:
         """A part of the step, for errors, `torch.profiler` and the timeline; next to nothing while nobody looks."""
         slot = self.board.slot

@@ -4,40 +4,67 @@ from __future__ import annotations
 
 import os
 import socket
+from typing import Any
 
 import torch
 
-from ..checks import check_choice
+from ..checks import check_choice, deadline
 from ..errors import TransportUnavailable, UsageError
 from ..launching.launchers import TORCH, Launcher, detect
 from .communicator import Communicator
 from .memory import MemoryBackend, Network
-from .torch.joined import place_in_torch, ranks_of_mpi, ranks_of_torch
+from .torch.joined import check_process_group, place_in_torch, ranks_of_mpi, ranks_of_torch
 
 TRANSPORTS = ("auto", "mpi", "gloo", "nccl")
 
 SHARED = "GOSSIP_SHARED_GPU"
 """If set to 1, ranks may share a GPU over NCCL, which takes them for ranks of different hosts: for tests, and slow."""
 
+TIMEOUT = "GOSSIP_TIMEOUT"
+"""The seconds of a world's deadline, if the script names none."""
 
-def find_launcher(timeout: float) -> Launcher:
-    """The launcher and this process's rank, from torch.distributed if no launcher started other ranks."""
+
+def find_launcher(timeout: float, process_group: Any) -> Launcher:
+    """The launcher and this process's rank, from torch.distributed if no launcher started other ranks.
+
+    The ranks of a `process_group` have their places in it, whatever launcher started them.
+    """
+    if process_group is not None:
+        return place_in_torch(timeout, process_group)
     try:
         launcher = detect()
     except UsageError:
         if ranks_of_torch() == 1:
             raise
         launcher = Launcher("none")  # the program has set some of torchrun's variables
-    return launcher if launcher.size > 1 else place_in_torch(timeout) or launcher
+    return place_in_torch(timeout) if launcher.size == 1 and ranks_of_torch() > 1 else launcher
 
 
-def requested(transport: str) -> str:
-    """The given transport; for "auto" that of GOSSIP_TRANSPORT, if it is set."""
+def requested(transport: str, process_group: Any = None) -> str:
+    """The given transport; for "auto" that of GOSSIP_TRANSPORT, if it is set. MPI carries no `process_group`."""
     check_choice("transport", transport, TRANSPORTS)
     if transport == "auto":
         transport = os.environ.get("GOSSIP_TRANSPORT") or "auto"
         check_choice("GOSSIP_TRANSPORT", transport, TRANSPORTS)
+    if process_group is not None:
+        check_process_group(process_group)
+        if transport == "mpi":
+            raise UsageError(
+                "transport 'mpi' cannot carry a process group of torch.distributed: choose 'gloo' or 'nccl' for "
+                "process_group=..., or leave process_group out to take the ranks of MPI"
+            )
     return transport
+
+
+def deadline_of(timeout: float | None) -> float:
+    """The given seconds; for None those of GOSSIP_TIMEOUT, if it is set, or 300."""
+    if timeout is not None:
+        return deadline(timeout)
+    text = os.environ.get(TIMEOUT) or "300"
+    try:
+        return deadline(float(text), TIMEOUT)
+    except ValueError:
+        return deadline(text, TIMEOUT)
 
 
 def default_transport(launcher: Launcher) -> str:
@@ -54,7 +81,7 @@ def default_transport(launcher: Launcher) -> str:
     return "gloo" if launcher.name in ("torchrun", TORCH) else "mpi"
 
 
-def connect(name: str, launcher: Launcher, timeout: float) -> Communicator:
+def connect(name: str, launcher: Launcher, timeout: float, process_group: Any) -> Communicator:
     """The transport between all ranks, on channels that no other world of this process uses."""
     if name == "memory":
         return Communicator.over(MemoryBackend(Network(), 0, 1, timeout), timeout)
@@ -80,8 +107,9 @@ def connect(name: str, launcher: Launcher, timeout: float) -> Communicator:
     from .torch.backend import TorchBackend
     from .torch.rendezvous import connect as connect_torch
 
-    connect_torch(launcher, timeout)
-    return Communicator.over(TorchBackend(name, timeout, device_of(name, launcher)), timeout)
+    if process_group is None:
+        connect_torch(launcher, timeout)
+    return Communicator.over(TorchBackend(name, timeout, device_of(name, launcher), process_group), timeout)
 
 
 def device_of(name: str, launcher: Launcher) -> torch.device:

@@ -147,6 +147,10 @@ class OuterStep(Averager):
         if self.parts and (self.rule.momentum or self.rule.lr != 1):  # else an outer step leaves what it finds
             self._settled.note()
 
+    def note_rewritten(self) -> None:
+        """The base optimizer has moved parameters to the values of another mode, and that is no warning."""
+        self._settled.again()
+
     def _warn_of_writes(self) -> None:
         if self._settled.altered():
             warnings.warn(

@@ -182,6 +182,12 @@ class Outer(Wrapper):
         self.optimizer.settle()
         self.outer_step.note_settled()
 
+    def rewritten(self, write: Callable[[], Any], mode: str) -> Any:
+        """Do `write`, the `train` or `eval` of a schedule-free optimizer."""
+        result = write()
+        self.outer_step.note_rewritten()
+        return result
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Take in more parameters, on every rank at the same step; their anchor is taken when the next one begins."""
         check_group(param_group)

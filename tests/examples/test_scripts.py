@@ -64,7 +64,7 @@ def test_language_model(said: str) -> None:
 
 
 def test_every_script_is_run(said: str) -> None:
-    run = {*re.findall(r"runs (\w+\.py)", said), "hierarchical.py"}
+    run = {*re.findall(r"runs (\w+\.py)", said), "hierarchical.py", "ray_digits.py"}
     assert run == {path.name for path in EXAMPLES.glob("*.py")}
 
 

@@ -11,7 +11,7 @@ import pytest
 import spawn
 import torch
 import torch.distributed as dist
-from workers.joined import CASES
+from workers.joined import CASES, SHAPES
 
 import gossip
 from gossip import testing
@@ -21,21 +21,62 @@ from gossip.transports.torch import joined
 ALONE = "UsageError: gossip.init() made a world of one rank before torch.distributed joined 2, so each"
 
 
+def plain() -> dict[str, str]:
+    """The variables for a process that no launcher started."""
+    names = ("OMPI_COMM_", "PMI", "MPI_LOCAL", "SLURM_", "TORCHELASTIC_", "GOSSIP_", "RANK", "WORLD_SIZE", "MASTER_")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(names)}
+    return {**inherited, "PYTHONPATH": f"{spawn.ROOT}:{spawn.SUPPORT}", "CUDA_VISIBLE_DEVICES": ""}
+
+
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """The output of both ranks, by case."""
+    """The output of the ranks, by case."""
     folder = tmp_path_factory.mktemp("joined")
-    names = ("OMPI_COMM_", "PMI", "MPI_LOCAL", "SLURM_", "TORCHELASTIC_", "GOSSIP_", "RANK", "WORLD_SIZE", "MASTER_")
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(names)}
     command = [sys.executable, "-m", "workers.joined", str(folder)]
-    paths = {"PYTHONPATH": f"{spawn.ROOT}:{spawn.SUPPORT}", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env={**plain, **paths}, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, env=plain(), capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
-    return {case: [(folder / f"{case} {rank}.txt").read_text() for rank in range(2)] for case in CASES}
+    return {case: [(folder / f"{case} {rank}.txt").read_text() for rank in range(CASES[case])] for case in CASES}
 
 
-def test_a_world_takes_the_ranks_of_an_initialised_torch_distributed(said: dict[str, list[str]]) -> None:
-    assert said["after"] == [f"rank {rank} of 2, local {rank} of 2, gloo, cpu, [0.0, 0.0, 0.0]" for rank in range(2)]
+BOTH = [f"rank {rank} of 2, local {rank} of 2, gloo, cpu, [0.0, 0.0, 0.0]" for rank in range(2)]
+
+
+@pytest.mark.parametrize("case", ["after", *SHAPES])
+def test_a_world_takes_the_ranks_of_an_initialised_torch_distributed(said: dict[str, list[str]], case: str) -> None:
+    """Its variables are those of mp.spawn, of accelerate's debug_launcher, of Lightning and of Ray Train."""
+    assert said[case] == BOTH
+
+
+def test_a_process_group_is_a_world(said: dict[str, list[str]]) -> None:
+    """Also a second time, and with one rank. A group without this process is refused, and so is one that is gone."""
+    first, outside, second = said["group"]
+    assert [first.split(";")[0], second.split(";")[0]] == BOTH
+    assert outside == (
+        "UsageError: process_group is -100, but it is a ProcessGroup of torch.distributed that has this process as a "
+        "rank: take it from torch.distributed.new_group, and call gossip.init in its ranks only"
+    )
+    for each in (first, second):
+        assert "process_group is a ProcessGroup, but it is a ProcessGroup of torch.distributed that has this" in each
+        assert "transport 'mpi' cannot carry a process group of torch.distributed: choose 'gloo' or 'nccl'" in each
+
+
+DEBUG_LAUNCHER = """
+from accelerate import debug_launcher
+import gossip
+def main():
+    world = gossip.init(timeout=60)
+    world.barrier()
+    print(f"rank {world.rank} of {world.size} over {world.transport}", flush=True)
+debug_launcher(main)
+"""
+
+
+def test_ranks_of_the_debug_launcher_of_accelerate() -> None:
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    command = [sys.executable, "-c", DEBUG_LAUNCHER]
+    done = subprocess.run(command, env=plain(), capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {"rank 0 of 2 over gloo", "rank 1 of 2 over gloo"} <= set(done.stdout.splitlines()), done.stdout
 
 
 def test_local_ranks_go_by_host_names(said: dict[str, list[str]]) -> None:
@@ -89,8 +130,8 @@ def test_the_gpu_is_the_device_of_a_bound_process_group(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(dist, "group", SimpleNamespace(WORLD=bound))
     for backend, gpu in {"nccl": 5, "gloo": -1}.items():
-        monkeypatch.setattr(dist, "get_backend", lambda backend=backend: backend)
-        assert joined._chosen() == gpu
+        monkeypatch.setattr(dist, "get_backend", lambda group, backend=backend: backend)
+        assert joined._chosen(None) == gpu
     bound.bound_device_id = None
-    monkeypatch.setattr(dist, "get_backend", lambda: "nccl")
-    assert joined._chosen() == 3
+    monkeypatch.setattr(dist, "get_backend", lambda group: "nccl")
+    assert joined._chosen(None) == 3

@@ -145,6 +145,27 @@ def test_last_step_and_run() -> None:
     testing.run(2, run)
 
 
+def test_scalars_are_plain_numbers_of_the_last_step_and_of_the_run() -> None:
+    """Under SlowMo too; a logger takes them as they are."""
+
+    def run(world: gossip.World) -> dict[str, float]:
+        base = gossip.GossipOptimizer(torch.optim.SGD(parameters(), lr=0.1), push_sum(topologies.exponential, 0)(world))
+        optimizer = slowmo.SlowMo(base, gossip.NoAverage(), period=2)
+        for _ in range(3):
+            optimizer.step()
+        scalars = optimizer.stats.scalars()
+        assert scalars["gossip/seconds_exposed"] == optimizer.stats.last.seconds_exposed
+        return scalars
+
+    names = [each.name for each in dataclasses.fields(gossip.Counters)]
+    for scalars in testing.run(2, run):
+        assert set(scalars) == {f"gossip/{name}" for name in names} | {f"gossip/run/{name}" for name in names}
+        assert all(type(value) is float for value in scalars.values())
+        assert scalars["gossip/weight"] == 1
+        assert scalars["gossip/run/steps"] == 3
+        assert scalars["gossip/run/bytes_sent"] == 3 * scalars["gossip/bytes_sent"] == 3 * (PAYLOAD + ENVELOPE)
+
+
 DELAY = 0.1
 
 

@@ -85,7 +85,7 @@ def around(kind: Any, names: str) -> dict[str, Callable[[Any], Any]]:
 
 RING = topologies.exponential(1)
 PLACES: dict[str, dict[str, Callable[[Any], Any]]] = {
-    "init": options(gossip.init, "transport timeout"),
+    "init": options(gossip.init, "transport timeout process_group"),
     "World": {
         "group": WORLD.group,
         "one of a group": lambda odd: WORLD.group([odd]),

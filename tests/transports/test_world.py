@@ -158,6 +158,24 @@ def test_an_impossible_deadline_is_refused(timeout: float) -> None:
         gossip.init(timeout=timeout)
 
 
+def test_the_deadline_of_a_variable_holds_where_the_script_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gossip.init().base.timeout == 300
+    monkeypatch.setenv("GOSSIP_TIMEOUT", "12.5")
+    assert gossip.init().base.timeout == 12.5
+    assert gossip.init(timeout=40).base.timeout == 40
+    monkeypatch.setenv("GOSSIP_TIMEOUT", "")
+    assert gossip.init().base.timeout == 300
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-3", "nan", "inf", "5 s"])
+def test_an_impossible_deadline_of_a_variable_is_refused_by_its_name(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOSSIP_TIMEOUT", text)
+    with pytest.raises(gossip.UsageError, match=r"^GOSSIP_TIMEOUT is .*, but a deadline is a positive number"):
+        gossip.init()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without CUDA, and this one has it")
 def test_nccl_without_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(gossip.TransportUnavailable, match="'nccl' needs CUDA and a GPU for each rank"):

@@ -21,6 +21,7 @@ from ..carrier import Carrier
 from ..collective.steps import Relay
 from ..flight import Backend, Batch, Channel, Flight
 from .gloo import COUNT_BITS, Mail, naming
+from .rendezvous import new_group_of
 from .streams import Operation, StreamedFlight, Watchdog, batches
 from .waiter import Part, WaitedFlight, Waiters
 
@@ -28,17 +29,20 @@ BACKENDS = {"gloo": "gloo", "nccl": "cpu:gloo,cuda:nccl"}
 
 
 class TorchBackend(Backend):
-    """Ranks of torch.distributed's world, over one process group of its own, for all channels and groups."""
+    """Ranks of a process group of torch.distributed, over one of its own, for all channels and groups."""
 
-    def __init__(self, name: str, timeout: float, device: torch.device) -> None:
-        """Every rank of the default group, which exists already, makes this call."""
+    def __init__(
+        self, name: str, timeout: float, device: torch.device, process_group: dist.ProcessGroup | None = None
+    ) -> None:
+        """Every rank of `process_group`, or of the default group, which exists already, makes this call."""
         if name == "nccl" and not (torch.cuda.is_available() and dist.is_nccl_available()):
             raise TransportUnavailable(
                 "transport 'nccl' needs CUDA, a GPU for each rank and a torch built with NCCL, and this process has "
                 "not all of them: choose transport='mpi' or 'gloo'"
             )
-        self.name, self.rank = name, dist.get_rank()
-        self.carrier = Carrier(dist.get_world_size())
+        self.name, self.rank = name, dist.get_rank(process_group)
+        self.carrier = Carrier(dist.get_world_size(process_group))
+        self._members = process_group if self.carrier.size < dist.get_world_size() else None
         self.most_numbers = 1 << (30 - COUNT_BITS)
         self.lanes, self.expects = (1, False) if name == "nccl" else (2, True)
         self.home = device if name == "nccl" else torch.device("cpu")
@@ -57,6 +61,8 @@ class TorchBackend(Backend):
         if self.name == "nccl":
             options = dist.ProcessGroupNCCL.Options(is_high_priority_stream=True)
             options._timeout = longer
+        if self._members is not None:
+            return new_group_of(self._members, longer, BACKENDS[self.name], options)
         group = dist.new_group(timeout=longer, backend=BACKENDS[self.name], pg_options=options)
         assert isinstance(group, dist.ProcessGroup), "every rank is a member"
         return group
@@ -149,7 +155,7 @@ class TorchBackend(Backend):
         return streamed
 
     def sum(self, channel: Channel, tensors: Sequence[torch.Tensor]) -> Flight | None:
-        everyone = list(channel.ranks) == list(range(dist.get_world_size()))
+        everyone = list(channel.ranks) == list(range(self.carrier.size))
         if self.name == "nccl" and everyone and all(tensor.is_cuda for tensor in tensors):
             return self._streamed_sum(channel, tensors)
         return None

@@ -16,10 +16,12 @@ import re
 import secrets
 import socket
 import sys
+from collections import defaultdict
 from datetime import timedelta
+from typing import Any
 
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import _get_default_store
+from torch.distributed.distributed_c10d import _get_default_store, _new_process_group_helper, _world
 
 from ...errors import PeerTimeout, TransportUnavailable, UsageError
 from ...launching.launchers import TORCH, Launcher
@@ -54,16 +56,52 @@ def connect(launcher: Launcher, timeout: float) -> None:
     sys.excepthook = hook
 
 
-def meet(timeout: float, key: str = "", value: str = "") -> dist.Store:
-    """The store of torch.distributed's default group, once every rank has made this call and left `value` at `key`."""
-    place = Launcher(TORCH, dist.get_rank(), dist.get_world_size())
-    store = dist.PrefixStore(f"gossip/meeting {next(_meetings)}", _get_default_store())
+def meet(timeout: float, key: str = "", value: str = "", process_group: dist.ProcessGroup | None = None) -> dist.Store:
+    """A part of torch.distributed's store, once every rank of the group has made this call and left `value` at `key`.
+
+    The group is `process_group`, or that of all ranks.
+    """
+    place = Launcher(TORCH, dist.get_rank(process_group), dist.get_world_size(process_group))
+    store = dist.PrefixStore(f"gossip/meeting {_next_name(process_group)}", _get_default_store())
     if key:
         store.set(key, value)
     return _met(store, "torch.distributed's store", place, timeout)
 
 
-_meetings = itertools.count()
+def new_group_of(process_group: dist.ProcessGroup, timeout: timedelta, backend: str, options: Any) -> dist.ProcessGroup:
+    """A new group of the ranks of `process_group`, which alone make this call.
+
+    `dist.new_group` asks all ranks. With `use_local_synchronization` its names depend on the other groups of a rank,
+    and come again after a group was destroyed, whose addresses the store still has.
+    """
+    if options is not None and getattr(dist.group.WORLD, "bound_device_id", None) is not None:
+        raise UsageError(
+            "torch.distributed was initialised with a device_id, so NCCL makes new groups with all ranks alone: leave "
+            "device_id out of init_process_group, choose transport='gloo', or take world.group([...]) of gossip.init()"
+        )
+    ranks = dist.get_process_group_ranks(process_group)
+    group: dist.ProcessGroup
+    group, _ = _new_process_group_helper(
+        len(ranks),
+        dist.get_rank(process_group),
+        ranks,
+        dist.Backend(backend),
+        _get_default_store(),
+        f"gossip/group {_next_name(process_group)}",  # type: ignore[arg-type]
+        backend_options=options,
+        timeout=timeout,
+    )
+    _world.pg_group_ranks[group] = {rank: place for place, rank in enumerate(ranks)}
+    return group
+
+
+def _next_name(process_group: dist.ProcessGroup | None) -> str:
+    """A name that nobody had before, the same on all ranks of a group, which all ask equally often."""
+    ranks = "-".join(map(str, dist.get_process_group_ranks(process_group)))
+    return f"{next(_names[ranks])} of {ranks}"
+
+
+_names: defaultdict[str, itertools.count[int]] = defaultdict(itertools.count)
 _kept: dist.Store | None = None  # torch keeps only the half of a store that is not Python's alive
 
 

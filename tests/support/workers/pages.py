@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,9 @@ def namespace(code: str, world: gossip.World) -> dict[str, Any]:
 
 def main(folder: str) -> None:
     for number, (name, code) in enumerate(blocks()):
+        if "tensorboard" in code and find_spec("tensorboard") is None:
+            print(f"skips {name}: tensorboard is not installed", flush=True)
+            continue
         print(f"runs {name}", flush=True)
         own = Path(folder, str(number))
         own.mkdir(exist_ok=True)
