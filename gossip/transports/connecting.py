@@ -7,8 +7,9 @@ import socket
 
 import torch
 
-from ..checks import check_choice
+from ..checks import check_choice, deadline
 from ..errors import TransportUnavailable, UsageError
+from ..launching.children import check_own_process
 from ..launching.launchers import TORCH, Launcher, detect
 from .communicator import Communicator
 from .memory import MemoryBackend, Network
@@ -29,6 +30,20 @@ def find_launcher(timeout: float) -> Launcher:
             raise
         launcher = Launcher("none")  # the program has set some of torchrun's variables
     return launcher if launcher.size > 1 else place_in_torch(timeout) or launcher
+
+
+def start_torch(timeout: float) -> Launcher:
+    """Initialise torch.distributed with the launcher's ranks, unless the program has: for frameworks that use it.
+
+    Its default group carries host data over Gloo, and that of GPUs over NCCL where every rank has one.
+    """
+    launcher = find_launcher(deadline(timeout))
+    if launcher.size > 1 and ranks_of_torch() == 1:
+        check_own_process(launcher, "gloo")
+        from .torch.rendezvous import connect as connect_torch
+
+        connect_torch(launcher, timeout, "cpu:gloo,cuda:nccl" if _gpu_each(launcher) else "gloo")
+    return launcher
 
 
 def requested(transport: str) -> str:
