@@ -120,6 +120,40 @@ def test_parameters_stay_in_their_buckets(begun: Records, resumed: Records) -> N
     assert all(record["at home"] for record in [*begun, *resumed])
 
 
+class Line(torch.nn.Module):
+    """A model that is none of transformers'."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        found = self.layer(x)
+        return {"loss": (found - labels).square().mean(), "logits": found}
+
+
+def test_another_trainer_may_stand_behind_and_train_twice(tmp_path: Path) -> None:
+    """With an optimizer and a scheduler of the user's own."""
+
+    class Mine(huggingface.GossipTrainer, transformers.Seq2SeqTrainer):  # type: ignore[misc]
+        pass
+
+    model = Line()
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(sgd, lambda step: 1.0)
+    arguments = transformers.Seq2SeqTrainingArguments(
+        str(tmp_path), max_steps=3, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True
+    )
+    samples = [{"x": torch.ones(1), "labels": torch.ones(1)}] * 8
+    trainer = Mine(model, arguments, train_dataset=samples, eval_dataset=samples, optimizers=(sgd, scheduler))
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    trainer.train()
+    assert trainer.gossip_optimizer.steps == 6
+    assert trainer.gossip_optimizer.optimizer is sgd
+    assert trainer.evaluate()["eval_loss"] < before
+
+
 # -- Accelerate --------------------------------------------------------------------------------------------------------
 
 
