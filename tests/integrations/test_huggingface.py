@@ -21,6 +21,8 @@ accelerate = pytest.importorskip("accelerate", reason="no accelerate is installe
 
 from gossip.integrations import huggingface  # noqa: E402
 
+pytestmark = pytest.mark.timeout(600)  # the first test starts two sets of ranks
+
 EXAMPLES = spawn.ROOT / "examples"
 Records = list[dict[str, Any]]
 
