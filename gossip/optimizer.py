@@ -140,7 +140,7 @@ class GossipOptimizer(Wrapper):
         if closure is not None:
             arguments.check_closure(closure)
         if not self.parameters.places.are_kept():
-            self.parameters.check()
+            self.parameters.check(self._in_flight())
         self._take_writes()
         if closure is None and not self.optimizer.state and state_dicts.is_probe(self.optimizer):
             self._attached.quiesce()  # the step changes no value, and is no step of the schedule

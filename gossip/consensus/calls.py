@@ -43,6 +43,7 @@ class Consensus:
     def _means(self, call: str, named: Mapping[str, torch.Tensor]) -> Means:
         stats = self._mass.stats
         with stats.board.calling(call):
+            self._parameters.check()  # the means are those of the buckets
             step = self._begin(call)
             with stats.span("mean"):
                 return means(self._parameters, self._averagers, named, call, step)

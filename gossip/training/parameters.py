@@ -147,13 +147,13 @@ class Parameters:
             held += [(part._parameters, n, p) for n, p in part._parameters.items() if p is not None and id(p) in own]
         self.places.note([*masters, *map(origin, masters)], held)
 
-    def check(self) -> None:
+    def check(self, in_flight: bool = True) -> None:
         """Every parameter of the optimizer lives in a bucket, and is the module's where there is one."""
         if self.places.are_kept():
             return
         for bucket in self.mass.buckets:
-            bucket.check()
-        self.rounded.check()
+            bucket.check(in_flight)
+        self.rounded.check(in_flight)
         if any(owner.get(name) is not thing for owner, name, thing in self.places.held):
             self._find()
         if (groups := self.places.groups_now()) != self.places.groups:

@@ -10,6 +10,7 @@ import torch
 
 from ..checks import check_choice, deadline
 from ..errors import TransportUnavailable, UsageError
+from ..launching.children import check_own_process
 from ..launching.launchers import TORCH, Launcher, detect
 from .communicator import Communicator
 from .memory import MemoryBackend, Network
@@ -38,6 +39,20 @@ def find_launcher(timeout: float, process_group: Any) -> Launcher:
             raise
         launcher = Launcher("none")  # the program has set some of torchrun's variables
     return place_in_torch(timeout) if launcher.size == 1 and ranks_of_torch() > 1 else launcher
+
+
+def start_torch(timeout: float) -> Launcher:
+    """Initialise torch.distributed with the launcher's ranks, unless the program has: for frameworks that use it.
+
+    Its default group carries host data over Gloo, and that of GPUs over NCCL where every rank has one.
+    """
+    launcher = find_launcher(deadline(timeout), None)
+    if launcher.size > 1 and ranks_of_torch() == 1:
+        check_own_process(launcher, "gloo")
+        from .torch.rendezvous import connect as connect_torch
+
+        connect_torch(launcher, timeout, "cpu:gloo,cuda:nccl" if _gpu_each(launcher) else "gloo")
+    return launcher
 
 
 def requested(transport: str, process_group: Any = None) -> str:

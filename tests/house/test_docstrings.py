@@ -5,11 +5,11 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
-from importlib.util import find_spec
 
 import networkx
 import numpy
 import pytest
+from optional import can_import
 
 import gossip
 import slowmo
@@ -19,7 +19,7 @@ MODULES = sorted(
     module.name
     for package in (gossip, slowmo, topologies)
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
-    if module.name != "topologies.__main__" and (module.name != "gossip.state.kernels" or find_spec("triton"))
+    if module.name != "topologies.__main__" and can_import(module.name)
 )
 
 

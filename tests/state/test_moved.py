@@ -140,6 +140,78 @@ def test_parameters_that_left_their_bucket_are_named_by_the_next_call(
         getattr(optimizer, call)()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["", "masters"])
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_a_model_that_moved_away_and_back_trains_on(
+    make: Callable[[gossip.World, torch.optim.Optimizer], Any], dtype: torch.dtype
+) -> None:
+    """As by `.to()` to another device and back; also while a round is in flight, for the values are the same."""
+
+    def run(world: gossip.World, moves: bool) -> list[torch.Tensor]:
+        model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 2), torch.nn.Linear(4, 2)).to(dtype)
+        model.to(memory_format=torch.channels_last).empty = torch.nn.Parameter(torch.zeros(0, dtype=dtype))
+        with torch.no_grad():
+            for number, parameter in enumerate(model.parameters()):
+                parameter.copy_(torch.arange(parameter.numel()).reshape(parameter.shape) + number)
+        optimizer = make(world, torch.optim.SGD(model.parameters(), lr=0.1))
+        for step in range(5):
+            if moves and step in (0, 2):
+                optimizer.zero_grad()
+                model.double().to(dtype)
+            step_on(optimizer, float(world.rank + step))
+        optimizer.settle()
+        base = optimizer if isinstance(optimizer, gossip.GossipOptimizer) else optimizer.optimizer
+        assert all(slot.parameter.data_ptr() == slot.address for each in base.mass.buckets for slot in each.slots)
+        return [parameter.detach().clone() for parameter in model.parameters()]
+
+    pairs = zip(*(testing.run(2, lambda world, m=moves: run(world, m)) for moves in (True, False)), strict=True)
+    assert all(torch.equal(one, other) for ours, theirs in pairs for one, other in zip(ours, theirs, strict=True))
+
+
+def test_the_mean_reaches_a_model_that_moved_away_and_back() -> None:
+    """Also before the next step takes it back."""
+
+    def run(world: gossip.World) -> list[float]:
+        model = torch.nn.Linear(1, 1, bias=False)
+        optimizer = MAKERS["exact"](world, torch.optim.SGD(model.parameters(), lr=1.0))
+        with torch.no_grad():
+            model.weight.fill_(world.rank)
+        model.double().float()
+        with optimizer.mean(model):
+            mean = model.weight.item()
+        return [mean, model.weight.item()]
+
+    assert testing.run(2, run) == [[0.5, 0.0], [0.5, 1.0]]
+
+
+@pytest.mark.parametrize("in_flight", [False, True])
+def test_a_model_that_came_back_with_other_values(in_flight: bool) -> None:
+    """Such as those that were loaded meanwhile. They are taken, but not while a message carries the old ones."""
+
+    def run(world: gossip.World) -> list[float]:
+        parameters = [torch.nn.Parameter(torch.full((2,), each)) for each in (1.0, 2.0)]
+        model = torch.nn.ParameterList(parameters)
+        optimizer = MAKERS["OSGP"](world, torch.optim.SGD(model.parameters(), lr=0.0))
+        step_on(optimizer)
+        if not in_flight:
+            optimizer.settle()
+        model.double()
+        with torch.no_grad():
+            parameters[0].fill_(5)
+        model.float()
+        if in_flight:
+            with pytest.raises(gossip.GossipError, match="has left its bucket: its data was replaced"):
+                step_on(optimizer)
+            return []
+        step_on(optimizer)
+        optimizer.settle()
+        values: list[float] = optimizer.mass.buckets[0].values.tolist()
+        return values
+
+    for values in testing.run(2, run):
+        assert set(values) == (set() if in_flight else {5.0, 2.0, 0.0})
+
+
 # -- what takes the place of something ---------------------------------------------------------------------------------
 
 

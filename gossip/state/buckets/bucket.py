@@ -15,7 +15,7 @@ import torch
 from ...errors import GossipError, UsageError
 from ..module_tensors import LAZY
 from .masters import origin
-from .storages import is_shared, placed, take_back_
+from .storages import bring_home_, is_alone, is_shared, placed, take_back_
 
 Groups = Sequence[Mapping[str, Iterable[torch.nn.Parameter]]]
 """Parameter groups, as torch optimizers hold them."""
@@ -60,20 +60,42 @@ class Bucket:
                 runs.append((slot.group, slice(first, last)))
         return runs
 
-    def check(self) -> None:
-        """Check that every parameter still lives here."""
-        for slot in self.slots:
-            if slot.parameter.data_ptr() == slot.address:
-                continue
+    def check(self, in_flight: bool = True) -> None:
+        """Check that every parameter still lives here; a whole model that moved away and back is taken back.
+
+        Args:
+            in_flight: a message reads the values, so that parameters with other values are not taken back.
+        """
+        left = [slot for slot in self.slots if slot.parameter.data_ptr() != slot.address]
+        if left and self._came_back(left, in_flight):
+            for slot in left:
+                bring_home_(slot.parameter, self._home(slot))
+            return
+        for slot in left:
             if not take_back_(slot.parameter, self.values[slot.start : slot.stop], slot.shape, slot.stride):
                 raise GossipError(f"parameter {slot.name} has left its bucket: {self._departure(slot)}")
 
-    def _departure(self, left: Slot) -> str:
-        """How the parameter of the slot `left` has left this bucket, told by where it is now, and the cure."""
+    def _came_back(self, left: list[Slot], in_flight: bool) -> bool:
+        """Whether all parameters moved together, as by `.to()`, and have the dtype and device of this bucket again."""
+        moved, full = (sum(slot.start < slot.stop for slot in slots) for slots in (left, self.slots))
+        if moved < full or self._taken_over(left[0]):
+            return False
+        homes = [(slot.parameter, self._home(slot)) for slot in left]
+        return all(is_alone(own, home) and not (in_flight and not torch.equal(own, home)) for own, home in homes)
+
+    def _home(self, slot: Slot) -> torch.Tensor:
+        return placed(self.values[slot.start : slot.stop], slot.shape, slot.stride)
+
+    def _taken_over(self, left: Slot) -> bool:
+        """Whether the parameter of the slot `left` lives in another bucket."""
         buckets = filter(None, (alive() for alive in tuple(BUCKETS)))
         homes = (slot for bucket in buckets for slot in bucket.slots if slot is not left)
+        return any(slot.parameter is left.parameter for slot in homes)
+
+    def _departure(self, left: Slot) -> str:
+        """How the parameter of the slot `left` has left this bucket, told by where it is now, and the cure."""
         now, then = (f"{tensor.dtype} on {tensor.device}" for tensor in (left.parameter, self.values))
-        if any(slot.parameter is left.parameter for slot in homes):
+        if self._taken_over(left):
             return (
                 "another GossipOptimizer was made with it later and has taken it over, so this one would average what "
                 "nobody trains. Give each parameter to one GossipOptimizer: use the later one alone, or combine their "

@@ -72,7 +72,7 @@ class Rounded:
 
         return rounded
 
-    def check(self) -> None:
-        """Check that every 16-bit parameter still lives in its twin."""
+    def check(self, in_flight: bool = True) -> None:
+        """Check that every 16-bit parameter still lives in its twin; see `Bucket.check`."""
         for _, twin in self.twins.values():
-            twin.check()
+            twin.check(in_flight)

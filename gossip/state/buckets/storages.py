@@ -51,3 +51,17 @@ def take_back_(parameter: torch.Tensor, flat: torch.Tensor, shape: Sequence[int]
     )
     parameter.data = placed(flat, shape, stride).copy_(parameter)
     return True
+
+
+def is_alone(parameter: torch.Tensor, home: torch.Tensor) -> bool:
+    """Whether `parameter` has memory of its own, and could live in `home`: after `.to()` to elsewhere and back."""
+    kinds = [(each.dtype, each.device, each.shape, each.stride()) for each in (parameter, home)]
+    return kinds[0] == kinds[1] and parameter.untyped_storage().nbytes() == home.nbytes and not is_shared(parameter)
+
+
+@torch.no_grad()
+def bring_home_(parameter: torch.Tensor, home: torch.Tensor) -> None:
+    """Let `parameter` live in `home`, with its values; if they differ from those there, they were written by hand."""
+    values, parameter.data = parameter.data, home
+    if not torch.equal(parameter, values):
+        parameter.copy_(values)

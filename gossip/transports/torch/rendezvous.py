@@ -31,7 +31,7 @@ from .interfaces import addresses, common_address, lead_gloo, named_address
 from .store import StoreClient, StoreServer
 
 
-def connect(launcher: Launcher, timeout: float) -> None:
+def connect(launcher: Launcher, timeout: float, backend: str = "gloo") -> None:
     """Make torch.distributed's default group, unless the program has one already; Gloo, for it carries host data."""
     if dist.is_initialized():
         if dist.get_world_size() != launcher.size:
@@ -50,7 +50,7 @@ def connect(launcher: Launcher, timeout: float) -> None:
     hook = sys.excepthook
     # Twice ours: our own deadlines name the missing ranks.
     dist.init_process_group(
-        "gloo", store=store, rank=launcher.rank, world_size=launcher.size, timeout=timedelta(seconds=2 * timeout + 60)
+        backend, store=store, rank=launcher.rank, world_size=launcher.size, timeout=timedelta(seconds=2 * timeout + 60)
     )
     # torch puts a hook around ours that prints at its end, which a hook that ends the job never reaches.
     sys.excepthook = hook
