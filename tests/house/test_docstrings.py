@@ -15,11 +15,18 @@ import gossip
 import slowmo
 import topologies
 
+NEEDS = {
+    "gossip.state.kernels": "triton",
+    "gossip.integrations.lightning": "lightning",
+}
+"""Modules that load only with another library."""
+
+ABSENT = tuple(name for name, library in NEEDS.items() if not find_spec(library))
 MODULES = sorted(
     module.name
     for package in (gossip, slowmo, topologies)
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
-    if module.name != "topologies.__main__" and (module.name != "gossip.state.kernels" or find_spec("triton"))
+    if module.name != "topologies.__main__" and not module.name.startswith(ABSENT)
 )
 
 

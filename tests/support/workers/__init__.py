@@ -2,13 +2,15 @@
 
 A torch optimizer loads torch's compiler with its first step, which takes as long as loading torch itself, in every
 process anew. Nothing that ranks run here is compiled, so `python -m workers.train` gets a word of it instead; torch's
-own DistributedDataParallel asks for more.
+own DistributedDataParallel asks for more, and so does Lightning.
 """
 
 import sys
 import types
 
-if sys.argv[0] == "-m" and not {"workers.peers", "workers.inside", "workers.gpu", "workers.pages"} & {*sys.orig_argv}:
+WHOLE = {f"workers.{name}" for name in ("peers", "inside", "gpu", "pages", "lightning_fit")}
+
+if sys.argv[0] == "-m" and not WHOLE & {*sys.orig_argv}:
     compiler = types.ModuleType("torch._dynamo")
     compiler.__dict__.update(
         disable=lambda function, *_, **__: function,
