@@ -5,7 +5,6 @@
 Needs scikit-learn. Ranks that gossip hold models a little apart from one another. The one to publish is their mean.
 """
 
-import copy
 import sys
 
 import torch
@@ -31,32 +30,17 @@ sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 graph = topologies.exponential(world.size)
 optimizer = gossip.GossipOptimizer(sgd, gossip.PushSum(world, graph, overlap=1), module=model)
 
-channel, published = world.channel(), copy.deepcopy(model)
-
-
-def mean_of_all_ranks():
-    """Σ w z / Σ w, with the same bits on every rank, which all call it."""
-    published.load_state_dict(model.state_dict())  # this rank's buffers
-    wz = optimizer.weight * torch.nn.utils.parameters_to_vector(model.parameters()).detach()
-    w = torch.tensor([optimizer.weight], dtype=torch.float64, device=wz.device)
-    channel.sum([wz, w]).wait()  # in place
-    torch.nn.utils.vector_to_parameters(wz / w.item(), published.parameters())
-    return published
-
-
 for epoch in range(10):
     sampler.set_epoch(epoch)
     for inputs, targets in loader:
         optimizer.zero_grad()
         cross_entropy(model(inputs), targets).backward()
         optimizer.step()
-    mean = mean_of_all_ranks()  # on every rank, after the same step
+    with optimizer.mean(model), torch.no_grad():  # on every rank, after the same step
+        accuracy = (model(test_images).argmax(1) == test_labels).float().mean().item()
     if world.rank == 0:
-        with torch.no_grad():
-            accuracy = (mean(test_images).argmax(1) == test_labels).float().mean().item()
         print(f"epoch {epoch}: test accuracy of the mean {accuracy:.1%}")
 
-optimizer.settle()  # take in the messages that are still in flight
-mean = mean_of_all_ranks()
+published = optimizer.mean_state_dict(model)
 if world.rank == 0 and len(sys.argv) > 1:
-    torch.save(mean.state_dict(), sys.argv[1])
+    torch.save(published, sys.argv[1])

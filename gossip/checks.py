@@ -89,7 +89,7 @@ def check_bytes(data: Any) -> None:
     """Check that `data` is bytes."""
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise UsageError(
-            f"all_gather takes bytes, and this is {shown(data)}: convert it by b'%d' % number, by text.encode() or by "
+            f"gather takes bytes, and this is {shown(data)}: convert it by b'%d' % number, by text.encode() or by "
             "json.dumps(thing).encode()"
         )
 

@@ -10,7 +10,8 @@ import torch
 
 from .averagers.base import Averager
 from .checks import check_flag
-from .errors import GossipError
+from .consensus.calls import Consensus
+from .consensus.portable import adopted
 from .observe.stats import Stats, WeightReport
 from .recovery.deaths import Death
 from .state.buckets.writes import Writes
@@ -108,14 +109,14 @@ class GossipOptimizer(Wrapper):
         self.writes = Writes(self.mass.buckets, self.parameters.rounded)
         self._attached = Attached(optimizer, self.parameters, gradients, folder, on_failure == "shrink")
         self.averagers = self._attached.each
+        self.consensus = Consensus(self.parameters, self.averagers, self._ready, self.settle, self.writes.again)
         self._options = {"module_buffers": module_buffers}
         companions = Companions(module if module_buffers == "average" else None)
         options = (
             f"optimizer {type(optimizer).__name__} with {module_buffers=}, {initial=}, {on_failure=}, {checksum=}, "
             f"{master_weights=}, {self._attached.update.describe()}{companions.describe()}"
         )
-        worlds = [gradients] if gradients is not None else []
-        self._attached.attach(averager, 1, options, worlds, "gossip.GossipOptimizer(...)")
+        self._attached.attach(averager, 1, options, [gradients] if gradients else [], "gossip.GossipOptimizer(...)")
         self.mass.companions = companions
 
     def attach(self, averager: Averager, every: int, options: str, call: str = "gossip.GossipOptimizer(...)") -> None:
@@ -183,6 +184,7 @@ class GossipOptimizer(Wrapper):
 
     def _take_writes(self) -> None:
         """Refuse parameters written by hand while something is in flight, and take others over into masters."""
+        self.consensus.check_returned()
         if self.writes.check(self.stats.board.rank, self.steps) and self.parameters.rounded.twins:
             self._attached.quiesce()
             self.parameters.rounded.take_()
@@ -191,12 +193,9 @@ class GossipOptimizer(Wrapper):
         """Whether a message in flight reads the values, or will be merged with them."""
         return any(in_flight() for in_flight in self._attached.phases.in_flight)
 
-    # -- between steps -------------------------------------------------------------------------------------------------
-
     def __repr__(self) -> str:
         """In one line: the wrapped optimizer, the averager, and the steps made."""
-        world = self._attached.update.world
-        over = "" if world is None else f", gradients over {world.size} ranks"
+        over = f", {self._attached.update.describe()}" if self._attached.update.world else ""
         return f"GossipOptimizer({brief(self.optimizer)}, {self.averager!r}{over}, {self.steps} steps made)"
 
     @property
@@ -220,20 +219,21 @@ class GossipOptimizer(Wrapper):
     @torch.no_grad()
     def settle(self) -> None:
         """Land everything in flight. Every rank calls it: before weights are written by hand, and at the end."""
-        if self._in_flight():  # the values that land have to reach the model
-            self.parameters.check()
-            if self._mode == "eval":
-                raise GossipError(
-                    "settle() was called while the optimizer is in eval mode, and what lands belongs to the values "
-                    "that train: call settle() before optimizer.eval(), or optimizer.train() before settle()"
-                )
-        self._take_writes()
+        self._ready("settle()")
         with self.stats.board.calling("optimizer.settle()"), self.stats.span("settle"):
             self._attached.settle_together()
         self.writes.forget()
         self.parameters.rounded.write_()
         self.stats.weigh(self.mass.weight)
         self.stats.write()
+
+    def _ready(self, call: str) -> int:
+        """Check that values may land or be compared between ranks; the number of steps made."""
+        if self._in_flight():  # what lands has to reach the model
+            self.parameters.check()
+            arguments.check_mode(self._mode, call)
+        self._take_writes()
+        return self.steps
 
     def rewritten(self, write: Callable[[], Result], mode: str) -> Result:
         """Do `write`, which changes the wrapped optimizer's parameters, while no flight reads them."""
@@ -287,6 +287,7 @@ class GossipOptimizer(Wrapper):
             UsageError: the state of another rank, number of ranks, averager, optimizer, or of a wrapper around this.
         """
         state_dict = state_dicts.unpacked(state_dict, "gossip", state_dicts.KEPT)
+        state_dict = adopted(state_dict, self.state_dict)
         saved = state_dict.get("gossip")
         self._attached.check_own(state_dict, saved)
         if saved is not None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gossip.transports.sums import RING
+from gossip.transports.collective.sums import RING
 
 from ..shared.methods import METHODS, Traffic
 

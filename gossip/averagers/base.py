@@ -11,15 +11,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
+
 from ..checks import shown
 from ..errors import UsageError
 from ..state.mass import Mass
 from ..world import World
 
 State = dict[str, Any]
-
-ROUNDING = 1e-9
-"""How far a weight that is 1 may be from it after any number of rounds."""
 
 
 class Averager(ABC):
@@ -97,6 +96,10 @@ class Averager(ABC):
     def in_flight(self) -> bool:
         """Whether a message in flight reads the values, or will be merged with them as they are."""
         return False
+
+    def arrived(self) -> list[tuple[torch.Tensor, list[torch.Tensor]]]:
+        """Messages in flight as pairs (w', z'), z' for each bucket, unmerged. Waits for them, and alters nothing."""
+        return []
 
     def settle(self) -> None:
         """Land everything in flight. Every rank calls it."""

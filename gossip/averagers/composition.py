@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import wraps
 from typing import Any
 
+import torch
+
 from ..checks import whole
 from ..errors import UsageError
 from ..state.mass import Mass
@@ -53,6 +55,9 @@ class Composite(Averager):
 
     def in_flight(self) -> bool:
         return any(member.in_flight() for member in self.members)
+
+    def arrived(self) -> list[tuple[torch.Tensor, list[torch.Tensor]]]:
+        return [message for member in self.members for message in member.arrived()]
 
     def state_dict(self) -> State:
         return {str(number): member.state_dict() for number, member in enumerate(self.members)}

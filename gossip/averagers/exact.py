@@ -7,7 +7,7 @@ import torch
 from ..state.merging import scalar, wide, wide_copy
 from ..state.module_tensors import compact
 from ..world import World, check_world
-from .base import ROUNDING, Averager
+from .base import Averager
 
 
 class ExactAverage(Averager):
@@ -79,10 +79,4 @@ class ExactAverage(Averager):
             for tensor, summed in zip(mass.companions.tensors(), companions, strict=True):
                 tensor = compact(tensor)
                 tensor.copy_(summed.div_(n).reshape(tensor.shape))
-        # Over all ranks Σ w / n is 1, so a GPU need not be asked. A part of the ranks shares the weight that it holds.
-        everyone = n == self._channel.carrier.size
-        if mass.balanced or (everyone and total.is_cuda) or abs(total[0].item() / n - 1) < ROUNDING:
-            mass.set_one()
-            mass.balanced |= everyone
-        else:
-            mass.weight = total[0] / n
+        mass.share(total[0] / n, everyone=n == self._channel.carrier.size)

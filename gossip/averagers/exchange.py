@@ -13,10 +13,9 @@ from topologies import Topology, Turn
 from ..errors import GossipError, PeerLost, UsageError
 from ..state.buckets.bucket import layout
 from ..state.codecs import PLAIN, Codec
-from ..state.mass import Mass
+from ..state.mass import ROUNDING, Mass
 from ..transports import Communicator, Flight, post_in_parts
 from ..world import World
-from .base import ROUNDING
 
 INTRODUCED = 64
 """Rounds whose peers are connected at the start, where a connection takes time and the schedule is longer."""

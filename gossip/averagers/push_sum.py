@@ -54,7 +54,7 @@ class PushSum(Averager):
         node: the ranks of a host, where they hold the same values since they average their gradients; `world` is then
             their counterparts on other hosts. Each of the m ranks sends one m-th of a message to its counterparts, and
             they exchange the parts inside the host. So a message crosses the network once and not m times. The result
-            is the same, bit for bit. See `post_in_parts` of `gossip.transports.sums`.
+            is the same, bit for bit. See `post_in_parts` of `gossip.transports.collective.sums`.
 
     Raises:
         UsageError: an overlap, landing or wire that does not exist or that the transport does not support, or a
@@ -137,7 +137,8 @@ class PushSum(Averager):
         super().bind(mass, every)
 
     # PushSum delegates these calls of an averager to its landing strategy.
-    land, average, post, in_flight = map(_of_landing, ("land", "average", "post", "in_flight"))
+    land, average, post = map(_of_landing, ("land", "average", "post"))
+    in_flight, arrived = map(_of_landing, ("in_flight", "arrived"))
     settle, quiesce, rebind, forget = map(_of_landing, ("settle", "quiesce", "rebind", "forget"))
     state_dict, load_state_dict = map(_of_landing, ("state_dict", "load_state_dict"))
 

@@ -8,7 +8,7 @@
 
 `saving` and `loading` hold the two calls, and `consensus` averages the shards of all ranks. `files` defines the layout
 on disk, `plain` the content of a file. `python -m gossip.checkpoint FOLDER` checks the checkpoints of a folder.
-May import: checks, errors, observe, optimizer, state, training, untraced, world, topologies.
+May import: checks, consensus, errors, observe, optimizer, state, training, untraced, world, topologies.
 """
 
 from .loading import Saved, consensus, load

@@ -16,18 +16,14 @@ from typing import Any
 
 import torch
 
+from ..consensus.portable import Place, State, put, section_for, tensors_of
 from ..errors import CheckpointError, UsageError
-from ..observe.stats import Stats
 from ..state.codecs import CODECS
-from ..state.mass import Mass
 from ..state.merging import wide_copy
-from ..training.state_dicts import moments
 from . import files
 from .files import Manifest
 
-State = dict[str, Any]
 Layout = list[list[State]]  # the slots of each bucket
-Place = tuple[Any, ...]
 Addend = tuple[Place, float, torch.Tensor]  # its place in the shard, its weight, and the tensor
 
 
@@ -100,7 +96,7 @@ class Consensus:
                 self._means[place] = Mean(values, weight)
             places.append(place)
         for place in places:  # free the memory of the values
-            _put(self._states, place, None)
+            put(self._states, place, None)
 
     def model(self, name: str = "model") -> State:
         """The state_dict of the module that was saved under `name`."""
@@ -110,7 +106,7 @@ class Consensus:
                 f"{name!r} is none of the modules that were saved with their optimizer: {', '.join(modules)}"
             )
         for place, mean in self._means.items():
-            _put(states, place, mean.values.to(mean.dtype))
+            put(states, place, mean.values.to(mean.dtype))
         self._means.clear()
         for optimizer, layout in self._layouts.items():
             for number, values in states[optimizer]["gossip"].get("masters", {}).items():
@@ -132,7 +128,7 @@ class Consensus:
         for name in live.keys() & self._layouts.keys():
             optimizer = self._states[name]
             for section in (live[name].keys() & optimizer.keys()) - {"state", "param_groups"}:
-                optimizer[section] = _section_for_new_rank(optimizer[section], live[name][section])
+                optimizer[section] = section_for(optimizer[section], live[name][section])
         return self._shard
 
 
@@ -166,15 +162,8 @@ def _averaged_of_optimizer(at: str, states: State, layout: Layout) -> Iterator[A
                 for slot in bucket:
                     yield tuple(slot["places"][0]), weight, _part_of(values, slot)
     shapes = {slot["number"]: tuple(slot["shape"]) for bucket in layout for slot in bucket}
-    for (number, name), value in moments(optimizer["state"], shapes).items():
-        yield (at, "state", number, name), 1.0, value
-    for extra in optimizer.keys() - {"state", "param_groups", "gossip"}:
-        for name, tensors in optimizer[extra].items() if isinstance(optimizer[extra], dict) else ():
-            # A list holds tensors that every rank has, a dictionary tensors that some ranks have, by their places.
-            each = dict(enumerate(tensors)) if isinstance(tensors, list) else tensors
-            for key, value in each.items() if isinstance(each, dict) else ():
-                if _is_floating(value):
-                    yield (at, extra, name, key), 1.0, value
+    for place, value in tensors_of(optimizer, shapes):
+        yield (at, *place), 1.0, value
 
 
 def _messages_in_flight(state: Any) -> Iterator[list[torch.Tensor]]:
@@ -184,31 +173,6 @@ def _messages_in_flight(state: Any) -> Iterator[list[torch.Tensor]]:
             yield [envelope, *map(CODECS[state.get("wire")].values, values)]
     for part in state.values() if isinstance(state, dict) else state if isinstance(state, list) else ():
         yield from _messages_in_flight(part)
-
-
-def _section_for_new_rank(saved: State, live: State) -> State:
-    """A section of the optimizer's state for a new rank: nothing is in flight and every weight is 1."""
-    whole = Mass(Stats()).state_dict()
-    own = {"places", "runs", "gradients", *whole}
-    return {
-        **saved,
-        **{key: whole.get(key, value) for key, value in live.items() if key in own},
-        "averager": _averager_for_new_rank(saved["averager"], live["averager"]),
-    }
-
-
-def _averager_for_new_rank(saved: Any, live: State) -> State:
-    """An averager's state for a new rank: it continues the saved counts of rounds."""
-    result: State = {}
-    for key, value in live.items():
-        old = saved.get(key) if isinstance(saved, dict) else None
-        if isinstance(value, dict):
-            result[key] = _averager_for_new_rank(old, value)
-        elif isinstance(value, int) and isinstance(old, int):
-            result[key] = old
-        else:
-            result[key] = [] if key == "aloft" else value
-    return result
 
 
 def _part_of(values: torch.Tensor, slot: State) -> torch.Tensor:
@@ -224,9 +188,3 @@ def _modules(layouts: dict[str, Layout]) -> list[str]:
     """The names of the model and of other modules with parameters of a saved optimizer."""
     slots = (slot for layout in layouts.values() for bucket in layout for slot in bucket)
     return list(dict.fromkeys(["model", *(module for slot in slots for module, _ in slot["places"])]))
-
-
-def _put(state: Any, place: Place, value: Any) -> None:
-    for key in place[:-1]:
-        state = state[key]
-    state[place[-1]] = value

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..averagers.base import ROUNDING, Averager, NoAverage
+from ..averagers.base import Averager, NoAverage
 from ..averagers.exact import ExactAverage
 from ..averagers.landing.due import Due
 from ..averagers.push_sum import PushSum
 from ..errors import UsageError
-from ..state.mass import Mass
+from ..state.mass import ROUNDING, Mass
 from ..transports import Carrier, Told
 from ..world import World
 from .push_sum import Recoverable

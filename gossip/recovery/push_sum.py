@@ -45,6 +45,7 @@ class Recoverable(Due):
 
     land, average, post = map(_persistent, ("land", "average", "post"))
     settle, quiesce, state_dict = map(_persistent, ("settle", "quiesce", "state_dict"))
+    arrived = _persistent("arrived")
 
     def forget(self) -> None:
         self.exchange.channel.carrier.go_on(super().forget)

@@ -28,6 +28,9 @@ from .drift import Drift
 from .merging import mix_, scalar, scale_change_
 from .module_tensors import Companions
 
+ROUNDING = 1e-9
+"""How far a weight that is 1 may be from it after any number of rounds."""
+
 
 class Mass:
     """Values and weight of one rank, shared by every averager of one optimizer."""
@@ -130,6 +133,15 @@ class Mass:
         self.weight_in_flight += scalar(self.weight) - 1
         self.weight = torch.ones_like(self.weight)
         self.is_one = self.equal = True
+
+    def share(self, weight: torch.Tensor, everyone: bool) -> None:
+        """Every rank of those that averaged exactly holds `weight`, their mean; `everyone`: all ranks of the job."""
+        # Over all ranks Σ w / n is 1, so a GPU need not be asked. A part of the ranks shares the weight that it holds.
+        if self.balanced or (everyone and weight.is_cuda) or abs(weight.item() - 1) < ROUNDING:
+            self.set_one()
+            self.balanced |= everyone
+        else:
+            self.weight = weight.clone()
 
     def forget(self) -> None:
         """Begin anew, with nothing in flight and w = 1 on every rank."""

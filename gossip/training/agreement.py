@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 
 from ..errors import Disagreement, UsageError
+from ..observe.stats import Stats
 from ..state.module_tensors import compact
 from ..transports import Communicator
 from ..world import World
+
+Result = TypeVar("Result")
 
 SAME_PROGRAM = "Every rank has to build the same model, optimizer, averager and topology, in the same order"
 
@@ -73,6 +77,30 @@ class Council:
         for tensor, values in zip(tensors, flat, strict=True):
             if values.data_ptr() != tensor.data_ptr():
                 tensor.copy_(values.view(tensor.shape))
+
+    def widest(self) -> Council:
+        """Without worlds that lie inside another one here: their sums, one after another, are those of all ranks."""
+        members = [set(channel.members) for _, channel in self._seats]
+        inside = [
+            any(own < other or (own == other and place > number) for place, other in enumerate(members))
+            for number, own in enumerate(members)
+        ]
+        return Council([seat for seat, is_inside in zip(self._seats, inside, strict=True) if not is_inside])
+
+    def gather(self, pack: Callable[[], bytes], unpack: Callable[[list[bytes]], None]) -> None:
+        """In each world in turn, `unpack` takes what all ranks `pack`."""
+        for _, channel in self._seats:
+            unpack(channel.gather(pack()))
+
+    def sum(self, tensors: Sequence[torch.Tensor], stats: Stats) -> None:
+        """Sum flat tensors over the ranks of each world in turn, in place."""
+        for _, channel in self._seats:
+            with channel.waiting():
+                stats.wait(channel.sum(tensors))
+
+    def together(self, act: Callable[[], Result]) -> Result:
+        """Do `act` on all ranks, again if one has died meanwhile and the others go on; see `Communicator.together`."""
+        return self._seats[0][1].together(act) if self._seats else act()
 
     def barrier(self) -> None:
         """Return once every rank of every world has called it."""

@@ -47,7 +47,7 @@ class Parameters:
         self.worlds: tuple[World, ...] = ()
         self.mass, self.initial = mass, initial
         self.rounded, self._narrow = Rounded(), NARROW if masters else ()
-        self._optimizer, self._module = optimizer, module
+        self._optimizer, self.module = optimizer, module
         self._names, self.places = names(optimizer, module), Places(optimizer)
         refuse_unfit(optimizer.param_groups, self._names)
         refuse_masters(optimizer, optimizer.param_groups, self._names, module, self._narrow)
@@ -63,8 +63,8 @@ class Parameters:
         travelling = {f"parameter '{name}'": each for name, each in untrained.items()}
         if self.initial == "broadcast":
             if worlds:
-                check_dense(buffers(self._module), UNEVEN)
-            travelling |= {f"buffer '{name}'": each for name, each in buffers(self._module).items()}
+                check_dense(buffers(self.module), UNEVEN)
+            travelling |= {f"buffer '{name}'": each for name, each in buffers(self.module).items()}
         beside = [f"{name} of shape {tuple(each.shape)}, {each.dtype}" for name, each in travelling.items()]
         (self.council + newcomers).agree([*lines, *shapes(self._optimizer.param_groups, self._names), *beside])
         check_material(self, self._names)
@@ -74,7 +74,7 @@ class Parameters:
         return newcomers
 
     def _frozen(self) -> dict[str, torch.Tensor]:
-        return frozen(self._module, {id(origin(parameter)) for parameter in self})
+        return frozen(self.module, {id(origin(parameter)) for parameter in self})
 
     def share(self, newcomers: Council, worlds: Sequence[World]) -> None:
         """Move the parameters into buckets, if that is still to be done, and take rank 0's values where asked."""
@@ -87,7 +87,7 @@ class Parameters:
         if self.initial == "broadcast":
             newcomers.broadcast(self.mass.values)
             if newcomers.places():  # a rank by itself keeps its own, of whatever kind
-                newcomers.broadcast([*self._frozen().values(), *buffers(self._module).values()])
+                newcomers.broadcast([*self._frozen().values(), *buffers(self.module).values()])
         self.council += newcomers
 
     def grow(self, param_group: dict[str, Any]) -> None:
@@ -99,9 +99,9 @@ class Parameters:
         if isinstance(given, Iterator) and not groups[first]["params"]:
             del groups[first]
             raise UsageError("'params' of a group is a generator that is used up: give a list of the parameters")
-        called = names(self._optimizer, self._module) | self._names
+        called = names(self._optimizer, self.module) | self._names
         try:
-            refuse_masters(self._optimizer, groups[first:], called, self._module, self._narrow)
+            refuse_masters(self._optimizer, groups[first:], called, self.module, self._narrow)
             refuse_unfit(groups[first:], called, homes(self.worlds), self.mass.buckets)
             self.council.agree(shapes(groups, called))
             check_material(groups[first]["params"], called)
@@ -137,7 +137,7 @@ class Parameters:
         masters = list(self)
         own = {id(origin(parameter)) for parameter in masters}
         held: list[Held] = []
-        for part in [] if self._module is None else self._module.modules():
+        for part in [] if self.module is None else self.module.modules():
             held += [(part._modules, name, child) for name, child in part._modules.items() if child is not None]
             held += [(part._parameters, n, p) for n, p in part._parameters.items() if p is not None and id(p) in own]
         self.places.note([*masters, *map(origin, masters)], held)
@@ -170,7 +170,7 @@ class Parameters:
 
     def warn_untrained(self) -> None:
         """In the first step: without a module nobody can tell a model that was replaced from one that has no data."""
-        if self._module is None and all(parameter.grad is None for parameter in self):
+        if self.module is None and all(parameter.grad is None for parameter in self):
             warnings.warn(
                 "no parameter of this optimizer has a gradient in its first step. Where this rank has no data yet all "
                 "is well; but if the model was sharded or its parameters replaced after GossipOptimizer was made (by "
@@ -180,10 +180,10 @@ class Parameters:
 
     def _find(self) -> None:
         """The module's parameters, some of which are not where they were: parametrised, or replaced."""
-        assert self._module is not None, "it has places"
-        left = {id(parameter) for parameter in self._module.parameters()}
+        assert self.module is not None, "it has places"
+        left = {id(parameter) for parameter in self.module.parameters()}
         own = {id(origin(parameter)) for parameter in self}
-        if all(id(each) in own for each in self._module.parameters() if each.requires_grad):
+        if all(id(each) in own for each in self.module.parameters() if each.requires_grad):
             return  # it was taken out, and nothing trains instead
         for _, _, parameter in self.places.held:
             if isinstance(parameter, torch.Tensor) and id(parameter) not in left:

@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -31,10 +32,12 @@ def passed_on(name: str, inside: str = "optimizer") -> Any:
 class Wrapper(torch.optim.Optimizer):
     """`param_groups`, `state` and `defaults` are those of `optimizer`, live, also after it has loaded a checkpoint.
 
-    A subclass gives `step` and `state_dict`. Step hooks registered here run around the wrapper's step, those of the
-    wrapped optimizer around its own; hooks of state_dict and load_state_dict are the wrapped optimizer's. torch.compile
-    traces none of its public methods.
+    A subclass gives `step`, `state_dict` and `consensus`, a `gossip.consensus.calls.Consensus`. Step hooks registered
+    here run around the wrapper's step, those of the wrapped optimizer around its own; hooks of state_dict and
+    load_state_dict are the wrapped optimizer's. torch.compile traces none of its public methods.
     """
+
+    consensus: Any
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
@@ -91,6 +94,83 @@ class Wrapper(torch.optim.Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As the wrapped optimizer does it."""
         self.optimizer.zero_grad(set_to_none)
+
+    # -- the mean over ranks -------------------------------------------------------------------------------------------
+
+    def mean(self, model: torch.nn.Module) -> AbstractContextManager[None]:
+        """Inside, the parameters and buffers of `model` are the mean of all ranks, to evaluate or to save.
+
+            z̄ = Σ w z / Σ w
+
+        Messages in flight count, and stay there. Floating-point buffers are means, other buffers rank 0's, and every
+        rank holds the same bits. Every rank enters after the same step, which costs an exact average; a rank leaves by
+        itself. Its own values come back then, bit for bit, whatever was written inside, and the run goes on as if
+        nobody had asked. With landing="any" messages on their way are left out: call `settle()` before.
+
+        Args:
+            model: whose trainable parameters are all this optimizer's.
+
+        Raises:
+            UsageError: a parameter of `model` that this optimizer does not train; `step()` and the like inside.
+            Disagreement: ranks call it after different steps, or with different buffers.
+
+        >>> import gossip, torch
+        >>> model = torch.nn.Linear(4, 2)
+        >>> sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> optimizer = gossip.GossipOptimizer(sgd, gossip.ExactAverage(gossip.init()))
+        >>> with optimizer.mean(model):
+        ...     loss = model(torch.ones(4)).sum().item()
+        """
+        lent: AbstractContextManager[None] = self.consensus.lend("optimizer.mean(...)", model)
+        return lent
+
+    def mean_state_dict(self, model: torch.nn.Module) -> dict[str, Any]:
+        """The model to publish, on every rank: its state_dict inside `mean`, in memory of its own.
+
+        Names, dtypes and devices are those of `model.state_dict()`. The tensors are contiguous and share no memory, so
+        that torch.save and safetensors write them as they are. Every rank calls it after the same step.
+        """
+        state: dict[str, Any] = self.consensus.state_dict("optimizer.mean_state_dict(...)", model)
+        return state
+
+    def average_(self) -> None:
+        """Make the mean over ranks every rank's own values, from which the run goes on; every rank calls it.
+
+        Everything in flight lands, and weights are 1 afterwards. The floating-point buffers of `module` are averaged
+        too, whatever `module_buffers` says. Anchors and slow momenta stay.
+        """
+        self.consensus.take("optimizer.average_()")
+
+    def consensus_distance(self) -> float:
+        """How far ranks are from their mean, the same number on every rank; every rank calls it after the same step.
+
+            Ξ = √(Σ_i ‖z_i − z̄‖² / n)
+
+        One call costs an exact average of the parameters.
+
+        Source: Kong, Lin, Koloskova, Jaggi, Stich, "Consensus control for decentralized deep learning", ICML 2021,
+        arXiv 2102.04828.
+        """
+        return float(self.consensus.distance("optimizer.consensus_distance()"))
+
+    def portable_state_dict(self) -> dict[str, Any]:
+        """A state that any rank of any number of ranks goes on from; every rank calls it after the same step.
+
+        Masters, the wrapped optimizer's moments, anchors and slow momenta are means over ranks. Counters and rates are
+        rank 0's, weights are 1, and nothing is in flight. One call costs an exact average of all these. The parameters
+        come from `mean_state_dict`. `load_state_dict` takes the result on every rank.
+
+        >>> import gossip, torch
+        >>> model = torch.nn.Linear(4, 2)
+        >>> sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        >>> optimizer = gossip.GossipOptimizer(sgd, gossip.ExactAverage(gossip.init()))
+        >>> saved = {"model": optimizer.mean_state_dict(model), "optimizer": optimizer.portable_state_dict()}
+        >>> model.load_state_dict(saved["model"])
+        <All keys matched successfully>
+        >>> optimizer.load_state_dict(saved["optimizer"])
+        """
+        state: dict[str, Any] = self.consensus.portable("optimizer.portable_state_dict()", self.state_dict)
+        return state
 
     def __repr__(self) -> str:
         """In one line, around the wrapped optimizer."""

@@ -13,9 +13,11 @@ import torch
 from ..checks import check_bytes, check_tensors, ranks_of, whole
 from ..errors import PeerDied, PeerLost, UsageError
 from ..observe.board import Board
-from . import collectives, deadlines, sums
+from . import deadlines
 from .carrier import Result
-from .collectives import Relay, Steps
+from .collective import steps as collectives
+from .collective import sums
+from .collective.steps import Relay, Steps
 from .flight import Backend, Batch, Flight
 
 BLOCK = 64

@@ -10,6 +10,7 @@ import torch
 from gossip import Averager, Death, GossipOptimizer, NoAverage, Stats, UsageError, WeightReport, World
 from gossip.averagers.base import check_averager
 from gossip.checks import check_choice, check_flag
+from gossip.consensus.portable import adopted
 from gossip.training.arguments import check_group
 from gossip.training.state_dicts import carried, check_options, restored, unpacked, warn_without_slowmo
 from gossip.training.wrapper import Wrapper, passed_on
@@ -54,6 +55,7 @@ class Outer(Wrapper):
     # torch.amp.GradScaler sets these around a step, for the optimizer that makes the update.
     grad_scale = passed_on("grad_scale")
     found_inf = passed_on("found_inf")
+    consensus = passed_on("consensus")
     averager = passed_on("averager", "outer_step")
     period = passed_on("period", "outer_step")
     rescale = passed_on("rescale", "outer_step")
@@ -215,6 +217,7 @@ class Outer(Wrapper):
             UsageError: the state of another rank, model, method, averager or options.
         """
         state_dict = unpacked(state_dict, "slowmo", KEPT)
+        state_dict = adopted(state_dict, self.state_dict)
         saved = state_dict.get("slowmo")
         if saved is not None:
             self._check_own(saved)

@@ -26,7 +26,7 @@ from bench.scale.report import fit_sentence, published
 from bench.shared.methods import Traffic
 from bench.shared.paper import IMAGENET
 from gossip import UsageError
-from gossip.transports.sums import RING
+from gossip.transports.collective.sums import RING
 from topologies.analysis.cost import Link, allreduce_seconds
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from workers.resume import FAMILY, begin, interrupted, straight
 import gossip
 import topologies
 from gossip import testing
-from gossip.transports import sums
+from gossip.transports.collective import sums
 from slowmo import ShardedSlowMo, SlowMo
 
 

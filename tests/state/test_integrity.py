@@ -16,7 +16,7 @@ import gossip
 import slowmo
 import topologies
 from gossip import testing
-from gossip.transports import collectives
+from gossip.transports.collective import steps
 from gossip.transports.torch.store import HEADER, MOST, StoreClient, StoreServer
 
 SIZE = 3
@@ -204,7 +204,7 @@ def test_a_store_is_reached_by_its_interface_only() -> None:
 
 
 def test_a_gather_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collectives, "MOST_GATHERED", 100)
+    monkeypatch.setattr(steps, "MOST_GATHERED", 100)
     with pytest.raises(gossip.PeerLost, match="heard rank 1 announce 200 bytes to a gather"):
         testing.run(3, lambda world: world.all_gather(b"x" * 100 * (1 + (world.rank == 1))))
 

@@ -238,9 +238,9 @@ SENTENCES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a rank for ranks": (lambda: WORLD.group(3), "group takes a list of ranks, such as [0, 1], and this is 3"),  # type: ignore[arg-type]
     "a number to gather": (
-        lambda: WORLD.all_gather(3),
-        "all_gather takes bytes, and this is 3: convert it",
-    ),  # type: ignore[arg-type]
+        lambda: WORLD.channel().gather(3),  # type: ignore[arg-type]
+        "gather takes bytes, and this is 3: convert it",
+    ),
     "a tensor to sum": (
         lambda: WORLD.channel().sum(torch.ones(2)),  # type: ignore[arg-type]
         "sum takes a list of tensors.*this is a Tensor: give sum([tensor])",

@@ -15,7 +15,8 @@ import gossip.testing
 import slowmo
 from bench.shared.methods import Trained
 from gossip import ExactAverage, GossipOptimizer, NoAverage, World
-from gossip.transports import MemoryBackend, sums
+from gossip.transports import MemoryBackend
+from gossip.transports.collective import sums
 
 LARGE = 1 << 20
 """Elements, of which a block goes around in two lanes on up to four ranks; smaller blocks in one."""

@@ -138,7 +138,7 @@ def test_pieces_change_no_bit(wrap: str, grid: str, monkeypatch: pytest.MonkeyPa
     hosts = GRIDS[grid]
     slow = Network(delay=lambda source, target, number: 1e-3 * ((source + 3 * target + number) % 3))
     whole = testing.run(len(hosts), lambda world: trained(world, wrap, parts=False), hosts=hosts, timeout=20)
-    monkeypatch.setattr("gossip.transports.sums.PIECE", 100)
+    monkeypatch.setattr("gossip.transports.collective.sums.PIECE", 100)
     pieces = testing.run(
         len(hosts), lambda world: trained(world, wrap, parts=True), hosts=hosts, network=slow, timeout=20
     )

@@ -20,7 +20,7 @@ from workers import staged, twin
 import gossip
 from gossip import testing
 from gossip.transports import Communicator, Flight
-from gossip.transports.collectives import Relay
+from gossip.transports.collective.steps import Relay
 from gossip.transports.mpi.backend import MpiBackend
 from gossip.transports.mpi.gpu import cuda, staging
 from gossip.transports.mpi.gpu import routes as gpu_aware

@@ -20,7 +20,8 @@ import gossip
 import topologies
 from gossip import testing
 from gossip.testing import Network
-from gossip.transports import Communicator, collectives, sums
+from gossip.transports import Communicator
+from gossip.transports.collective import steps, sums
 from gossip.transports.flight import pace
 from gossip.transports.mpi import messages
 from gossip.transports.mpi.engine import Engine
@@ -28,7 +29,7 @@ from gossip.transports.torch import streams, waiter
 from gossip.transports.torch.backend import TorchBackend
 from gossip.transports.torch.gloo import LONG
 
-Sum = Callable[[Communicator, Sequence[torch.Tensor]], collectives.Steps]
+Sum = Callable[[Communicator, Sequence[torch.Tensor]], steps.Steps]
 Patch = pytest.MonkeyPatch
 EAGER = messages.EAGER
 
@@ -253,7 +254,7 @@ def test_both_ways_to_sum_give_the_sum_for_the_least_bytes(way: Sum, size: int, 
         ]
         tensors = [torch.randint(-99, 99, (n,), generator=generator).to(dtype) for n, dtype in shapes]
         exact = [tensor.clone() for tensor in tensors]
-        flight = collectives.Relay(world.channel(), way(world.channel(), tensors), "a sum")
+        flight = steps.Relay(world.channel(), way(world.channel(), tensors), "a sum")
         flight.wait()
         for tensor, before in zip(tensors, exact, strict=True):
             parts = world.all_gather(before.numpy().tobytes())
@@ -277,7 +278,7 @@ def test_lanes_around_a_ring_change_no_bit(size: int, monkeypatch: Patch) -> Non
         summed = []
         for way in (sums.ring_sum, sums.exact_sum):
             summed.append([tensor.clone() for tensor in tensors])
-            relay = collectives.Relay(channel, way(channel, summed[-1]), "a sum")
+            relay = steps.Relay(channel, way(channel, summed[-1]), "a sum")
             relay.wait()
             counts.append(relay.messages_sent)
         halves = [tensor.clone() for tensor in tensors]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
+
 from ...state.mass import Mass
 from ..exchange import Exchange
 
@@ -52,6 +54,10 @@ class Landing(ABC):
     @abstractmethod
     def in_flight(self) -> bool:
         """Whether a message in flight reads the values, or will be merged with them as they are."""
+
+    @abstractmethod
+    def arrived(self) -> list[tuple[torch.Tensor, list[torch.Tensor]]]:
+        """Messages in flight as pairs (w', z'), decoded and unmerged. Waits for them; alters nothing."""
 
     @abstractmethod
     def settle(self) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from ...errors import UsageError
 from ...state.codecs import PLAIN
 from ...state.mass import Mass
@@ -150,6 +152,18 @@ class Due(Landing):
         if round.leaving:
             self.exchange.give_back(round.leaving)
 
+    def arrived(self) -> list[tuple[torch.Tensor, list[torch.Tensor]]]:
+        self._await()
+        decoded = self.exchange.codec.values
+        messages = [message for round in self.rounds for message in round.arriving.values()]
+        return [(envelope[0], [decoded(buffer) for buffer in buffers]) for envelope, *buffers in messages]
+
+    def _await(self) -> None:
+        """Wait until the messages of all rounds have arrived."""
+        for round in self.rounds:
+            if round.flight is not None:
+                round.flight.wait()
+
     def settle(self) -> None:
         while self.rounds:
             self._merge_oldest()
@@ -165,9 +179,7 @@ class Due(Landing):
         self.round = self.next_step = 0
 
     def state_dict(self) -> dict[str, Any]:
-        for round in self.rounds:
-            if round.flight is not None:
-                round.flight.wait()
+        self._await()
         return {
             "rounds": self.round,
             "next": self.next_step,

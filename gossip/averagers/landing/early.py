@@ -80,10 +80,12 @@ class Early(Due):
             mass.give(turn.keep, doubly_stochastic=False, keeps_alike=False)
             self._note(round)
 
-    def state_dict(self) -> dict[str, Any]:
+    def _await(self) -> None:
         for round in self.rounds:
             for flight in round.arrivals.values():
                 flight.wait()
+
+    def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "allowance": self._allowance.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

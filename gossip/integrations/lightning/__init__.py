@@ -4,7 +4,8 @@
 
 Importing this room registers the strategy, so that `strategy="gossip"` gives overlapping stochastic gradient push.
 `strategy` holds the strategy, `launched` the place of a process that mpirun, torchrun or srun started. `validation` is
-a callback that evaluates the mean, `metrics` lets metrics of torchmetrics average over the World.
+a callback that evaluates the mean, `trained` is what one optimizer trains, and `metrics` lets metrics of torchmetrics
+gather over the World.
 May import: topologies, averagers, checks, errors, launching, optimizer, training, world.
 """
 

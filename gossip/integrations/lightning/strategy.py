@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from ...training.wrapper import Wrapper
 from ...world import World, check_world, init
 from .launched import Launched
 from .metrics import JoinedMetrics, gathered
+from .trained import Trained
 from .validation import AroundValidation
 
 Compose = Callable[[torch.optim.Optimizer, World, torch.nn.Module], torch.optim.Optimizer]
@@ -92,6 +94,7 @@ class GossipStrategy(ParallelStrategy):
         self._world: World | None = None
         self._training = False  # the optimizers' buckets hold the parameters
         self._inside = False  # of `mean`
+        self._trained: list[Trained] = []  # what each optimizer trains
         self._last_states: list[dict[str, Any]] = []  # of the optimizers, from the end of the last fit
         self._metrics: JoinedMetrics | None = None
 
@@ -184,7 +187,9 @@ class GossipStrategy(ParallelStrategy):
     def setup_optimizers(self, trainer: Trainer) -> None:
         super().setup_optimizers(trainer)
         if trainer.state.fn == TrainerFn.FITTING:
-            self.optimizers = [self._composed(optimizer) for optimizer in self.optimizers]
+            plain, module = self.optimizers, self.lightning_module
+            self._trained = [Trained(module, optimizer, not number) for number, optimizer in enumerate(plain)]
+            self.optimizers = list(map(self._composed, plain))
             self._training, self._last_states = True, []
 
     def _composed(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -208,8 +213,8 @@ class GossipStrategy(ParallelStrategy):
         """Inside, the module is the mean of all ranks; every rank enters at the same step. Nothing outside of `fit`."""
         with contextlib.ExitStack() as stack:
             if self._training and not self._inside:
-                for optimizer in self.optimizers:
-                    stack.enter_context(optimizer.mean(self.lightning_module))
+                for optimizer, trained in zip(self.optimizers, self._trained, strict=True):
+                    stack.enter_context(optimizer.mean(trained))
                 stack.callback(setattr, self, "_inside", False)
                 self._inside = True
             yield
@@ -230,7 +235,9 @@ class GossipStrategy(ParallelStrategy):
     def lightning_module_state_dict(self) -> dict[str, Any]:
         with self.mean():
             state = self.lightning_module.state_dict()
-            return {name: each.clone() if torch.is_tensor(each) else each for name, each in state.items()}
+            dense = torch.contiguous_format
+            return {name: each.clone(memory_format=dense) if torch.is_tensor(each) else each
+                    for name, each in state.items()}  # fmt: skip
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         if self._last_states:
@@ -251,9 +258,9 @@ class GossipStrategy(ParallelStrategy):
 
     def teardown(self) -> None:
         if self._training:
-            self._last_states = [self.optimizer_state(optimizer) for optimizer in self.optimizers]
-            mean = self.lightning_module_state_dict()
             self.settle()
+            self._last_states = list(map(self.optimizer_state, self.optimizers))
+            mean = self.lightning_module_state_dict()
             self._training = False
             self.lightning_module.load_state_dict(mean, strict=False)
         if self._metrics is not None:
@@ -269,13 +276,16 @@ class GossipStrategy(ParallelStrategy):
     def broadcast(self, obj: Any, src: int = 0) -> Any:
         if self._world is None:
             return obj
-        return self._world.all_gather(obj if self._world.rank == src else None)[src]
+        is_path = isinstance(obj, Path)  # no plain data
+        told = self._world.all_gather((str(obj) if is_path else obj) if self._world.rank == src else None)[src]
+        return Path(told) if is_path else told
 
     def reduce(self, tensor: Any, group: World | None = None, reduce_op: Any = "mean") -> torch.Tensor:
         name = (reduce_op if isinstance(reduce_op, str) else reduce_op.name).lower()
         given = torch.as_tensor(tensor, device=self.root_device).detach()
-        values = given if given.is_floating_point() else given.double()
-        return self._among(group).all_reduce(values, OPERATIONS.get(name, name)).to(given.dtype)
+        name = OPERATIONS.get(name, name)
+        values = given.double() if name == "mean" and not given.is_floating_point() else given
+        return self._among(group).all_reduce(values, name).to(given.dtype)
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
         votes = [decision] if self._world is None else self._world.all_gather(bool(decision))

@@ -18,7 +18,7 @@ import torch
 
 from ...errors import GossipError
 from ..carrier import Carrier
-from ..collectives import Relay
+from ..collective.steps import Relay
 from ..flight import Backend, Batch, Channel, Flight
 from .engine import Engine
 from .flight import Habits, MpiFlight

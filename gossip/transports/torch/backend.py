@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from ...errors import TransportUnavailable
 from ..carrier import Carrier
-from ..collectives import Relay
+from ..collective.steps import Relay
 from ..flight import Backend, Batch, Channel, Flight
 from .gloo import COUNT_BITS, Mail, naming
 from .streams import Operation, StreamedFlight, Watchdog, batches

@@ -12,7 +12,7 @@ import torch
 
 import gossip
 from gossip import testing
-from gossip.transports import sums
+from gossip.transports.collective import sums
 from gossip.transports.mpi.backend import MpiBackend
 from workers import twin
 

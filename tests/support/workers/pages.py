@@ -42,7 +42,11 @@ MAKERS: dict[str, Callable[[Any], Any]] = {
     "optimizer": lambda get: gossip.GossipOptimizer(
         get("sgd"), gossip.PushSum(get("world"), get("graph"), overlap=1), module=get("model")
     ),
-    "published": lambda get: get("model"),
+    "state": lambda get: {
+        "model": get("optimizer").mean_state_dict(get("model")),
+        "optimizer": get("optimizer").portable_state_dict(),
+    },
+    "evaluate": lambda get: lambda model: model(torch.ones(4)).sum().item(),
     "scheduler": lambda get: torch.optim.lr_scheduler.StepLR(get("sgd"), 10),
     "loss": lambda get: lambda batch: torch.nn.functional.cross_entropy(get("model")(batch[0]), batch[1]),
 }

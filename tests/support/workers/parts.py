@@ -47,7 +47,7 @@ def in_parts(world: gossip.World, overlap: int, wire: str | None, parts: bool) -
 def main(folder: str, *transports: str) -> None:
     """Over each transport in turn."""
     torch.set_num_threads(1)
-    gossip.transports.sums.PIECE = 9_999
+    gossip.transports.collective.sums.PIECE = 9_999
     results: dict[str, Any] = {}
     for name in transports:
         transport, _, how = name.partition("/")

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import torch
 
-from .collectives import Relay, Steps
-from .flight import Batch, Channel, Flight
+from ..flight import Batch, Channel, Flight
+from .steps import Relay, Steps
 
 RING = 16  # ranks up to which the exact sum goes around a ring
 

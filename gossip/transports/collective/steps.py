@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from ..errors import PeerDied, PeerLost
-from .flight import Channel, Flight
+from ...errors import PeerDied, PeerLost
+from ..flight import Channel, Flight
 
 Steps = Iterator[Flight]
 
