@@ -266,7 +266,7 @@ def test_sync_batchnorm_is_refused() -> None:
 
 def test_ddp_inside_the_module_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Bare()
-    monkeypatch.setattr("gossip.integrations.lightning.strategy.DistributedDataParallel", torch.nn.Linear)
+    monkeypatch.setattr("gossip.integrations.lightning.refusals.DistributedDataParallel", torch.nn.Linear)
     with pytest.raises(gossip.UsageError, match="averages gradients over ranks that gossip"):
         fit(strategies.GossipStrategy(), model)
 

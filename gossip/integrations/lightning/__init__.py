@@ -4,8 +4,8 @@
 
 Importing this room registers the strategy, so that `strategy="gossip"` gives overlapping stochastic gradient push.
 `strategy` holds the strategy, `launched` the place of a process that mpirun, torchrun or srun started. `validation` is
-a callback that evaluates the mean, `trained` is what one optimizer trains, and `metrics` lets metrics of torchmetrics
-gather over the World.
+a callback that evaluates the mean, `trained` is the part of a module that one optimizer trains, and `metrics` lets
+metrics of torchmetrics gather over the World. `refusals` holds checks of arguments.
 May import: topologies, averagers, checks, errors, launching, optimizer, training, world.
 """
 

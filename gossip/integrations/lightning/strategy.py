@@ -15,17 +15,16 @@ from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch.nn.parallel import DistributedDataParallel
 
 import topologies
 
 from ...averagers.push_sum import PushSum
-from ...checks import check_flag, shown
+from ...checks import check_flag
 from ...errors import UsageError
 from ...launching.launchers import detect
 from ...optimizer import GossipOptimizer
-from ...training.wrapper import Wrapper
 from ...world import World, check_world, init
+from . import refusals
 from .launched import Launched
 from .metrics import JoinedMetrics, gathered
 from .trained import Trained
@@ -80,11 +79,7 @@ class GossipStrategy(ParallelStrategy):
     def __init__(
         self, compose: Compose = osgp, *, evaluate_mean: bool = True, transport: str = "auto", timeout: float = 300.0
     ) -> None:
-        if not callable(compose):
-            raise UsageError(
-                f"GossipStrategy takes a function compose(optimizer, world, module), and this is {shown(compose)}: the "
-                "strategy stands in the place of DDP and others, around none of them"
-            )
+        refusals.check_compose(compose)
         check_flag("evaluate_mean", evaluate_mean)
         launcher = detect()
         super().__init__(cluster_environment=Launched(launcher) if launcher.size > 1 else None)
@@ -146,36 +141,13 @@ class GossipStrategy(ParallelStrategy):
                 device_id=None if device.type == "cpu" else device,
             )
         self._world = init(self._transport, self._timeout)
-        self._check_place(self._world)
-
-    def _check_place(self, world: World) -> None:
-        device, rank, size = self.root_device, self.global_rank, self.world_size
-        if (world.rank, world.size) != (rank, size):
-            raise UsageError(
-                f"Lightning takes this process for rank {rank} of {size}, and gossip.init() for rank {world.rank} of "
-                f"{world.size}: leave plugins=[...] and num_nodes to the launcher that started the processes"
-            )
-        if size > 1 and world.device != device and (device.type != "cpu" or world.transport == "nccl"):
-            raise UsageError(
-                f"rank {rank}: Lightning trains on {device}, and transport {world.transport!r} works on "
-                f"{world.device}: choose GPUs by CUDA_VISIBLE_DEVICES and not by a list of devices, or name another "
-                "transport, as in GossipStrategy(compose, transport='mpi')"
-            )
+        refusals.check_place(self._world, self.global_rank, self.world_size, self.root_device)
 
     # -- the model and its optimizers ----------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer) -> None:
-        if self._layer_sync is not None:
-            raise UsageError(
-                "sync_batchnorm=True makes each forward pass wait for all ranks: leave it out, and let compose give "
-                "GossipOptimizer module_buffers='average' to average the statistics"
-            )
         parts = list(self.lightning_module.modules())
-        if any(isinstance(part, DistributedDataParallel) for part in parts):
-            raise UsageError(
-                "the LightningModule holds a DistributedDataParallel, which averages gradients over ranks that gossip: "
-                "leave it out. To average gradients inside a host, compose with gradients=world.node"
-            )
+        refusals.check_parts(parts, self._layer_sync)
         if not any(isinstance(each, AroundValidation) for each in trainer.callbacks):
             trainer.callbacks.insert(0, AroundValidation(self._evaluated, self.settle))
         self._metrics = JoinedMetrics(self.world, parts)
@@ -193,17 +165,9 @@ class GossipStrategy(ParallelStrategy):
             self._training, self._last_states = True, []
 
     def _composed(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        if isinstance(optimizer, Wrapper):
-            raise UsageError(
-                f"configure_optimizers returned a {type(optimizer).__name__}, and GossipStrategy wraps by itself: "
-                "return the plain torch optimizer, and do the wrapping in GossipStrategy(compose)"
-            )
+        refusals.check_plain(optimizer)
         composed = self._compose(optimizer, self.world, self.lightning_module)
-        if not isinstance(composed, Wrapper):
-            raise UsageError(
-                f"compose returned {shown(composed)}: return a gossip.GossipOptimizer or an optimizer of slowmo, made "
-                f"from the {type(optimizer).__name__} that it was called with"
-            )
+        refusals.check_composed(composed, optimizer)
         return composed
 
     # -- the mean ------------------------------------------------------------------------------------------------------
