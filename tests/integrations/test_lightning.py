@@ -80,9 +80,7 @@ def near(numbers: list[float], to: list[float], at: float = 1e-6) -> bool:
 
 
 @pytest.mark.parametrize(("name", "transport"), LAUNCHED)
-def test_each_launcher_makes_one_world_of_its_ranks(
-    name: str, transport: str, request: pytest.FixtureRequest
-) -> None:
+def test_each_launcher_makes_one_world_of_its_ranks(name: str, transport: str, request: pytest.FixtureRequest) -> None:
     ranks = request.getfixturevalue(name)["published"]
     assert [each["place"] for each in ranks] == [f"rank {rank} of 2 over {transport}" for rank in range(2)]
 
@@ -245,7 +243,7 @@ def test_fit_may_be_called_again() -> None:
 
 
 def test_a_strategy_in_the_place_of_compose_is_refused() -> None:
-    with pytest.raises(gossip.UsageError, match="takes a function compose.*in the place of DDP"):
+    with pytest.raises(gossip.UsageError, match=r"takes a function compose.*in the place of DDP"):
         strategies.GossipStrategy("ddp")
 
 
@@ -255,7 +253,7 @@ def test_an_optimizer_that_gossips_already_is_refused() -> None:
 
 
 def test_compose_has_to_return_an_optimizer_that_gossips() -> None:
-    with pytest.raises(gossip.UsageError, match="compose returned a SGD|compose returned an SGD"):
+    with pytest.raises(gossip.UsageError, match=r"compose returned an? SGD"):
         fit(strategies.GossipStrategy(lambda optimizer, world, module: optimizer))
 
 

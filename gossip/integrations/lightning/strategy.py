@@ -76,6 +76,8 @@ class GossipStrategy(ParallelStrategy):
     >>> trainer = lightning.Trainer(strategy=strategy, accelerator="cpu", logger=False, barebones=True)
     """
 
+    optimizers: list[Any]
+
     def __init__(
         self, compose: Compose = osgp, *, evaluate_mean: bool = True, transport: str = "auto", timeout: float = 300.0
     ) -> None:
@@ -105,7 +107,7 @@ class GossipStrategy(ParallelStrategy):
     @property
     def root_device(self) -> torch.device:
         devices: list[torch.device] = self.parallel_devices
-        return devices[self.local_rank % len(devices)]
+        return devices[int(self.local_rank) % len(devices)]
 
     @property
     def is_distributed(self) -> bool:
@@ -212,7 +214,9 @@ class GossipStrategy(ParallelStrategy):
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         if "current_model_state" in checkpoint:  # WeightAveraging has put this rank's moving average into "state_dict"
             state = checkpoint["state_dict"]
-            floating = {name: each for name, each in state.items() if torch.is_tensor(each) and each.is_floating_point()}
+            floating = {
+                name: each for name, each in state.items() if torch.is_tensor(each) and each.is_floating_point()
+            }
             checkpoint["state_dict"] = {**state, **self.world.mean(floating)}
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
@@ -253,7 +257,7 @@ class GossipStrategy(ParallelStrategy):
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:
         votes = [decision] if self._world is None else self._world.all_gather(bool(decision))
-        return sum(votes) == len(votes) if all else sum(votes) > 0
+        return bool(sum(votes) == len(votes) if all else sum(votes) > 0)
 
     def all_gather(self, tensor: torch.Tensor, group: World | None = None, sync_grads: bool = False) -> torch.Tensor:
         if sync_grads:

@@ -17,11 +17,11 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.callbacks.weight_averaging import WeightAveraging
 from torch.optim.swa_utils import get_ema_avg_fn
 from torchmetrics import MeanMetric
-from workers.resume import irregular
 
 import gossip
 import slowmo
 from gossip.integrations.lightning import GossipStrategy
+from workers.resume import irregular
 
 EPOCHS, BATCHES = 3, 7
 
