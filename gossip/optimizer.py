@@ -20,6 +20,7 @@ from .state.mass import Mass
 from .state.module_tensors import Companions
 from .training import arguments, state_dicts
 from .training.attached import Attached
+from .training.notices import Notices
 from .training.parameters import Parameters
 from .training.update import Loss
 from .training.wrapper import Wrapper, brief
@@ -100,8 +101,7 @@ class GossipOptimizer(Wrapper):
         super().__init__(optimizer)
         self.averager = averager
         self.on_failure = on_failure
-        self.steps = 0
-        self._mode = "train"
+        self.steps, self._mode = 0, "train"
         self.stats = Stats()
         self.mass = Mass(self.stats, check_finite, checksum)
         self.mass.drift = Drift(lambda: optimizer.param_groups)
@@ -109,7 +109,7 @@ class GossipOptimizer(Wrapper):
         self.writes = Writes(self.mass.buckets, self.parameters.rounded)
         self._attached = Attached(optimizer, self.parameters, gradients, folder, on_failure == "shrink")
         self.averagers = self._attached.each
-        self.consensus = Consensus(self.parameters, self.averagers, self._ready, self.settle, self.writes.again)
+        self._notices = Notices(optimizer, self.parameters, self.averagers)
         self._options = {"module_buffers": module_buffers}
         companions = Companions(module if module_buffers == "average" else None)
         options = (
@@ -123,8 +123,6 @@ class GossipOptimizer(Wrapper):
         """Let `averager` act in each `every`-th step, behind the others, once ranks agree; see `Attached.attach`."""
         self.settle()
         self._attached.attach(averager, every, options, (), call)
-
-    # -- the step ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Loss] | None = None) -> Loss | None:  # type: ignore[override]
@@ -152,9 +150,7 @@ class GossipOptimizer(Wrapper):
         for begin in phases.begin:
             begin(step)
         if not step:
-            arguments.check_joined(self.parameters.worlds)
-            if closure is None:
-                self.parameters.warn_untrained()
+            self._notices.first_step(closure is not None)
         with self.stats.step(step):
             evaluation = None if closure is None else self._attached.update.evaluate(closure)
             if evaluation is not None and evaluation.is_early:
@@ -184,7 +180,7 @@ class GossipOptimizer(Wrapper):
 
     def _take_writes(self) -> None:
         """Refuse parameters written by hand while something is in flight, and take others over into masters."""
-        self.consensus.check_returned()
+        self.parameters.check_returned()
         if self.writes.check(self.stats.board.rank, self.steps) and self.parameters.rounded.twins:
             self._attached.quiesce()
             self.parameters.rounded.take_()
@@ -197,6 +193,11 @@ class GossipOptimizer(Wrapper):
         """In one line: the wrapped optimizer, the averager, and the steps made."""
         over = f", {self._attached.update.describe()}" if self._attached.update.world else ""
         return f"GossipOptimizer({brief(self.optimizer)}, {self.averager!r}{over}, {self.steps} steps made)"
+
+    @property
+    def consensus(self) -> Consensus:
+        """The calls about all ranks, which `Wrapper` makes."""
+        return Consensus(self.parameters, self.averagers, self._ready, self.settle, self.writes.again)
 
     @property
     def weight(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -10,9 +11,9 @@ from typing import Any, NoReturn
 import torch
 
 from .checks import deadline, ranks_of, shown
-from .errors import UsageError
+from .errors import UsageError, levels_to_the_user
 from .launching.children import check_own_process, forget_children, tell_children
-from .launching.launchers import TORCH, Launcher, local_place
+from .launching.launchers import TORCH, Launcher, local_place, several
 from .observe import signals
 from .observe.ending import abort_on_errors
 from .observe.process import process
@@ -263,6 +264,12 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
     if base.size > 1:
         abort_on_errors()
         signals.watch(base.board)
+    elif launcher.name == "none" and (told := several()):
+        warnings.warn(
+            f"gossip.init() made a world of one rank, and {told}: this process trains alone. Start the script with "
+            "mpirun, torchrun or srun, also inside an allocation of Slurm",
+            stacklevel=levels_to_the_user(),
+        )
     if launcher.name == "none":
         launcher = Launcher("none", base.rank, base.size, *local_place(hosts, base.rank))
     return _world(base, hosts, device_of(name, launcher))

@@ -20,6 +20,7 @@ from ..consensus.portable import Place, State, put, section_for, tensors_of
 from ..errors import CheckpointError, UsageError
 from ..state.codecs import CODECS
 from ..state.merging import wide_copy
+from ..training.state_dicts import OURS
 from . import files
 from .files import Manifest
 
@@ -127,7 +128,7 @@ class Consensus:
         self._shard["more"].update(self._more)
         for name in live.keys() & self._layouts.keys():
             optimizer = self._states[name]
-            for section in (live[name].keys() & optimizer.keys()) - {"state", "param_groups"}:
+            for section in live[name].keys() & optimizer.keys() & {*OURS}:
                 optimizer[section] = section_for(optimizer[section], live[name][section])
         return self._shard
 

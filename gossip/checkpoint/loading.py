@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..errors import CheckpointError, PeerLost, PeerTimeout, UsageError
+from ..observe.process import say
 from ..training.wrapper import Wrapper
 from ..untraced import untraced
 from ..world import World
@@ -46,7 +47,7 @@ def load(
     options: str = "check",
     **more: Any,
 ) -> Saved | None:
-    """Load the newest sound checkpoint in place; returns None if there is none, so that one script starts and resumes.
+    """Load the newest sound checkpoint in place; if there is none, rank 0 says so and it returns None.
 
     On the same number of ranks each rank reads its own shard, and continues bit for bit, random states included. On
     another number every rank reads all shards, one after another, and all ranks begin alike. Parameters are
@@ -82,6 +83,8 @@ def load(
     with world.base.board.calling("gossip.checkpoint.load(...)"):
         chosen = _newest(world, home, optimizers)
         if chosen is None:
+            if world.rank == 0:
+                say(f"gossip: {home} holds no checkpoint, so the run begins with its first step")
             return None
         manifest, shard = chosen
         together(world, lambda: _apply(shard, manifest, world, {**optimizers, "model": model, **more}, options))

@@ -27,9 +27,6 @@ class Consensus:
         begin: called before anything else; checks that values may be compared, and returns the steps made.
         settle: lands everything in flight.
         returned: called when the parameters hold this rank's own values again.
-
-    Attributes:
-        lent: the call inside which the parameters hold the mean; "" outside.
     """
 
     def __init__(
@@ -40,18 +37,8 @@ class Consensus:
         settle: Callable[[], None],
         returned: Callable[[], None],
     ) -> None:
-        self.lent = ""
         self._parameters, self._mass, self._averagers = parameters, parameters.mass, averagers
         self._begin, self._settle, self._returned = begin, settle, returned
-
-    def check_returned(self) -> None:
-        """Check that the parameters hold this rank's own values."""
-        if self.lent:
-            raise UsageError(
-                f"inside `with {self.lent}` the parameters hold the mean of all ranks, which nothing may train, save "
-                "as this rank's own or average again: leave the block first. The state_dict() of the model inside is "
-                "that of the mean"
-            )
 
     def _means(self, call: str, named: Mapping[str, torch.Tensor]) -> Means:
         stats = self._mass.stats
@@ -70,13 +57,13 @@ class Consensus:
             averager.quiesce()
         own = [*self._mass.values, *(twin.values for _, twin in twins), *map(_plain, named.values())]
         kept = [tensor.clone() for tensor in own]
-        self.lent = call
+        self._parameters.lent = call
         try:
             self._write_(found, named)
             yield
         finally:
             _copy_(own, kept)
-            self.lent = ""
+            self._parameters.lent = ""
             self._returned()
 
     def state_dict(self, call: str, model: torch.nn.Module) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def means(
     taken = {name: each.clone() for name, each in own.items()}
     for name, total in floating.items():
         taken[name].copy_(total.div_(scalar(ranks)).reshape(taken[name].shape))
-    council.broadcast(taken[name] for name in taken.keys() - floating.keys())
+    council.broadcast([each for name, each in taken.items() if name not in floating])  # in one order on all ranks
     return Means(values, taken, weight / ranks, round(ranks.item()))
 
 

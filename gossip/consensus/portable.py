@@ -17,7 +17,7 @@ import torch
 from ..observe.stats import Stats
 from ..state.mass import Mass
 from ..training.parameters import Parameters
-from ..training.state_dicts import moments
+from ..training.state_dicts import OURS, moments
 from ..transports.collective.small import packed, unpacked
 
 State = dict[str, Any]
@@ -26,16 +26,13 @@ Place = tuple[Any, ...]
 PORTABLE = "portable"
 """The key of a state_dict that marks it."""
 
-OWN = ("state", "param_groups")
-"""The keys of a torch optimizer's state_dict; each of the others is a section of ours."""
-
 
 def tensors_of(state: Mapping[str, Any], shapes: Mapping[int, Sequence[int]]) -> Iterator[tuple[Place, torch.Tensor]]:
     """(place in the state, tensor) of all tensors whose mean over ranks is taken, masters of parameters apart."""
     for (number, name), value in moments(state["state"], shapes).items():
         yield ("state", number, name), value
-    for section in sorted(state.keys() - {*OWN, "gossip"}):
-        for name, tensors in state[section].items() if isinstance(state[section], dict) else ():
+    for section in sorted(state.keys() & {*OURS} - {"gossip"}):
+        for name, tensors in state[section].items():
             # A list holds tensors that every rank has, a dictionary tensors that some ranks have, by their places.
             each = dict(enumerate(tensors)) if isinstance(tensors, list) else tensors
             for key, value in each.items() if isinstance(each, dict) else ():
@@ -109,10 +106,9 @@ class Skeletons:
 
 def _without(state: State, tensors: Collection[Place]) -> State:
     """A copy of `state` with None in the place of `tensors`, no masters, and nothing in flight."""
-    state = {name: _copied(value) if name in OWN else section_for(value, value) for name, value in state.items()}
+    state = {name: section_for(value, value) if name in OURS else value for name, value in state.items()}
     state["gossip"] |= {"masters": {}, "lost": []}
-    for section in state.keys() - {*OWN, "gossip"}:
-        state[section] = _copied(state[section])
+    state = {name: _copied(value) for name, value in state.items()}
     for place in tensors:
         put(state, place, None)
     return state
@@ -131,7 +127,7 @@ def adopted(state: State, live: Callable[[], State]) -> State:
         return state
     own = live()
     result = {name: value for name, value in state.items() if name != PORTABLE}
-    for section in (own.keys() & result.keys()) - {*OWN}:
+    for section in own.keys() & result.keys() & {*OURS}:
         result[section] = section_for(result[section], own[section])
     return result
 

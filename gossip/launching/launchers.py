@@ -58,6 +58,20 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launcher:
     return Launcher("none")
 
 
+OTHERS = ("SLURM_NTASKS", "WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "JSM_NAMESPACE_SIZE", "FLUX_JOB_SIZE")
+"""Variables in which launchers say how many ranks there are, also where they have not started this process."""
+
+
+def several(environ: Mapping[str, str] = os.environ) -> str:
+    """The first variable that speaks of several ranks, with its value; "" where none does.
+
+    >>> several({"SLURM_NTASKS": "4"})
+    'SLURM_NTASKS=4'
+    """
+    found = (name for name in OTHERS if re.fullmatch("[0-9]{1,9}", environ.get(name, "")) and int(environ[name]) > 1)
+    return next((f"{name}={environ[name]}" for name in found), "")
+
+
 def local_place(hosts: Sequence[str], rank: int) -> tuple[int, int]:
     """Local rank and local size of `rank`, which count the ranks with the same host name."""
     mates = [other for other, host in enumerate(hosts) if host == hosts[rank]]

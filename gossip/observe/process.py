@@ -52,7 +52,7 @@ def stderr() -> TextIO | None:
     torch.distributed's excepthook collects in a string the output of the hook inside it, and prints it afterwards. A
     hook that ends the process never returns there.
 
-    >>> before = sys.stderr
+    >>> before = stderr()
     >>> with contextlib.redirect_stderr(io.StringIO()):
     ...     stderr() is before
     True

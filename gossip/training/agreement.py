@@ -45,8 +45,7 @@ class Council:
             verdict = next(filter(None, (said.decode() for said in channel.gather(verdict.encode()))), "")
         if verdict:
             # The least of all connected ranks is the least of each of its worlds, so somebody speaks.
-            speaks = all(channel.me == min(channel.ranks) for _, channel in self._seats)
-            raise Disagreement(f"{verdict}. {advice}", speaks)
+            raise Disagreement(f"{verdict}. {advice}", self.speaks)
 
     def places(self) -> list[list[int]]:
         """[rank, size] in each world: whose state a checkpoint holds."""
@@ -101,6 +100,16 @@ class Council:
     def together(self, act: Callable[[], Result]) -> Result:
         """Do `act` on all ranks, again if one has died meanwhile and the others go on; see `Communicator.together`."""
         return self._seats[0][1].together(act) if self._seats else act()
+
+    @property
+    def size(self) -> int:
+        """How many ranks the largest world has; 1 without any."""
+        return max((channel.size for _, channel in self._seats), default=1)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this rank is the first one of each world, and says for all what all know."""
+        return all(channel.me == min(channel.ranks) for _, channel in self._seats)
 
     def barrier(self) -> None:
         """Return once every rank of every world has called it."""

@@ -33,7 +33,11 @@ UNEVEN = (
 
 
 class Parameters:
-    """The parameters that move into the buckets of `mass`, and the council of the ranks that average them."""
+    """The parameters that move into the buckets of `mass`, and the council of the ranks that average them.
+
+    Attributes:
+        lent: the call inside which they hold the mean of all ranks; "" where they hold this rank's own values.
+    """
 
     def __init__(
         self,
@@ -43,6 +47,7 @@ class Parameters:
         initial: str,
         masters: bool = False,
     ) -> None:
+        self.lent = ""
         self.council = Council()
         self.worlds: tuple[World, ...] = ()
         self.mass, self.initial = mass, initial
@@ -194,6 +199,15 @@ class Parameters:
                     "without assign, and make the optimizer after anything else that changes the model; sharded "
                     "parameters cannot be averaged"
                 )
+
+    def check_returned(self) -> None:
+        """Check that they hold this rank's own values."""
+        if self.lent:
+            raise UsageError(
+                f"inside `with {self.lent}` the parameters hold the mean of all ranks, which nothing may train, save "
+                "as this rank's own or average again: leave the block first. The state_dict() of the model inside is "
+                "that of the mean"
+            )
 
     def check_equal(self, buckets: Iterable[int], advice: str) -> None:
         """Compare the values of some buckets between all ranks."""

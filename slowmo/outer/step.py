@@ -34,6 +34,7 @@ class OuterStep(Averager):
     Attributes:
         base_mass: the values and the weight of the base optimizer.
         began: the base optimizer's steps before the first one that counts here.
+        made: the base steps since, the one that is under way included.
         parts: the parts of the model that have an anchor and a momentum.
         anchors: x_{t,0}, one for each part.
         buffers: acts on the base optimizer's state at each outer step.
@@ -48,7 +49,7 @@ class OuterStep(Averager):
         self.members = (averager,)
         self.worlds, self.levels, self.nodes = averager.worlds, averager.levels, averager.nodes
         self.lockstep = averager.lockstep
-        self.began = base.steps
+        self.began, self.made = base.steps, 0
         self._name, self._optimizer, self._parameters, self.base_mass = name, base.optimizer, base.parameters, base.mass
         self._settled = Writes(base.mass.buckets, base.parameters.rounded)
         rule.begin(self.all_parts(), base.mass.buckets)
@@ -75,6 +76,7 @@ class OuterStep(Averager):
     # -- the step ------------------------------------------------------------------------------------------------------
 
     def begin(self, step: int) -> None:
+        self.made = step + 1 - self.began
         self._warn_of_writes()
         self._take_anchors()
         self._note_rates()
@@ -154,6 +156,15 @@ class OuterStep(Averager):
                 stacklevel=levels_to_the_user(),
             )
         self._settled.forget()
+
+    def warn_if_idle(self) -> None:
+        """At the end of a run: no outer step ever came."""
+        if 0 < self.made < self.period and self.base_mass.stats.board.rank == 0:
+            warnings.warn(
+                f"{self._name} made no outer step: the run had {self.made} steps, and the outer step comes after every "
+                f"{self.period}, so that slow momentum did nothing. Take a smaller period",
+                stacklevel=levels_to_the_user(),
+            )
 
     # -- between steps -------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -114,6 +115,7 @@ class Outer(Wrapper):
         self.outer_step = self._make(base, averager, rule, period, rescale)
         self.buffers = buffers
         base.attach(self.outer_step, period, f"{name}({self._described()})", call=f"slowmo.{name}(...)")
+        weakref.finalize(self, self.outer_step.warn_if_idle)
         self.outer_step.buffers = strategy(buffers, base.optimizer, averager.worlds, base.stats)
 
     def _make(self, base: GossipOptimizer, averager: Averager, rule: Rule, period: int, rescale: bool) -> OuterStep:
