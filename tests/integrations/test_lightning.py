@@ -305,7 +305,7 @@ def test_the_example_has_at_most_ten_lines_more_than_without_gossip(tmp_path: Pa
     assert "1 ranks: test accuracy" in outcome.output, outcome.output
 
 
-@pytest.mark.parametrize("launcher", ["mpirun", "own"])
+@pytest.mark.parametrize("launcher", [pytest.param("mpirun", marks=pytest.mark.slow), "own"])
 def test_the_example_learns(launcher: str) -> None:
     path = str(EXAMPLE)
     outcome = spawn.run_mpirun(4, [path]) if launcher == "mpirun" else spawn.run_python([path, "2"])
