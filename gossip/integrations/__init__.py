@@ -1,5 +1,6 @@
-"""Frameworks that bring a training loop of their own: Lightning, Hugging Face and Ray, each in a module of its own.
+"""Training loops of other libraries, whose optimizers gossip. A script imports one by its name.
 
-`lightning`, `huggingface` and `ray` are imported by name, and need the extra of that name.
-May import: averagers, checks, errors, optimizer, training, transports, world, topologies.
+`lightning` has a strategy for Lightning's Trainer, `huggingface` a Trainer for transformers and a way with Accelerate.
+Either needs its library, which comes with the extra of the same name. Ray Train needs no code of ours.
+May import: averagers, checks, errors, launching, optimizer, training, transports, world, topologies.
 """

@@ -128,6 +128,11 @@ def run_torchrun(
     return _run([[sys.executable, *command]] * size, environments, timeout, wait)
 
 
+def run_python(command: Sequence[str], timeout: float = LIMIT, env: Mapping[str, str] | None = None) -> Outcome:
+    """`python command...` alone; it may start other ranks itself."""
+    return _run([[sys.executable, *command]], [variables(env or {})], timeout)
+
+
 def mpirun(size: int, module: str, folder: Path, *args: str, timeout: float = LIMIT) -> list[Saved]:
     """Run `python -m module folder args...` on every rank; returns the arrays of each `folder/rank.npz`, by rank."""
     outcome = run_mpirun(size, ["-m", module, str(folder), *args], timeout)
