@@ -7,7 +7,6 @@ mean of all ranks, and a checkpoint resumes on any number of ranks.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -18,21 +17,15 @@ import transformers
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType
 
-import topologies
-
-from ..averagers.push_sum import PushSum
 from ..errors import UsageError
-from ..optimizer import GossipOptimizer
 from ..training.wrapper import Wrapper
-from ..transports.connecting import start_torch
+from ..transports.connecting import deadline_of, start_torch
 from ..world import World, check_world
 from ..world import init as init_world
-
-Compose = Callable[[torch.optim.Optimizer, World, torch.nn.Module], torch.optim.Optimizer]
-"""Makes the optimizer that gossips around one that does not: a GossipOptimizer, or slow momentum around it."""
+from .composing import Compose, composed, osgp
 
 
-def init(transport: str = "auto", timeout: float = 300.0) -> World:
+def init(transport: str = "auto", timeout: float | None = None) -> World:
     """`gossip.init()` for Accelerate, which has the same ranks afterwards, whatever launcher started them.
 
     Every rank calls it before it makes TrainingArguments or an Accelerator. Without a GPU, Accelerate is told to use
@@ -49,7 +42,7 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
     >>> world.rank, world.size
     (0, 1)
     """
-    launcher = start_torch(timeout)
+    launcher = start_torch(deadline_of(timeout))
     world = init_world(transport, timeout)
     if world.size > 1:
         for name, number in zip(("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"), launcher[1:5], strict=True):
@@ -57,18 +50,6 @@ def init(transport: str = "auto", timeout: float = 300.0) -> World:
         if world.device.type == "cpu":  # Accelerate takes several ranks without a GPU for one each, unless told
             os.environ["ACCELERATE_USE_CPU"] = "true"
     return world
-
-
-def osgp(optimizer: torch.optim.Optimizer, world: World, model: torch.nn.Module) -> GossipOptimizer:
-    """OSGP over the one-peer exponential graph, the default composition.
-
-    Args:
-        optimizer: of the parameters of `model`.
-        world: the ranks.
-        model: for the names of parameters in errors, and for buffers.
-    """
-    averager = PushSum(world, topologies.exponential(world.size), overlap=1)
-    return GossipOptimizer(optimizer, averager, module=model)
 
 
 class GossipTrainer(transformers.Trainer):
@@ -124,7 +105,11 @@ class GossipTrainer(transformers.Trainer):
         return self.optimizer
 
     def evaluation_loop(self, *args: Any, **options: Any) -> Any:
-        """Evaluate or predict with the mean of all ranks."""
+        """Evaluate or predict with the mean of all ranks, of what a schedule-free optimizer evaluates."""
+        optimizer = self.gossip_optimizer
+        if hasattr(optimizer, "eval"):
+            optimizer.settle()
+            optimizer.eval()
         with self._mean():
             return super().evaluation_loop(*args, **options)
 
@@ -201,7 +186,9 @@ class GossipAccelerator(accelerate.Accelerator):
                 f"no prepared model has the parameters of this {type(optimizer).__name__}: name the model before its "
                 "optimizer, as in accelerator.prepare(model, optimizer, loader), for its device counts"
             )
-        gossiping = composed(self.compose, optimizer, self.world, model)
+        gossiping = optimizer
+        if not isinstance(optimizer, Wrapper):
+            gossiping = composed(self.compose, optimizer, self.world, model)
         prepared = super().prepare_optimizer(gossiping, device_placement)
         prepared.trained, prepared.state_dict = trained, gossiping.portable_state_dict
         return prepared
@@ -233,21 +220,6 @@ class GossipAccelerator(accelerate.Accelerator):
         if optimizer is None:
             return super().get_state_dict(model, unwrap)
         return optimizer.mean_state_dict(self.unwrap_model(model) if unwrap else model)
-
-
-def composed(compose: Compose, optimizer: torch.optim.Optimizer, world: World, model: torch.nn.Module) -> Any:
-    """`compose(optimizer, world, model)`; an optimizer that gossips already, as it is.
-
-    Raises:
-        UsageError: `compose` returns another kind of optimizer.
-    """
-    result = optimizer if isinstance(optimizer, Wrapper) else compose(optimizer, world, model)
-    if not isinstance(result, Wrapper):
-        raise UsageError(
-            f"compose returned a {type(result).__name__}, with which ranks would train apart: return the "
-            "gossip.GossipOptimizer, or the slowmo optimizer around it"
-        )
-    return result
 
 
 def check_place(world: Any, accelerator: Any) -> None:

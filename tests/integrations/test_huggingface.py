@@ -271,3 +271,26 @@ def test_compose_has_to_return_an_optimizer_that_gossips() -> None:
     model = torch.nn.Linear(2, 1)
     with pytest.raises(gossip.UsageError, match=r"compose returned a SGD, .* gossip\.GossipOptimizer"):
         accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def test_a_schedule_free_optimizer_is_evaluated_at_its_average(tmp_path: Path) -> None:
+    schedulefree = pytest.importorskip("schedulefree", reason="schedulefree is not installed")
+    data = [{"x": torch.ones(1), "labels": torch.ones(1)}] * 8
+    arguments = transformers.TrainingArguments(
+        str(tmp_path), max_steps=4, eval_strategy="steps", eval_steps=2, use_cpu=True, report_to="none"
+    )
+    model = Line()
+    plain = schedulefree.SGDScheduleFree(model.parameters(), lr=0.1)
+    seen = []
+
+    class Noting(transformers.TrainerCallback):
+        def on_prediction_step(self, *_: Any, **__: Any) -> None:
+            seen.append((plain.param_groups[0]["train_mode"], model.layer.weight.detach().clone()))
+
+    trainer = huggingface.GossipTrainer(
+        model, arguments, train_dataset=data, eval_dataset=data, optimizers=(plain, None), callbacks=[Noting()]
+    )
+    trainer.train()
+    assert len(seen) == 2
+    assert not any(in_training for in_training, _ in seen)
+    assert not torch.equal(seen[0][1], seen[1][1])

@@ -6,7 +6,7 @@ Importing this room registers the strategy, so that `strategy="gossip"` gives ov
 `strategy` holds the strategy, `launched` the place of a process that mpirun, torchrun or srun started. `validation` is
 a callback that evaluates the mean, `trained` is the part of a module that one optimizer trains, and `metrics` lets
 metrics of torchmetrics gather over the World. `refusals` holds checks of arguments.
-May import: topologies, averagers, checks, errors, launching, optimizer, training, world.
+May import: checks, errors, integrations, launching, training, transports, world.
 """
 
 try:
@@ -16,7 +16,8 @@ except ImportError as error:
         f"gossip.integrations.lightning needs Lightning ({error}): pip install 'gossip-runtime[lightning]'"
     ) from error
 
-from .strategy import GossipStrategy, osgp
+from ..composing import osgp
+from .strategy import GossipStrategy
 
 __all__ = ["GossipStrategy", "osgp"]
 

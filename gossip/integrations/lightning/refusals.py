@@ -59,12 +59,3 @@ def check_plain(optimizer: torch.optim.Optimizer) -> None:
             f"configure_optimizers returned a {type(optimizer).__name__}, and GossipStrategy wraps by itself: return "
             "the plain torch optimizer, and do the wrapping in GossipStrategy(compose)"
         )
-
-
-def check_composed(composed: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Check that `compose` has made an optimizer that gossips of `optimizer`."""
-    if not isinstance(composed, Wrapper):
-        raise UsageError(
-            f"compose returned {shown(composed)}: return a gossip.GossipOptimizer or an optimizer of slowmo, made from "
-            f"the {type(optimizer).__name__} that it was called with"
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,34 +16,20 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-import topologies
-
-from ...averagers.push_sum import PushSum
 from ...checks import check_flag
 from ...errors import UsageError
 from ...launching.launchers import detect
-from ...optimizer import GossipOptimizer
+from ...transports.connecting import deadline_of
 from ...world import World, check_world, init
+from ..composing import Compose, composed, osgp
 from . import refusals
 from .launched import Launched
 from .metrics import JoinedMetrics, gathered
 from .trained import Trained
 from .validation import AroundValidation
 
-Compose = Callable[[torch.optim.Optimizer, World, torch.nn.Module], torch.optim.Optimizer]
 OPERATIONS = {"avg": "mean", "prod": "product"}
 """Names of torch.distributed, and those of `World.all_reduce`."""
-
-
-def osgp(optimizer: torch.optim.Optimizer, world: World, module: torch.nn.Module) -> GossipOptimizer:
-    """Overlapping stochastic gradient push over the exponential graph.
-
-    Args:
-        optimizer: from `configure_optimizers`.
-        world: the ranks.
-        module: the LightningModule.
-    """
-    return GossipOptimizer(optimizer, PushSum(world, topologies.exponential(world.size), overlap=1), module=module)
 
 
 class GossipStrategy(ParallelStrategy):
@@ -79,7 +65,12 @@ class GossipStrategy(ParallelStrategy):
     optimizers: list[Any]
 
     def __init__(
-        self, compose: Compose = osgp, *, evaluate_mean: bool = True, transport: str = "auto", timeout: float = 300.0
+        self,
+        compose: Compose = osgp,
+        *,
+        evaluate_mean: bool = True,
+        transport: str = "auto",
+        timeout: float | None = None,
     ) -> None:
         refusals.check_compose(compose)
         check_flag("evaluate_mean", evaluate_mean)
@@ -87,7 +78,7 @@ class GossipStrategy(ParallelStrategy):
         super().__init__(cluster_environment=Launched(launcher) if launcher.size > 1 else None)
         self.num_nodes = 1
         self.evaluate_mean = evaluate_mean
-        self._compose, self._transport, self._timeout = compose, transport, timeout
+        self._compose, self._transport, self._timeout = compose, transport, deadline_of(timeout)
         self._world: World | None = None
         self._training = False  # the optimizers' buckets hold the parameters
         self._inside = False  # of `mean`
@@ -168,9 +159,8 @@ class GossipStrategy(ParallelStrategy):
 
     def _composed(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         refusals.check_plain(optimizer)
-        composed = self._compose(optimizer, self.world, self.lightning_module)
-        refusals.check_composed(composed, optimizer)
-        return composed
+        wrapped: torch.optim.Optimizer = composed(self._compose, optimizer, self.world, self.lightning_module)
+        return wrapped
 
     # -- the mean ------------------------------------------------------------------------------------------------------
 
