@@ -29,6 +29,7 @@ make bench    time per update and exposed communication of each algorithm   N=4 
 make setup    make .venv and install into it; the targets above do this by themselves, once
 make docs     build the documentation into out/site; a warning fails
 make peers    install the libraries that make bench can measure beside ours    ARGS="--algorithms none,osgp,decent-dp"
+make frameworks  install Lightning, Hugging Face's libraries and Ray, and run the tests with them
 make clean    remove what the targets left behind; .venv stays
 
 PYTHON=...    the Python to start from, 3.10 or later (now: $(PYTHON))
@@ -38,7 +39,7 @@ MPIRUN=...    another launcher, such as the mpirun of your own MPI with -n and h
 endef
 export HELP
 
-.PHONY: help setup peers demo test soak check docs bench clean
+.PHONY: help setup peers demo test soak frameworks check docs bench clean
 
 help:
 	@printf '%s\n' "$$HELP"
@@ -64,6 +65,10 @@ test: $(READY)
 
 soak: $(READY)
 	$(BIN)/python -m pytest -n 0 -s -m slow tests/recovery/test_soak.py $(ARGS)
+
+frameworks: $(READY)
+	$(BIN)/python -m pip install $(PIP_FLAGS) -c .ci/constraints.txt -e ".[lightning,huggingface,ray]"
+	$(BIN)/python -m pytest -n 0 -m "slow or not slow" tests/integrations $(ARGS)
 
 check: $(READY)
 	$(BIN)/python -m ruff check .
