@@ -26,6 +26,9 @@ CHECKPOINTS = "torch.distributed.checkpoint"
 OURS = ("gossip", "slowmo")
 WHOLE = "whole"
 
+PROBE = "_init_optim_state"
+"""The function that makes a step to learn what state an optimizer keeps."""
+
 KEPT = ("steps", "places", "runs", "weight", "whole", "balanced", "equal", "averager")
 """Keys that the section "gossip" of every state has."""
 
@@ -57,7 +60,7 @@ def is_probe(optimizer: Any) -> bool:
     rates = (group.get("lr", 0.0) for group in optimizer.param_groups)
     if optimizer.state or any(isinstance(rate, int | float) and rate for rate in rates):
         return False
-    return asking() == "_init_optim_state"  # nothing else tells it from a step of the schedule
+    return asking() == PROBE  # nothing else tells it from a step of the schedule
 
 
 def carried(state: dict[str, Any]) -> dict[str, Any]:

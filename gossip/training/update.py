@@ -20,7 +20,7 @@ from ..state.mass import Mass
 from ..world import World
 from .gradients import GradientAverage, Said
 from .parameters import Parameters
-from .state_dicts import is_probe
+from .state_dicts import PROBE, asking
 
 Loss = Any
 
@@ -99,7 +99,7 @@ class Update:
 
     def _warn_of_direct_step(self, optimizer: Any) -> None:
         """The wrapped optimizer has made a step: warn, once, if that was no part of a step of its wrapper."""
-        if self._is_inside or self._has_warned or is_probe(optimizer):
+        if self._is_inside or self._has_warned or asking() == PROBE:
             return
         self._has_warned = True
         warnings.warn(

@@ -131,6 +131,16 @@ def test_the_wrapped_optimizer_stepped_directly(method: str) -> None:
     assert len(direct) == 4, "once on each rank"
 
 
+def test_a_state_for_a_distributed_checkpoint_is_no_step() -> None:
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    model = torch.nn.Linear(2, 1)
+    optimizer = gossip.GossipOptimizer(torch.optim.AdamW(model.parameters()), gossip.NoAverage())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        get_state_dict(model, optimizer)
+
+
 def test_a_wrapped_optimizer_without_its_wrapper_is_free() -> None:
     model = torch.nn.Linear(2, 1)
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
