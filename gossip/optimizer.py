@@ -19,7 +19,7 @@ from .state.drift import Drift
 from .state.mass import Mass
 from .state.module_tensors import Companions
 from .training import arguments, state_dicts
-from .training.attached import FIRST, Attached
+from .training.attached import Attached
 from .training.parameters import Parameters
 from .training.update import Loss
 from .training.wrapper import Wrapper, brief
@@ -145,12 +145,12 @@ class GossipOptimizer(Wrapper):
             return self.optimizer.step()
         for begin in phases.begin:
             begin(step)
-        if step < FIRST:
-            self._attached.first_steps(step, closure is not None)
         with self.stats.step(step):
             evaluation = None if closure is None else self._attached.update.evaluate(closure)
             if evaluation is not None and evaluation.is_early:
                 self._take_writes()  # of the closure
+            if self._attached.looks:
+                self._attached.look(closure is not None)
             with span("land"):
                 for land in phases.land:
                     land(step)
@@ -217,7 +217,7 @@ class GossipOptimizer(Wrapper):
     @torch.no_grad()
     def settle(self) -> None:
         """Land everything in flight. Every rank calls it: before weights are written by hand, and at the end."""
-        self._ready("settle()")
+        self._ready("optimizer.settle()")
         with self.stats.board.calling("optimizer.settle()"), self.stats.span("settle"):
             self._attached.settle_together()
         self.writes.forget()
@@ -227,9 +227,9 @@ class GossipOptimizer(Wrapper):
 
     def _ready(self, call: str) -> int:
         """Check that values may land or be compared between ranks; the number of steps made."""
-        if self._in_flight():  # what lands has to reach the model
-            self.parameters.check()
-            arguments.check_mode(self._mode, call)
+        if (in_flight := self._in_flight()) or call != "optimizer.settle()":  # else nothing lands or is compared
+            self.parameters.check(in_flight)
+        arguments.check_mode(self._mode if in_flight else "", call)
         self._take_writes()
         return self.steps
 
@@ -287,13 +287,13 @@ class GossipOptimizer(Wrapper):
             UsageError: the state of another rank, number of ranks, averager, optimizer, or of a wrapper around this.
         """
         state_dict = state_dicts.unpacked(state_dict, "gossip", state_dicts.KEPT)
-        state_dict = adopted(state_dict, self.state_dict)
+        state_dict = adopted(state_dict, "gossip", self._attached.state_dict)
         saved = state_dict.get("gossip")
         self._attached.check_own(state_dict, saved)
         if saved is not None:
             state_dicts.check_options(type(self).__name__, saved.get("options", {}), self._options, options)
         self.writes.forget()  # messages in flight are dropped
         self._take_writes()
-        self.optimizer.load_state_dict({key: value for key, value in state_dict.items() if key != "gossip"})
+        self.optimizer.load_state_dict(state_dicts.of_optimizer(state_dict))
         self._attached.load_state_dict(saved)
         self.steps = 0 if saved is None else saved["steps"]

@@ -106,7 +106,8 @@ class World:
     def all_gather(self, thing: Any) -> list[Any]:
         """The object of every rank, by rank, on every rank: for small things such as a count of batches.
 
-        Numbers, text, bytes, tensors, and lists, tuples and dictionaries of them, of at most 64 MB.
+        Numbers, text, bytes, tensors, and lists, tuples and dictionaries of them, of at most 64 MB. Tensors arrive on
+        the host.
 
         >>> with init() as world:
         ...     batches = max(world.all_gather(9))
@@ -118,8 +119,7 @@ class World:
     def mean(self, value: Any) -> Any:
         """The mean over ranks of a number, a tensor, or a list, tuple or dictionary of these; for metrics and losses.
 
-        Numbers are averaged in float64, tensors in float32 or wider and returned in their own dtype, new; tensors of
-        whole numbers as float64.
+        Computed in float64. Tensors are new and of their own dtype; those of whole numbers come back as float64.
 
         Raises:
             UsageError: on all ranks if they gave different keys, shapes or dtypes.

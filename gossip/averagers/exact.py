@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..state.merging import scalar, wide, wide_copy
-from ..state.module_tensors import compact
+from ..state.module_tensors import compact, widest
 from ..world import World, check_world
 from .base import Averager
 
@@ -70,7 +70,7 @@ class ExactAverage(Averager):
         return numerators
 
     def _companions(self) -> list[torch.Tensor]:
-        return [wide_copy(compact(tensor.detach()).reshape(-1)) for tensor in self.mass.companions.tensors()]
+        return [widest(compact(tensor)) for tensor in self.mass.companions.tensors()]
 
     def _share(self, total: torch.Tensor, companions: list[torch.Tensor]) -> None:
         """Give every rank the same: w = Σ w / n, and the mean of the module's buffers."""

@@ -43,7 +43,6 @@ class Consensus:
     def _means(self, call: str, named: Mapping[str, torch.Tensor]) -> Means:
         stats = self._mass.stats
         with stats.board.calling(call):
-            self._parameters.check()  # the means are those of the buckets
             step = self._begin(call)
             with stats.span("mean"):
                 return means(self._parameters, self._averagers, named, call, step)
@@ -58,25 +57,27 @@ class Consensus:
             averager.quiesce()
         own = [*self._mass.values, *(twin.values for _, twin in twins), *map(_plain, named.values())]
         kept = [tensor.clone() for tensor in own]
+        # The tensors themselves: a forward pass may put others in their places.
+        held = [(part._buffers, name, buffer) for part in model.modules() for name, buffer in part._buffers.items()]
         self._parameters.lent = call
         try:
             self._write_(found, named)
+            del found
             yield
         finally:
+            for owner, name, buffer in held:
+                owner[name] = buffer
             _copy_(own, kept)
             self._parameters.lent = ""
             self._returned()
 
     def state_dict(self, call: str, model: torch.nn.Module) -> dict[str, Any]:
         """The state_dict of `model` with the means, in contiguous memory of its own."""
+        if self._parameters.lent:
+            self._check_trained(call, model)
+            return copied(model.state_dict())
         with self._mass.stats.board.calling(call), self.lend(call, model):
-            state = model.state_dict()
-            for name, value in state.items():
-                if isinstance(value, torch.Tensor):
-                    state[name] = value.detach().clone(memory_format=torch.contiguous_format)
-                else:
-                    state[name] = copy.deepcopy(value)
-            return state
+            return copied(model.state_dict())
 
     def take(self, call: str) -> None:
         """The means are this rank's own values from now on, with weight 1 and nothing in flight."""
@@ -106,10 +107,10 @@ class Consensus:
         with mass.stats.board.calling(call):
             return math.sqrt(council.together(total) / found.ranks)
 
+    @torch.inference_mode(False)
     def portable(self, call: str, state: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The portable state of all ranks, of each rank's `state()`."""
         with self._mass.stats.board.calling(call):
-            self._begin(call)
             found = self._means(call, {})
             masters = {number: found.values[number] for number in self._parameters.rounded.twins}
             return portable(state(), self._parameters, masters)
@@ -131,8 +132,20 @@ class Consensus:
             which = f"parameter '{foreign[0]}' of the model" if foreign else f"any parameter of this {kind}"
             raise UsageError(
                 f"{call} gives the mean of what this optimizer trains, and it does not train {which}: give the module "
-                "that it trains, or call requires_grad_(False) on what nobody trains"
+                "that it trains. Parameters that no optimizer trains take requires_grad_(False)"
             )
+
+
+@torch.inference_mode(False)
+def copied(state: dict[str, Any]) -> dict[str, Any]:
+    """A model's state_dict whose tensors are contiguous, each with memory of its own."""
+    result = copy.copy(state)  # with the versions of its modules
+    for name, value in state.items():
+        if isinstance(value, torch.Tensor):
+            result[name] = value.detach().clone(memory_format=torch.contiguous_format)
+        else:
+            result[name] = copy.deepcopy(value)
+    return result
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ import torch
 from ..averagers.base import Averager
 from ..state.mass import Mass
 from ..state.merging import scalar, wide_copy
-from ..state.module_tensors import check_dense, compact
+from ..state.module_tensors import check_dense, compact, widest
 from ..training.parameters import Parameters
 
 ALIKE = "Every rank calls it after the same step, with the same model"
@@ -45,7 +45,7 @@ def means(
     def sums() -> tuple[list[torch.Tensor], torch.Tensor, dict[str, torch.Tensor]]:
         numerators, weight = _numerators(mass, averagers)
         total = torch.stack([weight, torch.ones_like(weight)])
-        floating = {name: wide_copy(each.reshape(-1)) for name, each in own.items() if each.is_floating_point()}
+        floating = {name: widest(each) for name, each in own.items() if each.is_floating_point()}
         council.sum([*numerators, total, *floating.values()], mass.stats)
         return numerators, total, floating
 

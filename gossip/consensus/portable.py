@@ -17,14 +17,13 @@ import torch
 from ..observe.stats import Stats
 from ..state.mass import Mass
 from ..training.parameters import Parameters
-from ..training.state_dicts import OURS, moments
-from ..transports.collective.small import packed, unpacked
+from ..training.state_dicts import OURS, PORTABLE, moments
+from ..transports import Communicator
+from ..transports.collective.small import encoded, packed, unpacked
 
 State = dict[str, Any]
 Place = tuple[Any, ...]
-
-PORTABLE = "portable"
-"""The key of a state_dict that marks it."""
+Kinds = dict[Place, tuple[torch.Size, torch.dtype]]
 
 
 def tensors_of(state: Mapping[str, Any], shapes: Mapping[int, Sequence[int]]) -> Iterator[tuple[Place, torch.Tensor]]:
@@ -56,52 +55,55 @@ def portable(state: State, parameters: Parameters, masters: dict[int, torch.Tens
     council = parameters.council.widest()
     skeleton = _without(state, own)
 
-    def sums() -> tuple[Skeletons, dict[Place, torch.Tensor], list[float]]:
-        skeletons = Skeletons(skeleton, {place: (value.shape, value.dtype) for place, value in own.items()})
-        council.gather(skeletons.packed, skeletons.add)
+    def sums() -> tuple[State, Kinds, dict[Place, torch.Tensor], list[float]]:
+        first, kinds = skeleton, {place: (value.shape, value.dtype) for place, value in own.items()}
+        for channel in council.channels:
+            first, kinds = _first(channel, first), _all_kinds(channel, kinds)
         totals = {
             place: torch.zeros(shape.numel(), dtype=torch.promote_types(dtype, torch.float32), device=device)
-            for place, (shape, dtype) in sorted(skeletons.kinds.items(), key=repr)
+            for place, (shape, dtype) in sorted(kinds.items(), key=repr)
         }
         for place, value in own.items():
             totals[place].view(value.shape).copy_(value)
         held = torch.tensor([float(place in own) for place in totals], dtype=torch.float64, device=device)
         council.sum([*totals.values(), held], mass.stats)
-        return skeletons, totals, held.tolist()
+        return first, kinds, totals, held.tolist()
 
     device = mass.values[0].device if mass.values else torch.device("cpu")
-    skeletons, totals, held = council.together(sums)
-    result = skeletons.first
+    result, kinds, totals, held = council.together(sums)
     for (place, total), count in zip(totals.items(), held, strict=True):
-        shape, dtype = skeletons.kinds[place]
+        shape, dtype = kinds[place]
         mean = torch.empty_like(own[place]) if place in own else torch.empty(shape, dtype=dtype, device=device)
         put(result, place, mean.copy_(total.div_(count).view(shape)))
     result["gossip"]["masters"] = masters
     return {**result, PORTABLE: True}
 
 
-class Skeletons:
-    """The states of several ranks without the tensors that are averaged.
+def _first(channel: Communicator, skeleton: State) -> State:
+    """The state of rank 0 without tensors that are averaged, with what other ranks alone know of a parameter."""
+    states = skeleton["state"]
+    holders = [unpacked(row) for row in channel.gather(packed(list(states)))]
+    known: set[Any] = set()
+    alone: dict[Any, Any] = {}
+    for rank, numbers in enumerate(holders):
+        if rank == channel.rank and rank > 0:
+            alone = {number: states[number] for number in numbers if number not in known}
+        known.update(numbers)
+    payload = torch.frombuffer(bytearray(encoded(skeleton)), dtype=torch.uint8)
+    length = max(unpacked(row) for row in channel.gather(packed(len(payload) if channel.rank == 0 else 0)))
+    if channel.rank > 0:
+        payload = torch.empty(length, dtype=torch.uint8)
+    payload = payload.to(channel.home or payload.device)
+    channel.broadcast([payload]).wait()
+    first: State = unpacked(payload.cpu().numpy().tobytes())
+    for row in channel.gather(packed(alone)):
+        first["state"] |= unpacked(row)
+    return first
 
-    Attributes:
-        first: of the first rank, with counters of other ranks for parameters of which it has no state.
-        kinds: shape and dtype of each tensor that any rank has.
-    """
 
-    def __init__(self, skeleton: State, kinds: dict[Place, tuple[torch.Size, torch.dtype]]) -> None:
-        self.first, self.kinds = skeleton, kinds
-
-    def packed(self) -> bytes:
-        """Both, to send."""
-        return packed((self.first, self.kinds))
-
-    def add(self, rows: Sequence[bytes]) -> None:
-        """Take in what the ranks of a world have packed, by rank."""
-        states, kinds = zip(*map(unpacked, rows), strict=True)
-        self.first = states[0]
-        for state in states[1:]:
-            self.first["state"] = {**state["state"], **self.first["state"]}
-        self.kinds = {place: kind for each in kinds for place, kind in each.items()}
+def _all_kinds(channel: Communicator, kinds: Kinds) -> Kinds:
+    rows = (unpacked(row) for row in channel.gather(packed(kinds)))
+    return {place: kind for row in rows for place, kind in row.items()}
 
 
 def _without(state: State, tensors: Collection[Place]) -> State:
@@ -121,15 +123,11 @@ def _copied(value: Any) -> Any:
     return [_copied(part) for part in value] if isinstance(value, list) else value
 
 
-def adopted(state: State, live: Callable[[], State]) -> State:
-    """A portable state as that of a rank whose own is `live()`; any other state as it is."""
-    if PORTABLE not in state:
+def adopted(state: State, name: str, live: Callable[[], State]) -> State:
+    """A portable state whose section `name` is that of a rank whose own is `live()`; any other state as it is."""
+    if PORTABLE not in state or name not in state:
         return state
-    own = live()
-    result = {name: value for name, value in state.items() if name != PORTABLE}
-    for section in own.keys() & result.keys() & {*OURS}:
-        result[section] = section_for(result[section], own[section])
-    return result
+    return {**state, name: section_for(state[name], live())}
 
 
 def section_for(saved: State, live: State) -> State:

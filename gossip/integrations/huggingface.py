@@ -7,7 +7,8 @@ mean of all ranks, and a checkpoint resumes on any number of ranks.
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,12 +18,14 @@ import transformers
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType
 
+from ..consensus.calls import copied
 from ..errors import UsageError
 from ..training.wrapper import Wrapper
 from ..transports.connecting import deadline_of, start_torch
 from ..world import World, check_world
 from ..world import init as init_world
 from .composing import Compose, composed, osgp
+from .trained import Trained, ids_of
 
 
 def init(transport: str = "auto", timeout: float | None = None) -> World:
@@ -179,7 +182,7 @@ class GossipAccelerator(accelerate.Accelerator):
         """
         if isinstance(optimizer, AcceleratedOptimizer):
             return super().prepare_optimizer(optimizer, device_placement)
-        trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        trained = ids_of(optimizer)
         model = next((each for each in self._models if not trained.isdisjoint(map(id, each.parameters()))), None)
         if model is None:
             raise UsageError(
@@ -193,33 +196,42 @@ class GossipAccelerator(accelerate.Accelerator):
         prepared.trained, prepared.state_dict = trained, gossiping.portable_state_dict
         return prepared
 
-    def gossip_optimizer(self, model: torch.nn.Module) -> Any:
-        """The optimizer that gossips and trains `model`, with its `stats` and `weight`; None if there is none."""
-        own = set(map(id, model.parameters()))
-        pairs = ((each.optimizer, getattr(each, "trained", ())) for each in self._optimizers)
-        return next((optimizer for optimizer, trained in pairs if not own.isdisjoint(trained)), None)
+    def gossip_optimizers(self, model: torch.nn.Module) -> list[Any]:
+        """The optimizers that gossip and train a part of `model`, each with its `stats` and `weight`."""
+        return [optimizer for optimizer, _ in self._training(model)]
 
-    def mean(self, model: torch.nn.Module) -> AbstractContextManager[None]:
+    def _training(self, model: torch.nn.Module) -> list[tuple[Any, set[int]]]:
+        own = set(map(id, model.parameters()))
+        pairs: Iterator[tuple[Any, set[int]]] = (
+            (each.optimizer, getattr(each, "trained", set())) for each in self._optimizers
+        )
+        return [(optimizer, trained) for optimizer, trained in pairs if not own.isdisjoint(trained)]
+
+    @contextmanager
+    def mean(self, model: torch.nn.Module) -> Iterator[None]:
         """Inside, a prepared `model` is the mean of all ranks, which all enter after the same step.
 
         Raises:
             UsageError: no prepared optimizer trains `model`.
         """
-        optimizer = self.gossip_optimizer(model)
-        if optimizer is None:
+        training = self._training(model)
+        if not training:
             raise UsageError(
                 f"no optimizer of this accelerator trains this {type(model).__name__}: "
                 "call accelerator.prepare(model, optimizer) before accelerator.mean(model)"
             )
-        mean: AbstractContextManager[None] = optimizer.mean(model)
-        return mean
+        with ExitStack() as stack:
+            for number, (optimizer, trained) in enumerate(training):
+                part = model if len(training) == 1 else Trained(model, trained, not number)
+                stack.enter_context(optimizer.mean(part))
+            yield
 
     def get_state_dict(self, model: Any, unwrap: bool = True) -> Any:
         """The state_dict of the mean of all ranks, which all call it; that of a model that no optimizer trains."""
-        optimizer = self.gossip_optimizer(model)
-        if optimizer is None:
+        if not self._training(model):
             return super().get_state_dict(model, unwrap)
-        return optimizer.mean_state_dict(self.unwrap_model(model) if unwrap else model)
+        with self.mean(model):
+            return copied((self.unwrap_model(model) if unwrap else model).state_dict())
 
 
 def check_place(world: Any, accelerator: Any) -> None:

@@ -61,6 +61,11 @@ def compact(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def widest(tensor: torch.Tensor) -> torch.Tensor:
+    """A flat copy in float64, whose sum over ranks holds the largest of float32, and gives equal values back."""
+    return tensor.detach().to(torch.float64, copy=True).reshape(-1)
+
+
 def check_material(parameters: Iterable[torch.Tensor], names: Mapping[int, str]) -> None:
     """Check that every parameter has values. Ranks compare devices first, since all of them have to say the same."""
     for parameter in parameters:

@@ -87,10 +87,10 @@ class Council:
         ]
         return Council([seat for seat, is_inside in zip(self._seats, inside, strict=True) if not is_inside])
 
-    def gather(self, pack: Callable[[], bytes], unpack: Callable[[list[bytes]], None]) -> None:
-        """In each world in turn, `unpack` takes what all ranks `pack`."""
-        for _, channel in self._seats:
-            unpack(channel.gather(pack()))
+    @property
+    def channels(self) -> list[Communicator]:
+        """One for each world."""
+        return [channel for _, channel in self._seats]
 
     def sum(self, tensors: Sequence[torch.Tensor], stats: Stats) -> None:
         """Sum flat tensors over the ranks of each world in turn, in place."""

@@ -24,7 +24,7 @@ Call = Callable[[int], None]
 
 
 FIRST = 8
-"""Steps in which the comparison of first gradients may end; after them it ends when ranks settle."""
+"""Steps in which the comparison of first gradients may end; later it ends when ranks settle."""
 
 
 class Phases(NamedTuple):
@@ -91,6 +91,7 @@ class Attached:
         self.update = Update(optimizer, parameters, self._mass, gradients)
         self.recovery = Recovery(self._mass) if recovers else None
         self._equal: EqualGradients | None = None
+        self.looks = FIRST  # steps of this object in which mistakes are still looked for
 
     def attach(self, averager: Averager, every: int, options: str, worlds: Sequence[World], call: str) -> None:
         """Let `averager` act in each `every`-th step, once the ranks of its worlds and of `worlds` agree on it."""
@@ -124,12 +125,13 @@ class Attached:
             if stats.timeline is not None and newcomers.places():
                 stats.timeline.align()
 
-    def first_steps(self, step: int, has_closure: bool) -> None:
-        """In each of the `FIRST` steps, before anything changes: look for mistakes that nothing else would tell."""
-        if step == 0:
+    def look(self, has_closure: bool) -> None:
+        """In each of the first steps, with gradients there: see whether the run does what its script says."""
+        if self.looks == FIRST:
             check_joined(self._parameters.worlds)
             if not has_closure:
                 self._parameters.warn_untrained()
+        self.looks -= 1
         if self._equal is not None:
             self._equal.look()
 

@@ -61,7 +61,7 @@ class EqualGradients:
             if not (wait or self._flight.done()):
                 return
             self._flight.wait()
-        except PeerLost:  # whoever needs that peer has a sentence for it
+        except PeerLost:  # the next call that needs this peer says so
             self._flight = None
             return
         self._flight, n = None, self._channel.size
@@ -79,15 +79,19 @@ class EqualGradients:
 
 
 def _digest(parameters: Parameters) -> int:
-    """Of two sums of each dense gradient, for which the host waits once; 0 where all are zero or none is there."""
-    sums = []
+    """Of two sums of each dense gradient, for which the host waits; 0 if all are zero, or one is not finite."""
+    sums: dict[torch.device, list[torch.Tensor]] = {}
     for number, parameter in enumerate(parameters):
         gradient = parameter.grad
         if gradient is not None and gradient.layout is torch.strided:
             dtype = torch.promote_types(gradient.dtype, torch.float32)
             pair = [gradient.sum(dtype=dtype), gradient.abs().sum(dtype=dtype)]
-            sums.append(torch.stack([*pair, torch.full_like(pair[0], number)]).double())
-    if not sums or not torch.stack(sums)[:, 1].any():
+            rows = sums.setdefault(gradient.device, [])
+            rows.append(torch.stack([*pair, torch.full_like(pair[0], number)]).double())
+    if not sums:
         return 0
-    digest = hashlib.blake2b(torch.stack(sums).cpu().numpy().tobytes(), digest_size=8).digest()
+    all_rows = torch.cat([torch.stack(rows).cpu() for rows in sums.values()])
+    if not all_rows[:, 1].any() or not torch.isfinite(all_rows).all():  # a GradScaler's first step may overflow
+        return 0
+    digest = hashlib.blake2b(all_rows.numpy().tobytes(), digest_size=8).digest()
     return 1 + int.from_bytes(digest, "little") % (DIGESTS - 1)

@@ -25,6 +25,8 @@ from ..errors import UsageError, levels_to_the_user
 CHECKPOINTS = "torch.distributed.checkpoint"
 OURS = ("gossip", "slowmo")
 WHOLE = "whole"
+PORTABLE = "portable"
+"""The key of a state that any number of ranks goes on from; see `gossip.consensus.portable`."""
 
 PROBE = "_init_optim_state"
 """The function that makes a step to learn what state an optimizer keeps."""
@@ -105,6 +107,11 @@ def unpacked(state: Any, key: str, needed: Collection[str]) -> dict[str, Any]:
     return state
 
 
+def of_optimizer(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of the wrapped optimizer itself, of a state_dict of its wrapper."""
+    return {key: value for key, value in state.items() if key not in ("gossip", PORTABLE)}
+
+
 def check_options(name: str, saved: Mapping[str, Any], own: Mapping[str, Any], options: str) -> None:
     """Compare the options that `name` was saved with; with options="own" go on with one's own."""
     if options not in ("check", "own"):
@@ -166,7 +173,7 @@ def check_runs(state: Mapping[str, Any], saved: Mapping[str, Any], averager: Ave
                 f"this state was saved while running {then}, and this is {now}: settle and save the model alone to go "
                 f"on with another {part}"
             )
-    more = sorted(state.keys() - {*saved.get("keys", state), "gossip"})
+    more = sorted(state.keys() - {*saved.get("keys", state), "gossip", PORTABLE})
     if more:
         raise UsageError(
             f"this state holds {', '.join(map(repr, more))} of an optimizer around the GossipOptimizer that it was "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 from gossip import Averager, GossipOptimizer, UsageError
 from gossip.errors import levels_to_the_user
+from gossip.observe.process import say
 from gossip.state.buckets.writes import Writes
 from gossip.state.mass import Mass
 
@@ -163,11 +165,11 @@ class OuterStep(Averager):
 
     def warn_if_idle(self) -> None:
         """At the end of a run: no outer step ever came."""
-        if 0 < self.made < self.period and self.base_mass.stats.board.rank == 0:
-            warnings.warn(
-                f"{self._name} made no outer step: the run had {self.made} steps, and the outer step comes after every "
-                f"{self.period}, so that slow momentum did nothing. Take a smaller period",
-                stacklevel=levels_to_the_user(),
+        has_failed = getattr(sys, "last_value", None) is not None
+        if 0 < self.made < self.period and self.base_mass.stats.board.rank == 0 and not has_failed:
+            say(
+                f"gossip: {self._name} made no outer step: the run had {self.made} steps, and the outer step comes "
+                f"after every {self.period}, so that slow momentum did nothing. Take a smaller period"
             )
 
     # -- between steps -------------------------------------------------------------------------------------------------

@@ -177,6 +177,11 @@ class Outer(Wrapper):
         """The weight of all ranks, held and in flight, for one small sum. Every rank calls it at the same step."""
         return self.optimizer.weight_report(world)
 
+    def average_(self) -> None:
+        """Go on from the mean of all ranks, whose anchors and slow momenta stay. Every rank calls it."""
+        super().average_()
+        self.outer_step.note_rewritten()
+
     def settle(self) -> None:
         """Land everything in flight. Every rank calls it. After loading weights then, call `restart`."""
         self.optimizer.settle()
@@ -199,14 +204,16 @@ class Outer(Wrapper):
 
     def state_dict(self) -> dict[str, Any]:
         """The base's keys and "slowmo": anchors, momenta, rates, counter and options."""
-        ours = {
+        return carried({**restored(self.optimizer.state_dict()), "slowmo": self._state()})
+
+    def _state(self) -> dict[str, Any]:
+        return {
             "steps": self.steps,
             **self.outer_step.state_dict(),
             "kind": type(self).__name__,
             "options": self._options(),
             "runs": self.averager.describe(),
         }
-        return carried({**restored(self.optimizer.state_dict()), "slowmo": ours})
 
     def _options(self) -> dict[str, Any]:
         """The options that a state is compared by, as given; `momentum` and the like may be set between two steps."""
@@ -225,7 +232,7 @@ class Outer(Wrapper):
             UsageError: the state of another rank, model, method, averager or options.
         """
         state_dict = unpacked(state_dict, "slowmo", KEPT)
-        state_dict = adopted(state_dict, self.state_dict)
+        state_dict = adopted(state_dict, "slowmo", self._state)
         saved = state_dict.get("slowmo")
         if saved is not None:
             self._check_own(saved)

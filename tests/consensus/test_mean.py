@@ -147,6 +147,56 @@ def test_buffers_that_differ_are_told() -> None:
     ranks("osgp", act, size=2)
 
 
+def test_buffers_that_a_forward_pass_puts_in_place_go_again() -> None:
+    def act(world: gossip.World, model: nn.Module, optimizer: Any) -> None:
+        norm, before = model.body[1], model.body[1].running_mean
+        value = before.clone()
+        with optimizer.mean(model):
+            norm.running_mean = norm.running_mean * 0.9 + 1
+        assert norm.running_mean is before
+        assert torch.equal(before, value)
+
+    ranks("osgp", act)
+
+
+def test_masks_do_not_overflow_and_equal_buffers_stay() -> None:
+    """Least values stand for minus infinity in a mask; their sum would be that."""
+
+    def act(world: gossip.World, model: nn.Module, optimizer: Any) -> None:
+        model.register_buffer("mask", torch.full((2,), torch.finfo(torch.float32).min))
+        model.register_buffer("grid", torch.linspace(0, 1, 1000))
+        before = values(model)
+        published = optimizer.mean_state_dict(model)
+        assert torch.equal(published["mask"], before["mask"])
+        assert torch.equal(published["grid"], before["grid"])
+
+    ranks("osgp", act, size=3)
+
+
+def test_the_state_of_the_mean_may_be_taken_inside() -> None:
+    def act(world: gossip.World, model: nn.Module, optimizer: Any) -> None:
+        train(model, optimizer, world.rank, 4)
+        with optimizer.mean(model):
+            inside = optimizer.mean_state_dict(model)
+        outside = optimizer.mean_state_dict(model)
+        assert all(torch.equal(inside[name], outside[name]) for name in outside)
+        assert not torch.equal(inside["head.weight"], model.head.weight)
+
+    ranks("slowmo", act)
+
+
+def test_a_model_that_moved_away_and_back_has_a_mean() -> None:
+    def act(world: gossip.World, model: nn.Module, optimizer: Any) -> None:
+        train(model, optimizer, world.rank, 2)
+        optimizer.settle()
+        model.double().float()
+        exact = truth(world, model, optimizer)
+        mean = optimizer.mean_state_dict(model)
+        assert torch.allclose(mean["head.weight"].double(), exact["head.weight"], atol=1e-6)
+
+    ranks("osgp", act)
+
+
 def test_whole_numbers_are_those_of_rank_0() -> None:
     def act(world: gossip.World, model: nn.Module, optimizer: Any) -> None:
         model.seen.fill_(5 + world.rank)
@@ -177,11 +227,13 @@ def test_the_published_state_owns_its_memory() -> None:
     ranks("osgp", act, size=2)
 
 
+@pytest.mark.filterwarnings("error:parameters were written")
 @pytest.mark.parametrize("method", METHODS)
 def test_average_in_place(method: str) -> None:
     def act(world: gossip.World, model: nn.Module, optimizer: Any) -> Any:
         train(model, optimizer, world.rank, 5)
         mean = optimizer.mean_state_dict(model)
+        optimizer.settle()
         optimizer.average_()
         assert optimizer.consensus_distance() < 1e-6
         averaged = values(model)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from workers.means import METHODS, Net, train, values
 
 import gossip
 from gossip import testing
+from gossip.transports.collective import small
 
 HOSTS = {"hierarchical": ["a", "a", "b", "b"]}
 METHODS_HERE = [method for method in METHODS if method not in ("overlap 2", "int8")]
@@ -155,3 +158,67 @@ def test_a_plain_optimizer_takes_it() -> None:
         warnings.simplefilter("error")
         sgd.load_state_dict(state)
     assert torch.equal(sgd.state[model.head.weight]["momentum_buffer"], state["state"][6]["momentum_buffer"])
+
+
+@pytest.mark.parametrize("method", ["osgp", "slowmo"])
+def test_loads_into_an_optimizer_in_the_middle_of_a_run(method: str) -> None:
+    """The model first, with a round in flight, which is dropped."""
+    mean, state = saved(method, 2, 7)[0]
+
+    def run(world: gossip.World, is_begun: bool) -> Any:
+        model = Net()
+        optimizer = METHODS[method](world, model)
+        train(model, optimizer, world.rank, 4 * is_begun)
+        for _ in range(1 + is_begun):
+            model.load_state_dict(mean)
+            optimizer.load_state_dict(copy.deepcopy(state))
+            assert optimizer.steps == 7
+            train(model, optimizer, world.rank, 1, first=7)
+        optimizer.settle()
+        return values(model)
+
+    begun, fresh = (testing.run(3, lambda world, is_begun=is_begun: run(world, is_begun)) for is_begun in (True, False))
+    for own, expected in zip(begun, fresh, strict=True):
+        assert all(torch.equal(own[name], expected[name]) for name in own)
+
+
+class Narrow(torch.optim.SGD):
+    """Keeps a state in 8 bits, larger than what is gathered at once, and a rate of NumPy's."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["code"] = torch.full_like(parameter, 7, dtype=torch.uint8)
+        return super().step(closure)
+
+
+def test_other_state_is_rank_0s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small, "MOST_GATHERED", 20_000)
+
+    def run(world: gossip.World) -> Any:
+        layer = torch.nn.Linear(200, 200)
+        averager = gossip.ExactAverage(world)
+        optimizer = gossip.GossipOptimizer(Narrow(layer.parameters(), lr=np.float64(0.1)), averager)
+        layer(torch.ones(200)).sum().backward()
+        optimizer.step()
+        return optimizer.portable_state_dict()
+
+    for state in testing.run(3, run):
+        assert state["state"][0]["code"].dtype == torch.uint8
+        assert state["state"][0]["code"].sum() == 7 * 200 * 200
+        assert state["param_groups"][0]["lr"] == 0.1
+
+
+def test_asked_for_in_inference_mode() -> None:
+    def run(world: gossip.World) -> None:
+        model = Net()
+        optimizer = METHODS["slowmo"](world, model)
+        train(model, optimizer, world.rank, 4)
+        with torch.inference_mode():
+            mean, state = optimizer.mean_state_dict(model), optimizer.portable_state_dict()
+        optimizer.settle()
+        model.load_state_dict(mean)
+        optimizer.load_state_dict(state)
+        train(model, optimizer, world.rank, 4)
+
+    testing.run(2, run)

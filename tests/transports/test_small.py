@@ -12,6 +12,7 @@ import torch
 
 import gossip
 from gossip import testing
+from gossip.transports.collective import small
 
 
 class Metrics(NamedTuple):
@@ -43,6 +44,25 @@ def test_means_of_odd_numbers() -> None:
     assert testing.run(3, lambda world: world.mean(torch.zeros(0)))[0].shape == (0,)
     half = testing.run(3, lambda world: world.mean(torch.full((3,), 30000.0, dtype=torch.float16)))[0]
     assert half.tolist() == [30000.0] * 3
+
+
+def test_equal_values_come_back_and_the_largest_do_not_overflow() -> None:
+    least = torch.finfo(torch.float32).min
+    given = {"a": 0.1, "b": torch.linspace(0, 1, 1000), "c": torch.tensor([least])}
+    for mean in testing.run(3, lambda world: world.mean(given)):
+        assert mean["a"] == 0.1
+        assert torch.equal(mean["b"], given["b"])
+        assert mean["c"].item() == least
+    reduced = testing.run(3, lambda world: world.all_reduce(torch.tensor([least]), "mean"))
+    assert [each.item() for each in reduced] == [least] * 3
+
+
+def test_a_part_of_a_large_tensor_travels_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small, "MOST_GATHERED", 10_000)
+    large = torch.arange(100_000)
+    assert [part.tolist() for part in testing.run(2, lambda world: world.all_gather(large[3:5]))[0]] == [[3, 4]] * 2
+    with pytest.raises(gossip.UsageError, match="bytes, and at most 10000 are sent to all ranks at once"):
+        testing.run(2, lambda world: world.all_gather(large))
 
 
 def test_any_number_of_times() -> None:
@@ -104,8 +124,13 @@ BAD = {
         lambda world: world.all_reduce(torch.ones(1), ["sum", "max"][world.rank]),
         "(1,) from rank 0 and max of",
     ),
-    "text": (lambda world: world.mean({"name": "x"}), "world.mean takes numbers, tensors, and lists, tuples"),
-    "op": (lambda world: world.all_reduce(torch.ones(1), "avg"), "op is 'avg'; there are 'sum', 'mean', 'max'"),
+    "text": (lambda world: world.mean({"name": "x"}), "world.mean takes real numbers, tensors, and lists, tuples"),
+    "complex": (lambda world: world.mean(torch.ones(1) * 1j), "and this is complex"),
+    "expanded": (lambda world: world.all_reduce(torch.ones(1).expand(3)), "elements of this one share memory"),
+    "op": (
+        lambda world: world.all_reduce(torch.ones(1), "avg"),
+        "op is 'avg'; there are 'sum', 'max', 'min', 'product' and 'mean'",
+    ),
     "number": (lambda world: world.all_reduce(1.0), "all_reduce takes a dense tensor, and this is 1.0"),
     "whole": (lambda world: world.all_reduce(torch.tensor(1), "mean"), "cannot write a mean into torch.int64"),
     "pickle": (lambda world: world.all_gather(lambda: 1), "a function cannot be sent to other ranks"),

@@ -4,9 +4,9 @@
 
 Importing this room registers the strategy, so that `strategy="gossip"` gives overlapping stochastic gradient push.
 `strategy` holds the strategy, `launched` the place of a process that mpirun, torchrun or srun started. `validation` is
-a callback that evaluates the mean, `trained` is the part of a module that one optimizer trains, and `metrics` lets
-metrics of torchmetrics gather over the World. `refusals` holds checks of arguments.
-May import: checks, errors, integrations, launching, training, transports, world.
+a callback that evaluates the mean, and `metrics` lets metrics of torchmetrics gather over the World. `refusals` holds
+checks of arguments.
+May import: checks, consensus, errors, integrations, launching, training, transports, world.
 """
 
 try:

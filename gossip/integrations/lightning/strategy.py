@@ -17,15 +17,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from ...checks import check_flag
+from ...consensus.calls import copied
 from ...errors import UsageError
 from ...launching.launchers import detect
 from ...transports.connecting import deadline_of
 from ...world import World, check_world, init
 from ..composing import Compose, composed, osgp
+from ..trained import Trained, ids_of
 from . import refusals
 from .launched import Launched
 from .metrics import JoinedMetrics, gathered
-from .trained import Trained
 from .validation import AroundValidation
 
 OPERATIONS = {"avg": "mean", "prod": "product"}
@@ -153,7 +154,7 @@ class GossipStrategy(ParallelStrategy):
         super().setup_optimizers(trainer)
         if trainer.state.fn == TrainerFn.FITTING:
             plain, module = self.optimizers, self.lightning_module
-            self._trained = [Trained(module, optimizer, not number) for number, optimizer in enumerate(plain)]
+            self._trained = [Trained(module, ids_of(optimizer), not number) for number, optimizer in enumerate(plain)]
             self.optimizers = list(map(self._composed, plain))
             self._training, self._last_states = True, []
 
@@ -190,10 +191,7 @@ class GossipStrategy(ParallelStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         with self.mean():
-            state = self.lightning_module.state_dict()
-            dense = torch.contiguous_format
-            return {name: each.clone(memory_format=dense) if torch.is_tensor(each) else each
-                    for name, each in state.items()}  # fmt: skip
+            return copied(self.lightning_module.state_dict())
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         if self._last_states:

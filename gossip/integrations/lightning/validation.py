@@ -25,5 +25,8 @@ class AroundValidation(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._inside.close()
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._inside.close()  # each rank leaves by itself
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._settle()  # WeightAveraging writes parameters next

@@ -15,10 +15,10 @@ import torch
 from ...checks import check_choice, shown
 from ...errors import UsageError
 from ..communicator import Communicator
+from .steps import MOST_GATHERED
 
 REDUCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "sum": lambda rows: rows.sum(0, dtype=rows.dtype),
-    "mean": lambda rows: rows.mean(0),
     "max": lambda rows: rows.amax(0),
     "min": lambda rows: rows.amin(0),
     "product": lambda rows: rows.prod(0, dtype=rows.dtype),
@@ -26,6 +26,8 @@ REDUCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 RAW = b"\0"
 """The first byte of packed bytes; no other packed object begins with it."""
+
+PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 
 Leaf = tuple[str, Any]  # where it stands, such as "['loss']", and a number or a tensor
 
@@ -36,30 +38,50 @@ def all_gather(channel: Communicator, thing: Any) -> list[Any]:
 
 
 def packed(thing: Any) -> bytes:
+    """An object as bytes, few enough to be gathered."""
+    data = encoded(thing)
+    if len(data) > MOST_GATHERED:
+        raise UsageError(
+            f"{shown(thing)} takes {len(data)} bytes, and at most {MOST_GATHERED} are sent to all ranks at once: "
+            "reduce it by world.all_reduce, or save it"
+        )
+    return data
+
+
+def encoded(thing: Any) -> bytes:
     """An object as bytes, from which `unpacked` makes it without running code of a class."""
     if isinstance(thing, (bytes, bytearray, memoryview)):
         return RAW + bytes(thing)
-    thing = thing.item() if isinstance(thing, np.generic) else thing
     file = io.BytesIO()
-    try:
-        torch.save(thing, file)
-        file.seek(0)
-        torch.load(file, weights_only=True)
-    except Exception as error:  # whatever the object raises
-        raise UsageError(
-            f"{shown(thing)} cannot be sent to other ranks as plain data: give numbers, text, bytes, tensors, and "
-            "lists, tuples and dictionaries of them"
-        ) from error
+    torch.save(_plain(thing), file)
     return file.getvalue()
 
 
 def unpacked(data: bytes) -> Any:
-    """The object that was `packed`."""
-    return data[1:] if data.startswith(RAW) else torch.load(io.BytesIO(data), weights_only=True)
+    """The object that was `encoded`; its tensors are on the host."""
+    return data[1:] if data.startswith(RAW) else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def _plain(thing: Any) -> Any:
+    """`thing` of built-in types, its tensors with memory of their own on the host."""
+    if isinstance(thing, torch.Tensor):
+        return thing.detach().to("cpu", copy=True)
+    if isinstance(thing, np.generic):
+        return thing.item()
+    if isinstance(thing, dict):
+        return {_plain(key): _plain(part) for key, part in thing.items()}
+    if isinstance(thing, torch.Size) or thing is None or isinstance(thing, PLAIN):
+        return thing
+    if isinstance(thing, (list, tuple)):
+        return [*map(_plain, thing)] if isinstance(thing, list) else tuple(map(_plain, thing))
+    raise UsageError(
+        f"{shown(thing)} cannot be sent to other ranks as plain data: give numbers, text, bytes, tensors, and lists, "
+        "tuples and dictionaries of them"
+    )
 
 
 def mean(channel: Communicator, value: Any) -> Any:
-    """Means over ranks, in float64 for numbers and in float32 or wider for tensors; `value` stays as it is."""
+    """Means over ranks, computed in float64; `value` stays as it is."""
     leaves = list(_leaves(value, ""))
     means = channel.together(lambda: _means(channel, leaves))
     return _rebuilt(value, iter(means))
@@ -71,9 +93,14 @@ def _means(channel: Communicator, leaves: list[Leaf]) -> list[Any]:
     sums = [_sum(channel, tensor).div_(channel.size).to(tensor.device, tensor.dtype) for tensor in tensors]
     summed = iter(sums)
     return [
-        next(summed) if isinstance(leaf, torch.Tensor) else math.fsum(row[number] for row in rows) / channel.size
+        next(summed) if isinstance(leaf, torch.Tensor) else _mean([row[number] for row in rows])
         for number, (_, leaf) in enumerate(leaves)
     ]
+
+
+def _mean(numbers: list[float]) -> float:
+    """Their mean, which of equal numbers is that number."""
+    return numbers[0] if numbers.count(numbers[0]) == len(numbers) else math.fsum(numbers) / len(numbers)
 
 
 def _alike(channel: Communicator, call: str, kinds: list[tuple[str, str]], leaves: list[Leaf]) -> list[list[Any]]:
@@ -103,9 +130,8 @@ def _kind(leaf: Any) -> str:
 
 
 def _sum(channel: Communicator, tensor: torch.Tensor) -> torch.Tensor:
-    """The sum over ranks, in float32 or wider, in memory of its own."""
-    wide = torch.promote_types(tensor.dtype, torch.float32)
-    total = tensor.detach().to(channel.home or tensor.device, wide, copy=True).contiguous()
+    """The sum over ranks, in float64, in memory of its own."""
+    total = tensor.detach().to(channel.home or tensor.device, torch.float64, copy=True).contiguous()
     with channel.waiting():
         channel.sum([total.view(-1)]).wait()
     return total
@@ -118,14 +144,14 @@ def _leaves(value: Any, place: str) -> Iterator[Leaf]:
     elif isinstance(value, (list, tuple)):
         for number, part in enumerate(value):
             yield from _leaves(part, f"{place}[{number}]")
-    elif isinstance(value, torch.Tensor):
+    elif isinstance(value, torch.Tensor) and not value.is_complex():
         yield place, value if value.is_floating_point() else value.double()
     elif isinstance(value, numbers.Real):
         yield place, float(value)
     else:
         raise UsageError(
-            f"world.mean takes numbers, tensors, and lists, tuples and dictionaries of them, and {place or 'this'} is "
-            f"{shown(value)}"
+            f"world.mean takes real numbers, tensors, and lists, tuples and dictionaries of them, and "
+            f"{place or 'this'} is {'complex' if isinstance(value, (complex, torch.Tensor)) else shown(value)}"
         )
 
 
@@ -140,12 +166,14 @@ def _rebuilt(value: Any, means: Iterator[Any]) -> Any:
 
 @torch.no_grad()
 def all_reduce(channel: Communicator, tensor: Any, op: str) -> torch.Tensor:
-    """`tensor`, reduced over all ranks in place. Sums and means of floating-point tensors are in float32 or wider."""
-    check_choice("op", op, REDUCTIONS)
+    """`tensor`, reduced over all ranks in place. Sums and means of floating-point tensors are in float64."""
+    check_choice("op", op, [*REDUCTIONS, "mean"])
     if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided:
         raise UsageError(
             f"world.all_reduce takes a dense tensor, and this is {shown(tensor)}: world.mean takes numbers"
         )
+    if torch._debug_has_internal_overlap(tensor) == 1:  # torch's "yes"
+        raise UsageError("world.all_reduce writes its tensor, and elements of this one share memory: give a copy of it")
     if op == "mean" and not tensor.is_floating_point():
         raise UsageError(f"world.all_reduce cannot write a mean into {tensor.dtype}: use world.mean(tensor)")
 

@@ -190,7 +190,7 @@ def accelerated(world: gossip.World, folder: Path, checkpoints: Path | None) -> 
     loader: Any = torch.utils.data.DataLoader(dataset, batch_size=4, shuffle=True)
     optimizer: Any = torch.optim.AdamW(model.parameters(), lr=0.01)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    own = accelerator.gossip_optimizer(model)
+    [own] = accelerator.gossip_optimizers(model)
     if checkpoints is not None:
         accelerator.load_state(checkpoints / "accelerate")
     loaded, begun = flat(model), own.optimizer.steps
