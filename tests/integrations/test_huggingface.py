@@ -262,8 +262,28 @@ def test_an_optimizer_without_its_model_is_refused() -> None:
     model = torch.nn.Linear(2, 1)
     with pytest.raises(gossip.UsageError, match="name the model before its optimizer"):
         accelerator.prepare(torch.optim.SGD(model.parameters(), lr=0.1), model)
-    with pytest.raises(gossip.UsageError, match="no optimizer of this accelerator trains this Linear"):
-        accelerator.mean(torch.nn.Linear(2, 1))
+    other = torch.nn.Linear(2, 1)
+    with (
+        pytest.raises(gossip.UsageError, match="no optimizer of this accelerator trains this Linear"),
+        accelerator.mean(other),
+    ):
+        pass
+
+
+def test_two_optimizers_of_one_model_have_one_mean() -> None:
+    accelerator = huggingface.GossipAccelerator(cpu=True)
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 1))
+    adam, sgd = torch.optim.Adam(model[:2].parameters()), torch.optim.SGD(model[2].parameters(), lr=0.1)
+    model, adam, sgd = accelerator.prepare(model, adam, sgd)
+    assert len(accelerator.gossip_optimizers(model)) == 2
+    accelerator.backward(model(torch.ones(3, 2)).sum())
+    adam.step()
+    sgd.step()
+    with accelerator.mean(model):
+        inside = {name: value.clone() for name, value in model.state_dict().items()}
+    state = accelerator.get_state_dict(model)
+    assert state.keys() == inside.keys()
+    assert all(torch.equal(state[name], inside[name]) for name in inside)
 
 
 def test_compose_has_to_return_an_optimizer_that_gossips() -> None:

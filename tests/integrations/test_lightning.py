@@ -318,3 +318,23 @@ def test_the_example_learns(launcher: str) -> None:
 def test_the_page_shows_the_example() -> None:
     page = (spawn.ROOT / "docs" / "how-to" / "lightning.md").read_text(encoding="utf-8")
     assert f"```python\n{EXAMPLE.read_text()}```" in page
+
+
+def test_an_error_in_a_validation_gives_own_values_back() -> None:
+    """Else a later fit would validate each rank's own model."""
+
+    class Failing(Bare):
+        def validation_step(self, batch: torch.Tensor, _: int) -> None:
+            raise ZeroDivisionError
+
+        def val_dataloader(self) -> Any:
+            return torch.utils.data.DataLoader(torch.ones(4, 2))
+
+    model = Failing()
+    seen = []
+    model.on_validation_epoch_start = lambda: seen.append(model.trainer.strategy.optimizers[0].parameters.lent)
+    strategy = strategies.GossipStrategy()
+    with pytest.raises(ZeroDivisionError):
+        fit(strategy, model, num_sanity_val_steps=0)
+    assert seen == ["optimizer.mean(...)"]
+    assert strategy.optimizers[0].parameters.lent == ""
