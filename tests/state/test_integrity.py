@@ -250,4 +250,5 @@ def test_nothing_is_unpickled_or_evaluated(path: Path) -> None:
     assert not imported & UNSAFE
     calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call) and not harmless(node)}
     ours = {"gossip.launch": {"exec"}}.get(f"gossip.{path.stem}", set())  # the user's own script
-    assert not {call for call in calls if call.split(".")[-1] in EVALUATED} - ours - {"json.load", "tl.load"}
+    named_so = {"json.load", "tl.load", "optimizer.eval"}  # the last is the mode of a schedule-free optimizer
+    assert not {call for call in calls if call.split(".")[-1] in EVALUATED} - ours - named_so
