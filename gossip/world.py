@@ -241,8 +241,8 @@ def init(transport: str = "auto", timeout: float | None = None, process_group: A
     before a deadline ends the job.
 
     Raises:
-        UsageError: an unknown transport, launcher variables that contradict each other, a process group without this
-            process, a process that is the child of a rank, or a folder in GOSSIP_STATUS where this rank cannot write.
+        UsageError: an unknown transport, or launcher variables that contradict each other. A process group without
+            this process, or a process that is the child of a rank. A folder in GOSSIP_STATUS that cannot be written.
         TransportUnavailable: this machine or process cannot run the transport.
         PeerTimeout: a rank did not come.
 

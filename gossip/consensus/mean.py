@@ -61,7 +61,7 @@ def means(
 
 
 def _numerators(mass: Mass, averagers: Iterable[Averager]) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """x = w z + Σ w' z' of this rank for each bucket, and w + Σ w', with the messages (w', z') on their way to it."""
+    """x = w z + Σ w' z' for each bucket, and w + Σ w'. The messages (w', z') are on their way to this rank."""
     numerators, total = [wide_copy(values) for values in mass.values], mass.weight
     if not mass.is_one:
         for x in numerators:

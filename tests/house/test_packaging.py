@@ -8,6 +8,8 @@ import importlib.metadata
 import inspect
 import pkgutil
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +38,27 @@ def test_the_installed_metadata_equals_setup_cfg() -> None:
     assert set(metadata.get_all("Provides-Extra") or ()) == set(SETUP["options.extras_require"])
     needed = [line for line in importlib.metadata.requires(NAME) or () if "extra ==" not in line]
     assert {re.split(r"[^A-Za-z0-9]", line)[0] for line in needed} == {"torch", "numpy", "networkx", "mpi4py"}
+
+
+TOP_LEVEL = {
+    *("gossip", "slowmo", "topologies", "tests", "bench", "docs", "examples"),
+    *("setup.cfg", "pyproject.toml", "MANIFEST.in", "Makefile", "mkdocs.yml", ".ci", ".github", ".gitignore"),
+    *("README.md", "CHANGELOG.md", "CITATION.cff", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "LICENSE", "SECURITY.md"),
+}
+LARGEST = 1 << 20
+"""Bytes of a file: what a tool has downloaded or built is not to be committed with the rest."""
+
+
+@pytest.mark.skipif(
+    not (ROOT / ".git").exists() or shutil.which("git") is None,
+    reason="only a clone, and git, tell which files belong to the project",
+)
+def test_no_stray_file_is_committed() -> None:
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    tracked = [Path(name) for name in listed.split("\0") if name]
+    assert {path.parts[0] for path in tracked} <= TOP_LEVEL
+    assert [path for path in tracked if (ROOT / path).is_file() and (ROOT / path).stat().st_size > LARGEST] == []
 
 
 def test_the_versions_agree() -> None:

@@ -36,8 +36,8 @@ OPERATIONS = {"avg": "mean", "prod": "product"}
 class GossipStrategy(ParallelStrategy):
     """Lightning's Trainer over ranks that gossip, started by Lightning's launcher, mpirun, torchrun or srun.
 
-    The Trainer stays as it is otherwise. Validation sees the mean of all ranks' models, a checkpoint holds this mean
-    and optimizer states that load on any number of ranks, and after `fit` every rank's module is the mean. All ranks
+    The Trainer stays as it is otherwise. Validation sees the mean of all ranks' models. A checkpoint holds this mean
+    and optimizer states that load on any number of ranks. After `fit` every rank's module is the mean. All ranks
     call `save_checkpoint`, as Lightning asks of any strategy, and all need equally many batches. The World stays open
     until the process ends, so that `test` and `save_checkpoint` may follow `fit`.
 
