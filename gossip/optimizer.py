@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .averagers.base import Averager
-from .checks import check_flag
+from .checks import check_flags
 from .consensus.calls import Consensus
 from .consensus.portable import adopted
 from .observe.stats import Stats, WeightReport
@@ -52,13 +52,12 @@ class GossipOptimizer(Wrapper):
         on_failure: "raise" ends the job with an error when a rank's process dies. With "shrink" the survivors go on
             over `topologies.without` it, in the step in which they noticed. That needs `mpirun --with-ft ulfm` and
             averagers over the whole world. `deaths` and the log tell of it; `world.survivors` is the new world.
-        check_finite: check parameters and averaged gradients before they are sent, in a pass over them; a GossipError
-            names the rank and the parameter that is not finite. Over NCCL the host waits for the device.
+        check_finite: check parameters and averaged gradients before they are sent; a GossipError names the rank and the
+            parameter that is not finite. Over NCCL the host waits for the device.
         checksum: every message of gossip carries a CRC-32 of its values, compared before the merge; not over NCCL.
         master_weights: parameters in bfloat16 or float16 get float32 masters, which the wrapped optimizer updates (its
-            `param_groups` hold them), and which are averaged, sent and saved. The parameters are the masters, rounded,
-            when `step()` or another call of ours returns. Gradients are float32 and shared: clipping, scaling and
-            `zero_grad` may act on either. A master takes over a write to its parameter, with nothing in flight.
+            `param_groups` hold them), and which are averaged, sent and saved; the parameters are the masters, rounded.
+            Gradients are float32 and shared. With nothing in flight, a master takes over a write to its parameter.
         trace_folder: each rank writes its timeline into this folder, rank-0.json and so on, for Perfetto; without it
             into that of the variable GOSSIP_TRACE, if set. `python -m gossip.trace` joins the ranks.
 
@@ -92,8 +91,7 @@ class GossipOptimizer(Wrapper):
         trace_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         arguments.check_arguments(optimizer, averager, gradients, module, module_buffers, initial, on_failure)
-        for name, flag in (("check_finite", check_finite), ("checksum", checksum), ("master_weights", master_weights)):
-            check_flag(name, flag)
+        check_flags(check_finite=check_finite, checksum=checksum, master_weights=master_weights)
         folder = arguments.folder_of(trace_folder)
         super().__init__(optimizer)
         self.averager = averager
@@ -104,7 +102,7 @@ class GossipOptimizer(Wrapper):
         self.mass.drift = Drift(lambda: optimizer.param_groups)
         self.parameters = Parameters(optimizer, module, self.mass, initial, master_weights)
         self.writes = Writes(self.mass.buckets, self.parameters.rounded)
-        self._attached = Attached(optimizer, self.parameters, gradients, folder, on_failure == "shrink")
+        self._attached = Attached(optimizer, self.parameters, gradients, folder, on_failure == "shrink", self.writes)
         self.averagers = self._attached.each
         self._options = {"module_buffers": module_buffers}
         companions = Companions(module if module_buffers == "average" else None)
@@ -182,6 +180,11 @@ class GossipOptimizer(Wrapper):
             self._attached.quiesce()
             self.parameters.rounded.take_()
 
+    def _hold_still(self) -> None:
+        """Let nothing in flight read the values, or change those of this step."""
+        self._take_writes()
+        self._attached.quiesce()
+
     def _in_flight(self) -> bool:
         """Whether a message in flight reads the values, or will be merged with them."""
         return any(in_flight() for in_flight in self._attached.phases.in_flight)
@@ -230,15 +233,14 @@ class GossipOptimizer(Wrapper):
         if (in_flight := self._in_flight()) or call != "optimizer.settle()":  # else nothing lands or is compared
             self.parameters.check(in_flight)
         arguments.check_mode(self._mode if in_flight else "", call)
-        self._take_writes()
+        self._hold_still()
         return self.steps
 
     def rewritten(self, write: Callable[[], Any], mode: str) -> Any:
         """Do `write`, which changes the wrapped optimizer's parameters, while no flight reads them."""
         if mode == self._mode == "eval":
             return write()  # which finds nothing to change, also inside `mean`
-        self._take_writes()
-        self._attached.quiesce()
+        self._hold_still()
         result = write()
         self.parameters.rounded.write_()
         self.writes.again()
@@ -266,10 +268,9 @@ class GossipOptimizer(Wrapper):
 
         In one for `torch.distributed.checkpoint`, which drops other keys, the first parameter group carries "gossip".
         """
-        self._take_writes()
+        self._hold_still()
         own = self.optimizer.state_dict()
-        counted = {"keys": sorted(own), "steps": self.steps, "options": dict(self._options)}
-        ours = {**counted, **self._attached.state_dict()}
+        ours = {"keys": sorted(own), "steps": self.steps, "options": dict(self._options), **self._attached.state_dict()}
         return state_dicts.carried({**own, "gossip": ours})
 
     @torch.no_grad()

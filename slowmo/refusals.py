@@ -96,6 +96,15 @@ def _up_to(value: Any, least: int, most: int, sentence: str) -> int:
     return number
 
 
+def refuse_unmerged(optimizer: Any, name: str) -> None:
+    """Where a round of `optimizer` is merged after its step, and `name` reads values at the end of the step."""
+    if isinstance(optimizer, GossipOptimizer) and optimizer.averager.unmerged:
+        raise UsageError(
+            f"landing='forward' merges a round in the next forward pass, and {name} reads values when the step ends: "
+            "use landing='due'"
+        )
+
+
 def refuse_own_pace(optimizer: Any, name: str) -> None:
     """Where the ranks of `optimizer` need not make the same steps, and `name` has a sum of all of them on its way."""
     if isinstance(optimizer, GossipOptimizer) and not optimizer.averager.lockstep:

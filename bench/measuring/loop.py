@@ -33,7 +33,7 @@ class Updates:
     """The measurements of one rank, one entry for each update."""
 
     seconds: list[float] = field(default_factory=list)  # of compute and step, without the barrier between them
-    computing: list[float] = field(default_factory=list)  # of them, the compute
+    computing: list[float] = field(default_factory=list)  # of them, the compute, without waits in it
     waits: list[float] = field(default_factory=list)  # of them, blocked in a wait for communication
     in_flight: list[float] = field(default_factory=list)  # from posting to arrival, of the flights that landed in it
     merging: list[float] = field(default_factory=list)  # merging the messages that arrived
@@ -111,9 +111,11 @@ def measure(
     for number in range(-warmup, steps):
         if number == 0:
             busy = time.process_time() - time.thread_time()
+        before = trained.stats.run
         began = time.perf_counter()
         compute()
         computed = time.perf_counter()
+        waited = trained.stats.run.seconds_exposed - before.seconds_exposed
         if level:
             line.level(world)
         levelled = time.perf_counter()
@@ -122,9 +124,10 @@ def measure(
         ended = time.perf_counter()
         if number >= 0:
             updates.seconds.append(ended - levelled + computed - began)
-            updates.computing.append(computed - began)
+            updates.computing.append(computed - began - waited)
+            after = trained.stats.run
             for name, counter in COUNTERS.items():
-                getattr(updates, name).append(getattr(trained.stats.last, counter))
+                getattr(updates, name).append(getattr(after, counter) - getattr(before, counter))
         elif watch is not None:
             watch()
     updates.threads = time.process_time() - time.thread_time() - busy

@@ -1,10 +1,10 @@
-"""The compute of an update: a sleep or other emulated compute, or the passes of a small real network."""
+"""The compute of an update: a sleep, at once or layer by layer, or the passes of a small real network."""
 
 import math
 import time
 import timeit
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -14,6 +14,9 @@ from gossip import World
 
 Compute = Callable[[], object]
 BATCH = 16
+LAYERS = 16
+FORWARD = 1 / 3  # of the passes is the forward one: a layer's backward is two products where its forward is one
+LATE = 0.0005  # seconds that a sleep may end late
 
 
 def sleeping(seconds: float) -> Compute:
@@ -75,6 +78,81 @@ class Vector(nn.Module):
             part.grad = slope.clone()
 
 
+class Layers(nn.Module):
+    """A chain of layers, one for each of the `parameters`, whose passes leave the gradients that stood there.
+
+    Each layer sleeps in forward and in backward, and the last layer's gradient is there first, as in a network. A
+    gradient is the same memory in every pass: no copies.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], seconds: float = 0.0) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(parameter, self) for parameter in parameters)
+        self._due = self.slept = 0.0  # when the last sleep was to end, and when it ended
+        self.take(seconds)
+
+    def take(self, seconds: float) -> None:
+        """Both passes take `seconds` from now on."""
+        self.sleeps = seconds * FORWARD / len(self.layers), seconds * (1 - FORWARD) / len(self.layers)
+
+    def forward(self) -> torch.Tensor:
+        """A loss to call backward() on."""
+        reached = torch.zeros((), requires_grad=True)
+        for layer in self.layers:
+            reached = layer(reached)
+        return reached
+
+    def sleep(self, seconds: float) -> None:
+        """Compute for so long. A sleep that ends late shortens the next one, unless something was waited for."""
+        if seconds > 0:
+            now = time.perf_counter()
+            self._due = seconds + (self._due if now - self.slept < LATE else now)
+            time.sleep(max(0.0, self._due - now))
+        self.slept = time.perf_counter()
+
+
+class Layer(nn.Module):
+    """One parameter, with the gradient that stood there."""
+
+    def __init__(self, parameter: nn.Parameter, of: Layers) -> None:
+        super().__init__()
+        assert parameter.grad is not None, "the task fills its gradients"
+        self.parameter, self.slope, parameter.grad = parameter, parameter.grad, None
+        self._of = [of]  # a list, so that the chain is no part of its layer
+
+    def forward(self, reached: torch.Tensor) -> torch.Tensor:
+        """Sleeps."""
+        self._of[0].sleep(self._of[0].sleeps[0])
+        return _layer(reached, self.parameter, self.slope, self._of[0])
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, reached: torch.Tensor, parameter: nn.Parameter, slope: torch.Tensor, of: Layers) -> Any:
+        ctx.slope, ctx.of = slope, of
+        return reached.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *above: Any) -> Any:
+        ctx.of.sleep(ctx.of.sleeps[1])
+        # Another tensor on the same memory: autograd takes it as it is, where it would copy the slope itself.
+        return above[0], ctx.slope.detach(), None, None
+
+
+_layer: Callable[..., torch.Tensor] = _Layer.apply
+
+
+def layers(nbytes: int, world: World, seconds: float) -> Task:
+    """Compute by sleep as well, layer by layer: a third of it in the forward pass, and the rest in the backward one."""
+    chain = Layers(Vector(nbytes, world, LAYERS).parts, seconds)
+
+    def passes() -> None:
+        chain.zero_grad()
+        chain().backward()
+
+    return Task(chain, passes, seconds)
+
+
 def _normal(count: int, seed: int) -> torch.Tensor:
     return torch.randn(count, generator=torch.Generator().manual_seed(seed))
 
@@ -99,4 +177,4 @@ def mlp(nbytes: int, world: World, seconds: float) -> Task:
     return Task(network, passes)
 
 
-MODELS: dict[str, Callable[[int, World, float], Task]] = {"sleep": sleep, "mlp": mlp}
+MODELS: dict[str, Callable[[int, World, float], Task]] = {"sleep": sleep, "layers": layers, "mlp": mlp}

@@ -7,7 +7,7 @@ from torch import nn
 from gossip import World
 
 from ..measuring.models import Task
-from .peer import UNTOLD, Passes, Peer, Running
+from .peer import UNTOLD, Peer, Running
 
 PRIMING = 2  # passes after which it has looked at the order of the gradients, made its buckets and sent them once
 
@@ -25,7 +25,7 @@ class DecentDp(Running):
         with self.groups():
             # Shared hosts matter to none of the graphs that are used here.
             self._model = DecentralizedDataParallel(
-                Passes(task.module),
+                self.passes(task),
                 lambda named: self.clocked(nn.ParameterList([tensor for _, tensor in named])),
                 topology=topology,
                 _local_world_size=1,

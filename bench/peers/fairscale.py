@@ -11,7 +11,7 @@ import torch
 from gossip import World
 
 from ..measuring.models import Task
-from .peer import Passes, Peer, Running
+from .peer import Peer, Running
 
 
 class FairScale(Running):
@@ -30,7 +30,7 @@ class FairScale(Running):
         self._without_cuda = without_cuda()
         with self.groups():
             self._model = SlowMoDistributedDataParallel(
-                Passes(task.module),
+                self.passes(task),
                 nprocs_per_node=1,
                 slowmo_base_algorithm=SlowMoBaseAlgorithm(base),
                 slowmo_momentum=momentum or 0.0,

@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 from unittest import mock
 
-import torch
 import torch.distributed as dist
 from torch import nn
 from torch.optim import Optimizer
@@ -18,10 +17,9 @@ from gossip.launching.launchers import detect
 from gossip.transports.torch.rendezvous import connect
 
 from ..measuring.loop import sgd
-from ..measuring.models import Task
+from ..measuring.models import Layers, Task, sleeping
 
 UNTOLD = ("merging", "messages_sent", "messages_received")  # figures that no peer tells and no arithmetic gives
-FORWARD = 1 / 3  # of a pass is its forward: the backward of a layer is two products where the forward is one
 
 
 class Running:
@@ -41,6 +39,13 @@ class Running:
         self._compute, self._world, self._period, self._timeout = task.compute, world, period, timeout
         self._closing: list[dist.ProcessGroup] = []
         self._began = self._inside = 0.0
+
+    def passes(self, task: Task, seconds: float = 0.0) -> Layers:
+        """The parameters of `task` in layers whose passes take `seconds`, after all compute has been slept."""
+        self._compute = sleeping(task.seconds)
+        chain = task.module if isinstance(task.module, Layers) else Layers(task.module.parameters())
+        chain.take(seconds)
+        return chain
 
     def compute(self) -> None:
         """The compute of an update."""
@@ -138,53 +143,3 @@ class Peer(NamedTuple):
     def version(self) -> str:
         """Of its package, or of torch."""
         return importlib.metadata.version(self.package or "torch")
-
-
-class Passes(nn.Module):
-    """A chain of layers, one for each parameter, whose passes take `seconds` and leave the gradients that stood there.
-
-    The last layer's gradient is there first, as in a network. A gradient is the same memory in every pass: no copies.
-    """
-
-    def __init__(self, module: nn.Module, seconds: float = 0.0) -> None:
-        super().__init__()
-        self.module = module
-        self.computed = 0.0  # when the backward pass had nothing left to sleep
-        self._slopes = []
-        for parameter in module.parameters():
-            assert parameter.grad is not None, "the task fills its gradients"
-            self._slopes.append(parameter.grad)
-            parameter.grad = None
-        self._forward = seconds * FORWARD
-        self._backward = (seconds - self._forward) / len(self._slopes)
-
-    def forward(self) -> torch.Tensor:
-        """A loss to call backward() on."""
-        if self._forward > 0:
-            time.sleep(self._forward)
-        reached = torch.zeros((), requires_grad=True)
-        for parameter, slope in zip(self.module.parameters(), self._slopes, strict=True):
-            reached = _layer(reached, parameter, slope, self)
-        return reached
-
-    def slept(self) -> None:
-        """The backward pass of one layer."""
-        if self._backward > 0:
-            time.sleep(self._backward)
-        self.computed = time.perf_counter()
-
-
-class _Layer(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, reached: torch.Tensor, parameter: nn.Parameter, slope: torch.Tensor, of: Passes) -> Any:
-        ctx.slope, ctx.of = slope, of
-        return reached.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *above: Any) -> Any:
-        ctx.of.slept()
-        # Another tensor on the same memory: autograd takes it as it is, where it would copy the slope itself.
-        return above[0], ctx.slope.detach(), None, None
-
-
-_layer: Callable[..., torch.Tensor] = _Layer.apply

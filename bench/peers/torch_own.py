@@ -10,7 +10,7 @@ from gossip import World
 
 from ..measuring.loop import synchronise
 from ..measuring.models import Task
-from .peer import UNTOLD, Passes, Peer, Running
+from .peer import UNTOLD, Peer, Running
 
 BUCKETS = 4
 """DDP's default of 25 MB makes about so many of a ResNet-50's 102.4 MB, whose time the default sizes stand for."""
@@ -42,7 +42,7 @@ class Ddp(Running):
     ) -> None:
         super().__init__(task, world, period, timeout)
         self._optimizer = self.clocked(task.module)
-        self._passes = Passes(task.module, slept)
+        self._passes = self.passes(task, slept)
         with self.groups():
             group = dist.new_group(backend="gloo")
         # Gradients as views of the buckets save it one pass over them.
@@ -72,7 +72,7 @@ class DdpOverlap(Ddp):
     def compute(self) -> None:
         """A pass; its time after the last layer's sleep is a wait for the buckets."""
         self.backward()
-        self._exposed = time.perf_counter() - self._passes.computed
+        self._exposed = time.perf_counter() - self._passes.slept
 
     def update(self) -> None:
         self._optimizer.step()
@@ -112,7 +112,7 @@ OVERLAP = Peer(
     DdpOverlap,
     blocking=False,
     unknown=(*UNTOLD, "in_flight"),
-    limits=f"a third of the compute is slept in forward and the rest layer by layer in backward, with {BUCKETS} "
+    limits=f"a third of the compute is slept in forward and the rest in backward, layer by layer, with {BUCKETS} "
     "buckets, so that buckets travel while earlier layers compute, as DDP is made for; its waits are inside what is "
     f"given as its compute, and no barrier stands before them; {BYTES}",
 )

@@ -16,7 +16,7 @@ from gossip.transports.torch.interfaces import own_address
 
 from ..measuring.models import Task
 from ..shared import record
-from .peer import Passes, Peer, Running
+from .peer import Peer, Running
 
 
 class TorchFtLocalSgd(Running):
@@ -84,7 +84,7 @@ class TorchFtDiLoCo(TorchFtLocalSgd):
     def wrapped(self, task: Task) -> AbstractContextManager[Any]:
         from torchft.local_sgd import DiLoCo
 
-        self._passes = Passes(task.module)
+        self._passes = self.passes(task)
         outer = SGD(task.module.parameters(), lr=0.7, momentum=0.9, nesterov=True)
         diloco: AbstractContextManager[Any] = DiLoCo(self.manager, [task.module], self._optimizer, outer, self._period)
         return diloco

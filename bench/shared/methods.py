@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from torch.nn import Module
 from torch.optim import Optimizer
 
 import topologies
@@ -78,7 +79,7 @@ class Method:
     graph: str = "exponential"  # the SPEC that `topologies.load` takes
     weighted: bool = True  # whether gossip honours the push-sum weight
     wire: str | None = None  # how values of gossip travel, as `PushSum` takes it
-    landing: str | None = None  # when rounds of "osgp" land, as `PushSum` takes it; None for when they are due
+    landing: str | None = None  # when rounds land, as `PushSum` takes it; None for when they are due
     label: str | None = None  # the name in tables; None for one that follows from the other attributes
 
     def __post_init__(self) -> None:
@@ -90,7 +91,7 @@ class Method:
             raise UsageError(f"{self.base}-{self.outer} has no outer step that could {self.buffers} buffers")
         if not self.gossips and (self.graph, self.weighted, self.wire) != ("exponential", True, None):
             raise UsageError(f"{self.base} does not gossip, so it has no graph, weight or wire")
-        if (self.overlap, self.landing) != (1, None) and self.base != "osgp":
+        if (self.overlap, self.landing) != (1, None) and self.base != "osgp" and self.landing != "forward":
             raise UsageError(f"{self.base} does not overlap")
         if self.base == "local" and self.outer == "noaverage":
             raise UsageError("local steps without any average are no method: take sgp or osgp")
@@ -108,7 +109,7 @@ class Method:
     @property
     def blocking(self) -> bool:
         """Whether nothing is in flight between two steps."""
-        return self.base != "osgp" and self.outer not in STREAMING
+        return self.base != "osgp" and self.landing != "forward" and self.outer not in STREAMING
 
     @property
     def title(self) -> str:
@@ -130,10 +131,10 @@ class Method:
         """The same with another τ and, where it gossips, over another graph."""
         return replace(self, period=period, graph=graph if self.gossips else self.graph)
 
-    def around(self, optimizer: Optimizer, world: World) -> Trained:
+    def around(self, optimizer: Optimizer, world: World, module: Module | None = None) -> Trained:
         """This method around a base optimizer, on one rank of a world."""
         gradients = {"ar": world, "hier": world.node, "hier-parts": world.node}.get(self.base)
-        inner = GossipOptimizer(optimizer, self._averager(world), gradients=gradients)
+        inner = GossipOptimizer(optimizer, self._averager(world), gradients=gradients, module=module)
         if self.outer == "none":
             return inner
         if self.outer in STREAMING:
@@ -203,6 +204,7 @@ METHODS = {
     "ar": Method("ar", label="AR-SGD"),
     "exact": Method("exact"),
     "sgp": Method("sgp", label="SGP"),
+    "sgp-forward": Method("sgp", landing="forward", label="SGP, landing in forward"),
     "sgp-bf16": Method("sgp", wire="bfloat16", label="SGP, bfloat16"),
     "sgp-int8": Method("sgp", wire="int8", label="SGP, int8"),
     "hier": Method("hier"),

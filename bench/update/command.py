@@ -1,8 +1,9 @@
 """Where every millisecond and byte of an update goes, for each algorithm, size, compute time and topology.
 
-Every update computes and steps. Compute is a sleep, which leaves the cores alone as an accelerator does. With
---model mlp it is the forward and backward pass of a small network. The last row of each table is an all-reduce of the
-same bytes by torch.distributed over Gloo (NCCL with --transport nccl), which blocks after the compute.
+Every update computes and steps. Compute is a sleep, which leaves the cores alone as an accelerator does. With --model
+layers 16 layers sleep, a third of it in the forward pass and the rest in the backward one, for methods that communicate
+meanwhile. With --model mlp both are those of a small network. The last row of each table is an all-reduce of the same
+bytes by torch.distributed over Gloo (NCCL with --transport nccl), which blocks after the compute.
 
 --algorithms takes other libraries too: torch's DistributedDataParallel and post-local SGD, and with the extra `peers`
 Decent-DP, torchft and fairscale. They train the same parameters on the CPU over Gloo, after the same sleep, in the same
@@ -80,7 +81,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     free = "measured updates without barriers, beside those of blocking methods; 0 for none (default: --steps)"
     add("--free", options.natural, None, free)
     add("--period", options.count, "8", "τ of Local SGD and SlowMo")
-    options.add_choice(parser, "--model", MODELS, "sleep", "a sleep of --compute, or a network of three layers")
+    options.add_choice(parser, "--model", MODELS, "sleep", "a sleep of --compute, also layer by layer, or a network")
     parser.add_argument("--full", action="store_true", help="show all columns, as the files do, where there is room")
     options.add_world(parser)
     options.add_files(parser, "update")
@@ -88,9 +89,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def check(given: argparse.Namespace, launcher: Launcher) -> None:
     """Refuse what cannot be measured, and say what was left open."""
-    if given.model != "sleep" and given.compute is not None:
+    if given.model == "mlp" and given.compute is not None:
         raise UsageError(f"--compute is how long the ranks sleep, and --model {given.model} does not: leave one out")
-    given.compute = given.compute or ([0.1] if given.model == "sleep" else [0.0])
+    given.compute = given.compute or ([0.0] if given.model == "mlp" else [0.1])
+    for name in given.algorithms:
+        if given.model == "sleep" and name in METHODS and METHODS[name].landing == "forward":
+            raise UsageError(
+                f"--algorithms {name} lands before a layer runs, and --model sleep has none: --model layers"
+            )
     given.topologies = list(dict.fromkeys(given.topologies or ["exponential"]))
     given.free = given.steps if given.free is None else given.free
     given.warmup = given.period if given.warmup is None else given.warmup
@@ -113,7 +119,7 @@ def _check_peers(given: argparse.Namespace, launcher: Launcher) -> None:
     if "none" not in given.algorithms:
         given.left_out.append("exposed and hidden are left out: they are told beside `none`, which --algorithms lacks")
     for name in [name for name in given.algorithms if name in PEERS and PEERS[name].trains]:
-        if given.model != "sleep":
+        if given.model == "mlp":
             raise UsageError(
                 f"--algorithms {name} is another library's, which is driven by a sleep as compute, not by --model "
                 f"{given.model}: leave one of them out"

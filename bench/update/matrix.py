@@ -97,7 +97,7 @@ def run(given: argparse.Namespace, course: screen.Course) -> tuple[str, list[Res
     alone = {cell.place[:2]: cell for cell in everything if cell.name == "none"}
     results = [_result(cell, given, alone.get(cell.place[:2])) for cell in everything]
     took: dict[int, float] = {}
-    for result in results if given.model != "sleep" else ():
+    for result in results if given.model == "mlp" else ():
         # The compute of a real model is the time that its first algorithm's passes took.
         result["compute"] = took.setdefault(result["bytes"], float(result["computing"]["median"]))
     return transport, results, [_line(place, each, given) for place, each in lines.items() if each]
@@ -118,7 +118,9 @@ def _measure(cell: Cell, world: World, given: argparse.Namespace) -> None:
     task = MODELS[given.model](cell.place.nbytes, world, cell.place.compute)
     cell.nbytes = task.nbytes
     peer = PEERS[cell.name].build(task, world, given.period, given.timeout) if cell.name in PEERS else None
-    trained = peer or METHODS[cell.name].over(cell.place.graph, given.period).around(sgd(task.module), world)
+    trained = peer or METHODS[cell.name].over(cell.place.graph, given.period).around(
+        sgd(task.module), world, task.module
+    )
     driven = peer or task
     apart: list[float] = []
     look = None if driven.module is None else Consensus(world, driven.module, SAMPLE)

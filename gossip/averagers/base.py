@@ -15,6 +15,7 @@ import torch
 
 from ..checks import shown
 from ..errors import UsageError
+from ..passes.forward import ForwardPass
 from ..state.mass import Mass
 from ..world import World
 
@@ -29,6 +30,7 @@ class Averager(ABC):
         worlds: the worlds that it communicates in, the outermost first.
         every: it acts in each step t with (t + 1) mod every = 0.
         lockstep: whether all ranks make the same steps.
+        unmerged: whether a round that belongs to a step may be merged after it, before the model reads the values.
         levels: worlds that are in consensus after it, innermost first; the whole job if they are nested.
         nodes: worlds whose ranks hold the same values and carry messages together, so they make the same updates.
         members: the averagers that it is made of.
@@ -38,6 +40,7 @@ class Averager(ABC):
     worlds: tuple[World, ...] = ()
     every: int = 1
     lockstep: bool = True
+    unmerged: bool = False
     levels: tuple[World, ...] = ()
     nodes: tuple[World, ...] = ()
     members: tuple[Averager, ...] = ()
@@ -60,6 +63,13 @@ class Averager(ABC):
                 f"{self.describe()} belongs to another optimizer already: make a new averager for each optimizer"
             )
         self._mass, self.every = mass, every
+
+    def watch(self, forward: ForwardPass) -> None:
+        """Follow the model's forward passes. `bind` comes next.
+
+        Raises:
+            UsageError: it needs to, and cannot follow those of this model.
+        """
 
     def __repr__(self) -> str:
         """The line that ranks compare."""

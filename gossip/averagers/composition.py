@@ -9,6 +9,7 @@ import torch
 
 from ..checks import whole
 from ..errors import UsageError
+from ..passes.forward import ForwardPass
 from ..state.mass import Mass
 from .base import Averager, State, check_averager
 
@@ -39,8 +40,13 @@ class Composite(Averager):
         self.worlds = tuple(world for member in members for world in member.worlds)
         self.overlap = max((member.overlap for member in members), default=0)
         self.lockstep = all(member.lockstep for member in members)
+        self.unmerged = any(member.unmerged for member in members)
         self.levels = tuple(world for member in members for world in member.levels)
         self.nodes = tuple(node for member in members for node in member.nodes)
+
+    def watch(self, forward: ForwardPass) -> None:
+        for member in self.members:
+            member.watch(forward)
 
     def bind(self, mass: Mass, every: int) -> None:
         for member in self.members:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from topologies import Topology, Turn
 
 from ..errors import GossipError, PeerLost, UsageError
 from ..state.buckets.bucket import layout
+from ..state.buckets.sections import Span
 from ..state.codecs import PLAIN, Codec
 from ..state.mass import ROUNDING, Mass
 from ..transports import Communicator, Flight, post_in_parts
@@ -45,7 +47,7 @@ class Exchange:
         self._fingerprint: float | None = None
         self._idle: list[Buffers] = []
         self._expected: dict[int, Buffers] = {}  # in-peer -> buffers of a receive that is posted already
-        self._expects = False  # the same on every rank, whichever in-peers it has
+        self._spans: Sequence[Span] | None = None  # what of the buckets it exchanges, if not all
 
     def _open(self, channel: Communicator) -> None:
         self.channel = channel
@@ -62,6 +64,18 @@ class Exchange:
             r, m = self.node.rank, self.node.size
             self.node.introduce([(r + 1) % m], [(r - 1) % m])
 
+    def part(self, spans: Sequence[Span]) -> Exchange:
+        """The same for a part of the values, with buffers of its own. Ranks post their parts in one order."""
+        part = copy.copy(self)
+        part._idle, part._expected, part._spans = [], {}, spans
+        return part
+
+    @property
+    def values(self) -> list[torch.Tensor]:
+        """The values z that it exchanges, in the buckets' memory."""
+        values = self.mass.values
+        return values if self._spans is None else [values[number][start:stop] for number, start, stop in self._spans]
+
     def turn(self, number: int) -> Turn:
         """This rank's shares and peers in round `number`."""
         return self.topology.turn(self.channel.rank, number)
@@ -71,10 +85,9 @@ class Exchange:
         if topology is not None:
             self.topology = topology
         else:
-            if self._expects:  # in buffers of other sizes
+            if self._expects:  # perhaps, in buffers of other sizes
                 self._open(self.channel.channel())
                 self._expected.clear()
-                self._expects = False
             self._idle.clear()
         self._fingerprint = None
 
@@ -127,7 +140,7 @@ class Exchange:
         weight = self.mass.weight
         numbers = 1 if weight.is_cuda else 3 + self.mass.checksum
         envelope = torch.zeros(numbers, dtype=torch.float64, device=weight.device)
-        return [envelope, *(self.codec.buffer(values) for values in self.mass.values)]
+        return [envelope, *(self.codec.buffer(values) for values in self.values)]
 
     def give_back(self, *buffers: Buffers) -> None:
         """Use `buffers` for later messages."""
@@ -137,12 +150,15 @@ class Exchange:
         """Buffers for the next message of `peer`."""
         return self._expected.pop(peer, None) or self.take()
 
+    @property
+    def _expects(self) -> bool:
+        return self.channel.expects and self.node is None
+
     def expect(self, number: int) -> None:
         """Post the receives of round `number` early, on a transport whose messages leave only once that is done.
 
         A message goes into the oldest posted receive for its sender, whichever round it belongs to.
         """
-        self._expects = self.channel.expects and self.node is None
         if self._expects:
             for peer in sorted(self.turn(number).receives):
                 if peer not in self._expected:
@@ -154,18 +170,22 @@ class Exchange:
         if self.codec is not PLAIN:
             self.mass.quiesce()  # now: once a round is posted nothing may raise, and `retain_` writes
         buffers = self.take()
-        for bucket, encoded in zip(self.mass.buckets, buffers[1:], strict=True):
-            self.codec.encode(bucket.values, encoded)
+        for values, encoded in zip(self.values, buffers[1:], strict=True):
+            self.codec.encode(values, encoded)
             if not encoded.is_cuda and self.codec.is_lossy(encoded):
-                flats = (bucket.values, self.codec.values(encoded))
-                parts = ((slot.name, flat[slot.start : slot.stop]) for flat in flats for slot in bucket.slots)
-                name = next(name for name, part in parts if not torch.isfinite(part).all())
+                lost = next(flat for flat in (values, self.codec.values(encoded)) if not torch.isfinite(flat).all())
+                name = self._name_of(values[int((~torch.isfinite(lost)).nonzero()[0]) :])
                 raise GossipError(
                     f"rank {self.channel.me} cannot send parameter {name} in round {number} as {self.codec.name}: it "
                     "has values that are not finite, or too large; nothing was sent. Look at this rank's data and "
                     "loss, lower the learning rate, or take wire='bfloat16', which goes up to 3e38"
                 )
         return buffers
+
+    def _name_of(self, values: torch.Tensor) -> str:
+        """The parameter in which `values`, a view of a bucket, begin."""
+        address, slots = values.data_ptr(), [slot for bucket in self.mass.buckets for slot in bucket.slots]
+        return next(slot.name for slot in slots if 0 <= address - slot.address < slot.parameter.nbytes)
 
 
 def neighbours(topology: Topology, rank: int, rounds: int) -> tuple[list[int], list[int]]:

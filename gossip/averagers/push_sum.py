@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
@@ -9,6 +10,7 @@ import topologies
 
 from ..checks import check_choice, whole
 from ..errors import UsageError
+from ..passes.forward import ForwardPass
 from ..state.codecs import CODECS
 from ..state.mass import Mass
 from ..world import World, check_world
@@ -18,8 +20,9 @@ from .landing.asynchronous import Asynchronous
 from .landing.base import Landing
 from .landing.due import Due
 from .landing.early import Early
+from .landing.forward import Forward
 
-LANDINGS: dict[str, type[Landing]] = {"due": Due, "early": Early, "any": Asynchronous}
+LANDINGS: dict[str, Callable[..., Landing]] = {"due": Due, "forward": Forward, "early": Early, "any": Asynchronous}
 
 
 def _of_landing(name: str) -> Any:
@@ -41,10 +44,12 @@ class PushSum(Averager):
         topology: who gives to whom; its size is the world's.
         overlap: steps that a round may travel. 0 and 1 send the parameters' own memory; above that a snapshot.
         landing: "due": a round is merged exactly `overlap` steps after its post, so that runs repeat bit for bit.
-            "early": as soon as it has arrived, and at most `overlap` steps after its post, so that pauses of so many
-            steps delay no other rank. "any": all messages that have arrived, however late; no rank waits for another,
-            `overlap` bounds nothing, and every rank may call `step()` as often as it likes. See
-            `gossip.averagers.landing`.
+            "forward": as "due" with overlap 0, bit for bit, but each module of the model waits for the values that
+            it reads alone, in the next forward pass. Give the optimizer `module=`, and call `settle()` before values
+            are read outside of a forward pass. "early": as soon as it has arrived, and at most `overlap`
+            steps after its post, so that pauses of so many steps delay no other rank. "any": all messages that have
+            arrived, however late; no rank waits for another, `overlap` bounds nothing, and every rank may call
+            `step()` as often as it likes. See `gossip.averagers.landing`.
         wire: how values travel. None: in the parameters' own dtype. "float32", "bfloat16", "float16" and "int8" (with
             a float32 scale for every 256 values) send a rounded snapshot ẑ. The sender keeps the rounding error:
             z <- z + (s/k)(z − ẑ) where it gives the share s and keeps k. So Σ w·z stays, to the precision of the
@@ -84,15 +89,17 @@ class PushSum(Averager):
         landing: str = "due",
         wire: str | None = None,
         node: World | None = None,
+        sections: int | None = None,
     ) -> None:
         check_world(world, "world is {}, and PushSum(world, topology, ...) is the order")
         overlap = whole(overlap, "overlap is {}, but it is a number of steps: 0, 1 or more")
         check_choice("landing", landing, LANDINGS)
         check_choice("wire", wire, CODECS)
-        if landing != "due" and world.base.streams:
+        cut = _sections_of(sections, landing)
+        if landing in ("early", "any") and world.base.streams:
             raise UsageError(
                 f"landing={landing!r} asks which message has come, and over nccl messages come in the one order of a "
-                "stream: use landing='due', or gossip.init('mpi')"
+                "stream: use landing='due' or 'forward', or gossip.init('mpi')"
             )
         if isinstance(topology, str):
             raise UsageError(
@@ -113,11 +120,13 @@ class PushSum(Averager):
             _check_node(world, node, landing)
         self.worlds, self.nodes = (world,), () if node is None else (node,)
         more = (f", {wire=}" if wire is not None else "") + (f", node={node.size}" if node is not None else "")
+        more += "".join(f", {name}={value}" for name, value in cut.items())
         self._options = f"overlap={overlap}, landing={landing!r}{more}"
         self._description = f"PushSum({topology.describe()}, {self._options})"
         exchange = Exchange(world, topology, CODECS[wire], self._description, node)
-        self.landing = LANDINGS[landing](exchange, overlap)
+        self.landing = LANDINGS[landing](exchange, overlap, **cut)
         self.overlap, self.lockstep = self.landing.overlap, self.landing.lockstep
+        self.unmerged = self.landing.unmerged
 
     @property
     def topology(self) -> topologies.Topology:
@@ -131,6 +140,10 @@ class PushSum(Averager):
         """The line without the digest of the graph."""
         return f"PushSum({self.topology!r}, {self._options})"
 
+    def watch(self, forward: ForwardPass) -> None:
+        if self._mass is None:
+            self.landing.watch(forward)
+
     def bind(self, mass: Mass, every: int) -> None:
         if self._mass is None:
             self.landing.bind(every, mass)  # first: where it refuses this pace, it may be bound at another
@@ -143,12 +156,21 @@ class PushSum(Averager):
     state_dict, load_state_dict = map(_of_landing, ("state_dict", "load_state_dict"))
 
 
+def _sections_of(sections: int | None, landing: str) -> dict[str, int]:
+    """The options of the landing strategy."""
+    if sections is None:
+        return {}
+    if landing != "forward":
+        raise UsageError(f"sections={sections} cuts a round of landing='forward', and here landing={landing!r}")
+    return {"sections": whole(sections, "sections is {}, but it is a number of messages, at least 1", 1)}
+
+
 def _check_node(world: World, node: World, landing: str) -> None:
     if not isinstance(node, World):
         raise UsageError(f"node is {node!r}, but it is a World: world.node, the ranks that share this host")
     if landing != "due":
         raise UsageError(
-            f"landing={landing!r} takes each message when it comes, and with node=... the ranks of a node hand each "
+            f"landing={landing!r} takes one message before another, and with node=... the ranks of a node hand each "
             "other parts of one round: use landing='due'"
         )
     if set(world.base.ranks) & set(node.base.ranks) != {world.base.me}:

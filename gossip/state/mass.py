@@ -13,7 +13,7 @@ Source: stochastic gradient push, Assran et al., ICML 2019, arXiv 1811.10792, wr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -104,21 +104,29 @@ class Mass:
             return
         self.quiesce()
         with self.stats.merging():
-            self.is_one = False
-            ratios = []
-            # w <- w + w' ;   z <- z + (w'/w)·(z' − z)
-            for weight, _ in messages:
-                self.weight = self.weight + weight
-                self.weight_in_flight -= scalar(weight)
-                ratios.append(weight / self.weight)
+            # z <- z + (w'/w)·(z' − z)
+            ratios = self.take([weight for weight, _ in messages])
             for number, own in enumerate(self.values):
                 mix_(own, [values[number] for _, values in messages], ratios, codec)
 
-    def retain_(self, keep: float, sent: Sequence[torch.Tensor], codec: Codec) -> None:
-        """Keep what rounding lost, where ẑ was given in the place of z and the share `keep` is kept."""
+    def take(self, weights: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+        """Take in the weights w' of messages, one after another; the ratios w'/w by which their values are merged."""
+        self.is_one = False
+        ratios = []
+        # w <- w + w'
+        for weight in weights:
+            self.weight = self.weight + weight
+            self.weight_in_flight -= scalar(weight)
+            ratios.append(weight / self.weight)
+        return ratios
+
+    def retain_(
+        self, keep: float, sent: Sequence[torch.Tensor], codec: Codec, values: Sequence[torch.Tensor] | None = None
+    ) -> None:
+        """Keep what rounding lost of `values`, where ẑ was given in the place of z and the share `keep` is kept."""
         # z <- z + (s/k)·(z − ẑ) ,   s + k = 1
         ratio = torch.tensor(1 - 1 / keep, dtype=torch.float64)
-        for own, other in zip(self.values, sent, strict=True):
+        for own, other in zip(self.values if values is None else values, sent, strict=True):
             if keep < 1 and not codec.is_exact(own):
                 mix_(own, [other], [ratio], codec)
 

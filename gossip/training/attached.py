@@ -12,7 +12,9 @@ from ..averagers.composition import Composite
 from ..errors import UsageError
 from ..observe.stats import WeightReport
 from ..observe.timeline import Timeline
+from ..passes.forward import ForwardPass
 from ..recovery.deaths import Recovery, check_recoverable
+from ..state.buckets.writes import Writes
 from ..world import World, check_world
 from .arguments import check_joined, check_worlds
 from .notices import EqualGradients
@@ -58,6 +60,18 @@ def _parts(averager: Averager, name: str) -> Iterator[Averager]:
         yield averager
 
 
+def _check_in_time(averagers: Sequence[Averager]) -> None:
+    """Check that no averager reads values while a round of the same step is not merged yet."""
+    acting = [part for averager in averagers for part in _parts(averager, "average")]
+    unmerged = next((part for part in acting if part.unmerged), None)
+    for part in acting:
+        if unmerged not in (None, part) and type(part).rewrites is Averager.rewrites:
+            raise UsageError(
+                f"{unmerged!r} is merged in the next forward pass, and {part!r} acts on values in every step: take "
+                "landing='due' for the first one"
+            )
+
+
 def _check_complete(averager: Averager) -> None:
     for member in averager.members:
         _check_complete(member)
@@ -83,11 +97,12 @@ class Attached:
         gradients: World | None,
         trace: str | None,
         recovers: bool,
+        writes: Writes,
     ) -> None:
         self.each: list[Averager] = []
         self.phases = Phases([], [], [], [], [])
         self._optimizer, self._parameters, self._mass = optimizer, parameters, parameters.mass
-        self._gradients, self._trace = gradients, trace
+        self._gradients, self._trace, self._writes = gradients, trace, writes
         self.update = Update(optimizer, parameters, self._mass, gradients)
         self.recovery = Recovery(self._mass) if recovers else None
         self._equal: EqualGradients | None = None
@@ -99,8 +114,10 @@ class Attached:
         worlds = [*averager.worlds, *worlds]
         check_worlds(averager, worlds, self._gradients, self.recovery is not None, mass.checksum)
         _check_complete(averager)
+        _check_in_time([*self.each, averager])
         if self.recovery is not None:
             check_recoverable(averager, worlds)
+        averager.watch(ForwardPass(parameters.module, parameters, mass, parameters.rounded, self._writes))
         if worlds:
             stats.board = worlds[0].base.board
         if self._trace and worlds:

@@ -99,8 +99,8 @@ class Outer(Wrapper):
         rule: Rule = SlowMomentum(memory, momentum, lr, nesterov) if outer is None else OuterOptimizer(memory, outer)
         if averager.overlap:
             raise UsageError(
-                f"{averager.describe()} would land after the outer step that needs it: use overlap=0 here, and let "
-                "the base optimizer overlap"
+                f"{averager.describe()} would land after the outer step that needs it: use overlap=0 and landing='due' "
+                "here, and let the base optimizer overlap"
             )
         self._follows = rescale and momentum > 0 and outer is None
         if self._follows and isinstance(optimizer, torch.optim.Optimizer):

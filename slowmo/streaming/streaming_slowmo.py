@@ -14,7 +14,16 @@ from ..outer.outer_optimizer import MakeOuter
 from ..outer.rule import Rule
 from ..outer.step import OuterStep
 from ..outer.wrapper import Outer
-from ..refusals import checked, delay_of, mixing_of, refuse_own_pace, refuse_shrink, shards_of, steps_of
+from ..refusals import (
+    checked,
+    delay_of,
+    mixing_of,
+    refuse_own_pace,
+    refuse_shrink,
+    refuse_unmerged,
+    shards_of,
+    steps_of,
+)
 from .applying import Application, Mixed, Progress, SameStep
 from .fragments import Cut, Fragments, Member, Shards
 from .step import StreamingStep
@@ -131,6 +140,7 @@ class StreamingSlowMo(Outer):
                 "is none of here: leave module_buffers='local', or take SlowMo(..., ExactAverage(world))"
             )
         refuse_own_pace(optimizer, type(self).__name__)
+        refuse_unmerged(optimizer, type(self).__name__)
         self._application: Application
         if mixing is not None:
             self._application = Mixed(mixing)

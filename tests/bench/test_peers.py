@@ -21,9 +21,8 @@ from spawn import mpirun, run_mpirun
 from workers.peers import NBYTES, PERIOD, STEPS
 
 import gossip
-from bench.measuring.models import sleep
+from bench.measuring.models import Layers, sleep
 from bench.peers import PEERS, YARDSTICK
-from bench.peers.peer import Passes
 from bench.shared.methods import METHODS
 from bench.update import columns, matrix
 from bench.update import command as update
@@ -147,7 +146,7 @@ def test_a_pass_restores_the_gradients_and_sleeps() -> None:
     def on_rank(world: World) -> None:
         task = sleep(4_000, world, 0.0)
         slopes = [parameter.grad for parameter in task.module.parameters()]
-        passes, order = Passes(task.module, 0.05), []
+        passes, order = Layers(task.module.parameters(), 0.05), []
         for number, parameter in enumerate(task.module.parameters()):
             assert parameter.grad is None
             parameter.register_post_accumulate_grad_hook(lambda _, number=number: order.append(number))

@@ -53,7 +53,7 @@ ARGUMENTS: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "landing": (
         lambda: gossip.PushSum(WORLD, RING, landing="soon"),
-        "landing is 'soon'; there are 'due', 'early' and 'any'",
+        "landing is 'soon'; there are 'due', 'forward', 'early' and 'any'",
     ),
     "size": (
         lambda: gossip.PushSum(WORLD, topologies.ring(4)),
@@ -107,7 +107,7 @@ ARGUMENTS: dict[str, tuple[Callable[[], object], str]] = {
     "slowmo average of none": (lambda: slow(buffers="average"), "buffers='average' needs ranks to average over"),
     "slowmo overlap": (
         lambda: slow(averager=gossip.PushSum(WORLD, RING, overlap=1)),
-        "would land after the outer step that needs it: use overlap=0 here",
+        "would land after the outer step that needs it: use overlap=0 and landing='due' here",
     ),
 }
 

@@ -142,8 +142,8 @@ OPTIONS: dict[str, tuple[Any, Callable[..., Any], dict[str, Any], dict[str, Any]
         {"anchors_on": "cpu"},
     ),
 }
-# Compared by another test (master_weights, node, fragments), or the very things that a state is loaded into.
-ELSEWHERE = {"fragments", "master_weights", "node", "module", "world"}
+# Compared by another test (master_weights, node, fragments, sections), or the very things that a state is loaded into.
+ELSEWHERE = {"fragments", "master_weights", "node", "module", "sections", "world"}
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -235,7 +235,7 @@ def made(world: gossip.World, averager: gossip.Averager, gradients: gossip.World
             "make the same updates",
         ),
         (lambda world: made(world, across(world, True, 2), world.node), "one round at a time: use overlap=0 or 1"),
-        (lambda world: across(world, True, 1, landing="any"), "landing='any' takes each message when it comes"),
+        (lambda world: across(world, True, 1, landing="any"), "landing='any' takes one message before another"),
         (
             lambda world: gossip.PushSum(world, topologies.ring(6), node=world.node),
             "gossips with ranks of its own node",

@@ -1,7 +1,7 @@
 """When a round of gossip is merged: one strategy in a file.
 
-`base` is the interface. `due` merges a round a fixed number of steps after its post, `early` as soon as it arrives,
-`asynchronous` without rounds in common; its messages are `acknowledged`. `allowance` bounds 1/w while messages are
-late.
-May import: averagers, errors, state, transports, and topologies.
+`base` is the interface. `due` merges a round a fixed number of steps after its post, `forward` section by section
+before the model reads it. `early` merges messages as soon as they arrive, `asynchronous` without rounds in common; its
+messages are `acknowledged`. `allowance` bounds 1/w while messages are late.
+May import: averagers, errors, passes, state, transports, and topologies.
 """

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ...passes.forward import ForwardPass
 from ...state.mass import Mass
 from ..exchange import Exchange
 
@@ -20,10 +21,12 @@ class Landing(ABC):
 
     Attributes:
         lockstep: whether all ranks make the same steps.
+        unmerged: whether the round of a step may be merged after the step.
         round: the number of the next round.
     """
 
     lockstep = True
+    unmerged = False
 
     def __init__(self, exchange: Exchange, overlap: int) -> None:
         self.exchange, self.overlap = exchange, overlap
@@ -38,6 +41,9 @@ class Landing(ABC):
         """
         self.every = every
         self.exchange.bind(mass)
+
+    def watch(self, forward: ForwardPass) -> None:
+        """Follow the model's forward passes."""
 
     @abstractmethod
     def land(self, step: int) -> None:

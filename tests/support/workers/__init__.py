@@ -8,7 +8,7 @@ own DistributedDataParallel asks for more, and so do Hugging Face and Lightning.
 import sys
 import types
 
-WHOLE = {f"workers.{name}" for name in ("peers", "inside", "gpu", "pages", "huggingface", "lightning_fit")}
+WHOLE = {f"workers.{name}" for name in ("compiled", "peers", "inside", "gpu", "pages", "huggingface", "lightning_fit")}
 
 if sys.argv[0] == "-m" and not WHOLE & {*sys.orig_argv}:
     compiler = types.ModuleType("torch._dynamo")

@@ -1,0 +1,5 @@
+"""Hooks into the passes of a model: a value is needed only when the module that owns it runs.
+
+`reads` notes in which order modules read parameters, and `forward` says before which module what has to be there.
+May import: errors, state, untraced. Knows nothing of rounds or optimizers.
+"""
