@@ -20,8 +20,9 @@ from .state.mass import Mass
 from .state.module_tensors import Companions
 from .training import arguments, state_dicts
 from .training.attached import Attached
+from .training.mode import Mode
 from .training.parameters import Parameters
-from .training.update import Loss
+from .training.updating.update import Loss
 from .training.wrapper import Wrapper, brief
 from .world import World
 
@@ -49,9 +50,9 @@ class GossipOptimizer(Wrapper):
             floating-point ones whenever an exact average happens.
         initial: "broadcast" takes the parameters of rank 0, and the untrained ones and buffers of `module`; "check"
             compares parameters. Both in the worlds of `averager` and `gradients`.
-        on_failure: "raise" ends the job with an error when a rank's process dies. With "shrink" the survivors go on
-            over `topologies.without` it, in the step in which they noticed. That needs `mpirun --with-ft ulfm` and
-            averagers over the whole world. `deaths` and the log tell of it; `world.survivors` is the new world.
+        on_failure: "raise" ends the job when a rank's process dies. "shrink" lets the survivors go on over
+            `topologies.without` it, as `world.survivors`, where `mpirun --with-ft ulfm` has started them and averagers
+            are over the whole world; `deaths` and the log tell of it.
         check_finite: check parameters and averaged gradients before they are sent; a GossipError names the rank and the
             parameter that is not finite. Over NCCL the host waits for the device.
         checksum: every message of gossip carries a CRC-32 of its values, compared before the merge; not over NCCL.
@@ -94,16 +95,14 @@ class GossipOptimizer(Wrapper):
         check_flags(check_finite=check_finite, checksum=checksum, master_weights=master_weights)
         folder = arguments.folder_of(trace_folder)
         super().__init__(optimizer)
-        self.averager = averager
-        self.on_failure = on_failure
-        self.steps, self._mode = 0, "train"
-        self.stats = Stats()
+        self.averager, self.on_failure = averager, on_failure
+        self.steps, self.stats = 0, Stats()
         self.mass = Mass(self.stats, check_finite, checksum)
         self.mass.drift = Drift(lambda: optimizer.param_groups)
         self.parameters = Parameters(optimizer, module, self.mass, initial, master_weights)
         self.writes = Writes(self.mass.buckets, self.parameters.rounded)
         self._attached = Attached(optimizer, self.parameters, gradients, folder, on_failure == "shrink", self.writes)
-        self.averagers = self._attached.each
+        self.averagers, self._mode = self._attached.each, Mode(self.parameters, self.writes)
         self._options = {"module_buffers": module_buffers}
         companions = Companions(module if module_buffers == "average" else None)
         options = (
@@ -210,11 +209,7 @@ class GossipOptimizer(Wrapper):
         return [] if self._attached.recovery is None else self._attached.recovery.deaths
 
     def weight_report(self, world: World | None = None) -> WeightReport:
-        """The weight of all ranks, held and in flight. Every rank calls it at the same step; it costs one small sum.
-
-        Args:
-            world: the ranks that gossip and average; None takes the largest world of the averagers, or `gradients`.
-        """
+        """The weight of all ranks of `world`, or of the largest one here. Every rank calls it at the same step."""
         return self._attached.weight_report(world)
 
     @torch.no_grad()
@@ -232,20 +227,15 @@ class GossipOptimizer(Wrapper):
         """Check that values may land or be compared between ranks; the number of steps made."""
         if (in_flight := self._in_flight()) or call != "optimizer.settle()":  # else nothing lands or is compared
             self.parameters.check(in_flight)
-        arguments.check_mode(self._mode if in_flight else "", call)
-        self._hold_still()
+        self._mode.check(in_flight, call)
+        self._take_writes()
+        if call != "optimizer.settle()":
+            self._attached.complete()
         return self.steps
 
     def rewritten(self, write: Callable[[], Any], mode: str) -> Any:
         """Do `write`, which changes the wrapped optimizer's parameters, while no flight reads them."""
-        if mode == self._mode == "eval":
-            return write()  # which finds nothing to change, also inside `mean`
-        self._hold_still()
-        result = write()
-        self.parameters.rounded.write_()
-        self.writes.again()
-        self._mode = mode
-        return result
+        return self._mode.rewritten(write, mode, self._hold_still)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Take in more parameters. Every rank does so at the same step; everything in flight lands first.
@@ -268,7 +258,8 @@ class GossipOptimizer(Wrapper):
 
         In one for `torch.distributed.checkpoint`, which drops other keys, the first parameter group carries "gossip".
         """
-        self._hold_still()
+        self._take_writes()
+        self._attached.complete()
         own = self.optimizer.state_dict()
         ours = {"keys": sorted(own), "steps": self.steps, "options": dict(self._options), **self._attached.state_dict()}
         return state_dicts.carried({**own, "gossip": ours})
@@ -279,22 +270,14 @@ class GossipOptimizer(Wrapper):
 
         Parameters come from the model's state_dict, loaded in place before or after this. The averager, the class of
         the wrapped optimizer, `gradients`, `master_weights` and `module_buffers` have to be those of the saving run.
-
-        Args:
-            state_dict: this rank's.
-            options: "check" refuses a state that was saved with another `module_buffers`, "own" goes on with its own.
+        With options="own" another `module_buffers` goes on with its own.
 
         Raises:
             UsageError: the state of another rank, number of ranks, averager, optimizer, or of a wrapper around this.
         """
         state_dict = state_dicts.unpacked(state_dict, "gossip", state_dicts.KEPT)
         state_dict = adopted(state_dict, "gossip", self._attached.state_dict)
-        saved = state_dict.get("gossip")
-        self._attached.check_own(state_dict, saved)
-        if saved is not None:
-            state_dicts.check_options(type(self).__name__, saved.get("options", {}), self._options, options)
+        self._attached.check_own(state_dict, options, self._options)
         self.writes.forget()  # messages in flight are dropped
         self._take_writes()
-        self.optimizer.load_state_dict(state_dicts.of_optimizer(state_dict))
-        self._attached.load_state_dict(saved)
-        self.steps = 0 if saved is None else saved["steps"]
+        self.steps = self._attached.load_state_dict(state_dict)

@@ -92,11 +92,9 @@ def check(given: argparse.Namespace, launcher: Launcher) -> None:
     if given.model == "mlp" and given.compute is not None:
         raise UsageError(f"--compute is how long the ranks sleep, and --model {given.model} does not: leave one out")
     given.compute = given.compute or ([0.0] if given.model == "mlp" else [0.1])
-    for name in given.algorithms:
-        if given.model == "sleep" and name in METHODS and METHODS[name].landing == "forward":
-            raise UsageError(
-                f"--algorithms {name} lands before a layer runs, and --model sleep has none: --model layers"
-            )
+    for name in given.algorithms if given.model == "sleep" else ():
+        if name in METHODS and METHODS[name].landing == "forward":
+            raise UsageError(f"--algorithms {name} lands while layers run: add --model layers")
     given.topologies = list(dict.fromkeys(given.topologies or ["exponential"]))
     given.free = given.steps if given.free is None else given.free
     given.warmup = given.period if given.warmup is None else given.warmup

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Protocol, TypedDict
 
 import torch
 from torch.utils.hooks import RemovableHandle
@@ -16,6 +16,7 @@ from ..state.buckets.rounded import Rounded
 from ..state.buckets.sections import Sections
 from ..state.buckets.writes import Writes
 from ..state.mass import Mass
+from .hooks import ALIVE, BUSY, Told, after, before, before_saving, forget, remove
 from .reads import Reads
 
 INSTEAD = "take landing='due'"
@@ -31,8 +32,12 @@ class Lands(Protocol):
         """Land all sections up to number `last`."""
 
 
-BUSY: list[weakref.ref[ForwardPass]] = []
-"""The forward passes of this process in which something has to land, or is noted."""
+class Notes(TypedDict):
+    """Facts from the forward passes of one rank, for the other ranks."""
+
+    order: list[int]  # numbers of parameters, as they were read first
+    reads: dict[str, list[int]]  # by the name of the module that read them
+    ran: list[str]  # modules that have run
 
 
 class ForwardPass:
@@ -58,55 +63,92 @@ class ForwardPass:
         self._reads: Reads | None = None  # while it is noted how modules read
         self._last: dict[torch.nn.Module, int] = {}  # of the sections that a module reads
         self._handles: list[RemovableHandle] = []
-        self._touched: list[list[torch.Tensor]] = []  # of each section, the module's parameters
-        self._turn = threading.RLock()
-        self._self = weakref.ref(self)
-        weakref.finalize(self, _forget, self._self, self._handles)
+        self._touched: list[list[int]] = []  # of each section, the numbers of its parameters
+        self._each: list[torch.Tensor] = []  # the module's parameters, by number
+        self._versions: list[int] = []  # of each of them, while sections of a round have landed and others have not
+        self._stale: set[int] = set()  # parameters with a gradient that came while a section of theirs was in flight
+        self._self: weakref.ref[Told] = weakref.ref(self)
 
     def tell(self, landing: Lands) -> None:
         """Land sections of `landing` before modules read them, from now on; first, note how modules read."""
         self._landing = landing
+        ALIVE.append(self._self)
+        weakref.finalize(self, forget, self._self, self._handles)
         self.begin_anew()
 
     def begin_anew(self) -> None:
         """Note again how modules read parameters, nothing being in flight."""
         if self._landing is None or self._module is None:
             return
-        modules = set(self._module.modules())
-        self._reads = Reads(modules, {id(origin(parameter)) for parameter in self._parameters})
-        self._follow(modules, noting=True)
+        known = {id(origin(parameter)) for parameter in self._parameters}
+        self._reads = Reads(self._module, known)
+        weakref.finalize(self, self._reads.end)
+        self._last.clear()
+        self.follow()
         self._be_busy(True)
 
-    def order(self) -> list[int]:
-        """The numbers of the parameters in the order in which modules have read them; see `Sections`."""
-        numbers = {id(parameter): number for number, parameter in enumerate(self._each())}
-        return [] if self._reads is None else [numbers[each] for each in self._reads.order if each in numbers]
+    def notes(self) -> Notes:
+        """The notes so far, with parameters numbered in the order of the slots."""
+        self._each = [origin(slot.parameter) for bucket in self._mass.buckets for slot in bucket.slots]
+        number = {id(parameter): number for number, parameter in enumerate(self._each)}
+        if self._reads is None or self._module is None:
+            return Notes(order=[], reads={}, ran=[])
+        named = {module: name for name, module in self._module.named_modules()}
+        reads = {
+            named[module]: [number[each] for each in found if each in number]
+            for module, found in self._reads.by.items()
+            if module in named
+        }
+        order = [number[each] for each in self._reads.order if each in number]
+        return Notes(order=order, reads=reads, ran=[named[each] for each in self._reads.ran if each in named])
 
-    def place(self, sections: Sections) -> None:
-        """From now on, land those of `sections` that a module reads before it runs."""
-        reads, each, buckets = self._reads, self._each(), self._mass.buckets
-        self._touched = [[each[n] for n in sections.parameters(k, buckets)] for k in range(len(sections.spans))]
-        if reads is None or self._module is None:
+    def place(self, sections: Sections, told: Sequence[Notes]) -> None:
+        """From now on, land those of `sections` that a module reads before it runs, by what any rank was `told`.
+
+        The parameters of a module that has not run land before the module around it that has: somebody else reads them.
+        """
+        buckets = self._mass.buckets
+        self._touched = [sections.parameters(place, buckets) for place in range(len(sections.spans))]
+        if self._reads is None or self._module is None:
             return
         self.check()  # the model may have changed since
-        last = {id(parameter): last for parameter, last in zip(each, sections.last, strict=True)}
+        number = {id(parameter): number for number, parameter in enumerate(self._each)}
+        ran = {name for each in told for name in each["ran"]}
         self._last.clear()
-        for module in self._module.modules():
-            own = {id(parameter) for parameter in module._parameters.values()} | reads.by.get(module, set())
-            if (until := max((last.get(parameter, -1) for parameter in own), default=-1)) >= 0:
-                self._last[module] = until
-        reads.end()
+        for name, module in self._module.named_modules(remove_duplicate=False):
+            own = [number[id(each)] for each in module._parameters.values() if id(each) in number]
+            own += [place for each in told for place in each["reads"].get(name, [])]
+            until = max((sections.last[place] for place in own), default=-1)
+            around = name
+            while around and around not in ran:
+                around = around.rpartition(".")[0]
+            for reader in (module, self._module.get_submodule(around)):
+                if until >= 0:
+                    self._last[reader] = max(until, self._last.get(reader, -1))
+        self._reads.end()
         self._reads = None
-        self._follow(self._last, noting=False)
+        self.follow()
         self._be_busy(False)
 
-    def _follow(self, modules: Iterable[torch.nn.Module], noting: bool) -> None:
-        _remove(self._handles)
-        for module in modules:
-            self._handles.append(module.register_forward_pre_hook(before, prepend=True))
-            self._handles.append(module.register_state_dict_pre_hook(before_saving))
-            if noting:
+    def follow(self) -> None:
+        """Have our hooks on every module that reads, or while reads are noted on every one; one hook on each module."""
+        remove(self._handles)
+        for module in list(self._last) if self._reads is None else self._reads.modules:
+            if before not in module._forward_pre_hooks.values():
+                self._handles.append(module.register_forward_pre_hook(before, prepend=True))
+                self._handles.append(module.register_state_dict_pre_hook(before_saving))
+            if self._reads is not None and after not in module._forward_hooks.values():
                 self._handles.append(module.register_forward_hook(after, always_call=True))
+        alive, stale = self._self, self._stale
+
+        def came(_: torch.Tensor, number: int) -> None:
+            if alive in BUSY:
+                stale.add(number)
+
+        for number, parameter in enumerate(self._each if self._reads is None else []):
+            if parameter.requires_grad:
+                hook = partial(came, number=number)
+                self._handles.append(parameter.register_post_accumulate_grad_hook(hook))
 
     def _be_busy(self, busy: bool) -> None:
         if busy and self._self not in BUSY:
@@ -139,26 +181,34 @@ class ForwardPass:
     def _land(self, last: int) -> None:
         if self._landing is None or not self._landing.in_flight():
             return
-        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        capturing = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+        if capturing or torch.jit.is_tracing() or torch.compiler.is_exporting():
             raise GossipError(
-                "a forward pass is captured in a CUDA graph while a round is in flight, and a replay would not land "
-                f"it: {INSTEAD}, whose forward pass may be captured"
+                f"a forward pass is {'captured in a CUDA graph' if capturing else 'traced or exported'} while a round "
+                f"is in flight, and what is made of it would not land one: call settle() on every rank before, or "
+                f"{INSTEAD}"
             )
-        # A model may be evaluated in inference mode, and by several threads.
-        with self._turn, torch.inference_mode(False), torch.no_grad():
+        # A model may be evaluated in inference mode.
+        with torch.inference_mode(False), torch.no_grad():
             self._landing.land_sections(last)
 
     # -- while a round lands -------------------------------------------------------------------------------------------
 
     def posted(self) -> None:
         """A round is in flight."""
+        self._stale.clear()
         self._be_busy(True)
 
-    def first_lands(self) -> None:
-        """The first section of a round lands: refuse parameters that were written by hand meanwhile."""
+    def lands(self, section: int, is_first: bool) -> None:
+        """A section of the round is about to land: refuse parameters of it that were written by hand meanwhile."""
         board = self._mass.stats.board
-        self._writes.check(board.rank, board.slot.step)
-        self._writes.forget()
+        if is_first:
+            self._writes.check(board.rank, board.slot.step)
+            self._writes.forget()
+            self._versions = [parameter._version for parameter in self._each]
+        for number in self._touched[section]:
+            if self._each[number]._version != self._versions[number]:
+                self._writes.refuse(self._name(number), board.rank, board.slot.step)
 
     def landed(self, section: int, sections: Sections) -> None:
         """Round masters of `section`, and let autograd see that its parameters have changed.
@@ -170,19 +220,29 @@ class ForwardPass:
             if number in twins:
                 bucket, twin = twins[number]
                 twin.values[start:stop].copy_(bucket.values[start:stop])
-        torch.autograd.graph.increment_version(self._touched[section])
+        touched = self._touched[section]
+        torch.autograd.graph.increment_version([self._each[number] for number in touched])
+        for number in touched:
+            self._versions[number] = self._each[number]._version
 
     def all_landed(self) -> None:
-        """Nothing is in flight: parameters may be written, and masters take such values over."""
+        """Nothing is in flight."""
         self._be_busy(self._reads is not None)
-        if self._rounded.twins:
-            self._writes.note()
+
+    def check_fresh(self, pending: Iterable[int]) -> None:
+        """Check that no gradient has come of values whose sections are still `pending`."""
+        stale = sorted(self._stale.intersection(number for section in pending for number in self._touched[section]))
+        if stale:
+            raise GossipError(
+                f"rank {self._mass.stats.board.rank} has a gradient of parameter {self._name(stale[0])} that was "
+                "computed before the round in flight had landed in it: the model read it outside of the modules that "
+                f"read it at first, or outside of any. Call settle() on every rank before such a pass, or {INSTEAD}"
+            )
+
+    def _name(self, number: int) -> str:
+        return [slot.name for bucket in self._mass.buckets for slot in bucket.slots][number]
 
     # -- the model -----------------------------------------------------------------------------------------------------
-
-    def _each(self) -> list[torch.Tensor]:
-        """The module's parameters in the order of the slots."""
-        return [origin(slot.parameter) for bucket in self._mass.buckets for slot in bucket.slots]
 
     def check(self) -> None:
         """Check that the passes of this model can be followed."""
@@ -205,43 +265,3 @@ class ForwardPass:
                     f"{call} needs hooks before modules run, which {type(part).__name__} at '{name}' of the module "
                     f"does without: {INSTEAD}"
                 )
-
-
-def _remove(handles: list[RemovableHandle]) -> None:
-    for handle in handles:
-        handle.remove()
-    handles.clear()
-
-
-def _forget(forward: weakref.ref[ForwardPass], handles: list[RemovableHandle]) -> None:
-    _remove(handles)
-    if forward in BUSY:
-        BUSY.remove(forward)
-
-
-# -- hooks: functions of this module, and the same on every module. So copies and pickles of a model keep them and lose
-# nothing, and code that torch has compiled for one layer may run another one of the same kind.
-
-
-@torch._disable_dynamo
-def before(module: torch.nn.Module, *_: object) -> None:
-    """The hook before a forward pass."""
-    for forward in _busy():
-        forward.begins(module)
-
-
-@torch._disable_dynamo
-def after(module: torch.nn.Module, *_: object) -> None:
-    """The hook behind a forward pass."""
-    for forward in _busy():
-        forward.ends(module)
-
-
-def before_saving(module: torch.nn.Module, *_: object) -> None:
-    """The hook before `state_dict`."""
-    for forward in _busy():
-        forward.saves(module)
-
-
-def _busy() -> list[ForwardPass]:
-    return [forward for alive in tuple(BUSY) if (forward := alive()) is not None] if BUSY else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -20,34 +21,44 @@ class Reads(TorchFunctionMode):
     Attributes:
         order: ids of parameters, in the order in which they were read first.
         by: module -> the ids of the parameters that it reads.
+        ran: modules that have run.
+        modules: all of the model.
     """
 
-    def __init__(self, modules: Collection[torch.nn.Module], known: Collection[int]) -> None:
+    def __init__(self, model: torch.nn.Module, known: Collection[int]) -> None:
         super().__init__()
         self.order: dict[int, None] = {}
         self.by: defaultdict[torch.nn.Module, set[int]] = defaultdict(set)
-        self._modules, self._known = modules, known  # of one model; ids of the parameters that count
+        self.ran: set[torch.nn.Module] = set()
+        self.modules = set(model.modules())
+        self._model, self._known = model, known  # ids of the parameters that count
         self._running: list[torch.nn.Module] = []
+        self._thread = 0  # in which they run
 
     def end(self) -> None:
         """Note no more."""
         if self._running:
             self._running.clear()
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            if self._thread == threading.get_ident():
+                self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def begins(self, module: torch.nn.Module) -> None:
-        """`module` runs; it counts if it is of this model."""
-        if module not in self._modules:
+        """`module` runs; it counts if it is of this model, in one thread at a time."""
+        thread = threading.get_ident()
+        if module not in self.modules or (self._running and thread != self._thread):
             return
+        if module is self._model and module not in self._running[1:]:
+            self.end()  # of a pass that was interrupted from the keyboard
         if not self._running:
+            self._thread = thread
             self.__enter__()  # type: ignore[no-untyped-call]
-        if not self._running or self._running[-1] is not module:  # the hook of another optimizer may have said so
-            self._running.append(module)
+        self._running.append(module)
+        self.ran.add(module)
         self._note(module._parameters.values())
 
     def ends(self, module: torch.nn.Module) -> None:
         """`module` has run, or raised."""
-        if self._running and self._running[-1] is module:
+        if self._running and self._running[-1] is module and threading.get_ident() == self._thread:
             self._running.pop()
             if not self._running:
                 self.__exit__(None, None, None)  # type: ignore[no-untyped-call]

@@ -19,8 +19,8 @@ from ..world import World, check_world
 from .arguments import check_joined, check_worlds
 from .notices import EqualGradients
 from .parameters import Parameters
-from .state_dicts import check_format, check_runs
-from .update import Update
+from .state_dicts import check_format, check_options, check_runs, of_optimizer
+from .updating.update import Update
 
 Call = Callable[[int], None]
 
@@ -62,7 +62,8 @@ def _parts(averager: Averager, name: str) -> Iterator[Averager]:
 
 def _check_in_time(averagers: Sequence[Averager]) -> None:
     """Check that no averager reads values while a round of the same step is not merged yet."""
-    acting = [part for averager in averagers for part in _parts(averager, "average")]
+    names = ("average", "post")
+    acting = [part for averager in averagers for name in names for part in _parts(averager, name)]
     unmerged = next((part for part in acting if part.unmerged), None)
     for part in acting:
         if unmerged not in (None, part) and type(part).rewrites is Averager.rewrites:
@@ -117,7 +118,6 @@ class Attached:
         _check_in_time([*self.each, averager])
         if self.recovery is not None:
             check_recoverable(averager, worlds)
-        averager.watch(ForwardPass(parameters.module, parameters, mass, parameters.rounded, self._writes))
         if worlds:
             stats.board = worlds[0].base.board
         if self._trace and worlds:
@@ -127,6 +127,7 @@ class Attached:
             newcomers = parameters.meet(worlds, [options, f"averager {averager.describe()}"])
             if self.recovery is not None:
                 self.recovery.prepare(averager)
+            averager.watch(ForwardPass(parameters.module, parameters, mass, parameters.rounded, self._writes))
             averager.bind(mass, every)
             self.each.append(averager)
             self.phases.add(averager)
@@ -177,6 +178,12 @@ class Attached:
         for averager in self.each:
             averager.quiesce()
 
+    def complete(self) -> None:
+        """Merge the rounds of steps that have ended, where that was left for later."""
+        for averager in self.each:
+            if averager.unmerged:
+                averager.quiesce()
+
     def settle_together(self) -> None:
         """Land everything in flight, between two steps. Every rank calls it."""
         if self.recovery is None:
@@ -211,20 +218,26 @@ class Attached:
             "lost": [] if self.recovery is None else self.recovery.lost,
         }
 
-    def check_own(self, state: Mapping[str, Any], saved: Mapping[str, Any] | None) -> None:
-        """Check that a state, with its section `saved`, belongs to these ranks, averager, optimizer and parameters."""
+    def check_own(self, state: Mapping[str, Any], options: str, own: Mapping[str, Any]) -> None:
+        """Check that a state belongs to these ranks, averager, optimizer and parameters, and to `own` options."""
+        saved = state.get("gossip")
         check_format(state, saved, self._optimizer)
         if saved is not None:
             self._parameters.rounded.check_own(saved.get("masters", {}))
             self._parameters.council.check_own(saved["places"])
             check_runs(state, saved, self.each[0], self.update.state_dict())
+            check_options("GossipOptimizer", saved.get("options", {}), own, options)
 
-    def load_state_dict(self, saved: Mapping[str, Any] | None) -> None:
-        """Drop messages in flight, and go on from `saved`, or begin anew."""
+    def load_state_dict(self, state: dict[str, Any]) -> int:
+        """Drop messages in flight, and go on from `state`, or begin anew; the number of steps made."""
+        saved = state.get("gossip")
+        self._optimizer.load_state_dict(of_optimizer(state))
         self.each[0].forget()
         self._mass.forget()
         self._parameters.rounded.restore_({} if saved is None else saved.get("masters", {}))
-        if saved is not None:
-            self.each[0].load_state_dict(saved["averager"])
-            self._mass.load_state_dict(saved)
-            self.update.early = saved.get("early")
+        if saved is None:
+            return 0
+        self.each[0].load_state_dict(saved["averager"])
+        self._mass.load_state_dict(saved)
+        self.update.early = saved.get("early")
+        return int(saved["steps"])

@@ -318,6 +318,24 @@ def forward(world: gossip.World, **options: Any) -> gossip.PushSum:
     return gossip.PushSum(world, topologies.exponential(world.size), landing="forward", **options)
 
 
+class Posts(gossip.Averager):
+    """Reads values when the step ends."""
+
+    def describe(self) -> str:
+        """One line."""
+        return "Posts()"
+
+    def post(self, step: int) -> None:
+        """Nothing."""
+
+    def settle(self) -> None:
+        """Nothing."""
+
+    def in_flight(self) -> bool:
+        """Nothing is."""
+        return False
+
+
 REFUSED: dict[str, tuple[Callable[[gossip.World, nn.Module, torch.optim.Optimizer], Any], str]] = {
     "without a module": (
         lambda w, net, sgd: gossip.GossipOptimizer(sgd, forward(w)),
@@ -341,6 +359,10 @@ REFUSED: dict[str, tuple[Callable[[gossip.World, nn.Module, torch.optim.Optimize
     ),
     "two of them": (
         lambda w, net, sgd: gossip.GossipOptimizer(sgd, gossip.Chain(forward(w), forward(w)), module=net),
+        "acts on values in every step",
+    ),
+    "an averager that reads at the end": (
+        lambda w, net, sgd: gossip.GossipOptimizer(sgd, gossip.Chain(forward(w), Posts()), module=net),
         "acts on values in every step",
     ),
     "in an outer step": (

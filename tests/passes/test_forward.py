@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -50,7 +51,7 @@ def noted(net: nn.Module) -> tuple[list[str], dict[str, set[str]]]:
     """The parameters in the order in which they are read first, and by which module, by name."""
     called = {id(each): name for name, each in net.named_parameters()}
     parts = {part: name for name, part in net.named_modules()}
-    reads = Reads(set(net.modules()), called)
+    reads = Reads(net, called)
     for part in net.modules():
         part.register_forward_pre_hook(lambda part, _: reads.begins(part), prepend=True)
         part.register_forward_hook(lambda part, *_: reads.ends(part), always_call=True)
@@ -132,6 +133,13 @@ def test_sections_are_whole_blocks_in_the_order_of_reads() -> None:
     assert firsts[0] <= firsts[2] <= firsts[4]
     sizes = [sum((stop - start) * buckets[n].values.itemsize for n, start, stop in spans) for spans in found.spans]
     assert sizes[0] < sizes[1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_there_are_at_most_as_many_sections_as_asked_for(count: int) -> None:
+    net = nn.Sequential(*(nn.Linear(31, 31) for _ in range(5)))
+    sgd = torch.optim.SGD(net.parameters())
+    assert len(sections.cut(pack(sgd.param_groups, names(sgd, net)), [], count).spans) == count
 
 
 def test_an_empty_parameter_needs_no_section() -> None:
@@ -310,6 +318,219 @@ def test_a_write_after_the_forward_pass_is_nobody_s_business() -> None:
         run.step()
 
     testing.run(2, run)
+
+
+class Experts(nn.Module):
+    """Weights in a list, of which a pass uses one or the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 16)
+        self.experts = nn.ParameterList(nn.Parameter(torch.randn(16, 16) / 4) for _ in range(4))
+        self.passes = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        return self.first(x) @ self.experts[self.passes % 4]
+
+
+@torch.jit.script
+def scripted(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return torch.tanh(x @ weight)
+
+
+class Scripted(Experts):
+    """Reads weights in a function that torch calls without telling Python."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return scripted(self.first(x), self.experts[1])
+
+
+class Again(nn.Module):
+    """Calls itself, and reads a weight of a child afterwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor, deeper: bool = True) -> torch.Tensor:
+        if deeper:
+            x = self(self.first(x), deeper=False)
+            return self.last(nn.functional.linear(x, self.last.weight))
+        return torch.tanh(x)
+
+
+class Late(nn.Module):
+    """From the third pass on, uses a layer's weight and not the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 60), nn.Linear(60, 60)
+        self.passes = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        hidden = self.first(x)
+        return self.last(hidden) if self.passes < 3 else nn.functional.linear(hidden, self.last.weight)
+
+
+def built(kind: type[nn.Module]) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return kind()
+
+
+@pytest.mark.parametrize("kind", [Experts, Scripted, Again])
+def test_reads_that_no_function_of_torch_tells_of(kind: type[nn.Module]) -> None:
+    net = built(kind)
+
+    def run(world: gossip.World, landing: str) -> list[torch.Tensor]:
+        return Run(world, landing, net, topologies.exponential(world.size)).steps(6).found()
+
+    # The first run lets torch's compiler of scripts come to its end.
+    _, due, forward = (
+        testing.run(2, lambda w, landing=landing: run(w, landing)) for landing in ("due", "due", "forward")
+    )
+    for one, other in zip(due, forward, strict=True):
+        assert all(map(torch.equal, one, other))
+
+
+def test_a_rank_without_a_first_pass_hears_of_the_others() -> None:
+    net = model("outside")
+
+    def run(world: gossip.World, landing: str) -> list[torch.Tensor]:
+        run = Run(world, landing, net, topologies.exponential(world.size))
+        if world.rank == 0:
+            run.optimizer.step()
+        else:
+            run.step()
+        return run.steps(4).found()
+
+    due, forward = (testing.run(2, lambda w, landing=landing: run(w, landing)) for landing in ("due", "forward"))
+    for one, other in zip(due, forward, strict=True):
+        assert all(map(torch.equal, one, other))
+
+
+def test_a_gradient_of_values_that_had_not_landed_is_refused() -> None:
+    def run(world: gossip.World) -> str:
+        run = begun(world, built(Late))
+        with pytest.raises(gossip.GossipError) as caught:
+            run.step()
+        return str(caught.value)
+
+    assert (
+        "has a gradient of parameter 'last.weight' that was computed before the round in flight"
+        in testing.run(2, run)[0]
+    )
+
+
+def test_a_pass_outside_of_any_module_is_refused() -> None:
+    def run(world: gossip.World) -> None:
+        run = begun(world)
+        run.optimizer.zero_grad()
+        nn.functional.linear(torch.ones(2, 8), run.net[0].weight).sum().backward()
+        with pytest.raises(gossip.GossipError, match="Call settle"):
+            run.optimizer.step()
+
+    testing.run(2, run)
+
+
+def test_a_write_in_the_forward_pass_goes_into_the_master() -> None:
+    """An Embedding with max_norm writes its weight when it runs."""
+
+    class Norms(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(20, 8, max_norm=0.5)
+            self.last = nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.embedding(x.float().mul(5).long().remainder(20)).mean(1))
+
+    net = built(Norms).to(torch.bfloat16)
+
+    def run(world: gossip.World, landing: str) -> list[torch.Tensor]:
+        return Run(world, landing, net, topologies.exponential(world.size), master_weights=True).steps(5).found()
+
+    due, forward = (testing.run(2, lambda w, landing=landing: run(w, landing)) for landing in ("due", "forward"))
+    for one, other in zip(due, forward, strict=True):
+        assert all(map(torch.equal, one, other))
+
+
+def test_a_write_between_two_sections_is_refused() -> None:
+    def run(world: gossip.World) -> None:
+        run = begun(world)
+        run.net[0](torch.zeros(2, 8))
+        with torch.no_grad():
+            run.net[4].weight.mul_(2)
+        with pytest.raises(gossip.GossipError, match=r"parameter '4.weight' was written"):
+            run.net(torch.zeros(2, 8))
+
+    testing.run(2, run)
+
+
+def test_several_threads_run_the_model() -> None:
+    """Also in the first pass, whose reads are noted in one of them."""
+    net = model("plain")
+
+    def run(world: gossip.World, landing: str) -> list[torch.Tensor]:
+        run = Run(world, landing, net, topologies.exponential(world.size))
+        for _ in range(5):
+            threads = [threading.Thread(target=run.net, args=(torch.zeros(6, 8),)) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            run.step()
+            for thread in threads:
+                thread.join()
+        return run.found()
+
+    due, forward = (testing.run(2, lambda w, landing=landing: run(w, landing)) for landing in ("due", "forward"))
+    for one, other in zip(due, forward, strict=True):
+        assert all(map(torch.equal, one, other))
+
+
+def test_a_first_pass_that_is_interrupted_leaves_nothing_behind() -> None:
+    def run(world: gossip.World) -> None:
+        run = Run(world, "forward", model("plain"), topologies.exponential(world.size))
+        handle = run.net[1].register_forward_hook(lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            run.net(torch.zeros(6, 8))
+        handle.remove()
+        run.steps(2)
+        assert not torch.overrides._get_current_function_mode_stack()
+
+    testing.run(2, run)
+
+
+def test_two_optimizers_over_one_model() -> None:
+    """Each with a half of the parameters; one ends before the other."""
+    net = model("plain")
+
+    def run(world: gossip.World, landing: str) -> list[torch.Tensor]:
+        own = copy.deepcopy(net)
+        halves = [list(own[:2].parameters()), list(own[2:].parameters())]
+        made = [
+            gossip.GossipOptimizer(
+                torch.optim.SGD(half, lr=0.05),
+                gossip.PushSum(world, topologies.exponential(world.size), landing=landing),
+                module=part if landing == "forward" else own,
+            )
+            for half, part in zip(halves, (own[:2], own[2:]), strict=True)
+        ]
+        generator = torch.Generator().manual_seed(world.rank)
+        for step in range(6):
+            own.zero_grad()
+            own(torch.randn(6, 8, generator=generator)).square().mean().backward()
+            for optimizer in made:
+                optimizer.step()
+            if step == 3:
+                made.pop().settle()
+        made[0].settle()
+        return [each.detach().clone() for each in own.parameters()]
+
+    due, forward = (testing.run(2, lambda w, landing=landing: run(w, landing)) for landing in ("due", "forward"))
+    for one, other in zip(due, forward, strict=True):
+        assert all(map(torch.equal, one, other))
 
 
 # -- copies ------------------------------------------------------------------------------------------------------------

@@ -100,7 +100,13 @@ OPTIONS: dict[str, tuple[Any, Callable[..., Any], dict[str, Any], dict[str, Any]
             "gradients": True,
             "module_buffers": "average",
         },
-        {"initial": "check", "on_failure": "shrink", "check_finite": True, "checksum": True, "trace_folder": "trace"},
+        {
+            "initial": "check",
+            "on_failure": "shrink",
+            "check_finite": True,
+            "checksum": True,
+            "trace_folder": "trace",
+        },
     ),
     "PushSum": (
         gossip.PushSum,

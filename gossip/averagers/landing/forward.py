@@ -11,13 +11,13 @@ pipelining", ICDCS 2023, arXiv 2302.12445, which hides the second half of an all
 from __future__ import annotations
 
 import json
-from collections import deque
+import threading
 from typing import Any, NamedTuple
 
 import torch
 
 from ...errors import UsageError
-from ...passes.forward import ForwardPass
+from ...passes.forward import ForwardPass, Notes
 from ...state.buckets.sections import Sections, cut
 from ...state.codecs import PLAIN
 from ...state.merging import mix_
@@ -55,8 +55,9 @@ class Forward(Due):
         self._count = sections
         self._sections = Sections([], [])
         self._parts: list[Exchange] = []  # one for each section
-        self._pending: deque[Sent] = deque()  # sections of the round in flight, in the order in which they are needed
-        self._ratios: list[torch.Tensor] = []  # of its messages, once the first section has landed
+        self._pending: dict[int, Sent] = {}  # sections of the round in flight, by number
+        self._ratios: list[torch.Tensor] | None = None  # of its messages, once the first section has landed
+        self._lock = threading.RLock()
 
     def watch(self, forward: ForwardPass) -> None:
         self._forward = forward
@@ -73,6 +74,7 @@ class Forward(Due):
 
     def land(self, step: int) -> None:
         self._step = step
+        self._forward.check_fresh(self._pending)
         self.settle()
         for part in self._parts:  # not before: messages of two rounds would share our link
             part.expect(self.round)
@@ -88,22 +90,23 @@ class Forward(Due):
 
     def _cut(self) -> None:
         """Cut the values into sections, in the order in which the first rank that knows it reads them."""
-        channel, order = self.exchange.channel, self._forward.order()
-        known = [json.loads(row) for row in channel.gather(json.dumps(order).encode())]
-        mass = self.exchange.mass
-        self._sections = cut(mass.buckets, next(filter(None, known), []), self._count)
+        notes, channel = self._forward.notes(), self.exchange.channel
+        told: list[Notes] = [json.loads(row) for row in channel.gather(json.dumps(notes).encode())]
+        order = next((each["order"] for each in told if each["order"]), [])
+        self._sections = cut(self.exchange.mass.buckets, order, self._count)
         self._parts = [self.exchange.part(spans) for spans in self._sections.spans]
-        self._forward.place(self._sections)
+        self._forward.place(self._sections, told)
 
     def _give(self, step: int) -> None:
+        """Post the sections, in the order in which they are needed, and give the weight away."""
         exchange, mass, number = self.exchange, self.exchange.mass, self.round
         if not self._parts:
             self._cut()
+        topology, turn = exchange.topology, exchange.turn(number)
         with mass.stats.span("post"):
-            turn = exchange.turn(number)
             mass.check(mass.values)
-            copies = exchange.codec is not PLAIN and bool(turn.sends)
-            snapshots = [part.snapshot(number) if copies else None for part in self._parts]
+            encodes = exchange.codec is not PLAIN and bool(turn.sends)
+            snapshots = [part.snapshot(number) if encodes else None for part in self._parts]
             self.round += 1
             for place, (part, leaving) in enumerate(zip(self._parts, snapshots, strict=True)):
                 values = part.values if leaving is None else leaving[1:]
@@ -113,15 +116,16 @@ class Forward(Due):
                 }
                 arriving = {peer: part.take_for(peer) for peer in sorted(turn.receives)}
                 subject = f"round {number}, section {place + 1} of {len(self._parts)}"
-                flight = exchange.post(sends, arriving, subject)
+                # All ranks wait for a round, so none is far ahead; and sections that are sent at once keep their order.
+                flight = exchange.channel.drive(exchange.post(sends, arriving, subject, together=True))
                 if leaving is None:
                     mass.reading.append(flight)
-                self._pending.append(Sent(place, arriving, leaving, flight))
+                self._pending[place] = Sent(place, arriving, leaving, flight)
             for part, leaving in zip(self._parts, snapshots, strict=True):
                 if leaving is not None:
                     mass.retain_(turn.keep, leaving[1:], exchange.codec, part.values)
-            topology = exchange.topology
             mass.give(turn.keep, topology.doubly_stochastic(number), topology.keeps_alike(number))
+            self._ratios = None
             self._note(Round(number, step, step, {}, None, exchange.channel.ranks))
             self._forward.posted()
         if not (turn.sends or turn.receives):  # nothing to wait for
@@ -129,23 +133,23 @@ class Forward(Due):
 
     def land_sections(self, last: int) -> None:
         """Merge the sections of the round in flight up to number `last`."""
-        if self._pending and self._pending[0].number <= last:
-            with self.exchange.mass.stats.span("land"):
-                while self._pending and self._pending[0].number <= last:
-                    self._merge_next()
+        with self._lock:  # several threads may run the model
+            due = [number for number in range(last + 1) if number in self._pending] if self.rounds else []
+            if due:
+                with self.exchange.mass.stats.span("land"):
+                    for number in due:
+                        self._merge(self._pending[number])
 
-    def _merge_next(self) -> None:
-        exchange, mass, round, sent = self.exchange, self.exchange.mass, self.rounds[0], self._pending[0]
-        part, is_first = self._parts[sent.number], sent.number == 0
-        if is_first:
-            self._forward.first_lands()
+    def _merge(self, sent: Sent) -> None:
+        exchange, mass, round, part = self.exchange, self.exchange.mass, self.rounds[0], self._parts[sent.number]
+        self._forward.lands(sent.number, is_first=self._ratios is None)
         mass.wait(sent.flight)
         for peer, (envelope, *values) in sent.arriving.items():
             exchange.check(envelope, round.ranks[peer], round.number, values)
-        self._pending.popleft()  # from here on nothing waits for a peer
+        del self._pending[sent.number]  # from here on nothing waits for a peer
         with mass.stats.merging():
             # w <- w + w' ;   z <- z + (w'/w)·(z' − z), section by section
-            if is_first:
+            if self._ratios is None:
                 self._ratios = mass.take([envelope[0] for envelope, *_ in sent.arriving.values()])
             if sent.arriving:
                 for own, *others in zip(part.values, *(values for _, *values in sent.arriving.values()), strict=True):
@@ -169,7 +173,7 @@ class Forward(Due):
         self._forward.begin_anew()
 
     def forget(self) -> None:
-        for sent in self._pending:
+        for sent in self._pending.values():
             self.exchange.mass.wait(sent.flight)
             self._parts[sent.number].give_back(*sent.arriving.values(), *filter(None, [sent.leaving]))
         self._pending.clear()

@@ -25,6 +25,10 @@ class Span(NamedTuple):
     start: int
     stop: int
 
+    def meets(self, bucket: int, start: int, stop: int) -> bool:
+        """Whether it has elements of these."""
+        return self.bucket == bucket and self.start < stop and start < self.stop
+
 
 class Sections(NamedTuple):
     """All sections, and by the number of each parameter the last section that has a part of it, -1 if it is empty.
@@ -42,7 +46,7 @@ class Sections(NamedTuple):
         return [
             place
             for place, (number, slot) in enumerate(slots)
-            if any(span.bucket == number and span.start < slot.stop and slot.start < span.stop for span in spans)
+            if any(span.meets(number, slot.start, slot.stop) for span in spans)
         ]
 
 
@@ -74,9 +78,10 @@ def cut(buckets: Sequence[Bucket], order: Sequence[int], count: int) -> Sections
         blocks = np.arange(slot.start // BLOCK, -(-slot.stop // BLOCK)) if slot.start < slot.stop else np.arange(0)
         blocks = blocks[owner[number][blocks] < 0]
         while len(blocks):
-            if left <= 0:
+            if left <= 0 and section < count - 1:
                 section, left = section + 1, next(room)
-            some, blocks = np.split(blocks, [-(-left // each)])
+            fits = -(-left // each) if section < count - 1 else len(blocks)
+            some, blocks = np.split(blocks, [fits])
             owner[number][some] = section
             left -= len(some) * each
     last = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 
@@ -132,13 +132,17 @@ class Writes:
         if name is not None and self._in_flight:
             for bucket in self._buckets:
                 bucket.check()  # one that was moved has a sentence of its own
-            raise GossipError(
-                f"on rank {rank} parameter {name} was written before step {step} with a round or an average in flight "
-                "(by load_state_dict, averaged weights swapped in, clamp_, Embedding(max_norm=...) or another "
-                "optimizer), and peers may have received parts of it: call settle() on every rank before writing "
-                "parameters. A write in every step belongs into register_step_post_hook of the wrapped optimizer"
-            )
+            self.refuse(name, rank, step)
         return name is not None or self._versions is None
+
+    def refuse(self, name: str, rank: int, step: int) -> NoReturn:
+        """Raise for parameter `name`, which was written while something was in flight."""
+        raise GossipError(
+            f"on rank {rank} parameter {name} was written before step {step} with a round or an average in flight "
+            "(by load_state_dict, averaged weights swapped in, clamp_, Embedding(max_norm=...) or another "
+            "optimizer), and peers may have received parts of it: call settle() on every rank before writing "
+            "parameters. A write in every step belongs into register_step_post_hook of the wrapped optimizer"
+        )
 
     def _altered(self) -> str | None:
         for sample, then in zip(self._samples, self._values, strict=True):
