@@ -278,6 +278,7 @@ class GossipOptimizer(Wrapper):
         state_dict = state_dicts.unpacked(state_dict, "gossip", state_dicts.KEPT)
         state_dict = adopted(state_dict, "gossip", self._attached.state_dict)
         self._attached.check_own(state_dict, options, self._options)
-        self.writes.forget()  # messages in flight are dropped
+        self.writes.forget()
+        self._attached.forget()
         self._take_writes()
         self.steps = self._attached.load_state_dict(state_dict)

@@ -228,12 +228,15 @@ class Attached:
             check_runs(state, saved, self.each[0], self.update.state_dict())
             check_options("GossipOptimizer", saved.get("options", {}), own, options)
 
-    def load_state_dict(self, state: dict[str, Any]) -> int:
-        """Drop messages in flight, and go on from `state`, or begin anew; the number of steps made."""
-        saved = state.get("gossip")
-        self._optimizer.load_state_dict(of_optimizer(state))
+    def forget(self) -> None:
+        """Drop messages in flight."""
         self.each[0].forget()
         self._mass.forget()
+
+    def load_state_dict(self, state: dict[str, Any]) -> int:
+        """Go on from `state`, or begin anew; the number of steps made. `forget` comes first."""
+        saved = state.get("gossip")
+        self._optimizer.load_state_dict(of_optimizer(state))
         self._parameters.rounded.restore_({} if saved is None else saved.get("masters", {}))
         if saved is None:
             return 0

@@ -159,6 +159,26 @@ def test_a_loaded_state_drops_the_round_in_flight() -> None:
     both(4, run)
 
 
+@pytest.mark.parametrize("options", [{}, {"master_weights": True}])
+def test_a_state_is_loaded_when_a_round_has_landed_in_part(options: dict[str, Any]) -> None:
+    """The model's state first, which writes its parameters."""
+    net, topology = model("plain").to(torch.bfloat16 if options else torch.float32), graph(4, 0)
+
+    def run(world: gossip.World, landing: str) -> list[torch.Tensor]:
+        run = Run(world, landing, net, topology, **options).steps(2)
+        run.optimizer.settle()
+        states = [{name: each.clone() for name, each in run.net.state_dict().items()}, run.optimizer.state_dict()]
+        run.steps(1)
+        run.net[0](torch.zeros(2, 8, dtype=next(run.net.parameters()).dtype))
+        with torch.no_grad():
+            for name, each in run.net.named_parameters():
+                each.copy_(states[0][name])
+        run.optimizer.load_state_dict(states[1])
+        return run.steps(2).found()
+
+    both(4, run)
+
+
 def test_a_portable_state_is_loaded_with_a_round_in_flight() -> None:
     """The model's state is loaded first, and no value of the round in flight is merged into it."""
     net, topology = model("plain"), graph(4, 0)
