@@ -479,9 +479,10 @@ def test_several_threads_run_the_model() -> None:
             threads = [threading.Thread(target=run.net, args=(torch.zeros(6, 8),)) for _ in range(3)]
             for thread in threads:
                 thread.start()
-            run.step()
-            for thread in threads:
+            run.net(torch.zeros(6, 8))
+            for thread in threads:  # a pass beside step() would read values while they are written
                 thread.join()
+            run.step()
         return run.found()
 
     due, forward = (testing.run(2, lambda w, landing=landing: run(w, landing)) for landing in ("due", "forward"))
