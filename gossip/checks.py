@@ -33,12 +33,6 @@ def check_flag(name: str, value: Any) -> None:
         raise UsageError(f"{name} is {shown(value)}, but it is True or False")
 
 
-def check_flags(**flags: Any) -> None:
-    """Check each of them so."""
-    for name, value in flags.items():
-        check_flag(name, value)
-
-
 def check_choice(name: str, value: Any, choices: Collection[str | None]) -> None:
     """Check that `value` is one of `choices`."""
     if not (value is None or isinstance(value, str)) or value not in choices:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .averagers.base import Averager
-from .checks import check_flags
+from .checks import check_flag
 from .consensus.calls import Consensus
 from .consensus.portable import adopted
 from .observe.stats import Stats, WeightReport
@@ -20,9 +20,8 @@ from .state.mass import Mass
 from .state.module_tensors import Companions
 from .training import arguments, state_dicts
 from .training.attached import Attached
-from .training.mode import Mode
 from .training.parameters import Parameters
-from .training.updating.update import Loss
+from .training.update import Loss
 from .training.wrapper import Wrapper, brief
 from .world import World
 
@@ -50,15 +49,16 @@ class GossipOptimizer(Wrapper):
             floating-point ones whenever an exact average happens.
         initial: "broadcast" takes the parameters of rank 0, and the untrained ones and buffers of `module`; "check"
             compares parameters. Both in the worlds of `averager` and `gradients`.
-        on_failure: "raise" ends the job when a rank's process dies. "shrink" lets the survivors go on over
-            `topologies.without` it, as `world.survivors`, where `mpirun --with-ft ulfm` has started them and averagers
-            are over the whole world; `deaths` and the log tell of it.
-        check_finite: check parameters and averaged gradients before they are sent; a GossipError names the rank and the
-            parameter that is not finite. Over NCCL the host waits for the device.
+        on_failure: "raise" ends the job with an error when a rank's process dies. With "shrink" the survivors go on
+            over `topologies.without` it, in the step in which they noticed. That needs `mpirun --with-ft ulfm` and
+            averagers over the whole world. `deaths` and the log tell of it; `world.survivors` is the new world.
+        check_finite: check parameters and averaged gradients before they are sent, in a pass over them; a GossipError
+            names the rank and the parameter that is not finite. Over NCCL the host waits for the device.
         checksum: every message of gossip carries a CRC-32 of its values, compared before the merge; not over NCCL.
         master_weights: parameters in bfloat16 or float16 get float32 masters, which the wrapped optimizer updates (its
-            `param_groups` hold them), and which are averaged, sent and saved; the parameters are the masters, rounded.
-            Gradients are float32 and shared. With nothing in flight, a master takes over a write to its parameter.
+            `param_groups` hold them), and which are averaged, sent and saved. The parameters are the masters, rounded,
+            when `step()` or another call of ours returns. Gradients are float32 and shared: clipping, scaling and
+            `zero_grad` may act on either. A master takes over a write to its parameter, with nothing in flight.
         trace_folder: each rank writes its timeline into this folder, rank-0.json and so on, for Perfetto; without it
             into that of the variable GOSSIP_TRACE, if set. `python -m gossip.trace` joins the ranks.
 
@@ -92,17 +92,20 @@ class GossipOptimizer(Wrapper):
         trace_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         arguments.check_arguments(optimizer, averager, gradients, module, module_buffers, initial, on_failure)
-        check_flags(check_finite=check_finite, checksum=checksum, master_weights=master_weights)
+        for name, flag in (("check_finite", check_finite), ("checksum", checksum), ("master_weights", master_weights)):
+            check_flag(name, flag)
         folder = arguments.folder_of(trace_folder)
         super().__init__(optimizer)
-        self.averager, self.on_failure = averager, on_failure
-        self.steps, self.stats = 0, Stats()
+        self.averager = averager
+        self.on_failure = on_failure
+        self.steps, self._mode = 0, "train"
+        self.stats = Stats()
         self.mass = Mass(self.stats, check_finite, checksum)
         self.mass.drift = Drift(lambda: optimizer.param_groups)
         self.parameters = Parameters(optimizer, module, self.mass, initial, master_weights)
         self.writes = Writes(self.mass.buckets, self.parameters.rounded)
         self._attached = Attached(optimizer, self.parameters, gradients, folder, on_failure == "shrink", self.writes)
-        self.averagers, self._mode = self._attached.each, Mode(self.parameters, self.writes)
+        self.averagers = self._attached.each
         self._options = {"module_buffers": module_buffers}
         companions = Companions(module if module_buffers == "average" else None)
         options = (
@@ -179,11 +182,6 @@ class GossipOptimizer(Wrapper):
             self._attached.quiesce()
             self.parameters.rounded.take_()
 
-    def _hold_still(self) -> None:
-        """Let nothing in flight read the values, or change those of this step."""
-        self._take_writes()
-        self._attached.quiesce()
-
     def _in_flight(self) -> bool:
         """Whether a message in flight reads the values, or will be merged with them."""
         return any(in_flight() for in_flight in self._attached.phases.in_flight)
@@ -209,7 +207,11 @@ class GossipOptimizer(Wrapper):
         return [] if self._attached.recovery is None else self._attached.recovery.deaths
 
     def weight_report(self, world: World | None = None) -> WeightReport:
-        """The weight of all ranks of `world`, or of the largest one here. Every rank calls it at the same step."""
+        """The weight of all ranks, held and in flight. Every rank calls it at the same step; it costs one small sum.
+
+        Args:
+            world: the ranks that gossip and average; None takes the largest world of the averagers, or `gradients`.
+        """
         return self._attached.weight_report(world)
 
     @torch.no_grad()
@@ -227,7 +229,7 @@ class GossipOptimizer(Wrapper):
         """Check that values may land or be compared between ranks; the number of steps made."""
         if (in_flight := self._in_flight()) or call != "optimizer.settle()":  # else nothing lands or is compared
             self.parameters.check(in_flight)
-        self._mode.check(in_flight, call)
+        arguments.check_mode(self._mode if in_flight else "", call)
         self._take_writes()
         if call != "optimizer.settle()":
             self._attached.complete()
@@ -235,7 +237,15 @@ class GossipOptimizer(Wrapper):
 
     def rewritten(self, write: Callable[[], Any], mode: str) -> Any:
         """Do `write`, which changes the wrapped optimizer's parameters, while no flight reads them."""
-        return self._mode.rewritten(write, mode, self._hold_still)
+        if mode == self._mode == "eval":
+            return write()  # which finds nothing to change, also inside `mean`
+        self._take_writes()
+        self._attached.quiesce()
+        result = write()
+        self.parameters.rounded.write_()
+        self.writes.again()
+        self._mode = mode
+        return result
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Take in more parameters. Every rank does so at the same step; everything in flight lands first.
@@ -261,7 +271,8 @@ class GossipOptimizer(Wrapper):
         self._take_writes()
         self._attached.complete()
         own = self.optimizer.state_dict()
-        ours = {"keys": sorted(own), "steps": self.steps, "options": dict(self._options), **self._attached.state_dict()}
+        counted = {"keys": sorted(own), "steps": self.steps, "options": dict(self._options)}
+        ours = {**counted, **self._attached.state_dict()}
         return state_dicts.carried({**own, "gossip": ours})
 
     @torch.no_grad()
@@ -270,7 +281,10 @@ class GossipOptimizer(Wrapper):
 
         Parameters come from the model's state_dict, loaded in place before or after this. The averager, the class of
         the wrapped optimizer, `gradients`, `master_weights` and `module_buffers` have to be those of the saving run.
-        With options="own" another `module_buffers` goes on with its own.
+
+        Args:
+            state_dict: this rank's.
+            options: "check" refuses a state that was saved with another `module_buffers`, "own" goes on with its own.
 
         Raises:
             UsageError: the state of another rank, number of ranks, averager, optimizer, or of a wrapper around this.

@@ -60,9 +60,9 @@ class Traffic(NamedTuple):
 class Method:
     """A base optimizer over the ranks, and an outer step around it.
 
-    base: "ar" averages gradients, "exact" averages parameters in every step, "local" does so every `period` steps,
-    "sgp" gossips, "osgp" gossips while the next step computes, "hier" averages gradients on each host and gossips
-    between hosts, over the exponential graph.
+    base: "ar" averages gradients. "exact" averages parameters in every step, and "local" every `period` steps. "sgp"
+    gossips, and "osgp" gossips while the next step computes. "hier" averages gradients on each host and gossips between
+    hosts, over the exponential graph.
 
     outer: every `period` steps, "average" the parameters exactly, do that with slow momentum ("slowmo"), slow momentum
     without it ("noaverage"), or nothing ("none"). Two average one part of the model after another: "streaming" applies

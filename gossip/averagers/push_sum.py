@@ -44,12 +44,12 @@ class PushSum(Averager):
         topology: who gives to whom; its size is the world's.
         overlap: steps that a round may travel. 0 and 1 send the parameters' own memory; above that a snapshot.
         landing: "due": a round is merged exactly `overlap` steps after its post, so that runs repeat bit for bit.
-            "forward": as "due" with overlap 0, bit for bit, but each module of the model waits for the values that
-            it reads alone, in the next forward pass. Give the optimizer `module=`, and call `settle()` before values
-            are read outside of a forward pass. "early": as soon as it has arrived, and at most `overlap`
-            steps after its post, so that pauses of so many steps delay no other rank. "any": all messages that have
-            arrived, however late; no rank waits for another, `overlap` bounds nothing, and every rank may call
-            `step()` as often as it likes. See `gossip.averagers.landing`.
+            "forward": as "due" with overlap 0, bit for bit. But each module waits for the values that it reads alone,
+            in the next forward pass. Give the optimizer `module=`, and call `settle()` before values are read outside
+            of a forward pass. "early": as soon as it has arrived, and at most `overlap` steps after its post, so that
+            pauses of so many steps delay no other rank. "any": all messages that have arrived, however late; no rank
+            waits for another, `overlap` bounds nothing, and every rank may call `step()` as often as it likes. See
+            `gossip.averagers.landing`.
         wire: how values travel. None: in the parameters' own dtype. "float32", "bfloat16", "float16" and "int8" (with
             a float32 scale for every 256 values) send a rounded snapshot ẑ. The sender keeps the rounding error:
             z <- z + (s/k)(z − ẑ) where it gives the share s and keeps k. So Σ w·z stays, to the precision of the

@@ -1,7 +1,7 @@
 """The hooks on modules: functions of this file, the same on every module.
 
-So copies and pickles of a model keep them and lose nothing, and code that torch has compiled for one layer may run
-another one of the same kind.
+So copies and pickles of a model keep them, where they do nothing. And code that torch has compiled for one layer may
+run another layer of the same kind.
 """
 
 from __future__ import annotations

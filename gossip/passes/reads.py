@@ -31,7 +31,7 @@ class Reads(TorchFunctionMode):
         self.by: defaultdict[torch.nn.Module, set[int]] = defaultdict(set)
         self.ran: set[torch.nn.Module] = set()
         self.modules = set(model.modules())
-        self._model, self._known = model, known  # ids of the parameters that count
+        self._known = known  # ids of the parameters that count
         self._running: list[torch.nn.Module] = []
         self._thread = 0  # in which they run
 
@@ -47,8 +47,6 @@ class Reads(TorchFunctionMode):
         thread = threading.get_ident()
         if module not in self.modules or (self._running and thread != self._thread):
             return
-        if module is self._model and module not in self._running[1:]:
-            self.end()  # of a pass that was interrupted from the keyboard
         if not self._running:
             self._thread = thread
             self.__enter__()  # type: ignore[no-untyped-call]

@@ -41,6 +41,15 @@ def folder_of(trace_folder: Any) -> str | None:
     return os.fspath(trace_folder)
 
 
+def check_mode(mode: str, call: str) -> None:
+    """Check that the parameters hold the values that train, while something is in flight."""
+    if mode == "eval":
+        raise GossipError(
+            f"{call} was called while the optimizer is in eval mode, and what is in flight belongs to the values that "
+            "train: call settle() before optimizer.eval(), or optimizer.train() before this call"
+        )
+
+
 def check_closure(closure: Any) -> None:
     """Check that `closure` can be called."""
     if not callable(closure):

@@ -20,7 +20,7 @@ from .arguments import check_joined, check_worlds
 from .notices import EqualGradients
 from .parameters import Parameters
 from .state_dicts import check_format, check_options, check_runs, of_optimizer
-from .updating.update import Update
+from .update import Update
 
 Call = Callable[[int], None]
 

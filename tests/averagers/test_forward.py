@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from workers.forward import MODELS, OPTIMIZERS, STEPS, Run, model
+from workers.forward import MODELS, OPTIMIZERS, STEPS, Run, both, model, same
 
 import gossip
 import slowmo
@@ -38,22 +38,6 @@ def graph(size: int, seed: int) -> topologies.Topology:
         lambda: topologies.random_pairs(size, seed),
     ]
     return kinds[seed % len(kinds)]()
-
-
-def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> None:
-    """The same bits."""
-    assert len(one) == len(other)
-    for number, (a, b) in enumerate(zip(one, other, strict=True)):
-        assert torch.equal(a, b), f"tensor {number} of {len(one)}"
-
-
-def both(size: int, run: Callable[[gossip.World, str], list[torch.Tensor]]) -> None:
-    """Run with both landings, and compare."""
-    due, forward = (
-        testing.run(size, lambda world, landing=landing: run(world, landing)) for landing in ("due", "forward")
-    )
-    for one, other in zip(due, forward, strict=True):
-        same(one, other)
 
 
 # -- bit for bit -------------------------------------------------------------------------------------------------------
@@ -144,36 +128,27 @@ def test_parameters_that_join_later() -> None:
     both(3, run)
 
 
-def test_a_loaded_state_drops_the_round_in_flight() -> None:
-    net, topology = model("plain"), graph(4, 0)
-
-    def run(world: gossip.World, landing: str) -> list[torch.Tensor]:
-        run = Run(world, landing, net, topology).steps(2)
-        run.optimizer.settle()
-        states = [{name: each.clone() for name, each in run.net.state_dict().items()}, run.optimizer.state_dict()]
-        run.steps(1)
-        run.optimizer.load_state_dict(states[1])
-        run.net.load_state_dict(states[0])
-        return run.steps(2).found()
-
-    both(4, run)
-
-
+@pytest.mark.parametrize("in_part", [False, True])
+@pytest.mark.parametrize("model_first", [False, True])
 @pytest.mark.parametrize("options", [{}, {"master_weights": True}])
-def test_a_state_is_loaded_when_a_round_has_landed_in_part(options: dict[str, Any]) -> None:
-    """The model's state first, which writes its parameters."""
+def test_a_loaded_state_drops_the_round_in_flight(in_part: bool, model_first: bool, options: dict[str, Any]) -> None:
+    """Also when some of its sections have landed, and when the model's state is written before."""
     net, topology = model("plain").to(torch.bfloat16 if options else torch.float32), graph(4, 0)
 
     def run(world: gossip.World, landing: str) -> list[torch.Tensor]:
         run = Run(world, landing, net, topology, **options).steps(2)
         run.optimizer.settle()
-        states = [{name: each.clone() for name, each in run.net.state_dict().items()}, run.optimizer.state_dict()]
+        values, state = {name: each.clone() for name, each in run.net.state_dict().items()}, run.optimizer.state_dict()
         run.steps(1)
-        run.net[0](torch.zeros(2, 8, dtype=next(run.net.parameters()).dtype))
-        with torch.no_grad():
-            for name, each in run.net.named_parameters():
-                each.copy_(states[0][name])
-        run.optimizer.load_state_dict(states[1])
+        if in_part:
+            run.net[0](torch.zeros(2, 8, dtype=next(run.net.parameters()).dtype))
+        for is_model in (model_first, not model_first):
+            if is_model:
+                with torch.no_grad():
+                    for name, each in run.net.named_parameters():
+                        each.copy_(values[name])
+            else:
+                run.optimizer.load_state_dict(state)
         return run.steps(2).found()
 
     both(4, run)

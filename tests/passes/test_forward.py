@@ -7,6 +7,7 @@ import gc
 import pickle
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import spawn
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from workers.forward import Run, model
+from workers.forward import Run, both, model
 
 import gossip
 import topologies
@@ -197,12 +198,7 @@ def test_every_way_to_run_the_model_sees_landed_values(name: str) -> None:
             run.step()
         return [*answers, *run.found()]
 
-    due, forward = (
-        testing.run(2, lambda world, landing=landing: run(world, landing)) for landing in ("due", "forward")
-    )
-    for one, other in zip(due, forward, strict=True):
-        for a, b in zip(one, other, strict=True):
-            assert torch.equal(a, b)
+    both(2, run)
 
 
 def test_a_scaler_and_accumulated_gradients() -> None:
@@ -222,11 +218,7 @@ def test_a_scaler_and_accumulated_gradients() -> None:
             scaler.update()
         return run.found()
 
-    due, forward = (
-        testing.run(2, lambda world, landing=landing: run(world, landing)) for landing in ("due", "forward")
-    )
-    for one, other in zip(due, forward, strict=True):
-        assert all(map(torch.equal, one, other))
+    both(2, run)
 
 
 def test_a_closure_is_evaluated_while_the_round_travels() -> None:
@@ -247,11 +239,7 @@ def test_a_closure_is_evaluated_while_the_round_travels() -> None:
             run.optimizer.step(closure)
         return run.found()
 
-    due, forward = (
-        testing.run(2, lambda world, landing=landing: run(world, landing)) for landing in ("due", "forward")
-    )
-    for one, other in zip(due, forward, strict=True):
-        assert all(map(torch.equal, one, other))
+    both(2, run)
 
 
 @pytest.fixture(scope="module")
@@ -351,13 +339,13 @@ class Again(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.first, self.middle, self.last = nn.Linear(8, 60), nn.Linear(60, 60), nn.Linear(60, 60)
 
     def forward(self, x: torch.Tensor, deeper: bool = True) -> torch.Tensor:
         if deeper:
             x = self(self.first(x), deeper=False)
             return self.last(nn.functional.linear(x, self.last.weight))
-        return torch.tanh(x)
+        return self.middle(torch.tanh(x))
 
 
 class Late(nn.Module):
@@ -387,12 +375,8 @@ def test_reads_that_no_function_of_torch_tells_of(kind: type[nn.Module]) -> None
     def run(world: gossip.World, landing: str) -> list[torch.Tensor]:
         return Run(world, landing, net, topologies.exponential(world.size)).steps(6).found()
 
-    # The first run lets torch's compiler of scripts come to its end.
-    _, due, forward = (
-        testing.run(2, lambda w, landing=landing: run(w, landing)) for landing in ("due", "due", "forward")
-    )
-    for one, other in zip(due, forward, strict=True):
-        assert all(map(torch.equal, one, other))
+    testing.run(2, partial(run, landing="due"))  # lets torch's compiler of scripts come to its end
+    both(2, run)
 
 
 def test_a_rank_without_a_first_pass_hears_of_the_others() -> None:
@@ -406,9 +390,7 @@ def test_a_rank_without_a_first_pass_hears_of_the_others() -> None:
             run.step()
         return run.steps(4).found()
 
-    due, forward = (testing.run(2, lambda w, landing=landing: run(w, landing)) for landing in ("due", "forward"))
-    for one, other in zip(due, forward, strict=True):
-        assert all(map(torch.equal, one, other))
+    both(2, run)
 
 
 def test_a_gradient_of_values_that_had_not_landed_is_refused() -> None:
@@ -452,9 +434,7 @@ def test_a_write_in_the_forward_pass_goes_into_the_master() -> None:
     def run(world: gossip.World, landing: str) -> list[torch.Tensor]:
         return Run(world, landing, net, topologies.exponential(world.size), master_weights=True).steps(5).found()
 
-    due, forward = (testing.run(2, lambda w, landing=landing: run(w, landing)) for landing in ("due", "forward"))
-    for one, other in zip(due, forward, strict=True):
-        assert all(map(torch.equal, one, other))
+    both(2, run)
 
 
 def test_a_write_between_two_sections_is_refused() -> None:
@@ -485,9 +465,7 @@ def test_several_threads_run_the_model() -> None:
             run.step()
         return run.found()
 
-    due, forward = (testing.run(2, lambda w, landing=landing: run(w, landing)) for landing in ("due", "forward"))
-    for one, other in zip(due, forward, strict=True):
-        assert all(map(torch.equal, one, other))
+    both(2, run)
 
 
 def test_a_first_pass_that_is_interrupted_leaves_nothing_behind() -> None:
@@ -529,9 +507,7 @@ def test_two_optimizers_over_one_model() -> None:
         made[0].settle()
         return [each.detach().clone() for each in own.parameters()]
 
-    due, forward = (testing.run(2, lambda w, landing=landing: run(w, landing)) for landing in ("due", "forward"))
-    for one, other in zip(due, forward, strict=True):
-        assert all(map(torch.equal, one, other))
+    both(2, run)
 
 
 # -- copies ------------------------------------------------------------------------------------------------------------

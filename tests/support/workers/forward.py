@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 import gossip
 import slowmo
 import topologies
+from gossip import testing
 from gossip.state.buckets import sections
 from workers.contract import speak
 
@@ -165,6 +167,20 @@ class Run:
         state = [value for each in self.base.state.values() for value in each.values() if torch.is_tensor(value)]
         weight = torch.tensor(self.base.weight, dtype=torch.float64)
         return [*self.seen, *(each.detach().clone() for each in self.net.state_dict().values()), *state, weight]
+
+
+def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> None:
+    """The same bits."""
+    assert len(one) == len(other)
+    for number, (a, b) in enumerate(zip(one, other, strict=True)):
+        assert torch.equal(a, b), f"tensor {number} of {len(one)}"
+
+
+def both(size: int, run: Callable[..., list[torch.Tensor]]) -> None:
+    """Run on ranks as threads with both landings, and compare."""
+    due, forward = (testing.run(size, partial(run, landing=landing)) for landing in ("due", "forward"))
+    for one, other in zip(due, forward, strict=True):
+        same(one, other)
 
 
 def main(folder: str, *transports: str) -> None:

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import torch
 
-from ...errors import GossipError
-from ...state.buckets.bucket import Bucket, Slot
-from ...state.mass import Mass
-from ...state.merging import wide
-from ...world import World
+from ..errors import GossipError
+from ..state.buckets.bucket import Bucket, Slot
+from ..state.mass import Mass
+from ..state.merging import wide
+from ..world import World
 
 RANKS = 2.0**13
 """More than average their gradients; four digits in this base fit into a float64."""

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from ...errors import levels_to_the_user
-from ...state.mass import Mass
-from ...world import World
-from ..parameters import Parameters
-from ..state_dicts import PROBE, asking
+from ..errors import levels_to_the_user
+from ..state.mass import Mass
+from ..world import World
 from .gradients import GradientAverage, Said
+from .parameters import Parameters
+from .state_dicts import PROBE, asking
 
 Loss = Any
 
