@@ -33,10 +33,10 @@ from .stream import Stream
 class StreamingSlowMo(Outer):
     """SlowMo whose exact average never stops a step: one shard of the model at a time, on its way while others compute.
 
-    The model is cut into `shards` of one size. Each has an outer iteration of τ steps of its own, one after another. With
-    τ shards one of them is due in each step, and a step sends 1/τ of an exact average. At the end of a
-    shard's iteration t every rank i sends x_i, its values as they are, with its weight ω_i, and goes on; `delay` steps
-    later all of them have
+    The model is cut into `shards` of one size. Each has an outer iteration of τ steps of its own, one after another.
+    With τ shards one of them is due in each step, and a step sends 1/τ of an exact average. At the end of a shard's
+    iteration t every rank i sends x_i, its values as they are, with its weight ω_i, and goes on; `delay` steps later
+    all of them have
 
         x̄         =  Σ_j ω_j x_j / Σ_j ω_j
         m_{t+1}   =  βr m_t + (a_t − x̄)                         r = γ_t/γ_{t−1}, of this shard's steps
